@@ -1,0 +1,102 @@
+"""Several molecules as one record of tensors. This is the only file that pads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Int32, Int64
+from torch import Tensor
+
+from moleblend.molecule import Molecule, MoleculeError
+from moleblend.relations import N_HOPS, relate
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """b molecules padded to n atoms. Padding is where `is_atom` says so; its values mean nothing.
+
+    Attributes:
+        atoms: the nine atom features, counted from 0.
+        is_atom: which places hold an atom.
+        degree: number of bonds of each atom.
+        path_length: bonds on the shortest path, -1 where there is none.
+        edge_path: bond kind + 1 of the first k bonds on the path, 0 past its end.
+        positions: in Å; zero where a molecule has none.
+        has_positions: which molecules have a geometry.
+    """
+
+    atoms: Int64[Tensor, "b n 9"]
+    is_atom: Bool[Tensor, "b n"]
+    degree: Int64[Tensor, "b n"]
+    path_length: Int32[Tensor, "b n n"]
+    edge_path: Int32[Tensor, "b n n k"]
+    positions: Float32[Tensor, "b n 3"]
+    has_positions: Bool[Tensor, " b"]
+
+    def __len__(self) -> int:
+        """Number of molecules."""
+        return len(self.is_atom)
+
+    @property
+    def is_pair(self) -> Bool[Tensor, "b n n"]:
+        """Which ordered pairs are of two different atoms."""
+        both = self.is_atom[:, :, None] & self.is_atom[:, None, :]
+        return both & ~torch.eye(both.shape[1], dtype=torch.bool, device=both.device)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        """Move every tensor to a device."""
+        moved = (getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self))
+        return Batch(*moved)
+
+
+def collate(
+    molecules: Sequence[Molecule], conformers: Sequence[int] | None = None, n_hops: int = N_HOPS
+) -> Batch:
+    """Pad molecules to one batch and derive their relations.
+
+    Args:
+        molecules: at least one; with or without positions, of one feature version.
+        conformers: which geometry to take of each molecule; the first of each by default.
+        n_hops: bonds kept of a path.
+
+    Raises:
+        MoleculeError: no molecule was given, their feature versions differ, or a conformer does not exist.
+    """
+    if not molecules:
+        raise MoleculeError("a batch needs at least one molecule, none was given")
+    versions = sorted({molecule.features for molecule in molecules})
+    if len(versions) > 1:
+        raise MoleculeError(f"a batch needs one feature version, these molecules have {' and '.join(versions)}")
+    chosen = [0] * len(molecules) if conformers is None else conformers
+    b, n = len(molecules), max(molecule.n_atoms for molecule in molecules)
+
+    atoms = np.zeros((b, n, 9), np.int64)
+    is_atom = np.zeros((b, n), np.bool_)
+    degree = np.zeros((b, n), np.int64)
+    path_length = np.zeros((b, n, n), np.int32)
+    edge_path = np.zeros((b, n, n, n_hops), np.int32)
+    positions = np.zeros((b, n, 3), np.float32)
+    for row, (molecule, conformer) in enumerate(zip(molecules, chosen, strict=True)):
+        m = molecule.n_atoms
+        relations = relate(molecule, n_hops)
+        atoms[row, :m] = molecule.atoms
+        is_atom[row, :m] = True
+        degree[row, :m] = np.bincount(molecule.bonds.ravel(), minlength=m)
+        path_length[row, :m, :m] = relations.path_length
+        edge_path[row, :m, :m] = relations.edge_path
+        if molecule.n_conformers:
+            if not 0 <= conformer < molecule.n_conformers:
+                raise MoleculeError(
+                    f"{molecule.id}: conformer {conformer} was asked for, there are {molecule.n_conformers}"
+                )
+            positions[row, :m] = molecule.positions[conformer]
+    return Batch(
+        atoms=torch.from_numpy(atoms),
+        is_atom=torch.from_numpy(is_atom),
+        degree=torch.from_numpy(degree),
+        path_length=torch.from_numpy(path_length),
+        edge_path=torch.from_numpy(edge_path),
+        positions=torch.from_numpy(positions),
+        has_positions=torch.tensor([molecule.n_conformers > 0 for molecule in molecules]),
+    )

@@ -1,0 +1,3 @@
+"""placeholder"""
+from moleblend.reference import from_reference
+__all__ = ["from_reference"]

@@ -1,0 +1,363 @@
+"""The model: atoms and their blended relations in, one vector per atom and per molecule out."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from moleblend.batch import Batch
+from moleblend.blending import Blend
+from moleblend.molecule import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES, FeatureVersion
+from moleblend.relations import N_BOND_KINDS, N_HOPS, UNREACHABLE
+
+_LITERAL_PI = 3.14159  # the published Gaussians use this value of pi
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Sizes and choices of the encoder. The defaults are ours; `EncoderConfig.published()` are the paper's.
+
+    Attributes:
+        width: channels of an atom's vector (C).
+        ffn_width: channels inside the feed-forward part (F).
+        n_layers: transformer layers (L).
+        n_heads: attention heads (H); `width` is a multiple of it.
+        n_kernels: Gaussians that encode a distance (K).
+        longest_path: paths longer than this share its encoding.
+        most_bonds: atoms with more neighbours share its encoding.
+        n_degree_tables: degree embeddings that are added; the published code has an "in" and an "out" one.
+        centrality_scale: factor on the 3D centrality.
+        dropout: on embeddings and on each branch of a layer.
+        attention_dropout: on attention weights.
+        activation_dropout: inside the feed-forward part.
+        stochastic_depth: rate in the last layer, growing from 0 in the first.
+        depth_drops: a whole `molecule`'s branch (default), or the same `token` in all molecules of the
+            batch instead of ordinary dropout (published code).
+        kernel_start: Gaussian centres start `spread` over 0 to 10 Å, or at `random` as everything else.
+        features: the version of the atom and bond features.
+        max_atoms: molecules with more atoms are refused by prediction, never cut.
+    """
+
+    width: int = 256
+    ffn_width: int = 256
+    n_layers: int = 6
+    n_heads: int = 8
+    n_kernels: int = 64
+    longest_path: int = 20
+    most_bonds: int = 12
+    n_degree_tables: int = 1
+    centrality_scale: float = 0.01
+    dropout: float = 0.0
+    attention_dropout: float = 0.1
+    activation_dropout: float = 0.1
+    stochastic_depth: float = 0.1
+    depth_drops: Literal["molecule", "token"] = "molecule"
+    kernel_start: Literal["spread", "random"] = "spread"
+    features: FeatureVersion = "cip-1"
+    max_atoms: int = 512
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that do not fit each other and rates that are not rates."""
+        if self.width % self.n_heads:
+            raise ValueError(f"width must be a multiple of n_heads: {self.width} and {self.n_heads} came")
+        for name in ("dropout", "attention_dropout", "activation_dropout", "stochastic_depth"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), {getattr(self, name)} came")
+
+    @classmethod
+    def published(
+        cls,
+        *,
+        width: int = 768,
+        ffn_width: int = 768,
+        n_layers: int = 12,
+        n_heads: int = 32,
+        n_kernels: int = 128,
+    ) -> "EncoderConfig":
+        """The reference configuration: what the published code computes, at its size or another."""
+        return cls(
+            width=width,
+            ffn_width=ffn_width,
+            n_layers=n_layers,
+            n_heads=n_heads,
+            n_kernels=n_kernels,
+            longest_path=509,
+            most_bonds=510,
+            n_degree_tables=2,
+            depth_drops="token",
+            kernel_start="random",
+            features="ogb-1",
+            max_atoms=512,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """What the encoder makes of a batch.
+
+    Attributes:
+        atoms: one vector per atom.
+        molecule: one vector per molecule, the state of the virtual node (CLS).
+        pair_bias: the blended attention bias, virtual node first; -inf in columns of padding.
+    """
+
+    atoms: Float[Tensor, "b n d"]
+    molecule: Float[Tensor, "b d"]
+    pair_bias: Float[Tensor, "b h t t"]
+
+
+def pair_vectors(positions: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n n 3"]:
+    """Vectors p_j - p_i in Å."""
+    return positions[:, None, :, :] - positions[:, :, None, :]
+
+
+class Encoder(nn.Module):
+    """Transformer over atoms whose attention bias is the blend of the pair views.
+
+    Reference:
+        Yu et al., ICLR 2024, arXiv:2307.06235, section 3; the 3D channel after Transformer-M,
+        Luo et al., ICLR 2023, arXiv:2210.01765.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.atom_embedding = AtomEmbedding(config)
+        self.path_length_bias = PathLengthBias(config)
+        self.edge_path_bias = EdgePathBias(config)
+        self.kernels = GaussianKernels(config)
+        self.distance_bias = nn.Sequential(
+            nn.Linear(config.n_kernels, config.n_kernels),
+            nn.GELU(),
+            nn.Linear(config.n_kernels, config.n_heads),
+        )
+        self.centrality = nn.Linear(config.n_kernels, config.width)
+        self.virtual_bias = nn.Parameter(torch.zeros(config.n_heads))
+        self.norm = nn.LayerNorm(config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        rates = torch.linspace(0, config.stochastic_depth, config.n_layers).tolist()
+        self.layers = nn.ModuleList(Layer(config, rate) for rate in rates)
+        initialise(self)
+        if config.kernel_start == "spread":
+            self.kernels.spread()
+
+    def forward(self, batch: Batch, blend: Blend) -> Encoded:
+        """Encode what the blend shows of a batch."""
+        # [b n n k] Gaussians of the (noisy) distances; none where nobody has a geometry
+        kernels = self.kernels(batch, blend) if bool(blend.pairs[..., 2].any()) else None
+        # [b h n+1 n+1] one view per pair, the virtual node first
+        bias = self.pair_bias(batch, blend, kernels)
+        # [b n+1 d] atom features, and degree or centrality
+        tokens = self.dropout(self.norm(self.tokens(batch, blend, kernels)))
+        for layer in self.layers:
+            tokens = layer(tokens, bias)
+        return Encoded(atoms=tokens[:, 1:], molecule=tokens[:, 0], pair_bias=bias)
+
+    def pair_bias(
+        self, batch: Batch, blend: Blend, kernels: Float[Tensor, "b n n k"] | None
+    ) -> Float[Tensor, "b h t t"]:
+        """Blend the three views of each pair into one attention bias."""
+        path_length, edge_path, distance = blend.pairs.unbind(-1)
+        bias = self.path_length_bias(batch, path_length) + self.edge_path_bias(batch, edge_path)
+        if kernels is not None:
+            bias = bias + self.distance_bias(kernels) * distance[..., None]
+
+        # The virtual node is related to every token, itself included, by one learned number per head.
+        bias = F.pad(bias.permute(0, 3, 1, 2), (1, 0, 1, 0))
+        touches = torch.ones(bias.shape[-2:], dtype=bias.dtype, device=bias.device)
+        touches[1:, 1:] = 0
+        bias = bias + self.virtual_bias[:, None, None] * touches
+        padding = F.pad(~batch.is_atom, (1, 0))
+        return bias.masked_fill(padding[:, None, None, :], -math.inf)
+
+    def tokens(
+        self, batch: Batch, blend: Blend, kernels: Float[Tensor, "b n n k"] | None
+    ) -> Float[Tensor, "b t d"]:
+        """Embed the virtual node and the atoms."""
+        has_degree, has_centrality = blend.atoms.unbind(-1)
+        virtual, atoms = self.atom_embedding(batch, has_degree)
+        if kernels is not None:
+            # The sum runs over real atoms, the atom itself included.
+            seen = (kernels * batch.is_atom[:, None, :, None]).sum(2)
+            centrality = self.config.centrality_scale * self.centrality(seen)
+            atoms = atoms + centrality * has_centrality[..., None]
+        return torch.cat([virtual, atoms], 1)
+
+
+class AtomEmbedding(nn.Module):
+    """Sum of nine feature embeddings, plus the degree embedding where it is shown."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.features = nn.Embedding(sum(ATOM_FEATURE_SIZES), config.width)
+        self.degrees = nn.ModuleList(
+            nn.Embedding(config.most_bonds + 1, config.width) for _ in range(config.n_degree_tables)
+        )
+        self.virtual = nn.Parameter(torch.zeros(config.width))
+        starts = torch.tensor((0, *ATOM_FEATURE_SIZES[:-1])).cumsum(0)
+        self.register_buffer("starts", starts, persistent=False)
+
+    def forward(
+        self, batch: Batch, has_degree: Bool[Tensor, "b n"]
+    ) -> tuple[Float[Tensor, "b 1 d"], Float[Tensor, "b n d"]]:
+        """Give the virtual node's vector and those of the atoms."""
+        b, n, _ = batch.atoms.shape
+        rows = (batch.atoms + self.starts).flatten(0, 1)
+        atoms = F.embedding_bag(rows, self.features.weight, mode="sum").view(b, n, -1)
+        for table in self.degrees:
+            degree = table(batch.degree.clamp(max=table.num_embeddings - 1))
+            atoms = atoms + degree * has_degree[..., None]
+        return self.virtual.expand(b, 1, -1), atoms
+
+
+class PathLengthBias(nn.Module):
+    """b_ij = table[path length]: one number per head, 0 where the view is not shown."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.longest_path = config.longest_path
+        # Row 0 is "not shown", then lengths 0 to longest_path, then unreachable.
+        self.table = nn.Embedding(config.longest_path + 3, config.n_heads, padding_idx=0)
+
+    def forward(
+        self, batch: Batch, is_shown: Bool[Tensor, "b n n"]
+    ) -> Float[Tensor, "b n n h"]:
+        """Look the path lengths up."""
+        length = batch.path_length
+        row = torch.where(length == UNREACHABLE, self.longest_path + 1, length.clamp(max=self.longest_path))
+        return self.table(torch.where(is_shown, row + 1, 0))
+
+
+class EdgePathBias(nn.Module):
+    """b_ij = (sum over hops h of m_ijh W_h) / path length, m the mean of the bond's three embeddings.
+
+    There are few kinds of bonds, so m W_h is computed once per kind and hop, and looked up.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.features = nn.Embedding(sum(BOND_FEATURE_SIZES), config.n_heads)
+        self.hops = nn.Parameter(torch.zeros(N_HOPS, config.n_heads, config.n_heads))
+        types, stereos, conjugated = BOND_FEATURE_SIZES
+        kinds = torch.cartesian_prod(
+            torch.arange(types), types + torch.arange(stereos), types + stereos + torch.arange(conjugated)
+        )
+        self.register_buffer("kinds", kinds, persistent=False)
+
+    def forward(
+        self, batch: Batch, is_shown: Bool[Tensor, "b n n"]
+    ) -> Float[Tensor, "b n n h"]:
+        """Sum the encodings of the bonds along each path."""
+        b, n, _, n_hops = batch.edge_path.shape
+        kinds = self.features(self.kinds).mean(1)  # [60 h]
+        table = F.pad(kinds @ self.hops, (0, 0, 1, 0)).flatten(0, 1)  # [hops * 61, h], a zero row per hop
+        start = (N_BOND_KINDS + 1) * torch.arange(n_hops, device=table.device, dtype=torch.int32)
+        rows = torch.where(is_shown[..., None], batch.edge_path, 0) + start
+        total = F.embedding_bag(rows.view(-1, n_hops), table, mode="sum").view(b, n, n, -1)
+        length = batch.path_length
+        bonds = torch.where(length == UNREACHABLE, n_hops, length).clamp(1, n_hops)
+        return total / bonds[..., None]
+
+
+class GaussianKernels(nn.Module):
+    """K Gaussians of a distance that is first scaled and shifted per pair of elements.
+
+    v = (a_i + a'_j) r + (c_i + c'_j), g_k = exp(-((v - mu_k) / s_k)^2 / 2) / (sqrt(2 pi) s_k).
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        n_elements = ATOM_FEATURE_SIZES[0]
+        self.centres = nn.Parameter(torch.zeros(config.n_kernels))
+        self.widths = nn.Parameter(torch.zeros(config.n_kernels))
+        self.scale = nn.Parameter(torch.zeros(2, n_elements))
+        self.shift = nn.Parameter(torch.zeros(2, n_elements))
+
+    def forward(self, batch: Batch, blend: Blend) -> Float[Tensor, "b n n k"]:
+        """Encode the distances of all pairs."""
+        distance = pair_vectors(batch.positions + blend.noise).norm(dim=-1)
+        elements = batch.atoms[..., 0]
+        scale = self.scale[0][elements][:, :, None] + self.scale[1][elements][:, None, :]
+        shift = self.shift[0][elements][:, :, None] + self.shift[1][elements][:, None, :]
+        width = self.widths.abs() + 0.01
+        offset = ((scale * distance + shift)[..., None] - self.centres) / width
+        return torch.exp(-0.5 * offset**2) / (math.sqrt(2 * _LITERAL_PI) * width)
+
+    @torch.no_grad()
+    def spread(self, longest: float = 10.0) -> None:
+        """Place the centres evenly over 0 to `longest` Å, each as wide as their spacing."""
+        n_kernels = len(self.centres)
+        self.centres.copy_(torch.linspace(0, longest, n_kernels))
+        self.widths.fill_(longest / max(n_kernels - 1, 1))
+        self.scale.fill_(0.5)  # two halves: v is the distance in Å
+        self.shift.zero_()
+
+
+class Layer(nn.Module):
+    """Post-LN transformer layer whose attention weights are biased."""
+
+    def __init__(self, config: EncoderConfig, depth_rate: float) -> None:
+        super().__init__()
+        width = config.width
+        self.n_heads = config.n_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.attention_norm = nn.LayerNorm(width)
+        self.up = nn.Linear(width, config.ffn_width)
+        self.down = nn.Linear(config.ffn_width, width)
+        self.ffn_norm = nn.LayerNorm(width)
+        self.attention_dropout = config.attention_dropout
+        self.activation_dropout = nn.Dropout(config.activation_dropout)
+        self.drops_tokens = config.depth_drops == "token"
+        self.depth_rate = depth_rate
+        # The published code drops tokens in place of ordinary dropout wherever the depth rate is not 0.
+        self.dropout = nn.Dropout(0.0 if self.drops_tokens and depth_rate > 0 else config.dropout)
+
+    def forward(
+        self, tokens: Float[Tensor, "b t d"], bias: Float[Tensor, "b h t t"]
+    ) -> Float[Tensor, "b t d"]:
+        """Attend along the biased pairs, then transform each token."""
+        tokens = self.attention_norm(tokens + self.drop(self.attend(tokens, bias)))
+        inner = self.activation_dropout(F.gelu(self.up(tokens)))
+        return self.ffn_norm(tokens + self.drop(self.down(inner)))
+
+    def attend(
+        self, tokens: Float[Tensor, "b t d"], bias: Float[Tensor, "b h t t"]
+    ) -> Float[Tensor, "b t d"]:
+        """softmax(q k^T / sqrt(d / h) + bias) v, per head."""
+        b, t, d = tokens.shape
+        q, k, v = self.qkv(tokens).view(b, t, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
+        dropout = self.attention_dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+        return self.out(mixed.transpose(1, 2).reshape(b, t, d))
+
+    def drop(self, branch: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        """Ordinary dropout and stochastic depth."""
+        branch = self.dropout(branch)
+        if not self.training or self.depth_rate == 0:
+            return branch
+        b, t, _ = branch.shape
+        kept = torch.rand((1, t, 1) if self.drops_tokens else (b, 1, 1), device=branch.device) >= self.depth_rate
+        return branch * kept / (1 - self.depth_rate)
+
+
+@torch.no_grad()
+def initialise(module: nn.Module, std: float = 0.02) -> None:
+    """Start every weight at N(0, std), biases and "not shown" rows at 0, LayerNorm at 1 and 0.
+
+    This is the published start (its `apply_init`), Gaussian kernels included.
+    """
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            if isinstance(part, nn.LayerNorm):
+                parameter.fill_(1.0 if name == "weight" else 0.0)
+            elif isinstance(part, nn.Linear) and name == "bias":
+                parameter.zero_()
+            else:
+                parameter.normal_(0.0, std)
+                if isinstance(part, nn.Embedding) and part.padding_idx is not None:
+                    parameter[part.padding_idx].zero_()

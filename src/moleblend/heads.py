@@ -1,0 +1,279 @@
+"""What is read off the encoded atoms: relations, noise, properties. A model is an encoder and its heads."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from moleblend.batch import Batch
+from moleblend.blending import Blend
+from moleblend.encoder import Encoded, Encoder, EncoderConfig, initialise, pair_vectors
+from moleblend.relations import N_HOPS
+
+
+@dataclass(frozen=True)
+class HeadsConfig:
+    """The heads of pretraining. The defaults are ours; `HeadsConfig.published()` are the paper's.
+
+    Attributes:
+        rank: width of the row and column vectors whose outer product describes a pair.
+        n_path_classes: path lengths told apart, the last one is "this long or longer".
+        bond_vocabulary: bond types, stereos and conjugations told apart. The published one knows no dative
+            bonds and no stereo beyond Z and E: such bonds are then not scored.
+        geometry: what is predicted of a pair in 3D: its `distance` in Å, or its `direction` in the frame of
+            the file (published).
+        denoising: the noise is read off through one projection for all axes (`equivariant`) or through one
+            `per_axis` (published).
+        denoising_dropout: on the attention weights of the denoising head.
+    """
+
+    rank: int = 32
+    n_path_classes: int = 11
+    bond_vocabulary: tuple[int, int, int] = (5, 4, 2)
+    geometry: Literal["distance", "direction"] = "distance"
+    denoising: Literal["equivariant", "per_axis"] = "equivariant"
+    denoising_dropout: float = 0.1
+
+    @classmethod
+    def published(cls) -> "HeadsConfig":
+        """The reference configuration."""
+        return cls(bond_vocabulary=(4, 3, 2), geometry="direction", denoising="per_axis")
+
+    @property
+    def n_bond_classes(self) -> int:
+        """Number of bond classes of one hop."""
+        types, stereos, conjugated = self.bond_vocabulary
+        return types * stereos * conjugated
+
+
+@dataclass(frozen=True)
+class Target:
+    """One predicted property.
+
+    Attributes:
+        name: of the label's column.
+        kind: `regression`, or `binary` for a label of 0 or 1.
+        unit: of a regression label, empty if unknown.
+        mean: of the training labels; a regression head predicts (label - mean) / scale.
+        scale: standard deviation of the training labels.
+    """
+
+    name: str
+    kind: Literal["regression", "binary"]
+    unit: str = ""
+    mean: float = 0.0
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse a scale that cannot divide."""
+        if not self.scale > 0:
+            raise ValueError(f"target {self.name}: scale must be positive, {self.scale} came")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything needed to build a model.
+
+    Attributes:
+        encoder: sizes and choices of the encoder.
+        heads: the pretraining heads; None for a model without them.
+        targets: the predicted properties; none before fine-tuning.
+        head_dropout: before the last layer of the property head.
+    """
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    heads: HeadsConfig | None = field(default_factory=HeadsConfig)
+    targets: tuple[Target, ...] = ()
+    head_dropout: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """Predictions of all views of all pairs.
+
+    Attributes:
+        path_length: logits; class c is a path of c + 1 bonds, the last class this long or longer.
+        bonds: logits for each of the first k bonds of the path.
+        geometry: distance in Å (x = 1) or direction (x = 3).
+        noise: the predicted noise in Å, or its direction only; None where no geometry is shown.
+    """
+
+    path_length: Float[Tensor, "b n n p"]
+    bonds: Float[Tensor, "b n n k e"]
+    geometry: Float[Tensor, "b n n x"]
+    noise: Float[Tensor, "b n 3"] | None
+
+
+class Model(nn.Module):
+    """An encoder and its heads."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config.encoder)
+        self.pair_heads = PairHeads(config) if config.heads else None
+        self.property_head = PropertyHead(config) if config.targets else None
+
+    def forward(self, batch: Batch, blend: Blend) -> Float[Tensor, "b t"]:
+        """Predict the targets: scaled values for regression, logits for binary.
+
+        Raises:
+            ValueError: the model has no targets.
+        """
+        if self.property_head is None:
+            raise ValueError("this model has no targets: it was pretrained, but not fine-tuned")
+        return self.property_head(self.encoder(batch, blend).molecule)
+
+    def predict_views(self, batch: Batch, blend: Blend) -> Views:
+        """Predict all views of all pairs from what the blend shows.
+
+        Raises:
+            ValueError: the model has no pretraining heads.
+        """
+        if self.pair_heads is None:
+            raise ValueError("this model has no pretraining heads")
+        return self.pair_heads(batch, blend, self.encoder(batch, blend))
+
+
+class PairHeads(nn.Module):
+    """The four pretraining heads."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        heads, width = config.heads, config.encoder.width
+        assert heads is not None
+        self.path_length = OuterProduct(width, heads.rank, heads.n_path_classes)
+        self.bonds = OuterProduct(width, heads.rank, N_HOPS * heads.n_bond_classes)
+        is_distance = heads.geometry == "distance"
+        self.geometry = Distance(width, heads.rank) if is_distance else Direction(width, heads.rank)
+        self.noise = Denoising(config)
+        initialise(self)
+
+    def forward(self, batch: Batch, blend: Blend, encoded: Encoded) -> Views:
+        """Read all views off the atoms."""
+        atoms = encoded.atoms
+        has_geometry = bool(batch.has_positions.any())
+        return Views(
+            path_length=self.path_length(atoms),
+            bonds=self.bonds(atoms).unflatten(-1, (N_HOPS, -1)),
+            geometry=self.geometry(atoms),
+            noise=self.noise(batch, blend, encoded) if has_geometry else None,
+        )
+
+
+class OuterProduct(nn.Module):
+    """Logits of a pair: a linear map of the outer product of a row vector of i and a column vector of j.
+
+    The product is bilinear, so it is contracted one side at a time and never stands in memory.
+    """
+
+    def __init__(self, width: int, rank: int, n_out: int) -> None:
+        super().__init__()
+        self.row = nn.Linear(width, rank)
+        self.row_norm = nn.LayerNorm(rank, eps=1e-12)
+        self.column = nn.Linear(width, rank)
+        self.column_norm = nn.LayerNorm(rank, eps=1e-12)
+        self.linear = nn.Linear(rank * rank, n_out)
+
+    def forward(self, atoms: Float[Tensor, "b n d"]) -> Float[Tensor, "b n n c"]:
+        """Describe every ordered pair of atoms."""
+        return self.contract(atoms, self.linear.weight, self.linear.bias)
+
+    def contract(
+        self, atoms: Float[Tensor, "b n d"], weight: Float[Tensor, "c rr"], bias: Float[Tensor, " c"]
+    ) -> Float[Tensor, "b n n c"]:
+        """logits_ijc = sum over a, e of r_ia w_cae c_je + b_c."""
+        b, n, _ = atoms.shape
+        rows = self.row_norm(F.gelu(self.row(atoms)))
+        columns = self.column_norm(F.gelu(self.column(atoms)))
+        rank = rows.shape[-1]
+        # [b n (a c)]: the column side first, for every j
+        half = columns @ weight.view(-1, rank, rank).permute(2, 1, 0).flatten(1)
+        # [b n n c]
+        half = half.view(b, n, rank, -1).transpose(1, 2).flatten(2)
+        return (rows @ half).view(b, n, n, -1) + bias
+
+
+class Direction(OuterProduct):
+    """The published 3D head: 256 hidden channels without activation, then three axes."""
+
+    def __init__(self, width: int, rank: int, hidden: int = 256) -> None:
+        super().__init__(width, rank, hidden)
+        self.axes = nn.Linear(hidden, 3)
+
+    def forward(self, atoms: Float[Tensor, "b n d"]) -> Float[Tensor, "b n n 3"]:
+        """Predict the direction from i to j; two linear maps in a row are one."""
+        weight = self.axes.weight @ self.linear.weight
+        bias = self.axes.weight @ self.linear.bias + self.axes.bias
+        return self.contract(atoms, weight, bias)
+
+
+class Distance(OuterProduct):
+    """Distance of a pair in Å, the same for (i, j) and (j, i), never negative."""
+
+    def __init__(self, width: int, rank: int) -> None:
+        super().__init__(width, rank, 1)
+
+    def forward(self, atoms: Float[Tensor, "b n d"]) -> Float[Tensor, "b n n 1"]:
+        """Predict the distance of i and j."""
+        logit = super().forward(atoms)
+        # Softplus of 3 is about 3 Å, a usual distance, so that training starts near one.
+        return F.softplus((logit + logit.transpose(1, 2)) / 2 + 3.0)
+
+
+class Denoising(nn.Module):
+    """The noise of an atom as a sum of unit vectors to the others, weighted by one more attention.
+
+    o_ix = sum over heads h and atoms j of a_ijh u_ijx (w_xh . v_jh). With one w for all axes the output turns
+    with the molecule; the published head has a w and an offset for each axis.
+
+    Reference:
+        Zaidi et al., ICLR 2023, arXiv:2206.00133 (denoising as pretraining); Luo et al., arXiv:2210.01765.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        heads, width = config.heads, config.encoder.width
+        assert heads is not None
+        self.n_heads = config.encoder.n_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        per_axis = heads.denoising == "per_axis"
+        self.force = nn.Linear(width, 3 if per_axis else 1, bias=per_axis)
+        self.dropout = nn.Dropout(heads.denoising_dropout)
+
+    def forward(self, batch: Batch, blend: Blend, encoded: Encoded) -> Float[Tensor, "b n 3"]:
+        """Predict the noise of every atom."""
+        b, n, _ = encoded.atoms.shape
+        q, k, v = self.qkv(encoded.atoms).view(b, n, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
+        logits = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5 + encoded.pair_bias[:, :, 1:, 1:]
+        weights = self.dropout(logits.softmax(-1))  # [b h n n]
+        force = self.force.weight.view(-1, self.n_heads, v.shape[-1])  # [x h c]
+        pull = torch.einsum("bhjc,xhc->bhjx", v, force)
+        strength = torch.einsum("bhij,bhjx->bijx", weights, pull)
+        noise = (strength * unit_vectors(batch.positions + blend.noise)).sum(2)
+        return noise if self.force.bias is None else noise + self.force.bias
+
+
+def unit_vectors(positions: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n n 3"]:
+    """(p_j - p_i) / (|p_j - p_i| + 1e-5)."""
+    vectors = pair_vectors(positions)
+    return vectors / (vectors.norm(dim=-1, keepdim=True) + 1e-5)
+
+
+class PropertyHead(nn.Module):
+    """Linear, GELU, Linear on the molecule's vector: one number per target (the published head)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.encoder.width
+        self.hidden = nn.Linear(width, width)
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.out = nn.Linear(width, len(config.targets))
+        initialise(self)
+
+    def forward(self, molecule: Float[Tensor, "b d"]) -> Float[Tensor, "b t"]:
+        """Predict the targets: scaled values for regression, logits for binary."""
+        return self.out(self.dropout(F.gelu(self.hidden(molecule))))

@@ -1,0 +1,165 @@
+"""The losses of pretraining: blend, then predict every view."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from moleblend.batch import Batch
+from moleblend.blending import Blend
+from moleblend.encoder import pair_vectors
+from moleblend.heads import HeadsConfig, Model, Views
+from moleblend.molecule import BOND_FEATURE_SIZES
+from moleblend.relations import N_BOND_KINDS
+
+_IGNORED = -100
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Weights of the four losses. The defaults are ours; `ObjectiveConfig.published()` are the paper's.
+
+    Attributes:
+        path_length: weight of the cross entropy of path lengths.
+        bonds: weight of the cross entropy of the bonds along the paths.
+        geometry: weight of the distance error in Å, or of 1 - cos of the direction.
+        denoising: weight of the noise error.
+        noise_error: `squared`, in units of the noise's variance, so that predicting nothing costs 1; or
+            `cosine`, which ignores length (published).
+    """
+
+    path_length: float = 1.0
+    bonds: float = 1.0
+    geometry: float = 1.0
+    denoising: float = 0.5
+    noise_error: Literal["squared", "cosine"] = "squared"
+
+    def __post_init__(self) -> None:
+        """Refuse negative weights."""
+        if min(self.path_length, self.bonds, self.geometry, self.denoising) < 0:
+            raise ValueError(f"weights of losses must not be negative: {self}")
+
+    @classmethod
+    def published(cls) -> "ObjectiveConfig":
+        """The reference configuration."""
+        return cls(path_length=0.1, bonds=0.1, geometry=0.5, denoising=6.0, noise_error="cosine")
+
+
+@dataclass(frozen=True, eq=False)
+class Loss:
+    """A weighted total and its unweighted parts.
+
+    Attributes:
+        total: what is minimised.
+        parts: `path_length`, `bonds`, `distance` (Å) or `direction`, `denoising`; a part that no pair or
+            atom of the batch takes part in is 0.
+    """
+
+    total: Float[Tensor, ""]
+    parts: dict[str, Float[Tensor, ""]]
+
+
+def blend_then_predict(model: Model, batch: Batch, blend: Blend, config: ObjectiveConfig) -> Loss:
+    """Predict all views of all pairs from one view of each, and the noise from the noisy positions.
+
+    Every pair counts, whether its answer was shown, hidden or blended.
+
+    Args:
+        model: with pretraining heads.
+        batch: b molecules; those without positions take part in the 2D losses only.
+        blend: what the encoder is shown.
+        config: the weights.
+
+    Reference:
+        Yu et al., ICLR 2024, arXiv:2307.06235, section 3.3.
+    """
+    heads = model.config.heads
+    views = model.predict_views(batch, blend)
+    assert heads is not None
+    weighted = {
+        "path_length": (config.path_length, path_length_loss(views, batch)),
+        "bonds": (config.bonds, bonds_loss(views, batch, heads)),
+        heads.geometry: (config.geometry, GEOMETRY_LOSSES[heads.geometry](views, batch)),
+        "denoising": (config.denoising, denoising_loss(views, batch, blend, config)),
+    }
+    total = torch.stack([weight * part for weight, part in weighted.values()]).sum()
+    return Loss(total=total, parts={name: part for name, (_, part) in weighted.items()})
+
+
+def path_classes(batch: Batch, n_classes: int) -> Int64[Tensor, "b n n"]:
+    """Class of each pair's path length: length - 1, the last class for all longer; -100 where there is none."""
+    length = batch.path_length.long()
+    classes = length.clamp(max=n_classes) - 1
+    return torch.where(batch.is_pair & (length > 0), classes, _IGNORED)
+
+
+def bond_classes(batch: Batch, heads: HeadsConfig) -> Int64[Tensor, "b n n k"]:
+    """Class of each bond on each path; -100 past the path's end and for bonds outside the vocabulary."""
+    kind = torch.arange(N_BOND_KINDS, device=batch.edge_path.device)
+    _, n_stereo, n_conjugated = BOND_FEATURE_SIZES
+    features = (kind // (n_stereo * n_conjugated), kind // n_conjugated % n_stereo, kind % n_conjugated)
+    is_known = torch.ones_like(kind, dtype=torch.bool)
+    classes = torch.zeros_like(kind)
+    for feature, size in zip(features, heads.bond_vocabulary, strict=True):
+        is_known &= feature < size
+        classes = classes * size + feature
+    classes = F.pad(torch.where(is_known, classes, _IGNORED), (1, 0), value=_IGNORED)
+    return classes[batch.edge_path]
+
+
+def path_length_loss(views: Views, batch: Batch) -> Float[Tensor, ""]:
+    """Cross entropy, mean over the ordered connected pairs of the batch."""
+    return _cross_entropy(views.path_length, path_classes(batch, views.path_length.shape[-1]))
+
+
+def bonds_loss(views: Views, batch: Batch, heads: HeadsConfig) -> Float[Tensor, ""]:
+    """Cross entropy, mean over all (i, j, hop) of the batch that have a bond."""
+    return _cross_entropy(views.bonds, bond_classes(batch, heads))
+
+
+def distance_loss(views: Views, batch: Batch) -> Float[Tensor, ""]:
+    """Absolute error of the distance without noise in Å, mean over the ordered pairs of the batch."""
+    is_scored = batch.is_pair & batch.has_positions[:, None, None]
+    distance = pair_vectors(batch.positions).norm(dim=-1)
+    return _mean((views.geometry[..., 0] - distance).abs(), is_scored)
+
+
+def direction_loss(views: Views, batch: Batch) -> Float[Tensor, ""]:
+    """1 - cos of the direction without noise: mean over a molecule's pairs, then over molecules that have any."""
+    is_scored = batch.is_pair & batch.has_positions[:, None, None]
+    error = 1 - F.cosine_similarity(views.geometry, pair_vectors(batch.positions), dim=-1, eps=1e-8)
+    n_pairs = is_scored.sum((1, 2))
+    per_molecule = torch.where(is_scored, error, 0).sum((1, 2)) / n_pairs.clamp(min=1)
+    return _mean(per_molecule, n_pairs > 0)
+
+
+GEOMETRY_LOSSES = {"distance": distance_loss, "direction": direction_loss}
+
+
+def denoising_loss(
+    views: Views, batch: Batch, blend: Blend, config: ObjectiveConfig
+) -> Float[Tensor, ""]:
+    """Error of the predicted noise, mean over the atoms that show their 3D centrality."""
+    is_scored = batch.is_atom & batch.has_positions[:, None] & blend.atoms[..., 1]
+    if views.noise is None:
+        return blend.noise.sum() * 0
+    if config.noise_error == "cosine":
+        error = 1 - F.cosine_similarity(views.noise, blend.noise, dim=-1, eps=1e-8)
+        return _mean(error, is_scored)
+    variance = _mean(blend.noise.square().mean(-1), is_scored)
+    return _mean((views.noise - blend.noise).square().mean(-1), is_scored) / variance.clamp(min=1e-8)
+
+
+def _mean(values: Float[Tensor, "*s"], is_scored: Bool[Tensor, "*s"]) -> Float[Tensor, ""]:
+    """Mean over what is scored; 0, with a gradient of 0, where nothing is."""
+    return torch.where(is_scored, values, 0).sum() / is_scored.sum().clamp(min=1)
+
+
+def _cross_entropy(logits: Float[Tensor, "*s c"], classes: Int64[Tensor, "*s"]) -> Float[Tensor, ""]:
+    """Cross entropy over the scored places only; 0 where there are none."""
+    is_scored = classes != _IGNORED
+    total = F.cross_entropy(logits[is_scored], classes[is_scored], reduction="sum")
+    return total / is_scored.sum().clamp(min=1)

@@ -1,0 +1,80 @@
+"""What several test files share: where real data is, awkward molecules, and no silent skips.
+
+`MOLEBLEND_DATA` names the folder of real data sets and `MOLEBLEND_PARITY_FIXTURE` the parity
+fixture (its path without .json or .safetensors), both from the root of the repository if relative.
+Tests that need one skip where it is not set. With `MOLEBLEND_NO_SKIP=1`, which `.ci/run` sets where
+the data is, a run in which anything skipped fails.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+AWKWARD = [
+    "C",  # one atom, no bond
+    "[H][H]",  # nothing but hydrogen
+    "[H+]",  # a proton
+    "[Na+].[Cl-]",  # no bond at all, two unreachable atoms
+    "CC(=O)[O-].[NH4+]",  # unreachable pairs beside bonded ones
+    "[2H]C([2H])([2H])O",  # isotopes that RDKit keeps as atoms
+    "C[C@H](N)C(=O)O",  # R or S
+    "F/C=C/F",  # E or Z
+    "Cl[Pt](Cl)(<-N)<-N",  # dative bonds
+    "[CH]12[CH]3[CH]4[CH]5[CH]1[Fe]23451678[CH]2[CH]1[CH]6[CH]7[CH]82",  # ferrocene: ten bonds
+    "[CH3]",  # a radical
+    "C[N+](=O)[O-]",  # a zwitterion
+    "C" * 60,  # paths longer than any table of lengths
+    "C" * 210,
+    "Cc1ccc(NC(=O)c2ccc(CN3CCN(C)CC3)cc2)cc1Nc1nccc(-c2cccnc2)n1",  # imatinib
+    "*CC",  # an atom without an element
+]
+"""SMILES that RDKit reads and that naive code fails on."""
+
+
+@pytest.fixture
+def awkward() -> list[str]:
+    """`AWKWARD`, for a test that wants all of them at once, as in one batch."""
+    return list(AWKWARD)
+
+
+@pytest.fixture(scope="session")
+def data_folder(pytestconfig: pytest.Config) -> Path:
+    """The folder of real data sets."""
+    folder = _path_from_environment("MOLEBLEND_DATA", pytestconfig.rootpath)
+    if not folder.is_dir():
+        pytest.fail(f"MOLEBLEND_DATA must name a folder, {folder} is none")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def parity_fixture(pytestconfig: pytest.Config) -> Path:
+    """The stem of the two files of the parity fixture: add .json or .safetensors."""
+    stem = _path_from_environment("MOLEBLEND_PARITY_FIXTURE", pytestconfig.rootpath)
+    for name in (f"{stem.name}.json", f"{stem.name}.safetensors"):
+        if not stem.with_name(name).is_file():
+            pytest.fail(f"MOLEBLEND_PARITY_FIXTURE is {stem}, but there is no {name} beside it")
+    return stem
+
+
+def _path_from_environment(variable: str, root: Path) -> Path:
+    """The path that an environment variable names; skip the test where it names none."""
+    if not os.environ.get(variable):
+        pytest.skip(f"{variable} is not set")
+    return (root / os.environ[variable]).resolve()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run in which a test, a file or a doctest skipped, if `MOLEBLEND_NO_SKIP=1`.
+
+    Under xdist the controller, which alone has a terminal, gets the reports of all workers.
+    """
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("MOLEBLEND_NO_SKIP") != "1" or terminal is None:
+        return
+    n_skipped = len(terminal.stats.get("skipped", []))
+    if n_skipped:
+        terminal.write_line("")
+        terminal.write_line(f"{n_skipped} skipped, which MOLEBLEND_NO_SKIP=1 forbids", red=True)
+        if session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
