@@ -24,7 +24,7 @@ help: ## say what each target does
 demo: $(INSTALLED) ## pretrain, fine-tune and predict on 2,000 molecules; report in demo/report.html
 	$(BIN)/moleblend demo --out demo
 
-# One thread per worker: two workers with all threads each are slower than one.
+# One thread per worker, so that the two do not fight for the same cores.
 test: $(INSTALLED) ## run every test but the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n 2 --dist loadfile -rs
 
@@ -36,8 +36,9 @@ check: $(INSTALLED) ## format, lint, import directions, types, documentation
 	$(BIN)/ruff check
 	$(BIN)/lint-imports
 	$(BIN)/ty check src
-	$(BIN)/mkdocs build --strict # never --quiet: it hides the warnings from --strict, too
+	$(MAKE) --no-print-directory docs
 
+# Never with --quiet: it hides warnings from --strict too, and the build passes.
 docs: $(INSTALLED) ## build the documentation: site/index.html
 	$(BIN)/mkdocs build --strict
 

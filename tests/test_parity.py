@@ -102,7 +102,9 @@ def test_features_from_smiles_and_mol_blocks(fixture):
             theirs = {tuple(sorted(edge)): f for edge, f in zip(edges, features, strict=True)}
             ours = {
                 tuple(sorted(bond)): f
-                for bond, f in zip(molecule.bonds.tolist(), molecule.bond_features.tolist(), strict=True)
+                for bond, f in zip(
+                    molecule.bonds.tolist(), molecule.bond_features.tolist(), strict=True
+                )
             }
             assert ours == theirs
         theirs = fixture.tensors[f"in.{k}.pos"].numpy()
@@ -117,7 +119,9 @@ def test_collated_features(fixture):
     length = torch.where(batch.path_length == UNREACHABLE, 510, batch.path_length)
     assert torch.equal((length + 1)[both].long(), fixture.tensors["batch.spatial_pos"][both])
     theirs = fixture.tensors["batch.edge_input"]
-    code = (theirs[..., 0] - 3) * 12 + (theirs[..., 1] - 512 - 3) * 2 + theirs[..., 2] - 1024 - 3 + 1
+    code = (
+        (theirs[..., 0] - 3) * 12 + (theirs[..., 1] - 512 - 3) * 2 + theirs[..., 2] - 1024 - 3 + 1
+    )
     code = torch.where(theirs[..., 0] == 0, 0, code)
     assert torch.equal(batch.edge_path[both].long(), code[both])
     assert torch.equal(batch.positions[is_atom], fixture.tensors["batch.pos"][is_atom])
@@ -128,8 +132,12 @@ def test_parts(fixture):
     n_heads = encoder.config.n_heads
     everything = torch.ones_like(both)
     pairs = head_first(both, n_heads)
-    fixture.same(encoder.path_length_bias(batch, everything).permute(0, 3, 1, 2), "part.spd_bias", pairs)
-    fixture.same(encoder.edge_path_bias(batch, everything).permute(0, 3, 1, 2), "part.edge_bias", pairs)
+    fixture.same(
+        encoder.path_length_bias(batch, everything).permute(0, 3, 1, 2), "part.spd_bias", pairs
+    )
+    fixture.same(
+        encoder.edge_path_bias(batch, everything).permute(0, 3, 1, 2), "part.edge_bias", pairs
+    )
     kernels = encoder.kernels(batch, fixture.blend)
     fixture.same(encoder.distance_bias(kernels).permute(0, 3, 1, 2), "part.bias_3d", pairs)
     seen = (kernels * fixture.is_atom[:, None, :, None]).sum(2)
@@ -152,7 +160,9 @@ def test_blended_outputs(fixture, prefix):
     blend = fixture.noisy_blend if prefix == "noisy" else fixture.blend
     encoded = model.encoder(batch, blend)
     tokens = with_virtual(fixture.is_atom)
-    rows = head_first(tokens[:, :, None].expand(-1, -1, tokens.shape[1]), model.config.encoder.n_heads)
+    rows = head_first(
+        tokens[:, :, None].expand(-1, -1, tokens.shape[1]), model.config.encoder.n_heads
+    )
     states = torch.cat([encoded.molecule[:, None], encoded.atoms], 1)
     fixture.same(states, f"{prefix}.states", tokens)
     fixture.same(encoded.pair_bias, f"{prefix}.attn_bias", rows)
@@ -172,7 +182,9 @@ def test_all_views_shown(fixture):
     blend = show(batch, "both")
     encoded = model.encoder(batch, blend)
     tokens = with_virtual(fixture.is_atom)
-    rows = head_first(tokens[:, :, None].expand(-1, -1, tokens.shape[1]), model.config.encoder.n_heads)
+    rows = head_first(
+        tokens[:, :, None].expand(-1, -1, tokens.shape[1]), model.config.encoder.n_heads
+    )
     states = torch.cat([encoded.molecule[:, None], encoded.atoms], 1)
     fixture.same(states, "eval.pretrain_2d3d_states", tokens)
     fixture.same(states, "eval.molnet_2d3d_states", tokens)
@@ -189,7 +201,9 @@ def test_only_2d_shown(fixture, has_positions):
     blend = show(batch, "2d" if has_positions else "both")
     encoded = fixture.model.eval().encoder(batch, blend)
     tokens = with_virtual(fixture.is_atom)
-    rows = head_first(tokens[:, :, None].expand(-1, -1, tokens.shape[1]), encoded.pair_bias.shape[1])
+    rows = head_first(
+        tokens[:, :, None].expand(-1, -1, tokens.shape[1]), encoded.pair_bias.shape[1]
+    )
     states = torch.cat([encoded.molecule[:, None], encoded.atoms], 1)
     fixture.same(states, "eval.molnet_2d_states", tokens)
     fixture.same(encoded.pair_bias, "eval.molnet_2d_attn_bias", rows)
@@ -198,7 +212,9 @@ def test_only_2d_shown(fixture, has_positions):
 def test_losses_and_gradients(fixture):
     model = fixture.model.train()
     model.zero_grad()
-    loss = blend_then_predict(model, fixture.batch, fixture.noisy_blend, ObjectiveConfig.published())
+    loss = blend_then_predict(
+        model, fixture.batch, fixture.noisy_blend, ObjectiveConfig.published()
+    )
     theirs = fixture.about["losses"]
     names = {"denoising": "denoising_cosine", "path_length": "spd_ce", "bonds": "edge_ce"}
     names["direction"] = "direction_cosine"

@@ -61,13 +61,15 @@ def collate(
         n_hops: bonds kept of a path.
 
     Raises:
-        MoleculeError: no molecule was given, their feature versions differ, or a conformer does not exist.
+        MoleculeError: no molecule came, their feature versions differ, or a conformer is missing.
     """
     if not molecules:
         raise MoleculeError("a batch needs at least one molecule, none was given")
     versions = sorted({molecule.features for molecule in molecules})
     if len(versions) > 1:
-        raise MoleculeError(f"a batch needs one feature version, these molecules have {' and '.join(versions)}")
+        raise MoleculeError(
+            f"a batch needs one feature version, these molecules have {' and '.join(versions)}"
+        )
     chosen = [0] * len(molecules) if conformers is None else conformers
     b, n = len(molecules), max(molecule.n_atoms for molecule in molecules)
 
@@ -88,7 +90,8 @@ def collate(
         if molecule.n_conformers:
             if not 0 <= conformer < molecule.n_conformers:
                 raise MoleculeError(
-                    f"{molecule.id}: conformer {conformer} was asked for, there are {molecule.n_conformers}"
+                    f"{molecule.id}: conformer {conformer} was asked for, "
+                    f"there are {molecule.n_conformers}"
                 )
             positions[row, :m] = molecule.positions[conformer]
     return Batch(

@@ -23,9 +23,10 @@ class BlendConfig:
     Attributes:
         pair_shares: probability of each of `VIEWS` for a pair.
         atom_shares: probability that an atom shows its degree, its 3D centrality.
-        draw: one draw of views per `molecule` (default), or one for the whole `batch` (published code).
-        whole: share of molecules that are not blended but shown wholly in 2D, wholly in 3D. The published
-            recipe has none; with some, pretraining has seen what fine-tuning and recovery show.
+        draw: one draw of views per `molecule` (default), or one per `batch` (published code).
+        whole: share of molecules that are not blended but shown wholly in 2D, wholly in 3D. The
+            published recipe has none; with some, pretraining has seen what fine-tuning and recovery
+            show.
         noise: standard deviation of the noise added to each coordinate, in Å.
     """
 
@@ -39,11 +40,13 @@ class BlendConfig:
         """Refuse shares that are not shares."""
         for name, shares in (("pair_shares", self.pair_shares), ("atom_shares", self.atom_shares)):
             if min(shares) < 0 or not math.isclose(sum(shares), 1):
-                raise ValueError(f"{name} must be positive and sum to 1, {shares} sum to {sum(shares):g}")
-        if min(self.whole) < 0 or sum(self.whole) > 1:
+                raise ValueError(
+                    f"{name} must be positive and sum to 1, {shares} sum to {sum(shares):g}"
+                )
+        if not (min(self.whole) >= 0 and sum(self.whole) <= 1):
             raise ValueError(f"whole must be two shares that sum to at most 1, {self.whole} came")
-        if self.noise < 0:
-            raise ValueError(f"noise is a standard deviation in Å, {self.noise} is negative")
+        if not 0 <= self.noise < math.inf:
+            raise ValueError(f"noise is a standard deviation in Å, {self.noise} came")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +65,7 @@ class Blend:
 
 
 def draw_blend(batch: Batch, config: BlendConfig, generator: torch.Generator) -> Blend:
-    """Draw one view for every ordered pair (diagonal included) and every atom, and the coordinate noise.
+    """Draw a view for every ordered pair (diagonal included) and every atom, and the noise.
 
     A molecule without positions draws from its 2D views only, in their proportion.
 

@@ -1,27 +1,41 @@
-"""From files and strings to `Molecule`: the only file that knows RDKit.
+"""From SMILES, mol blocks and XYZ to `Molecule`; conformers, scaffolds, drawings. All of RDKit.
 
-A `cip-1` record is a function of the canonical SMILES alone, however the molecule came: whatever was read
-is first written as canonical SMILES, and that text is read again. Geometry and source indices follow the
-atoms along.
+A `cip-1` record is a function of its canonical SMILES alone: whatever was read is written as
+canonical SMILES, and that text is read again. So the record cannot depend on how a molecule was
+drawn, ordered or kekulised; geometry and source indices merely follow their atoms. An `ogb-1`
+record is what the published code sees: RDKit's atoms in RDKit's order.
+
+Importing this module sends RDKit's messages to Python's logger `rdkit`, and from there, instead of
+onto the terminal, into the sentence of the `MoleculeError`.
 """
 
 import gzip
 import logging
+import math
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
 import numpy as np
-from jaxtyping import Float, Float32, Int, UInt8, UInt32
+from jaxtyping import Float, Int, Int32, Integer, UInt8, UInt32
 from rdkit import Chem, rdBase
-from rdkit.Chem import rdCIPLabeler
+from rdkit.Chem import (
+    rdCIPLabeler,
+    rdDetermineBonds,
+    rdDistGeom,
+    rdFingerprintGenerator,
+    rdForceFieldHelpers,
+)
+from rdkit.Chem.Draw import rdMolDraw2D
+from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from .molecule import FeatureVersion, Molecule, MoleculeError
 
 _CIP_ITERATIONS = 100_000
-"""Comparisons after which CIP labels stay undecided, about 0.1 s; most molecules need fewer than 10,000."""
+"""Comparisons (about 0.1 s) after which CIP labels stay undecided; most molecules need < 10,000."""
 
 _ATOM_LABELS = {"R": 1, "S": 2, "r": 3, "s": 4}
 _BOND_LABELS = {"Z": 1, "E": 2, "z": 3, "e": 4}
@@ -56,98 +70,390 @@ _OTHER_ELEMENT, _OTHER_TAG, _OTHER_HYBRIDISATION, _OTHER_BOND, _OTHER_STEREO = 1
 _WRITTEN_HYDROGEN = re.compile(r"\[\d*H")
 """Finds a bracket that may be a hydrogen atom (or Hg, Ho, ..., which costs time only)."""
 
+_STEREO_MARK = re.compile(r"[@/\\]")
+
+_SDF_FIELD = re.compile(r">.*<.*>")
+
 _KEEP_HYDROGENS = Chem.SmilesParserParams()
 _KEEP_HYDROGENS.removeHs = False
 
 _BARE = Chem.RemoveHsParameters()
 _BARE.removeDefiningBondStereo = True
 
+_LONGEST_BOND = 1.3
+"""Length of the longest plausible bond, in sums of the two covalent radii."""
 
-class _Reasons(logging.Handler):
-    """Keeps RDKit's last complaint of each thread, in place of printing it."""
+_COVALENT_RADII = np.array([Chem.GetPeriodicTable().GetRcovalent(number) for number in range(119)])
+
+_MINIMISER_STEPS, _STEPS_BETWEEN_CLOCKS = 200, 50
+
+_FRAGMENT_GAP = 3.0
+"""Å between the fragments of a salt before minimisation; RDKit embeds all of them in one place."""
+
+
+class _Complaints(logging.Handler):
+    """Keeps what RDKit says, apart for each thread."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._thread = threading.local()
+        self._said = threading.local()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Remember one message."""
-        self._thread.last = record.getMessage()
+        """Keep the first error since the last `forget`: the later ones only follow from it."""
+        if record.levelno >= logging.ERROR and not self.reason():
+            text = re.sub(r"^(\[[\d:]+\] )?(SMILES Parse Error: )?", "", record.getMessage())
+            self._said.reason = " ".join(text.split())
 
-    def take(self) -> str:
-        """Return the last message in one line and forget it."""
-        text = getattr(self._thread, "last", "")
-        self._thread.last = ""
-        return text
+    def reason(self) -> str:
+        """RDKit's first complaint, in one line."""
+        return getattr(self._said, "reason", "")
+
+    def forget(self) -> None:
+        """Start anew."""
+        self._said.reason = ""
 
 
+_complaints = _Complaints()
 rdBase.LogToPythonLogger()
-_reasons = _Reasons()
-logging.getLogger("rdkit").addHandler(_reasons)
+logging.getLogger("rdkit").handlers = [_complaints]
 logging.getLogger("rdkit").propagate = False
 
 
 def read_smiles(smiles: str, *, id: str = "", features: FeatureVersion = "cip-1") -> Molecule:
-    """Read a SMILES."""
+    """Read a SMILES.
+
+    Args:
+        smiles: blanks around it do not count.
+        id: the molecule's name; the SMILES itself if empty.
+        features: version of the features.
+
+    Returns:
+        A molecule without positions.
+
+    Raises:
+        MoleculeError: no SMILES, or one that RDKit refuses, with its reason.
+
+    Example:
+        >>> read_smiles("OCC").smiles, read_smiles("OCC").source_atoms.tolist()
+        ('CCO', [2, 1, 0])
+    """
     text = smiles.strip()
-    name = id or text
+    name = id or text or "molecule"
     mol, source = _parse_smiles(text, name)
     return _record(mol, source, name, features, written=text)
 
 
 def read_mol_block(block: str, *, id: str = "", features: FeatureVersion = "cip-1") -> Molecule:
-    """Read a mol block (V2000 or V3000)."""
-    name = id or block.split("\n", 1)[0].strip() or "mol block"
+    """Read a mol block, V2000 or V3000, as RDKit's SDMolSupplier does by default.
+
+    Args:
+        block: the text up to `M  END`; what follows is not read.
+        id: the molecule's name; the title line of the block, or else its SMILES, if empty.
+        features: version of the features.
+
+    Returns:
+        A molecule with one geometry (Å) if the block is 3D, with none if it is a drawing or has no
+        coordinates. In a 3D block stereo comes from the geometry.
+
+    Raises:
+        MoleculeError: RDKit refuses the block; the message has its reason.
+    """
+    name = id or block.split("\n", 1)[0].strip()
+    _complaints.forget()
     with_hydrogens = Chem.MolFromMolBlock(block, removeHs=False)
     if with_hydrogens is None:
-        raise MoleculeError(f"{name}: {_reasons.take()}")
+        raise MoleculeError(f"{name or 'mol block'}: not a valid mol block: {_complaints.reason()}")
+    if with_hydrogens.GetNumAtoms() == 0:
+        raise MoleculeError(f"{name or 'mol block'}: the mol block has no atoms")
     mol, source = _remove_hydrogens(with_hydrogens)
     return _record(mol, source, name, features)
 
 
+def read_xyz(
+    atomic_numbers: Integer[np.ndarray, " n"],
+    positions: Float[np.ndarray, "n 3"],
+    smiles: str,
+    *,
+    id: str = "",
+    features: FeatureVersion = "cip-1",
+) -> Molecule:
+    """Join a geometry without bonds to the SMILES that names them.
+
+    Atoms in RDKit's order of the SMILES (heavy atoms, then hydrogens) are accepted if the elements
+    agree and no bond is longer than 1.3 sums of covalent radii (in QM9 they reach 1.29, and 2.1 or
+    more where the order differs). Otherwise bonds are read off the distances and mapped on the
+    SMILES as graphs without bond orders; of several maps the one that gives high bond orders the
+    short distances is taken.
+
+    Args:
+        atomic_numbers: of all atoms, or of the heavy atoms alone (then in the order of the SMILES).
+        positions: in Å.
+        smiles: its stereo marks are replaced by the stereo of the geometry.
+        id: the molecule's name; the SMILES itself if empty.
+        features: version of the features.
+
+    Returns:
+        A molecule with one geometry; `source_atoms` are rows of `positions`.
+
+    Raises:
+        MoleculeError: the SMILES is refused, or geometry and SMILES are not the same molecule.
+    """
+    text = smiles.strip()
+    name = id or text or "molecule"
+    numbers = np.asarray(atomic_numbers, np.int64)
+    read, _ = _parse_smiles(text, name)
+    bare = Chem.RemoveHs(read, _BARE)
+    for mol in (Chem.AddHs(bare), read, bare):
+        if sorted(numbers) == sorted(atom.GetAtomicNum() for atom in _atoms(mol)):
+            break
+    else:
+        raise MoleculeError(
+            f"{name}: the geometry's {len(numbers)} atoms are not those of the SMILES {text}, "
+            "neither with nor without hydrogens"
+        )
+    rows = np.arange(len(numbers))
+    if not _is_plausible(mol, numbers, positions):
+        has_all_atoms = not any(atom.GetTotalNumHs() for atom in _atoms(mol))
+        matched = _match_geometry(mol, numbers, positions) if has_all_atoms else None
+        if matched is None:
+            raise MoleculeError(
+                f"{name}: the distances of the geometry don't fit the bonds of {text}"
+            )
+        rows = matched
+    mol.RemoveAllConformers()
+    mol.AddConformer(_conformer(positions[rows]))
+    Chem.AssignStereochemistryFrom3D(mol)
+    mol, kept = _remove_hydrogens(mol)
+    return _record(mol, [int(rows[i]) for i in kept], name, features)
+
+
+def parse_xyz(text: str) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n 3"]]:
+    """Read the first frame of an XYZ file: atom count, comment, then `element x y z ...` per atom.
+
+    Args:
+        text: elements are symbols or numbers; further columns and frames are not read. Numbers may
+            be written 1.2*^-6, as in QM9's files.
+
+    Returns:
+        Atomic numbers and positions in Å.
+
+    Raises:
+        MoleculeError: which line is wrong, and how.
+    """
+    lines = text.splitlines()
+    if not lines or not lines[0].strip().isdecimal():
+        raise MoleculeError(
+            f"XYZ: line 1 must be the number of atoms, found {(lines or [''])[0]!r}"
+        )
+    n_atoms = int(lines[0])
+    if len(lines) < n_atoms + 2:
+        raise MoleculeError(
+            f"XYZ: {n_atoms} atoms announced, but only {max(len(lines) - 2, 0)} follow"
+        )
+    table = Chem.GetPeriodicTable()
+    numbers = np.zeros(n_atoms, np.int64)
+    positions = np.zeros((n_atoms, 3))
+    for row, line in enumerate(lines[2 : n_atoms + 2]):
+        try:
+            element, x, y, z = line.replace("*^", "e").split()[:4]
+            numbers[row] = int(element) if element.isdecimal() else table.GetAtomicNumber(element)
+            positions[row] = float(x), float(y), float(z)
+        except (ValueError, RuntimeError) as error:  # RuntimeError: RDKit does not know the symbol
+            raise MoleculeError(
+                f"XYZ: line {row + 3} must be an element and three numbers, found {line!r}"
+            ) from error
+    return numbers, positions
+
+
+def read_sdf(path: str | Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Read the records of an SDF file one after the other, broken ones included.
+
+    Args:
+        path: .sdf, or .sdf.gz.
+
+    Yields:
+        Each record's mol block as it stands there, for `read_mol_block`, and its data fields. A
+        file that ends in the middle of a record gives that piece as its last record.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the gzip stream is broken; all records before the break have been given.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such SDF file")
+    opened = gzip.open if path.suffix == ".gz" else open
+    lines: list[str] = []
+    broken: Exception | None = None
+    with opened(path, "rt", encoding="utf-8", errors="backslashreplace") as file:
+        try:
+            for line in file:
+                if line.rstrip() == "$$$$":
+                    yield _split_record(lines)
+                    lines = []
+                else:
+                    lines.append(line.rstrip("\n"))
+        except (EOFError, OSError) as error:
+            broken = error
+    if any(line.strip() for line in lines):
+        yield _split_record(lines)
+    if broken is not None:
+        raise ValueError(f"{path}: the compressed file ends too early or is damaged ({broken})")
+
+
+def _split_record(lines: list[str]) -> tuple[str, dict[str, str]]:
+    """Split a record's lines at `M  END`, or where that is missing at the first data field."""
+    end = next((row + 1 for row, line in enumerate(lines) if line.startswith("M  END")), None)
+    fields = [row for row, line in enumerate(lines) if row >= (end or 0) and _SDF_FIELD.match(line)]
+    if end is None:
+        end = fields[0] if fields else len(lines)
+    properties = {}
+    for first, last in zip(fields, [*fields[1:], len(lines)], strict=True):
+        name = lines[first].partition("<")[2].rpartition(">")[0]
+        properties[name] = "\n".join(lines[first + 1 : last]).strip("\n")
+    return "\n".join(lines[:end]) + "\n", properties
+
+
+def add_positions(
+    molecule: Molecule, *, seed: int = 0, n_conformers: int = 1, limit_s: float = 20.0
+) -> Molecule:
+    """Compute geometries: ETKDGv3, then at most 200 steps of MMFF94.
+
+    UFF takes over where MMFF94 has no parameters; where UFF has none either, the embedding stays
+    as it is. If ETKDGv3 finds nothing it starts once more from random coordinates. The clock can
+    only turn an answer into an error, so an answer depends on the molecule and the seed alone.
+
+    Args:
+        molecule: its stereo is respected; positions it has are replaced.
+        seed: at least 0.
+        n_conformers: geometries wanted, at least 1.
+        limit_s: seconds after which to give up.
+
+    Returns:
+        The same molecule with `n_conformers` geometries in Å.
+
+    Raises:
+        MoleculeError: no geometry was found, or not in time; or an `ogb-1` record from a mol block
+            whose order no SMILES of RDKit has.
+
+    Reference:
+        Wang et al., J. Chem. Inf. Model. 2020, doi:10.1021/acs.jcim.0c00025 (ETKDGv3).
+    """
+    if seed < 0 or n_conformers < 1:
+        raise ValueError(f"seed must be >= 0 and n_conformers >= 1, got {seed} and {n_conformers}")
+    deadline = monotonic() + limit_s
+    mol, _ = _parse_smiles(molecule.smiles, molecule.id)
+    bare, recorded = _drop_stereo_hydrogens(mol, molecule.smiles, molecule.features)
+    if not (
+        np.array_equal(_atom_rows(bare, molecule.features)[:, 0], molecule.atoms[:, 0])
+        and np.array_equal(_bond_rows(bare, molecule.features)[0], molecule.bonds)
+    ):
+        raise MoleculeError(f"{molecule.id}: {molecule.smiles} is not in the order of the record")
+    mol = Chem.AddHs(mol)
+    if not _embed(mol, seed, n_conformers, deadline):
+        late = f" within {limit_s:g} s" if monotonic() > deadline else ": ETKDGv3 finds no geometry"
+        raise MoleculeError(f"{molecule.id}: could not be embedded{late}")
+    _spread_fragments(mol)
+    if not _minimise(mol, deadline):
+        raise MoleculeError(f"{molecule.id}: could not be minimised within {limit_s:g} s")
+    positions = np.stack([conformer.GetPositions()[recorded] for conformer in mol.GetConformers()])
+    return replace(molecule, positions=positions.astype(np.float32))
+
+
+def scaffold(smiles: str) -> str:
+    """Return the Bemis-Murcko scaffold with its chirality, as canonical SMILES; "" without a ring.
+
+    Raises:
+        MoleculeError: RDKit refuses the SMILES.
+
+    Example:
+        >>> scaffold("CC(=O)Oc1ccccc1C(=O)O"), scaffold("CCO")
+        ('c1ccccc1', '')
+    """
+    mol, _ = _parse_smiles(smiles.strip(), smiles)
+    return MurckoScaffold.MurckoScaffoldSmiles(mol=mol, includeChirality=True)
+
+
+def count_ecfp4(smiles: str, n_bits: int = 2048) -> UInt32[np.ndarray, " n_bits"]:
+    """Count the circular environments of radius 2 (ECFP4), folded to `n_bits`.
+
+    Raises:
+        MoleculeError: RDKit refuses the SMILES.
+    """
+    mol, _ = _parse_smiles(smiles.strip(), smiles)
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=n_bits)
+    return generator.GetCountFingerprintAsNumPy(mol)
+
+
+def draw_svg(smiles: str, width: int, height: int) -> str:
+    """Draw a molecule as an `<svg>` element of `width` x `height` pixels on no background.
+
+    Raises:
+        MoleculeError: RDKit refuses the SMILES.
+    """
+    mol, _ = _parse_smiles(smiles.strip(), smiles)
+    drawing = rdMolDraw2D.MolDraw2DSVG(width, height)
+    drawing.drawOptions().clearBackground = False
+    rdMolDraw2D.PrepareAndDrawMolecule(drawing, mol)
+    drawing.FinishDrawing()
+    text = drawing.GetDrawingText()
+    return text[text.index("<svg") :]
+
+
 def _parse_smiles(text: str, name: str) -> tuple[Chem.Mol, list[int]]:
+    """Read a SMILES; also say which atom of the text each atom is, as hydrogens are dropped."""
     if not text:
         raise MoleculeError(f"{name or 'molecule'}: the SMILES is empty")
-    if not _WRITTEN_HYDROGEN.search(text):
-        mol = Chem.MolFromSmiles(text)
-        if mol is None:
-            raise MoleculeError(f"{name}: {_reasons.take()}")
-        return mol, list(range(mol.GetNumAtoms()))
-    with_hydrogens = Chem.MolFromSmiles(text, _KEEP_HYDROGENS)
-    if with_hydrogens is None:
-        raise MoleculeError(f"{name}: {_reasons.take()}")
-    return _remove_hydrogens(with_hydrogens)
+    rest = text.split(maxsplit=1)[1:]
+    if rest and not rest[0].startswith("|"):  # RDKit would take it for a name
+        raise MoleculeError(f"{name}: the SMILES has a blank inside: {text!r}")
+    _complaints.forget()
+    writes_hydrogen = _WRITTEN_HYDROGEN.search(text) is not None
+    mol = Chem.MolFromSmiles(text, _KEEP_HYDROGENS) if writes_hydrogen else Chem.MolFromSmiles(text)
+    if mol is None:
+        shown = "" if text == name else f" {text}"
+        raise MoleculeError(f"{name}: not a valid SMILES{shown}: {_complaints.reason()}")
+    return _remove_hydrogens(mol) if writes_hydrogen else (mol, list(range(mol.GetNumAtoms())))
 
 
 def _remove_hydrogens(
     mol: Chem.Mol, parameters: Chem.RemoveHsParameters | None = None
 ) -> tuple[Chem.Mol, list[int]]:
-    for atom in mol.GetAtoms():
+    """Remove hydrogens, and say which atom of `mol` each remaining atom was."""
+    for atom in _atoms(mol):
         atom.SetIntProp("_source", atom.GetIdx())
     bare = Chem.RemoveHs(mol, parameters) if parameters else Chem.RemoveHs(mol)
-    return bare, [atom.GetIntProp("_source") for atom in bare.GetAtoms()]
+    return bare, [atom.GetIntProp("_source") for atom in _atoms(bare)]
 
 
 def _record(
     mol: Chem.Mol, source: list[int], name: str, features: FeatureVersion, written: str = ""
 ) -> Molecule:
-    if mol.GetNumAtoms() == 0:
-        raise MoleculeError(f"{name}: a molecule needs at least one atom, this one has none")
+    """Build the record of `mol`, whose atoms are those of `source` in the input.
+
+    `written` is the SMILES that `mol` was read from, if it was.
+    """
     positions = np.zeros((0, mol.GetNumAtoms(), 3), np.float32)
     if mol.GetNumConformers() and mol.GetConformer().Is3D():
-        positions = mol.GetConformer().GetPositions().astype(np.float32)[None]
+        geometry = mol.GetConformer().GetPositions()
+        if len(geometry) == 1 or np.ptp(geometry, axis=0).any():  # all in one point: no coordinates
+            positions = geometry.astype(np.float32)[None]
     smiles = written
-    labels: dict[int, int] = {}
     if features == "cip-1":
         smiles = Chem.MolToSmiles(mol)
-        order = [int(i) for i in mol.GetProp("_smilesAtomOutputOrder").strip("[,]").split(",")]
-        mol, kept = _parse_smiles(smiles, name)
-        if "@" in smiles or "/" in smiles or "\\" in smiles:
-            rdCIPLabeler.AssignCIPLabels(mol, maxRecursiveIterations=_CIP_ITERATIONS)
-        if "[H]" in smiles:
-            mol, bare = _remove_hydrogens(mol, _BARE)
-            kept = [kept[i] for i in bare]
-        order = [order[i] for i in kept]
+        if ":" in smiles:  # reaction numbers, which would change the canonical order
+            for atom in _atoms(mol):
+                atom.SetAtomMapNum(0)
+            smiles = Chem.MolToSmiles(mol)
+        if smiles != written:
+            order = [int(i) for i in mol.GetProp("_smilesAtomOutputOrder").strip("[,]").split(",")]
+            mol, kept = _parse_smiles(smiles, name or smiles)
+            order = [order[i] for i in kept]
+            source = [source[i] for i in order]
+            positions = positions[:, order]
+        if _STEREO_MARK.search(smiles):
+            _label(mol)
+        mol, order = _drop_stereo_hydrogens(mol, smiles, features)
         source = [source[i] for i in order]
         positions = positions[:, order]
     elif not smiles:
@@ -158,23 +464,42 @@ def _record(
         bonds=bonds,
         bond_features=bond_features,
         positions=positions,
-        id=name,
+        id=name or smiles,
         smiles=smiles,
         source_atoms=np.array(source, np.int32),
         features=features,
     )
 
 
+def _label(mol: Chem.Mol) -> None:
+    """Set the CIP labels of atoms and bonds that are decided within `_CIP_ITERATIONS`."""
+    try:
+        rdCIPLabeler.AssignCIPLabels(mol, maxRecursiveIterations=_CIP_ITERATIONS)
+    except RuntimeError as error:
+        if "Max Iterations Exceeded" not in str(error):
+            raise
+
+
+def _atoms(mol: Chem.Mol) -> list[Chem.Atom]:
+    """List the atoms; several times faster than `mol.GetAtoms()`."""
+    return [mol.GetAtomWithIdx(i) for i in range(mol.GetNumAtoms())]
+
+
+def _bonds(mol: Chem.Mol) -> list[Chem.Bond]:
+    """List the bonds; several times faster than `mol.GetBonds()`."""
+    return [mol.GetBondWithIdx(i) for i in range(mol.GetNumBonds())]
+
+
 def _atom_rows(mol: Chem.Mol, features: FeatureVersion) -> UInt8[np.ndarray, "n 9"]:
-    cip = features == "cip-1"
+    """Return the nine features of each atom (`ATOM_FEATURES`)."""
     rows = []
-    for atom in mol.GetAtoms():
+    for atom in _atoms(mol):
         number = atom.GetAtomicNum()
         charge = atom.GetFormalCharge() + 5
-        if cip:
-            chirality = _ATOM_LABELS.get(atom.GetProp("_CIPCode"), 0) if atom.HasProp("_CIPCode") else 0
-        else:
+        if features == "ogb-1":
             chirality = _CHIRAL_TAGS.get(atom.GetChiralTag(), _OTHER_TAG)
+        else:
+            chirality = _ATOM_LABELS.get(_cip_label(atom), 0)
         rows.append(
             (
                 number - 1 if number else _OTHER_ELEMENT,
@@ -188,26 +513,159 @@ def _atom_rows(mol: Chem.Mol, features: FeatureVersion) -> UInt8[np.ndarray, "n 
                 atom.IsInRing(),
             )
         )
-    return np.array(rows, np.uint8)
+    return np.array(rows, np.uint8).reshape(-1, 9)
 
 
-def _bond_rows(mol: Chem.Mol, features: FeatureVersion):
-    cip = features == "cip-1"
+def _bond_rows(
+    mol: Chem.Mol, features: FeatureVersion
+) -> tuple[Int32[np.ndarray, "m 2"], UInt8[np.ndarray, "m 3"]]:
+    """Return the atoms of each bond, sorted, and its three features (`BOND_FEATURES`)."""
     rows = []
-    for bond in mol.GetBonds():
+    for bond in _bonds(mol):
         i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
-        if cip:
-            stereo = _BOND_LABELS.get(bond.GetProp("_CIPCode"), 0) if bond.HasProp("_CIPCode") else 0
-        else:
+        if features == "ogb-1":
             stereo = _BOND_STEREO.get(bond.GetStereo(), _OTHER_STEREO)
-        rows.append(
-            (
-                min(i, j),
-                max(i, j),
-                _BOND_TYPES.get(bond.GetBondType(), _OTHER_BOND),
-                stereo,
-                bond.GetIsConjugated(),
-            )
-        )
+        else:
+            stereo = _BOND_LABELS.get(_cip_label(bond), 0)
+        kind = _BOND_TYPES.get(bond.GetBondType(), _OTHER_BOND)
+        rows.append((min(i, j), max(i, j), kind, stereo, bond.GetIsConjugated()))
     table = np.array(sorted(rows), np.int32).reshape(-1, 5)
     return table[:, :2].copy(), table[:, 2:].astype(np.uint8)
+
+
+def _cip_label(part: Chem.Atom | Chem.Bond) -> str:
+    """Return R, S, r, s of an atom, E, Z, e, z of a bond, or nothing."""
+    return part.GetProp("_CIPCode") if part.HasProp("_CIPCode") else ""
+
+
+def _drop_stereo_hydrogens(
+    mol: Chem.Mol, smiles: str, features: FeatureVersion
+) -> tuple[Chem.Mol, list[int]]:
+    """For `cip-1`, remove hydrogens that only mark the stereo of an imine: it has its label."""
+    if features == "cip-1" and "[H]" in smiles:
+        return _remove_hydrogens(mol, _BARE)
+    return mol, list(range(mol.GetNumAtoms()))
+
+
+def _is_plausible(
+    mol: Chem.Mol, numbers: Int[np.ndarray, " n"], positions: Float[np.ndarray, "n 3"]
+) -> bool:
+    """Whether the geometry, taken in the order of `mol`, has its elements and no torn bond."""
+    if any(
+        atom.GetAtomicNum() != number for atom, number in zip(_atoms(mol), numbers, strict=True)
+    ):
+        return False
+    ends = np.array([(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in _bonds(mol)]).reshape(-1, 2)
+    ends = ends.astype(np.int64)
+    lengths = np.linalg.norm(positions[ends[:, 0]] - positions[ends[:, 1]], axis=1)
+    return bool((lengths <= _LONGEST_BOND * _COVALENT_RADII[numbers[ends]].sum(axis=1)).all())
+
+
+def _match_geometry(
+    mol: Chem.Mol, numbers: Int[np.ndarray, " n"], positions: Float[np.ndarray, "n 3"]
+) -> Int[np.ndarray, " n"] | None:
+    """Find the row of the geometry for each atom of `mol`; None if the two graphs differ."""
+    geometry = Chem.RWMol()
+    for number in numbers:
+        geometry.AddAtom(Chem.Atom(int(number)))
+    geometry.AddConformer(_conformer(positions))
+    rdDetermineBonds.DetermineConnectivity(geometry, useVdw=True, covFactor=1.15)
+    wanted, wanted_atoms = _skeleton(mol)
+    found, found_atoms = _skeleton(geometry)
+    if found.GetNumBonds() != wanted.GetNumBonds():
+        return None
+    shortest = math.inf
+    best = None
+    orders = [
+        (b.GetBeginAtomIdx(), b.GetEndAtomIdx(), b.GetBondTypeAsDouble()) for b in _bonds(mol)
+    ]
+    for match in found.GetSubstructMatches(wanted, uniquify=False, maxMatches=1000):
+        rows = np.zeros(len(numbers), np.int64)
+        for atoms, atom in zip(wanted_atoms, match, strict=True):
+            rows[atoms] = found_atoms[atom]
+        # Every match uses the same distances, so the sum is least where high orders are short.
+        total = sum(
+            k * np.linalg.norm(positions[rows[i]] - positions[rows[j]]) for i, j, k in orders
+        )
+        if total < shortest:
+            shortest, best = total, rows
+    return best
+
+
+def _skeleton(mol: Chem.Mol) -> tuple[Chem.Mol, list[list[int]]]:
+    """Join heavy atoms by single bonds, and list for each its atom of `mol` and the hydrogens.
+
+    The number of hydrogens stands in the isotope, so that a substructure match has to respect it.
+    """
+    skeleton = Chem.RWMol()
+    members: list[list[int]] = []
+    place: dict[int, int] = {}
+    for atom in _atoms(mol):
+        if atom.GetAtomicNum() == 1:
+            continue
+        hydrogens = [other.GetIdx() for other in atom.GetNeighbors() if other.GetAtomicNum() == 1]
+        bare = Chem.Atom(atom.GetAtomicNum())
+        bare.SetIsotope(1 + len(hydrogens))
+        place[atom.GetIdx()] = skeleton.AddAtom(bare)
+        members.append([atom.GetIdx(), *hydrogens])
+    for bond in _bonds(mol):
+        i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+        if i in place and j in place:
+            skeleton.AddBond(place[i], place[j], Chem.BondType.SINGLE)
+    return skeleton.GetMol(), members
+
+
+def _conformer(positions: Float[np.ndarray, "n 3"]) -> Chem.Conformer:
+    conformer = Chem.Conformer(len(positions))
+    conformer.Set3D(True)
+    conformer.SetPositions(np.ascontiguousarray(positions, np.float64))
+    return conformer
+
+
+def _embed(mol: Chem.Mol, seed: int, n_conformers: int, deadline: float) -> bool:
+    """Add `n_conformers` conformers to `mol`; say whether that worked."""
+    parameters = rdDistGeom.ETKDGv3()
+    parameters.randomSeed = seed
+    parameters.numThreads = 1
+    for use_random in (False, True):
+        remaining = math.ceil(deadline - monotonic())
+        if remaining <= 0:
+            return False
+        parameters.timeout = remaining
+        parameters.useRandomCoords = use_random
+        if len(rdDistGeom.EmbedMultipleConfs(mol, n_conformers, parameters)) == n_conformers:
+            return True
+    return False
+
+
+def _spread_fragments(mol: Chem.Mol) -> None:
+    """Set the fragments of a salt side by side."""
+    fragments = Chem.GetMolFrags(mol)
+    for conformer in mol.GetConformers():
+        positions = conformer.GetPositions()
+        right = positions[list(fragments[0]), 0].max()
+        for fragment in fragments[1:]:
+            rows = list(fragment)
+            positions[rows, 0] += right + _FRAGMENT_GAP - positions[rows, 0].min()
+            right = positions[rows, 0].max()
+        conformer.SetPositions(positions)
+
+
+def _minimise(mol: Chem.Mol, deadline: float) -> bool:
+    """Relax every conformer of `mol` in place; say whether there was time."""
+    properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol)
+    if properties is None and not rdForceFieldHelpers.UFFHasAllMoleculeParams(mol):
+        return True
+    for conformer in mol.GetConformers():
+        options = {"confId": conformer.GetId(), "ignoreInterfragInteractions": False}
+        if properties is not None:
+            field = rdForceFieldHelpers.MMFFGetMoleculeForceField(mol, properties, **options)
+        else:
+            field = rdForceFieldHelpers.UFFGetMoleculeForceField(mol, **options)
+        field.Initialize()
+        for _ in range(0, _MINIMISER_STEPS, _STEPS_BETWEEN_CLOCKS):
+            if monotonic() > deadline:
+                return False
+            if field.Minimize(maxIts=_STEPS_BETWEEN_CLOCKS) == 0:
+                break
+    return True

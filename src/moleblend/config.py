@@ -1,49 +1,42 @@
-"""Configurations: frozen dataclasses that come from TOML recipes or JSON headers and refuse what they do not know."""
+"""Configurations: frozen dataclasses from TOML or JSON, which refuse what they do not know."""
 
 import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import cattrs
+from cattrs.cols import homogenous_tuple_structure_factory
 
 T = TypeVar("T")
 
+_Structure = Callable[[Any, Any], Any]
 _CONVERTER = cattrs.Converter(forbid_extra_keys=True)
 
 
-def _number(value: object, _: type) -> float:
-    """Accept 1 for 1.0, but not "1.0" or True: a recipe says what it means."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"a number was expected, {value!r} came")
-    return float(value)
-
-
-def _whole_number(value: object, _: type) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"a whole number was expected, {value!r} came")
-    return value
-
-
-_CONVERTER.register_structure_hook(float, _number)
-_CONVERTER.register_structure_hook(int, _whole_number)
-
-
-def from_dict(kind: type[T], values: dict[str, Any], source: str) -> T:
+def from_dict(kind: type[T], values: object, source: str) -> T:
     """Fill the dataclass `kind` from plain values.
+
+    A value is taken as it stands: `1` is a number, `"1"` and `true` are not, and a text is no list.
 
     Args:
         kind: a frozen dataclass, whose fields may be dataclasses.
-        values: as JSON or TOML gives them; what is left out keeps its default.
+        values: a dict as JSON or TOML gives it; what is left out keeps its default.
         source: where the values came from, for the error.
 
     Raises:
-        ValueError: an unknown name, a value of another type, or one that the dataclass refuses.
+        ValueError: an unknown name, a value of another type, or one that the dataclass refuses; the
+            message names each such field.
     """
     try:
         return _CONVERTER.structure(values, kind)
-    except cattrs.BaseValidationError as error:
-        reasons = "; ".join(text.replace("@ $.", "at ") for text in cattrs.transform_error(error))
-        raise ValueError(f"{source}: {reasons}") from error
+    except (cattrs.BaseValidationError, TypeError) as error:
+        told = []
+        for reason in cattrs.transform_error(error, format_exception=_reason):
+            text, _, place = reason.rpartition(" @ $")
+            told.append(f"{place.removeprefix('.')}: {text}" if place else text)
+        raise ValueError(f"{source}: {'; '.join(told)}") from error
 
 
 def to_dict(config: object) -> dict[str, Any]:
@@ -65,3 +58,64 @@ def read_recipe(kind: type[T], path: Path) -> T:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a TOML file ({error})") from error
     return from_dict(kind, values, str(path))
+
+
+def _reason(error: BaseException, _: type | None) -> str:
+    """Say in words why a value was refused."""
+    if isinstance(error, cattrs.ForbiddenExtraKeysError):
+        unknown, known = ", ".join(sorted(error.extra_fields)), ", ".join(get_type_hints(error.cl))
+        return f"{unknown} is unknown, known are {known}"
+    return "a value is needed" if isinstance(error, KeyError) else str(error)
+
+
+def _checked(accepted: type | tuple[type, ...], told: str, structure: _Structure) -> _Structure:
+    """Refuse a value of another type before it is structured."""
+
+    def check(value: object, kind: object) -> object:
+        # Python counts True as the number 1; a recipe that says so is mistaken.
+        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+            raise TypeError(f"{told} was expected, {value!r} came")
+        return structure(value, kind)
+
+    return check
+
+
+def _tuple_structure(kind: type[tuple]) -> _Structure:
+    if get_args(kind)[-1] is ...:
+        return homogenous_tuple_structure_factory(kind, _CONVERTER)
+    length, structure = len(get_args(kind)), _CONVERTER.gen_structure_hetero_tuple(kind)
+
+    def check(values: Sequence[object], _: object) -> object:
+        if len(values) != length:
+            raise ValueError(f"{length} values were expected, {list(values)} came")
+        return structure(values, kind)
+
+    return check
+
+
+def _one_of(value: object, kind: object) -> object:
+    choices = get_args(kind)
+    if value not in choices:
+        raise ValueError(f"one of {', '.join(map(repr, choices))} was expected, {value!r} came")
+    return value
+
+
+def _register_hooks() -> None:
+    scalars = ((float, (int, float), "a number"), (int, int, "a whole number"))
+    scalars += ((bool, bool, "true or false"), (str, str, "a text"))
+    for kind, accepted, told in scalars:
+        take = _checked(accepted, told, lambda value, kind: kind(value))
+        _CONVERTER.register_structure_hook(kind, take)
+    _CONVERTER.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _one_of)
+    containers = (
+        (is_dataclass, dict, "a table", _CONVERTER.gen_structure_attrs_fromdict),
+        (lambda kind: get_origin(kind) is dict, dict, "a table", _CONVERTER.gen_structure_mapping),
+        (lambda kind: get_origin(kind) is tuple, (list, tuple), "a list", _tuple_structure),
+    )
+    for is_such, accepted, told, make in containers:
+        _CONVERTER.register_structure_hook_factory(
+            is_such, lambda kind, a=accepted, t=told, make=make: _checked(a, t, make(kind))
+        )
+
+
+_register_hooks()

@@ -19,7 +19,9 @@ _LITERAL_PI = 3.14159  # the published Gaussians use this value of pi
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Sizes and choices of the encoder. The defaults are ours; `EncoderConfig.published()` are the paper's.
+    """Sizes and choices of the encoder.
+
+    The defaults are ours; `EncoderConfig.published()` are the paper's.
 
     Attributes:
         width: channels of an atom's vector (C).
@@ -29,15 +31,17 @@ class EncoderConfig:
         n_kernels: Gaussians that encode a distance (K).
         longest_path: paths longer than this share its encoding.
         most_bonds: atoms with more neighbours share its encoding.
-        n_degree_tables: degree embeddings that are added; the published code has an "in" and an "out" one.
+        n_degree_tables: degree embeddings that are added; the published code has an "in" and an
+            "out" one.
         centrality_scale: factor on the 3D centrality.
         dropout: on embeddings and on each branch of a layer.
         attention_dropout: on attention weights.
         activation_dropout: inside the feed-forward part.
         stochastic_depth: rate in the last layer, growing from 0 in the first.
-        depth_drops: a whole `molecule`'s branch (default), or the same `token` in all molecules of the
-            batch instead of ordinary dropout (published code).
-        kernel_start: Gaussian centres start `spread` over 0 to 10 Å, or at `random` as everything else.
+        depth_drops: a whole `molecule`'s branch (default), or the same `token` in all molecules of
+            the batch instead of ordinary dropout (published code).
+        kernel_start: Gaussian centres start `spread` over 0 to 10 Å, or at `random` as everything
+            else.
         features: the version of the atom and bond features.
         max_atoms: molecules with more atoms are refused by prediction, never cut.
     """
@@ -63,7 +67,9 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit each other and rates that are not rates."""
         if self.width % self.n_heads:
-            raise ValueError(f"width must be a multiple of n_heads: {self.width} and {self.n_heads} came")
+            raise ValueError(
+                f"width must be a multiple of n_heads: {self.width} and {self.n_heads} came"
+            )
         for name in ("dropout", "attention_dropout", "activation_dropout", "stochastic_depth"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), {getattr(self, name)} came")
@@ -147,8 +153,9 @@ class Encoder(nn.Module):
 
     def forward(self, batch: Batch, blend: Blend) -> Encoded:
         """Encode what the blend shows of a batch."""
-        # [b n n k] Gaussians of the (noisy) distances; none where nobody has a geometry
-        kernels = self.kernels(batch, blend) if bool(blend.pairs[..., 2].any()) else None
+        # [b n n k] Gaussians of the (noisy) distances; none where nobody shows a geometry
+        shows_3d = bool(blend.pairs[..., 2].any() | blend.atoms[..., 1].any())
+        kernels = self.kernels(batch, blend) if shows_3d else None
         # [b h n+1 n+1] one view per pair, the virtual node first
         bias = self.pair_bias(batch, blend, kernels)
         # [b n+1 d] atom features, and degree or centrality
@@ -166,7 +173,7 @@ class Encoder(nn.Module):
         if kernels is not None:
             bias = bias + self.distance_bias(kernels) * distance[..., None]
 
-        # The virtual node is related to every token, itself included, by one learned number per head.
+        # The virtual node is related to every token, itself included: one learned number per head.
         bias = F.pad(bias.permute(0, 3, 1, 2), (1, 0, 1, 0))
         touches = torch.ones(bias.shape[-2:], dtype=bias.dtype, device=bias.device)
         touches[1:, 1:] = 0
@@ -191,8 +198,11 @@ class Encoder(nn.Module):
 class AtomEmbedding(nn.Module):
     """Sum of nine feature embeddings, plus the degree embedding where it is shown."""
 
+    starts: Tensor
+
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
+        self.most_bonds = config.most_bonds
         self.features = nn.Embedding(sum(ATOM_FEATURE_SIZES), config.width)
         self.degrees = nn.ModuleList(
             nn.Embedding(config.most_bonds + 1, config.width) for _ in range(config.n_degree_tables)
@@ -209,7 +219,7 @@ class AtomEmbedding(nn.Module):
         rows = (batch.atoms + self.starts).flatten(0, 1)
         atoms = F.embedding_bag(rows, self.features.weight, mode="sum").view(b, n, -1)
         for table in self.degrees:
-            degree = table(batch.degree.clamp(max=table.num_embeddings - 1))
+            degree = table(batch.degree.clamp(max=self.most_bonds))
             atoms = atoms + degree * has_degree[..., None]
         return self.virtual.expand(b, 1, -1), atoms
 
@@ -223,19 +233,20 @@ class PathLengthBias(nn.Module):
         # Row 0 is "not shown", then lengths 0 to longest_path, then unreachable.
         self.table = nn.Embedding(config.longest_path + 3, config.n_heads, padding_idx=0)
 
-    def forward(
-        self, batch: Batch, is_shown: Bool[Tensor, "b n n"]
-    ) -> Float[Tensor, "b n n h"]:
+    def forward(self, batch: Batch, is_shown: Bool[Tensor, "b n n"]) -> Float[Tensor, "b n n h"]:
         """Look the path lengths up."""
         length = batch.path_length
-        row = torch.where(length == UNREACHABLE, self.longest_path + 1, length.clamp(max=self.longest_path))
+        row = torch.where(
+            length == UNREACHABLE, self.longest_path + 1, length.clamp(max=self.longest_path)
+        )
         return self.table(torch.where(is_shown, row + 1, 0))
 
 
 class EdgePathBias(nn.Module):
-    """b_ij = (sum over hops h of m_ijh W_h) / path length, m the mean of the bond's three embeddings.
+    """b_ij = (sum over hops h of m_ijh W_h) / path length.
 
-    There are few kinds of bonds, so m W_h is computed once per kind and hop, and looked up.
+    m is the mean of the bond's three embeddings. There are few kinds of bonds, so m W_h is computed
+    once per kind and hop, and looked up.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -244,17 +255,18 @@ class EdgePathBias(nn.Module):
         self.hops = nn.Parameter(torch.zeros(N_HOPS, config.n_heads, config.n_heads))
         types, stereos, conjugated = BOND_FEATURE_SIZES
         kinds = torch.cartesian_prod(
-            torch.arange(types), types + torch.arange(stereos), types + stereos + torch.arange(conjugated)
+            torch.arange(types),
+            types + torch.arange(stereos),
+            types + stereos + torch.arange(conjugated),
         )
         self.register_buffer("kinds", kinds, persistent=False)
 
-    def forward(
-        self, batch: Batch, is_shown: Bool[Tensor, "b n n"]
-    ) -> Float[Tensor, "b n n h"]:
+    def forward(self, batch: Batch, is_shown: Bool[Tensor, "b n n"]) -> Float[Tensor, "b n n h"]:
         """Sum the encodings of the bonds along each path."""
         b, n, _, n_hops = batch.edge_path.shape
         kinds = self.features(self.kinds).mean(1)  # [60 h]
-        table = F.pad(kinds @ self.hops, (0, 0, 1, 0)).flatten(0, 1)  # [hops * 61, h], a zero row per hop
+        # [hops * 61, h], a zero row per hop
+        table = F.pad(kinds @ self.hops, (0, 0, 1, 0)).flatten(0, 1)
         start = (N_BOND_KINDS + 1) * torch.arange(n_hops, device=table.device, dtype=torch.int32)
         rows = torch.where(is_shown[..., None], batch.edge_path, 0) + start
         total = F.embedding_bag(rows.view(-1, n_hops), table, mode="sum").view(b, n, n, -1)
@@ -314,7 +326,7 @@ class Layer(nn.Module):
         self.activation_dropout = nn.Dropout(config.activation_dropout)
         self.drops_tokens = config.depth_drops == "token"
         self.depth_rate = depth_rate
-        # The published code drops tokens in place of ordinary dropout wherever the depth rate is not 0.
+        # The published code drops tokens, not channels, wherever the depth rate is not 0.
         self.dropout = nn.Dropout(0.0 if self.drops_tokens and depth_rate > 0 else config.dropout)
 
     def forward(
@@ -341,7 +353,8 @@ class Layer(nn.Module):
         if not self.training or self.depth_rate == 0:
             return branch
         b, t, _ = branch.shape
-        kept = torch.rand((1, t, 1) if self.drops_tokens else (b, 1, 1), device=branch.device) >= self.depth_rate
+        shape = (1, t, 1) if self.drops_tokens else (b, 1, 1)
+        kept = torch.rand(shape, device=branch.device) >= self.depth_rate
         return branch * kept / (1 - self.depth_rate)
 
 

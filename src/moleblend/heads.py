@@ -1,4 +1,7 @@
-"""What is read off the encoded atoms: relations, noise, properties. A model is an encoder and its heads."""
+"""What is read off the encoded atoms: relations, noise, properties.
+
+A model is an encoder and its heads.
+"""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -21,12 +24,12 @@ class HeadsConfig:
     Attributes:
         rank: width of the row and column vectors whose outer product describes a pair.
         n_path_classes: path lengths told apart, the last one is "this long or longer".
-        bond_vocabulary: bond types, stereos and conjugations told apart. The published one knows no dative
-            bonds and no stereo beyond Z and E: such bonds are then not scored.
-        geometry: what is predicted of a pair in 3D: its `distance` in Å, or its `direction` in the frame of
-            the file (published).
-        denoising: the noise is read off through one projection for all axes (`equivariant`) or through one
-            `per_axis` (published).
+        bond_vocabulary: bond types, stereos and conjugations told apart. The published one knows no
+            dative bonds and no stereo beyond Z and E: such bonds are then not scored.
+        geometry: what is predicted of a pair in 3D: its `distance` in Å, or its `direction` in the
+            frame of the file (published).
+        denoising: the noise is read off through one projection for all axes (`equivariant`) or
+            through one `per_axis` (published).
         denoising_dropout: on the attention weights of the denoising head.
     """
 
@@ -165,7 +168,7 @@ class PairHeads(nn.Module):
 
 
 class OuterProduct(nn.Module):
-    """Logits of a pair: a linear map of the outer product of a row vector of i and a column vector of j.
+    """Logits of a pair: a linear map of the outer product of two vectors, one of i and one of j.
 
     The product is bilinear, so it is contracted one side at a time and never stands in memory.
     """
@@ -183,7 +186,10 @@ class OuterProduct(nn.Module):
         return self.contract(atoms, self.linear.weight, self.linear.bias)
 
     def contract(
-        self, atoms: Float[Tensor, "b n d"], weight: Float[Tensor, "c rr"], bias: Float[Tensor, " c"]
+        self,
+        atoms: Float[Tensor, "b n d"],
+        weight: Float[Tensor, "c rr"],
+        bias: Float[Tensor, " c"],
     ) -> Float[Tensor, "b n n c"]:
         """logits_ijc = sum over a, e of r_ia w_cae c_je + b_c."""
         b, n, _ = atoms.shape
@@ -227,11 +233,12 @@ class Distance(OuterProduct):
 class Denoising(nn.Module):
     """The noise of an atom as a sum of unit vectors to the others, weighted by one more attention.
 
-    o_ix = sum over heads h and atoms j of a_ijh u_ijx (w_xh . v_jh). With one w for all axes the output turns
-    with the molecule; the published head has a w and an offset for each axis.
+    o_ix = sum over heads h and atoms j of a_ijh u_ijx (w_xh . v_jh). With one w for all axes the
+    output turns with the molecule; the published head has a w and an offset for each axis.
 
     Reference:
-        Zaidi et al., ICLR 2023, arXiv:2206.00133 (denoising as pretraining); Luo et al., arXiv:2210.01765.
+        Zaidi et al., ICLR 2023, arXiv:2206.00133 (denoising as pretraining); Luo et al.,
+        arXiv:2210.01765.
     """
 
     def __init__(self, config: ModelConfig) -> None:

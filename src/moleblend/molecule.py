@@ -32,29 +32,31 @@ BOND_FEATURE_SIZES = (5, 6, 2)
 
 
 class MoleculeError(ValueError):
-    """A molecule that cannot be used: one sentence that says which, what came and what was expected."""
+    """A molecule that cannot be used: one sentence says which, what came, what was expected."""
 
 
 @dataclass(frozen=True, eq=False)
 class Molecule:
     """One molecule: heavy atoms, bonds, and any number of geometries.
 
-    Hydrogens are counted in the features of the atom that carries them. They are atoms of the record only
-    where RDKit keeps them as such (a proton, H2, a hydride, an isotope).
+    Hydrogens are counted in the features of the atom that carries them. They are atoms of the
+    record only where RDKit keeps them as such (a proton, H2, a hydride, an isotope).
 
-    Two feature versions exist. `ogb-1` is what the published code uses: atoms in the order of the input,
-    chirality as RDKit's CW/CCW tag. `cip-1`, the default, differs in two points: atoms stand in the
-    canonical order of `smiles`, and chirality is the CIP label, so that the record is the same however
-    the molecule was written.
+    Two feature versions exist. `ogb-1` is what the published code uses: atoms in the order of the
+    input, chirality as RDKit's CW/CCW tag. `cip-1`, the default, differs in two points: atoms stand
+    in the canonical order of `smiles`, and chirality is the CIP label, so that the record is the
+    same however the molecule was written.
 
     Attributes:
-        atoms: the nine atom features (`ATOM_FEATURES`), each counted from 0 (column 0 is the atomic number - 1).
+        atoms: the nine atom features (`ATOM_FEATURES`), each counted from 0 (column 0 is the atomic
+            number - 1).
         bonds: the two atoms of each bond; every bond stands once.
         bond_features: type, stereo and conjugation of each bond (`BOND_FEATURES`).
         positions: c geometries in Å, float32; c = 0 where none is known.
         id: the name under which errors and tables speak of the molecule.
         smiles: a SMILES whose atoms RDKit reads in the order of this record.
-        source_atoms: for each atom, its index (hydrogens counted) in the input the molecule was read from.
+        source_atoms: for each atom, its index (hydrogens counted) in the input the molecule was
+            read from.
         features: the version of the features.
     """
 
@@ -73,7 +75,8 @@ class Molecule:
             raise MoleculeError(f"{self.id}: a molecule needs at least one atom, this one has none")
         if self.bonds.size and int(self.bonds.max()) >= self.n_atoms:
             raise MoleculeError(
-                f"{self.id}: a bond names atom {int(self.bonds.max())}, but there are {self.n_atoms} atoms"
+                f"{self.id}: a bond names atom {int(self.bonds.max())}, "
+                f"but there are {self.n_atoms} atoms"
             )
         if not np.isfinite(self.positions).all():
             raise MoleculeError(f"{self.id}: positions must be finite numbers in Å")

@@ -20,15 +20,17 @@ _IGNORED = -100
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """Weights of the four losses. The defaults are ours; `ObjectiveConfig.published()` are the paper's.
+    """Weights of the four losses.
+
+    The defaults are ours; `ObjectiveConfig.published()` are the paper's.
 
     Attributes:
         path_length: weight of the cross entropy of path lengths.
         bonds: weight of the cross entropy of the bonds along the paths.
         geometry: weight of the distance error in Å, or of 1 - cos of the direction.
         denoising: weight of the noise error.
-        noise_error: `squared`, in units of the noise's variance, so that predicting nothing costs 1; or
-            `cosine`, which ignores length (published).
+        noise_error: `squared`, in units of the noise's variance, so that predicting nothing costs
+            1; or `cosine`, which ignores length (published).
     """
 
     path_length: float = 1.0
@@ -54,8 +56,8 @@ class Loss:
 
     Attributes:
         total: what is minimised.
-        parts: `path_length`, `bonds`, `distance` (Å) or `direction`, `denoising`; a part that no pair or
-            atom of the batch takes part in is 0.
+        parts: `path_length`, `bonds`, `distance` (Å) or `direction`, `denoising`; a part that no
+            pair or atom of the batch takes part in is 0.
     """
 
     total: Float[Tensor, ""]
@@ -90,24 +92,28 @@ def blend_then_predict(model: Model, batch: Batch, blend: Blend, config: Objecti
 
 
 def path_classes(batch: Batch, n_classes: int) -> Int64[Tensor, "b n n"]:
-    """Class of each pair's path length: length - 1, the last class for all longer; -100 where there is none."""
+    """Class of each path length: length - 1, the last one for all longer; -100 where none is."""
     length = batch.path_length.long()
     classes = length.clamp(max=n_classes) - 1
     return torch.where(batch.is_pair & (length > 0), classes, _IGNORED)
 
 
 def bond_classes(batch: Batch, heads: HeadsConfig) -> Int64[Tensor, "b n n k"]:
-    """Class of each bond on each path; -100 past the path's end and for bonds outside the vocabulary."""
+    """Class of each bond on each path; -100 past its end and for bonds not in the vocabulary."""
     kind = torch.arange(N_BOND_KINDS, device=batch.edge_path.device)
     _, n_stereo, n_conjugated = BOND_FEATURE_SIZES
-    features = (kind // (n_stereo * n_conjugated), kind // n_conjugated % n_stereo, kind % n_conjugated)
+    features = (
+        kind // (n_stereo * n_conjugated),
+        kind // n_conjugated % n_stereo,
+        kind % n_conjugated,
+    )
     is_known = torch.ones_like(kind, dtype=torch.bool)
     classes = torch.zeros_like(kind)
     for feature, size in zip(features, heads.bond_vocabulary, strict=True):
         is_known &= feature < size
         classes = classes * size + feature
     classes = F.pad(torch.where(is_known, classes, _IGNORED), (1, 0), value=_IGNORED)
-    return classes[batch.edge_path]
+    return torch.where(batch.is_pair[..., None], classes[batch.edge_path], _IGNORED)
 
 
 def path_length_loss(views: Views, batch: Batch) -> Float[Tensor, ""]:
@@ -121,14 +127,14 @@ def bonds_loss(views: Views, batch: Batch, heads: HeadsConfig) -> Float[Tensor, 
 
 
 def distance_loss(views: Views, batch: Batch) -> Float[Tensor, ""]:
-    """Absolute error of the distance without noise in Å, mean over the ordered pairs of the batch."""
+    """Absolute error of the distance without noise in Å, mean over the ordered pairs."""
     is_scored = batch.is_pair & batch.has_positions[:, None, None]
     distance = pair_vectors(batch.positions).norm(dim=-1)
     return _mean((views.geometry[..., 0] - distance).abs(), is_scored)
 
 
 def direction_loss(views: Views, batch: Batch) -> Float[Tensor, ""]:
-    """1 - cos of the direction without noise: mean over a molecule's pairs, then over molecules that have any."""
+    """1 - cos of the direction without noise: mean over a molecule's pairs, then over molecules."""
     is_scored = batch.is_pair & batch.has_positions[:, None, None]
     error = 1 - F.cosine_similarity(views.geometry, pair_vectors(batch.positions), dim=-1, eps=1e-8)
     n_pairs = is_scored.sum((1, 2))
@@ -150,7 +156,9 @@ def denoising_loss(
         error = 1 - F.cosine_similarity(views.noise, blend.noise, dim=-1, eps=1e-8)
         return _mean(error, is_scored)
     variance = _mean(blend.noise.square().mean(-1), is_scored)
-    return _mean((views.noise - blend.noise).square().mean(-1), is_scored) / variance.clamp(min=1e-8)
+    return _mean((views.noise - blend.noise).square().mean(-1), is_scored) / variance.clamp(
+        min=1e-8
+    )
 
 
 def _mean(values: Float[Tensor, "*s"], is_scored: Bool[Tensor, "*s"]) -> Float[Tensor, ""]:
@@ -158,7 +166,9 @@ def _mean(values: Float[Tensor, "*s"], is_scored: Bool[Tensor, "*s"]) -> Float[T
     return torch.where(is_scored, values, 0).sum() / is_scored.sum().clamp(min=1)
 
 
-def _cross_entropy(logits: Float[Tensor, "*s c"], classes: Int64[Tensor, "*s"]) -> Float[Tensor, ""]:
+def _cross_entropy(
+    logits: Float[Tensor, "*s c"], classes: Int64[Tensor, "*s"]
+) -> Float[Tensor, ""]:
     """Cross entropy over the scored places only; 0 where there are none."""
     is_scored = classes != _IGNORED
     total = F.cross_entropy(logits[is_scored], classes[is_scored], reduction="sum")

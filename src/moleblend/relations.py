@@ -1,7 +1,7 @@
 """How two atoms of one molecule are related in 2D: the shortest path, and the bonds along it.
 
-The third relation, the distance, is a function of positions that training perturbs; the encoder takes it
-from them (`encoder.pair_vectors`).
+The third relation, the distance, is a function of positions that training perturbs; the encoder
+takes it from them (`encoder.pair_vectors`).
 """
 
 from dataclasses import dataclass
@@ -28,8 +28,10 @@ class Relations:
     """The pairwise 2D views of a molecule.
 
     Attributes:
-        path_length: bonds on the shortest path; 0 for an atom and itself, `UNREACHABLE` where there is no path.
-        edge_path: the first k bonds on the canonical shortest path from i to j, as bond kind + 1; 0 past its end.
+        path_length: bonds on the shortest path; 0 for an atom and itself, `UNREACHABLE` where there
+            is no path.
+        edge_path: the first k bonds on the canonical shortest path from i to j, as bond kind + 1; 0
+            past its end.
     """
 
     path_length: Int16[np.ndarray, "n n"]
@@ -37,7 +39,7 @@ class Relations:
 
 
 def bond_kinds(bond_features: UInt8[np.ndarray, "*m 3"]) -> UInt8[np.ndarray, "*m"]:
-    """Number the combinations of bond features: 12 type + 2 stereo + conjugated, 0 to `N_BOND_KINDS` - 1."""
+    """Number the bonds by their features: 12 type + 2 stereo + conjugated, below `N_BOND_KINDS`."""
     _, n_stereo, n_conjugated = BOND_FEATURE_SIZES
     kind, stereo, conjugated = np.moveaxis(bond_features, -1, 0)
     return (kind * n_stereo + stereo) * n_conjugated + conjugated
@@ -46,9 +48,9 @@ def bond_kinds(bond_features: UInt8[np.ndarray, "*m 3"]) -> UInt8[np.ndarray, "*
 def relate(molecule: Molecule, n_hops: int = N_HOPS) -> Relations:
     """Compute the pairwise 2D views of a molecule.
 
-    Among all shortest paths the canonical one is taken: the one whose largest intermediate atom index is
-    smallest, and so on in both halves. It is what Floyd and Warshall's algorithm finds when pivots ascend and
-    only a strictly shorter path replaces another.
+    Among all shortest paths the canonical one is taken: the one whose largest intermediate atom
+    index is smallest, and so on in both halves. It is what Floyd and Warshall's algorithm finds
+    when pivots ascend and only a strictly shorter path replaces another.
 
     Args:
         molecule: any molecule; its positions play no role.
@@ -72,8 +74,10 @@ def relate(molecule: Molecule, n_hops: int = N_HOPS) -> Relations:
 
     length = np.where(code > 0, 1, _FAR).astype(np.int16)
     np.fill_diagonal(length, 0)
-    step = np.broadcast_to(np.arange(n, dtype=np.int16), (n, n)).copy()  # next atom on the way from i to j
-    for pivot in np.flatnonzero((code > 0).sum(0) > 1):  # the end of a chain lies between no two atoms
+    # The next atom on the way from i to j.
+    step = np.broadcast_to(np.arange(n, dtype=np.int16), (n, n)).copy()
+    # The end of a chain lies between no two atoms.
+    for pivot in np.flatnonzero((code > 0).sum(0) > 1):
         through = length[:, pivot, None] + length[pivot]
         i, j = np.nonzero(through < length)
         length[i, j] = through[i, j]

@@ -1,11 +1,12 @@
 """Many molecules in one memory-mapped Arrow file, each read as views of the file."""
 
 import hashlib
+import operator
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import cast, get_args
+from typing import SupportsIndex, cast, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -40,7 +41,7 @@ def write_store(
         molecules: any number, none too.
         path: the file to write; one of that name is replaced when the new one is whole.
         features: the feature version, the same for all molecules.
-        batch_size: molecules in a record batch. It changes neither what is read nor the fingerprint.
+        batch_size: molecules in a record batch; changes neither what is read nor the fingerprint.
 
     Returns:
         The number of molecules written.
@@ -73,15 +74,14 @@ def write_store(
 class MoleculeStore:
     """The molecules of a store, read without a copy.
 
-    `store[i]` gives a `Molecule` whose arrays are read-only views of the memory-mapped file. A store can
-    be sent to other processes: they map the file anew.
+    `store[i]` gives a `Molecule` whose arrays are read-only views of the memory-mapped file. A
+    store can be sent to other processes: they map the file anew.
 
     Attributes:
         path: the file.
         features: the feature version of its molecules.
-        fingerprint: SHA-256 over the feature version and all molecules in order, computed while writing.
-            Two stores with the same molecules have the same one, whenever and in whatever batches they
-            were written.
+        fingerprint: SHA-256 over the feature version and all molecules in order, computed while
+            writing. Stores with the same molecules have the same one, in whatever batches.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -113,12 +113,13 @@ class MoleculeStore:
     def __len__(self) -> int:
         return self._n_molecules
 
-    def __getitem__(self, index: int) -> Molecule:
-        if not -self._n_molecules <= index < self._n_molecules:
-            raise IndexError(f"{self.path}: no molecule {index}, there are {self._n_molecules}")
-        index = int(index) % self._n_molecules
-        chunk = bisect_right(self._starts, index) - 1
-        return self._chunks[chunk].molecule(index - self._starts[chunk])
+    def __getitem__(self, index: SupportsIndex) -> Molecule:
+        wanted = operator.index(index)
+        if not -self._n_molecules <= wanted < self._n_molecules:
+            raise IndexError(f"{self.path}: no molecule {wanted}, there are {self._n_molecules}")
+        wanted %= self._n_molecules
+        chunk = bisect_right(self._starts, wanted) - 1
+        return self._chunks[chunk].molecule(wanted - self._starts[chunk])
 
     def __iter__(self) -> Iterator[Molecule]:
         return (self[index] for index in range(len(self)))
@@ -197,21 +198,26 @@ def _unreadable(path: Path) -> ValueError:
 
 
 def _record_batch(molecules: list[Molecule], schema: pa.Schema) -> pa.RecordBatch:
-    columns: list[pa.Array] = []
-    for name, kind in _ARRAYS.items():
-        arrays = [getattr(molecule, name) for molecule in molecules]
-        ends = np.cumsum([0, *(array.size for array in arrays)], dtype=np.int64)
-        values = np.concatenate([np.empty(0, kind), *(array.ravel() for array in arrays)])
-        columns.append(pa.LargeListArray.from_arrays(ends, values))
+    columns: list[pa.Array] = [
+        _ragged([getattr(molecule, name) for molecule in molecules], kind)
+        for name, kind in _ARRAYS.items()
+    ]
     for name in _TEXTS:
-        columns.append(pa.array([getattr(m, name) for m in molecules], pa.large_string()))
+        texts = [getattr(molecule, name) for molecule in molecules]
+        columns += [pa.array(texts, pa.large_string())]
     return pa.record_batch(columns, schema=schema)
+
+
+def _ragged(arrays: list[np.ndarray], kind: np.dtype) -> pa.LargeListArray:
+    """Put arrays of any size into one column of flat lists."""
+    ends = np.cumsum([0, *(array.size for array in arrays)], dtype=np.int64)
+    values = np.concatenate([np.empty(0, kind), *(array.ravel() for array in arrays)])
+    return pa.LargeListArray.from_arrays(ends, values)
 
 
 def _add_to(content: "hashlib._Hash", molecule: Molecule) -> None:
     """Hash one molecule: first the sizes, so that no two molecules give the same bytes."""
-    texts = [getattr(molecule, name).encode() for name in _TEXTS]
-    arrays = [np.ascontiguousarray(getattr(molecule, name), kind) for name, kind in _ARRAYS.items()]
-    content.update(np.array([*map(len, texts), *(array.size for array in arrays)], np.int64))
-    for piece in (*texts, *arrays):
-        content.update(piece)
+    pieces = [getattr(molecule, name).encode() for name in _TEXTS]
+    pieces += [getattr(molecule, name).tobytes() for name in _ARRAYS]
+    content.update(np.array([len(piece) for piece in pieces], np.int64).tobytes())
+    content.update(b"".join(pieces))

@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float64, Num
 
 from moleblend.chem import read_mol_block, read_sdf, read_smiles, read_xyz
 from moleblend.molecule import ATOM_FEATURE_SIZES, FeatureVersion, Molecule, MoleculeError
@@ -133,23 +134,22 @@ def read_table(path: str | Path) -> Table:
     return _read_smi(path, text, notes) if ending == ".smi" else _read_csv(path, text, notes)
 
 
-def read_pieces(path: str | Path, n_rows: int) -> Iterator[Table]:
+def read_pieces(path: str | Path, n_rows: int) -> tuple[int, Iterator[Table]]:
     """Read a file as `read_table` does, `n_rows` rows at a time; an SDF is streamed.
+
+    Returns:
+        The number of rows of the file (for which an SDF is read through once), and the pieces.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is empty, of another kind, or damaged.
     """
     path = Path(path)
-    if _ending(path) != ".sdf":
-        table = read_table(path)
-        for start in range(0, len(table), n_rows):
-            yield table.piece(start, start + n_rows)
-        return
-    records, n_before = read_sdf(path), 0
-    while batch := list(islice(records, n_rows)):
-        yield _sdf_table(path, batch, n_before)
-        n_before += len(batch)
+    if _ending(path) == ".sdf":
+        return sum(1 for _ in read_sdf(path)), _stream_sdf(path, n_rows)
+    table = read_table(path)
+    starts = range(0, len(table), n_rows)
+    return len(table), (table.piece(start, start + n_rows) for start in starts)
 
 
 def find_smiles_column(table: Table) -> str:
@@ -265,7 +265,7 @@ def write_table(columns: pa.Table, path: str | Path) -> None:
             pq.write_table(columns, temporary)
             return
         with temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, delimiter=_DELIMITERS[ending], lineterminator="\n")
+            writer = csv.writer(_UnixLines(file), delimiter=_DELIMITERS[ending])
             writer.writerow(columns.column_names)
             for batch in columns.to_batches(max_chunksize=10_000):
                 writer.writerows(zip(*map(_cells, batch.columns), strict=True))
@@ -290,6 +290,17 @@ def replacing(path: Path) -> Generator[Path, None, None]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class _UnixLines:
+    """Ends csv rows with LF alone; a writer told to do so leaves CR unquoted (Python 3.11)."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, row: str) -> int:
+        """Write one row, which ends in CR LF."""
+        return self._file.write(row[:-2] + "\n")
 
 
 def _ending(path: Path) -> str:
@@ -371,6 +382,13 @@ def _read_smi(path: Path, text: str, notes: tuple[str, ...]) -> Table:
     return Table(path, columns, lines=tuple(lines), notes=notes)
 
 
+def _stream_sdf(path: Path, n_rows: int) -> Iterator[Table]:
+    records, n_before = read_sdf(path), 0
+    while batch := list(islice(records, n_rows)):
+        yield _sdf_table(path, batch, n_before)
+        n_before += len(batch)
+
+
 def _sdf_table(path: Path, records: list[tuple[str, dict[str, str]]], n_before: int) -> Table:
     blocks = tuple(block for block, _ in records)
     titles = [block.split("\n", 1)[0].strip() for block in blocks]
@@ -411,9 +429,7 @@ def _is_list_of_numbers(kind: pa.DataType) -> bool:
     )
 
 
-def _numbers_of(
-    column: pa.ChunkedArray, row: int
-) -> Float[np.ndarray, " m"] | Int[np.ndarray, " m"] | None:
+def _numbers_of(column: pa.ChunkedArray, row: int) -> Num[np.ndarray, " m"] | None:
     """Give the list in one row, None for null."""
     values = column[row].values
     return None if values is None else values.to_numpy(zero_copy_only=False)

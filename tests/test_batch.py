@@ -1,0 +1,107 @@
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+
+from moleblend.batch import collate
+from moleblend.chem import read_smiles
+from moleblend.molecule import MoleculeError
+from moleblend.relations import relate
+
+
+def placed(smiles, n_conformers=1, seed=0):
+    """A molecule whose geometries are random numbers."""
+    molecule = read_smiles(smiles)
+    random = np.random.default_rng(seed)
+    positions = random.normal(size=(n_conformers, molecule.n_atoms, 3)).astype(np.float32)
+    return replace(molecule, positions=positions)
+
+
+def test_every_molecule_stands_in_its_row_and_padding_is_zero(awkward):
+    molecules = [
+        read_smiles(smiles) if k % 2 else placed(smiles) for k, smiles in enumerate(awkward)
+    ]
+    batch = collate(molecules)
+    assert len(batch) == len(molecules)
+    assert batch.is_atom.sum(1).tolist() == [molecule.n_atoms for molecule in molecules]
+    assert batch.has_positions.tolist() == [k % 2 == 0 for k in range(len(molecules))]
+    for row, molecule in enumerate(molecules):
+        m = molecule.n_atoms
+        relations = relate(molecule)
+        degree = np.array([(molecule.bonds == atom).sum() for atom in range(m)])
+        positions = molecule.positions[0] if molecule.n_conformers else np.zeros((m, 3))
+        for name, expected in {
+            "atoms": molecule.atoms,
+            "degree": degree,
+            "path_length": relations.path_length,
+            "edge_path": relations.edge_path,
+            "positions": positions,
+        }.items():
+            tensor = getattr(batch, name)[row]
+            inside = (slice(m), slice(m)) if name in ("path_length", "edge_path") else slice(m)
+            assert (tensor[inside].numpy() == expected).all(), (name, molecule.id)
+            tensor = tensor.clone()
+            tensor[inside] = 0
+            assert not tensor.any(), (name, molecule.id)
+
+
+def test_pairs_are_of_two_different_atoms():
+    batch = collate([read_smiles("CCO"), read_smiles("C")])
+    assert batch.is_pair[0].tolist() == [[i != j for j in range(3)] for i in range(3)]
+    assert not batch.is_pair[1].any()
+
+
+def test_hops_are_cut_where_asked():
+    molecule = read_smiles("CCCCCC")
+    assert collate([molecule], n_hops=2).edge_path.shape == (1, 6, 6, 2)
+
+
+def test_the_conformer_asked_for_is_taken():
+    molecules = [placed("CCO", 3), read_smiles("CC"), placed("CC", 2)]
+    first, chosen = collate(molecules), collate(molecules, [2, 0, 1])
+    assert (first.positions[0].numpy() == molecules[0].positions[0]).all()
+    assert (chosen.positions[0].numpy() == molecules[0].positions[2]).all()
+    assert (chosen.positions[2, :2].numpy() == molecules[2].positions[1]).all()
+    assert not chosen.positions[1].any()
+
+
+@pytest.mark.parametrize(
+    ("molecules", "conformers", "told"),
+    [
+        ([], None, "a batch needs at least one molecule, none was given"),
+        (
+            [read_smiles("C"), read_smiles("C", features="ogb-1")],
+            None,
+            "a batch needs one feature version, these molecules have cip-1 and ogb-1",
+        ),
+        ([placed("CO", 2)], [2], "CO: conformer 2 was asked for, there are 2"),
+        ([placed("CO", 2)], [-1], "CO: conformer -1 was asked for, there are 2"),
+    ],
+    ids=["none", "two versions", "too high", "negative"],
+)
+def test_what_cannot_be_a_batch_is_refused(molecules, conformers, told):
+    with pytest.raises(MoleculeError) as caught:
+        collate(molecules, conformers)
+    assert str(caught.value) == told
+
+
+def test_one_conformer_is_named_per_molecule():
+    with pytest.raises(ValueError, match="shorter"):
+        collate([placed("CO"), placed("CC")], [0])
+
+
+def test_the_molecules_are_not_edited():
+    molecule, untouched = placed("CCO"), placed("CCO")
+    batch = collate([molecule])
+    for field in fields(batch):
+        getattr(batch, field.name).fill_(True)
+    for field in fields(molecule):
+        assert np.array_equal(getattr(molecule, field.name), getattr(untouched, field.name))
+
+
+def test_every_tensor_moves():
+    batch = collate([placed("CCO"), read_smiles("C")]).to("meta")
+    tensors = [getattr(batch, field.name) for field in fields(batch)]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert all(isinstance(tensor, torch.Tensor) for tensor in tensors)

@@ -1,0 +1,178 @@
+import math
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+
+from moleblend.batch import collate
+from moleblend.blending import VIEWS, BlendConfig, draw_blend, show
+from moleblend.chem import read_smiles
+
+N_ATOMS = 30
+BLENDED = BlendConfig(whole=(0.0, 0.0))
+
+
+def placed(smiles):
+    molecule = read_smiles(smiles)
+    positions = np.random.default_rng(0).normal(size=(1, molecule.n_atoms, 3))
+    return replace(molecule, positions=positions.astype(np.float32))
+
+
+def chains(n_with, n_without=0, n_atoms=N_ATOMS):
+    """A batch of chains, those with positions first."""
+    chain = placed("C" * n_atoms)
+    return collate([chain] * n_with + [read_smiles("C" * n_atoms)] * n_without)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def assert_shares(shown, shares):
+    """One of the last axis is true everywhere; counts are within 4 sigma of their mean."""
+    shown = shown.flatten(0, -2)
+    assert (shown.sum(-1) == 1).all()
+    n = len(shown)
+    for count, share in zip(shown.sum(0).tolist(), shares, strict=True):
+        assert abs(count - n * share) <= 4 * math.sqrt(n * share * (1 - share)), (count / n, share)
+
+
+SHARES = [(0.2, 0.2, 0.6), (0.7, 0.2, 0.1), (0.6, 0.3, 0.1), (0.2, 0.7, 0.1), (0.1, 0.9, 0.0)]
+SHARES += [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.0, 0.5, 0.5), (0.5, 0.0, 0.5)]
+
+
+@pytest.mark.parametrize("draw", ["molecule", "batch"])
+@pytest.mark.parametrize("shares", SHARES)
+def test_every_pair_and_atom_shows_one_view_in_the_shares_asked_for(shares, draw):
+    atom_shares = (1 - shares[2], shares[2])
+    config = replace(BLENDED, pair_shares=shares, atom_shares=atom_shares, draw=draw)
+    blend = draw_blend(chains(20), config, generator())
+    seen = blend.pairs if draw == "molecule" else blend.pairs[:1]
+    assert_shares(seen, shares)
+    assert_shares(blend.atoms, atom_shares)
+
+
+def test_the_draw_is_one_per_molecule_or_one_per_batch():
+    batch = chains(3)
+    per_molecule = draw_blend(batch, BLENDED, generator())
+    per_batch = draw_blend(batch, replace(BLENDED, draw="batch"), generator())
+    for k in (1, 2):
+        # two independent draws agree on 0.2 * 0.2 + 0.2 * 0.2 + 0.6 * 0.6 of the pairs
+        agree = (per_molecule.pairs[0] == per_molecule.pairs[k]).all(-1).float().mean()
+        assert 0.36 < agree < 0.52
+        assert torch.equal(per_batch.pairs[0], per_batch.pairs[k])
+        # the published code draws atoms for each molecule, and so do we
+        assert not torch.equal(per_batch.atoms[0], per_batch.atoms[k])
+
+
+def test_pairs_are_drawn_in_each_direction():
+    pairs = draw_blend(chains(1), BLENDED, generator()).pairs
+    assert not torch.equal(pairs, pairs.transpose(1, 2))
+
+
+@pytest.mark.parametrize("draw", ["molecule", "batch"])
+@pytest.mark.parametrize("shares", [(0.2, 0.2, 0.6), (0.05, 0.2, 0.75), (0.0, 0.1, 0.9)])
+def test_molecules_without_positions_keep_the_proportion_of_their_2d_views(shares, draw):
+    config = replace(BLENDED, pair_shares=shares, draw=draw)
+    blend = draw_blend(chains(1, 20), config, generator())
+    without = blend.pairs[1:] if draw == "molecule" else blend.pairs[1:2]
+    flat = shares[0] + shares[1]
+    assert_shares(without, (shares[0] / flat, shares[1] / flat, 0.0))
+    assert_shares(blend.atoms[1:], (1.0, 0.0))
+
+
+def test_a_share_of_molecules_is_shown_whole():
+    n = 1000
+    batch = chains(n, n, n_atoms=3)
+    blend = draw_blend(batch, BlendConfig(whole=(0.2, 0.3)), generator())
+    whole_2d = (blend.pairs == show(batch, "2d").pairs).flatten(1).all(1)
+    whole_3d = (blend.pairs == show(batch, "3d").pairs).flatten(1).all(1) & batch.has_positions
+    # a blended molecule of nine pairs is never all 2D, since whole 2D shows two views of each
+    with_3d = torch.stack([whole_2d, whole_3d, ~whole_2d & ~whole_3d], -1)[:n]
+    by_chance = 0.5 * 0.6**9
+    assert_shares(with_3d, (0.2, 0.3 + by_chance, 0.5 - by_chance))
+    assert_shares(torch.stack([whole_2d, ~whole_2d], -1)[n:], (0.2, 0.8))
+    assert (blend.atoms[whole_2d] == torch.tensor([True, False])).all()
+    assert (blend.atoms[whole_3d].sum(-1) == 1).all()
+    everything = draw_blend(batch, BlendConfig(whole=(0.0, 1.0)), generator())
+    shown = show(batch, "3d")
+    assert torch.equal(everything.pairs[:n], shown.pairs[:n])
+    assert torch.equal(everything.atoms[:n], shown.atoms[:n])
+    assert (everything.pairs[n:].sum(-1) == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("views", "with_positions", "without"),
+    [
+        ("2d", (True, True, False), (True, True, False)),
+        ("3d", (False, False, True), (False, False, False)),
+        ("both", (True, True, True), (True, True, False)),
+    ],
+)
+def test_show_shows_all_of_what_there_is(views, with_positions, without):
+    blend = show(chains(1, 1), views)
+    assert len(VIEWS) == 3
+    for row, expected in enumerate((with_positions, without)):
+        assert (blend.pairs[row] == torch.tensor(expected)).all()
+        assert (blend.atoms[row] == torch.tensor(expected[1:])).all()
+    assert not blend.noise.any()
+
+
+def test_the_same_seed_gives_the_same_blend_and_another_seed_another():
+    batch = chains(2, 1)
+    first, again, other = (draw_blend(batch, BlendConfig(), generator(k)) for k in (1, 1, 2))
+    for field in fields(first):
+        tensors = [getattr(blend, field.name) for blend in (first, again, other)]
+        assert torch.equal(tensors[0], tensors[1])
+        assert not torch.equal(tensors[0], tensors[2])
+
+
+def test_noise_is_normal_and_only_where_there_is_an_atom_with_a_position():
+    batch = collate([placed("C" * 100)] * 50 + [placed("CC"), read_smiles("C" * 100)])
+    noise = draw_blend(batch, replace(BLENDED, noise=0.3), generator()).noise
+    values = noise[:50].double().flatten() / 0.3
+    n = len(values)
+    assert abs(values.mean()) < 4 / math.sqrt(n)
+    assert abs(values.var() - 1) < 4 * math.sqrt(2 / n)
+    assert abs(values.pow(4).mean() - 3) < 4 * math.sqrt(96 / n)  # of a normal one
+    assert noise[50, :2].all()
+    assert not noise[50, 2:].any()
+    assert not noise[51].any()
+    assert not draw_blend(batch, replace(BLENDED, noise=0.0), generator()).noise.any()
+
+
+def test_the_batch_is_not_edited():
+    batch, untouched = chains(1, 1), chains(1, 1)
+    draw_blend(batch, BlendConfig(), generator())
+    for field in fields(batch):
+        assert torch.equal(getattr(batch, field.name), getattr(untouched, field.name))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"pair_shares": (0.2, 0.2, 0.5)}, "pair_shares .* sum to 1, .* sum to 0.9"),
+        ({"pair_shares": (-0.2, 0.6, 0.6)}, "pair_shares must be positive"),
+        ({"pair_shares": (math.nan, 0.5, 0.5)}, "pair_shares"),
+        ({"atom_shares": (0.4, 0.7)}, "atom_shares .* sum to 1, .* sum to 1.1"),
+        ({"atom_shares": (1.5, -0.5)}, "atom_shares must be positive"),
+        ({"whole": (0.6, 0.5)}, "whole must be two shares that sum to at most 1"),
+        ({"whole": (-0.1, 0.5)}, "whole must be two shares"),
+        ({"whole": (math.nan, 0.5)}, "whole must be two shares"),
+        ({"noise": -0.1}, "noise is a standard deviation in Å, -0.1"),
+        ({"noise": math.nan}, "noise is a standard deviation in Å, nan"),
+        ({"noise": math.inf}, "noise is a standard deviation in Å, inf"),
+    ],
+)
+def test_shares_that_are_none_are_refused(wrong, told):
+    with pytest.raises(ValueError, match=told):
+        BlendConfig(**wrong)
+
+
+@pytest.mark.parametrize("shares", [{"pair_shares": (0.0, 0.0, 1.0)}, {"atom_shares": (0.0, 1.0)}])
+def test_3d_alone_is_refused_for_a_molecule_without_positions(shares):
+    config = replace(BLENDED, **shares)
+    draw_blend(chains(2), config, generator())
+    with pytest.raises(ValueError, match=r"a molecule has no positions, and the shares .* nothing"):
+        draw_blend(chains(1, 1), config, generator())

@@ -1,0 +1,407 @@
+import gzip
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moleblend.chem import read_smiles
+from moleblend.molecule import Molecule
+from moleblend.tables import (
+    Rejected,
+    Table,
+    find_smiles_column,
+    numbers,
+    read_molecules,
+    read_pieces,
+    read_table,
+    replacing,
+    write_table,
+)
+
+METHANOL = """methanol
+  hand
+
+  2  1  0  0  0  0  0  0  0  0999 V2000
+    0.0000    0.0000    0.5000 C   0  0  0  0  0  0  0  0  0  0  0  0
+    1.4000    0.0000    0.5000 O   0  0  0  0  0  0  0  0  0  0  0  0
+  1  2  1  0
+M  END
+"""
+BROKEN = METHANOL.replace("methanol", "broken").replace("  1  2  1  0", "  1  9  1  0")
+
+
+def record(block, **properties):
+    fields = "".join(f"> <{name}>\n{value}\n\n" for name, value in properties.items())
+    return f"{block}{fields}$$$$\n"
+
+
+def write(path, text, encoding="utf-8"):
+    data = text.encode(encoding)
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+def cells(table):
+    return [tuple(row.values()) for row in table.columns.to_pylist()]
+
+
+def read(table, **named) -> list[Any]:
+    return list(read_molecules(table, **named))
+
+
+def reason(function, *arguments, kind=ValueError, **named):
+    """The message of the error, which is one sentence."""
+    with pytest.raises(kind) as caught:
+        function(*arguments, **named)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "t.CSV"])
+def test_cells_of_a_csv_are_the_strings_of_the_file(tmp_path, name):
+    path = write(tmp_path / name, 'smiles,y,note\nC , 007,"a ""b"",\nc"\nCC,NA,\n')
+    table = read_table(path)
+    assert table.names == ["smiles", "y", "note"]
+    assert cells(table) == [("C ", " 007", 'a "b",\nc'), ("CC", "NA", "")]
+    assert table.lines == (2, 4)
+    assert len(table) == 2
+
+
+def test_byte_order_mark_line_ends_and_blank_lines_do_not_reach_the_cells(tmp_path):
+    path = tmp_path / "hiv.csv"
+    path.write_bytes(b"\xef\xbb\xbfsmiles,y\r\n\nC,1\r\n\nCC,0\r\n\n  \r\n\n")
+    table = read_table(path)
+    assert table.names == ["smiles", "y"]
+    assert cells(table) == [("C", "1"), ("CC", "0")]
+    assert table.lines == (3, 5)
+    assert table.notes == ()
+
+
+def test_tab_separated(tmp_path):
+    table = read_table(write(tmp_path / "t.tsv", "smiles\tname\nC\ta,b\n"))
+    assert cells(table) == [("C", "a,b")]
+
+
+def test_ragged_rows_stay_and_say_so(tmp_path):
+    table = read_table(write(tmp_path / "t.csv", "smiles,y\nC,1\nCC\nCCC,1,2\nCCCC,4,\n"))
+    assert cells(table) == [("C", "1"), ("CC", ""), ("CCC", "1"), ("CCCC", "4")]
+    assert table.flaws == {
+        1: "the row has 1 cells, the header has 2",
+        2: "the row has 3 cells, the header has 2",
+    }
+    items = read(table)
+    assert [isinstance(item, Molecule) for item in items] == [True, False, False, True]
+    assert items[2] == Rejected(3, "row 3", "the row has 3 cells, the header has 2")
+
+
+def test_a_quote_that_never_ends_is_refused_where_it_begins(tmp_path):
+    path = write(tmp_path / "t.csv", 'smiles,name\nC,a\nCC,"b\nCCC,c\n')
+    assert "line 3" in reason(read_table, path)
+
+
+def test_latin_1_is_read_and_noted(tmp_path):
+    path = write(tmp_path / "t.csv", "smiles,name\nC,Müller\n", encoding="latin-1")
+    table = read_table(path)
+    assert cells(table) == [("C", "Müller")]
+    assert table.notes == (f"{path} is not UTF-8, it was read as Latin-1",)
+
+
+def test_smi_has_no_header(tmp_path):
+    table = read_table(write(tmp_path / "t.smi", "CC\tan ethane \n\n C\n"))
+    assert table.names == ["smiles", "name"]
+    assert cells(table) == [("CC", "an ethane"), ("C", "")]
+    assert table.lines == (1, 3)
+    assert [item.id for item in read(table)] == ["an ethane", "row 2"]
+
+
+@pytest.mark.parametrize("name", ["t.sdf", "t.sdf.gz"])
+def test_sdf_keeps_broken_records_and_every_property(tmp_path, name):
+    text = record(METHANOL, y="1.5") + record(BROKEN, note="x") + record(METHANOL, y="2")
+    table = read_table(write(tmp_path / name, text))
+    assert table.columns.to_pylist() == [
+        {"name": "methanol", "y": "1.5", "note": None},
+        {"name": "broken", "y": None, "note": "x"},
+        {"name": "methanol", "y": "2", "note": None},
+    ]
+    np.testing.assert_array_equal(numbers(table, "y"), [1.5, np.nan, 2])
+    first, second, third = read(table)
+    assert isinstance(second, Rejected)
+    assert (second.row, second.id) == (2, "broken")
+    assert first.id == third.id == "methanol"
+    np.testing.assert_allclose(first.positions[0, :, 2], 0.5)
+
+
+def test_parquet_keeps_types(tmp_path):
+    columns = pa.table({"smiles": ["C"], "y": pa.array([1], pa.int8()), "v": [[1.5, 2]]})
+    pq.write_table(columns, tmp_path / "t.parquet")
+    assert read_table(tmp_path / "t.parquet").columns.equals(columns)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".sdf", ".parquet"])
+@pytest.mark.parametrize("n_rows", [1, 3, 7, 100])
+def test_pieces_are_the_table(tmp_path, ending, n_rows):
+    path = tmp_path / f"t{ending}"
+    if ending == ".sdf":
+        write(path, "".join(record(METHANOL, y=str(i)) for i in range(7)))
+    else:
+        ragged = "x," if ending == ".csv" else ""
+        text = "smiles,y\n" + "".join(f"{'C' * i},{i}\n" for i in range(1, 7)) + f"C,{ragged}7\n"
+        table = read_table(write(tmp_path / "t.csv", text))
+        write_table(table.columns, path) if ending == ".parquet" else None
+    whole = read_table(path)
+    n_found, pieces = read_pieces(path, n_rows)
+    pieces = list(pieces)
+    assert n_found == 7
+    assert max(map(len, pieces)) == min(n_rows, 7)
+    assert [row for piece in pieces for row in cells(piece)] == cells(whole)
+    assert [piece.place(row) for piece in pieces for row in range(len(piece))] == [
+        whole.place(row) for row in range(7)
+    ]
+    rejected = [m for p in pieces for m in read(p) if isinstance(m, Rejected)]
+    assert rejected == [m for m in read(whole) if isinstance(m, Rejected)]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "expected"),
+    [
+        ("t.csv", b"", "t.csv: the file is empty"),
+        ("t.csv", b"\n \n", "t.csv: the file is empty"),
+        ("t.sdf", b"", "t.sdf: the file is empty"),
+        ("t.csv.gz", gzip.compress(b""), "t.csv.gz: the file is empty"),
+        ("t.csv.gz", gzip.compress(b"smiles\nC\n" * 99)[:-9], "not a whole gzip file"),
+        ("t.csv.gz", b"smiles\nC\n", "not a whole gzip file"),
+        ("t.sdf.gz", gzip.compress(record(METHANOL).encode() * 99)[:-9], "t.sdf.gz"),
+        ("t.parquet", b"smiles\nC\n", "not a Parquet file"),
+        ("t.xlsx", b"PK", "known are .csv, .tsv, .smi, .sdf"),
+        ("t.parquet.gz", b"PK", "unknown ending"),
+        ("table", b"C", "unknown ending"),
+    ],
+)
+def test_unreadable_files(tmp_path, name, data, expected):
+    path = tmp_path / name
+    path.write_bytes(data)
+    assert expected in reason(read_table, path)
+
+
+def test_truncated_parquet(tmp_path):
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"y": np.arange(1000)}), path)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert "truncated" in reason(read_table, path)
+
+
+def test_missing_file_and_folder(tmp_path):
+    assert "no such file" in reason(read_table, tmp_path / "no.csv", kind=FileNotFoundError)
+    (tmp_path / "folder.csv").mkdir()
+    assert "folder" in reason(read_table, tmp_path / "folder.csv")
+
+
+# --- columns -------------------------------------------------------------------------------------
+
+
+def in_memory(**columns):
+    return Table(Path("t.csv"), pa.table(columns))
+
+
+def test_missing_and_ambiguous_columns(tmp_path):
+    table = read_table(write(tmp_path / "t.csv", "smiles,y,y\nC,1,2\n"))
+    assert "'smiles', 'y', 'y'" in reason(table.column, "z")
+    assert "2 columns are called 'y'" in reason(table.column, "y")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["y", "SMILES"], "SMILES"),
+        (["mol", "smiles"], "smiles"),
+        (["mol", "CID"], "mol"),
+        (["Canonical SMILES", "y"], "Canonical SMILES"),
+    ],
+)
+def test_smiles_column_is_found(names, expected):
+    assert find_smiles_column(in_memory(**{name: ["C"] for name in names})) == expected
+
+
+def test_smiles_column_is_not_guessed():
+    assert "'a', 'b'" in reason(find_smiles_column, in_memory(a=["C"], b=["C"]))
+    ambiguous = in_memory(mol=["C"], structure=["C"])
+    assert "'mol' and 'structure'" in reason(find_smiles_column, ambiguous)
+
+
+def test_numbers_and_missing_ones():
+    texts = ["1", " -2.5e1 ", "", "NA", "nan", "None", None, ".5"]
+    expected = [1, -25, *[np.nan] * 5, 0.5]
+    np.testing.assert_array_equal(numbers(in_memory(y=texts), "y"), expected)
+    np.testing.assert_array_equal(numbers(in_memory(y=[True, None]), "y"), [1, np.nan])
+    np.testing.assert_array_equal(numbers(in_memory(y=[1, None, 3]), "y"), [1, np.nan, 3])
+
+
+@pytest.mark.parametrize("cell", ["abc", "1,5", "inf", [1.0], float("inf")])
+def test_what_is_no_number_is_named_with_its_row(cell):
+    text = reason(numbers, in_memory(y=[None, cell]), "y")
+    assert text == f"t.csv, row 2: column 'y' should hold numbers, not {cell!r}"
+
+
+def test_the_line_of_a_cell_that_is_no_number(tmp_path):
+    path = write(tmp_path / "t.csv", "smiles,y\nC,1\n\nCC,ten\n")
+    assert reason(numbers, read_table(path), "y") == (
+        f"{path}, row 2 (line 4): column 'y' should hold numbers, not 'ten'"
+    )
+
+
+def test_numbers_of_malformed_rows_are_missing(tmp_path):
+    table = read_table(write(tmp_path / "t.csv", "smiles,name,y\nC,a,1\nC,b,c,2\n"))
+    np.testing.assert_array_equal(numbers(table, "y"), [1, np.nan])
+
+
+# --- molecules -----------------------------------------------------------------------------------
+
+
+def test_one_item_a_row_in_order():
+    table = in_memory(smiles=["CO", "nonsense", None, "N"], code=["a", "b", None, "a"])
+    methanol, nonsense, empty, ammonia = read(table, id="code")
+    assert (methanol.id, ammonia.id) == ("a", "a")
+    assert (nonsense.row, nonsense.id) == (2, "b")
+    assert not nonsense.reason.startswith("b: ")
+    assert (empty.row, empty.id) == (3, "row 3")
+    assert "empty" in empty.reason
+
+
+def test_feature_version_is_passed_on():
+    for version in ("cip-1", "ogb-1"):
+        (molecule,) = read(in_memory(smiles=["OCC"]), features=version)
+        expected = read_smiles("OCC", features=version)
+        assert molecule.features == version
+        np.testing.assert_array_equal(molecule.atoms, expected.atoms)
+
+
+def test_wrong_columns_are_refused_before_the_first_row():
+    assert "there is no column 'x'" in reason(read_molecules, in_memory(smiles=["C"]), smiles="x")
+    assert "there is no column 'x'" in reason(read_molecules, in_memory(smiles=["C"]), id="x")
+    assert "row 1: column 'y' should hold text, not 1" in reason(
+        read_molecules, in_memory(y=[1]), smiles="y"
+    )
+    assert "list of numbers" in reason(
+        read_molecules, in_memory(smiles=["C"]), coordinates="smiles"
+    )
+
+
+def test_geometry_with_hydrogens_from_list_columns():
+    # H2O as QM9 has it, the hydrogens first here
+    table = in_memory(
+        smiles=["O", "O", "O", "C"],
+        atomic_numbers=pa.array([[1, 1, 8]] * 4, pa.list_(pa.uint8())),
+        coordinates=pa.array(
+            [[1, 0, 0, 0, 1, 0, 0.25, 0, 0], [1, 0], None, [1, 0, 0, 0, 1, 0, 0.25, 0, 0]],
+            pa.list_(pa.float32()),
+        ),
+    )
+    water, ragged, flat, methane = read(table)
+    np.testing.assert_array_equal(water.positions, [[[0.25, 0, 0]]])
+    assert ragged == Rejected(2, "row 2", "2 coordinates, not three for each atom")
+    assert flat.n_conformers == 0
+    assert isinstance(methane, Rejected)
+
+
+def test_geometry_of_heavy_atoms_in_milli_angstrom_follows_the_atoms():
+    lists = pa.array([[0, 0, 0, 1400, 0, 0, 2000, 1000, -500]], pa.list_(pa.int16()))
+    table = in_memory(smiles=["OCN"], coordinates_mA=lists)
+    (molecule,) = read(table)
+    expected = np.array([[0, 0, 0], [1.4, 0, 0], [2, 1, -0.5]], np.float32)
+    np.testing.assert_allclose(molecule.positions[0], expected[molecule.source_atoms])
+    elements = np.array([8, 6, 7])[molecule.source_atoms]
+    np.testing.assert_array_equal(molecule.atoms[:, 0] + 1, elements)
+    (scaled,) = read(table, coordinates="coordinates_mA", coordinate_scale=0.00105)
+    np.testing.assert_allclose(scaled.positions, 1.05 * molecule.positions, rtol=1e-6)
+
+
+def test_a_text_column_called_coordinates_is_no_geometry():
+    (molecule,) = read(in_memory(smiles=["C"], coordinates=["north"]))
+    assert molecule.n_conformers == 0
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\x00\ufeff"))
+
+
+@settings(deadline=None)  # the disk sets the pace
+@given(rows=st.lists(st.tuples(texts, texts), min_size=1))
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".parquet"])
+def test_written_cells_come_back(tmp_path_factory, ending, rows):
+    path = tmp_path_factory.mktemp("round") / f"t{ending}"
+    columns = pa.table({"smiles": [row[0] for row in rows], "y": [row[1] for row in rows]})
+    write_table(columns, path)
+    assert read_table(path).columns.to_pydict() == columns.to_pydict()
+
+
+def test_text_of_written_cells(tmp_path):
+    columns = pa.table(
+        {
+            "x": pa.array([0.1, None], pa.float32()),
+            "y": [1 / 3, 1e-9],
+            "n": [1, None],
+            "v": [[1.5, 2.0], None],
+        }
+    )
+    write_table(columns, tmp_path / "new" / "t.csv")
+    assert (tmp_path / "new" / "t.csv").read_text() == (
+        'x,y,n,v\n0.1,0.3333333333333333,1,"[1.5, 2.0]"\n,1e-09,,\n'
+    )
+
+
+def test_no_half_file_and_the_old_one_stays(tmp_path):
+    path = write(tmp_path / "t.csv", "old\n")
+
+    def interrupted():
+        with replacing(path) as temporary:
+            temporary.write_text("half of the new")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_text() == "old\n"
+    assert list(tmp_path.iterdir()) == [path]
+    with replacing(path) as temporary:
+        assert temporary.parent == tmp_path
+        temporary.write_text("new\n")
+        assert path.read_text() == "old\n"
+    assert path.read_text() == "new\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_cannot_be_written(tmp_path):
+    columns = pa.table({"x": [1]})
+    assert ".csv, .tsv and .parquet" in reason(write_table, columns, tmp_path / "t.xlsx")
+    (tmp_path / "folder.csv").mkdir()
+    assert "folder" in reason(write_table, columns, tmp_path / "folder.csv")
+
+
+# --- real files ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "n_rows", "smiles", "label", "n_missing"),
+    [
+        ("moleculenet/HIV.csv.gz", 41_127, "smiles", "HIV_active", 0),
+        ("moleculenet/bace.csv.gz", 1_513, "mol", "pIC50", 0),
+        ("moleculenet/delaney-processed.csv", 1_128, "smiles", None, 0),
+        ("moleculenet/tox21.csv.gz", 7_831, "smiles", "NR-AR", 566),
+    ],
+)
+def test_moleculenet_files(data_folder, name, n_rows, smiles, label, n_missing):
+    table = read_table(data_folder / name)
+    assert len(table) == n_rows
+    assert not table.flaws
+    assert find_smiles_column(table) == smiles
+    if label:
+        assert np.isnan(numbers(table, label)).sum() == n_missing
