@@ -172,6 +172,7 @@ def test_refused_before_anything_is_read(source, tmp_path):
     copy = tmp_path / "copy.arrow"
     copy.symlink_to(source)
     assert "overwrite" in reason(source, copy)
+    assert "at least one process" in reason(source, tmp_path / "out.arrow", n_processes=0)
     with pytest.raises(FileNotFoundError):
         build_store(tmp_path / "no.csv", tmp_path / "out.arrow")
     assert "'smiles', 'name'" in reason(

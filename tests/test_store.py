@@ -129,29 +129,30 @@ def test_opening_copies_nothing(tmp_path):
     assert pa.total_allocated_bytes() - before < 50_000 < (tmp_path / "s.arrow").stat().st_size
 
 
-def test_only_one_batch_is_in_memory(tmp_path):
-    size = made(n_atoms=400, n_conformers=50).positions.nbytes
-    allocated = []
+def test_batches_are_written_as_the_molecules_come(tmp_path):
+    size = made(n_atoms=400).positions.nbytes
+    sizes = []
 
     def some():
         for i in range(60):
-            allocated.append(pa.total_allocated_bytes())
-            yield made(n_atoms=400, n_conformers=50, seed=i)
+            sizes.extend(path.stat().st_size for path in tmp_path.iterdir())
+            yield made(n_atoms=400, seed=i)
 
     write_store(some(), tmp_path / "s.arrow", features="cip-1", batch_size=4)
-    assert (tmp_path / "s.arrow").stat().st_size > 60 * size
-    assert max(allocated) - min(allocated) < 8 * size
+    assert len(sizes) == 60  # one file, under a temporary name
+    assert all(found >= i // 4 * 4 * size for i, found in enumerate(sizes))
 
 
 def test_fingerprint_is_that_of_the_content(tmp_path):
-    def fingerprint(given, batch_size=1024):
-        write_store(given, tmp_path / "s.arrow", features="cip-1", batch_size=batch_size)
+    def fingerprint(given, batch_size=1024, features="cip-1"):
+        write_store(given, tmp_path / "s.arrow", features=features, batch_size=batch_size)
         return MoleculeStore(tmp_path / "s.arrow").fingerprint
 
     three = [made(id=str(i), seed=i) for i in range(3)]
     whole = fingerprint(three)
     assert len(whole) == 64
     assert whole == fingerprint(three, batch_size=1)
+    assert whole != fingerprint([replace(m, features="ogb-1") for m in three], features="ogb-1")
     moved = replace(three[1], positions=three[1].positions + np.float32(1e-6))
     others = [
         three[:2],
@@ -215,6 +216,9 @@ def test_features_of_all_molecules_agree(tmp_path):
     given = [made(id="a"), replace(made(id="b"), features="ogb-1")]
     text = reason(write_store, given, tmp_path / "s.arrow", features="cip-1")
     assert text == "b: its features are ogb-1, those of the store cip-1"
+    assert "at least one" in reason(
+        write_store, [], tmp_path / "s.arrow", features="cip-1", batch_size=0
+    )
     assert list(tmp_path.iterdir()) == []
 
 

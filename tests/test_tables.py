@@ -354,8 +354,8 @@ def test_text_of_written_cells(tmp_path):
         }
     )
     write_table(columns, tmp_path / "new" / "t.csv")
-    assert (tmp_path / "new" / "t.csv").read_text() == (
-        'x,y,n,v\n0.1,0.3333333333333333,1,"[1.5, 2.0]"\n,1e-09,,\n'
+    assert (tmp_path / "new" / "t.csv").read_bytes() == (
+        b'x,y,n,v\n0.1,0.3333333333333333,1,"[1.5, 2.0]"\n,1e-09,,\n'
     )
 
 

@@ -74,7 +74,7 @@ def build_store(
 
     Raises:
         FileNotFoundError: there is no such source.
-        ValueError: the source cannot be read or none of its rows can; `out` has another ending.
+        ValueError: the source or none of its rows can be read, or an argument is refused.
         ChildProcessError: a process died (no memory left, or a crash inside RDKit).
     """
     source, out = Path(source), Path(out)
@@ -82,6 +82,8 @@ def build_store(
         raise ValueError(f"{out}: the name of a store ends in .arrow")
     if out.resolve() == source.resolve():
         raise ValueError(f"{out}: the store would overwrite the file it is made from")
+    if n_processes is not None and n_processes < 1:
+        raise ValueError(f"at least one process is needed to read molecules, not {n_processes}")
     read = partial(
         _read_piece,
         smiles=smiles,

@@ -1,25 +1,49 @@
 """One safetensors file is the whole model: weights, and a JSON header that says what they are."""
 
+import hashlib
 import json
 import os
-import struct
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from moleblend.config import from_dict, to_dict
+from moleblend.encoder import EncoderConfig
 from moleblend.heads import Model, ModelConfig
-from moleblend.reference import from_reference
+from moleblend.reference import check_names, from_reference, read_published
 
-__all__ = ["FORMAT_VERSION", "Card", "from_reference", "load", "read_card", "save", "transfer"]
+__all__ = [
+    "FORMAT_VERSION",
+    "Card",
+    "convert",
+    "count_parameters",
+    "from_reference",
+    "load",
+    "read_card",
+    "save",
+    "transfer",
+]
+
+T = TypeVar("T")
 
 FORMAT_VERSION = 1
-"""Raised when a file of an older kind can no longer be read as it is."""
+"""Counted up when files written before can no longer be read as they are."""
+
+_MAY_CHANGE = {
+    "dropout",
+    "attention_dropout",
+    "activation_dropout",
+    "stochastic_depth",
+    "depth_drops",
+    "kernel_start",
+    "max_atoms",
+}
+"""Choices of an encoder that leave the meaning of its weights as it is."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +76,19 @@ def save(model: Model, path: Path | str, card: Card) -> None:
         model: any model.
         path: of the new file, ending in .safetensors.
         card: what the file shall say of itself.
+
+    Raises:
+        ValueError: the name does not end in .safetensors.
     """
     path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: the name of a model file ends in .safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
     header = {
         "format": "moleblend",
         "format_version": str(FORMAT_VERSION),
         "config": json.dumps(to_dict(model.config)),
-        "card": json.dumps(asdict(card)),
+        "card": json.dumps(to_dict(card)),
     }
     tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -82,18 +111,20 @@ def load(path: Path | str) -> Model:
     """
     path = Path(path)
     with _open(path) as file:
-        header = _header(file.metadata(), path)
-        config = from_dict(ModelConfig, json.loads(header["config"]), f"{path}: config")
-        model = Model(config)
+        config = _read_header(ModelConfig, file.metadata(), "config", path)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    model = Model(config)
     expected = model.state_dict()
-    missing, unknown = sorted(expected.keys() - tensors), sorted(tensors.keys() - expected)
-    if missing or unknown:
-        raise ValueError(f"{path}: the weights do not fit: missing {missing[:5]}, unknown {unknown[:5]}")
+    try:
+        check_names(tensors, expected)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:
-            wanted, came = tuple(expected[name].shape), tuple(tensor.shape)
-            raise ValueError(f"{path}: weight {name} does not fit: {wanted} was expected, {came} found")
+            wanted, found = tuple(expected[name].shape), tuple(tensor.shape)
+            raise ValueError(
+                f"{path}: weight {name} does not fit: {wanted} was expected, {found} found"
+            )
     model.load_state_dict(tensors)
     return model.eval()
 
@@ -107,7 +138,39 @@ def read_card(path: Path | str) -> Card:
     """
     path = Path(path)
     with _open(path) as file:
-        return from_dict(Card, json.loads(_header(file.metadata(), path)["card"]), f"{path}: card")
+        return _read_header(Card, file.metadata(), "card", path)
+
+
+def convert(source: Path | str, out: Path | str) -> Model:
+    """Turn a downloaded checkpoint of MoleBLEND or Transformer-M into a model file.
+
+    Args:
+        source: what `reference.read_published` reads.
+        out: the new model file, ending in .safetensors.
+
+    Returns:
+        The model, ready for prediction.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: it cannot be read, or its weights do not fit; nothing is written then.
+    """
+    source = Path(source)
+    published = read_published(source)
+    try:
+        model = from_reference(published)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    with source.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    notes = {
+        "source": source.name,
+        "source_sha256": digest,
+        "n_published": sum(tensor.numel() for tensor in published.values()),
+        "n_parameters": count_parameters(model),
+    }
+    save(model, out, Card(trained_by="convert", licence="as published", notes=notes))
+    return model.eval()
 
 
 def transfer(source: Model, config: ModelConfig) -> Model:
@@ -115,14 +178,31 @@ def transfer(source: Model, config: ModelConfig) -> Model:
 
     Args:
         source: whose encoder is taken.
-        config: of the new model; sizes of its encoder must be those of the source.
+        config: of the new model; its encoder may differ from the source's in dropout and limits.
 
     Returns:
         The new model; its heads start at random.
+
+    Raises:
+        ValueError: the weights would not fit, or would mean something else; the message names each
+            field that must not differ.
     """
+    wanted, found = config.encoder, source.config.encoder
+    differing = [
+        f"{name} {getattr(wanted, name)!r} was expected, {getattr(found, name)!r} found"
+        for name in (field.name for field in fields(EncoderConfig))
+        if name not in _MAY_CHANGE and getattr(wanted, name) != getattr(found, name)
+    ]
+    if differing:
+        raise ValueError(f"the trained encoder does not fit: {'; '.join(differing)}")
     model = Model(config)
     model.encoder.load_state_dict(source.encoder.state_dict())
     return model
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """Number of trained numbers."""
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _open(path: Path) -> safe_open:
@@ -130,11 +210,12 @@ def _open(path: Path) -> safe_open:
         raise FileNotFoundError(f"{path}: there is no such model file")
     try:
         return safe_open(path, framework="pt")
-    except (SafetensorError, struct.error, OSError) as error:
+    except SafetensorError as error:
         raise ValueError(f"{path}: not a model file, or cut short ({error})") from error
 
 
-def _header(metadata: dict[str, str] | None, path: Path) -> dict[str, str]:
+def _read_header(kind: type[T], metadata: dict[str, str] | None, part: str, path: Path) -> T:
+    """Read one part of the header, once the header is one of ours."""
     found = metadata or {}
     if found.get("format") != "moleblend":
         raise ValueError(
@@ -143,12 +224,11 @@ def _header(metadata: dict[str, str] | None, path: Path) -> dict[str, str]:
         )
     if found.get("format_version") != str(FORMAT_VERSION):
         raise ValueError(
-            f"{path}: format version {FORMAT_VERSION} was expected, {found.get('format_version')} found; "
-            f"the file was written by another version of moleblend, {version('moleblend')} reads it not"
+            f"{path}: written by another version of moleblend: this one ({version('moleblend')}) "
+            f"reads format {FORMAT_VERSION}, {found.get('format_version')} found"
         )
-    return found
-
-
-def count_parameters(model: torch.nn.Module) -> int:
-    """Number of trained numbers."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    try:
+        values = json.loads(found.get(part, ""))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: {part} in its header is missing or damaged ({error})") from error
+    return from_dict(kind, values, f"{path}: {part}")

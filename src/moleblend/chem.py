@@ -77,6 +77,7 @@ _SDF_FIELD = re.compile(r">.*<.*>")
 _KEEP_HYDROGENS = Chem.SmilesParserParams()
 _KEEP_HYDROGENS.removeHs = False
 
+_DEFAULT = Chem.RemoveHsParameters()
 _BARE = Chem.RemoveHsParameters()
 _BARE.removeDefiningBondStereo = True
 
@@ -92,25 +93,26 @@ _FRAGMENT_GAP = 3.0
 
 
 class _Complaints(logging.Handler):
-    """Keeps what RDKit says, apart for each thread."""
+    """Keeps RDKit's gravest complaint, apart for each thread."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._said = threading.local()
+        self._kept = threading.local()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep the first error since the last `forget`: the later ones only follow from it."""
-        if record.levelno >= logging.ERROR and not self.reason():
-            text = re.sub(r"^(\[[\d:]+\] )?(SMILES Parse Error: )?", "", record.getMessage())
-            self._said.reason = " ".join(text.split())
+        """Keep the first of the gravest records: later ones only follow from it."""
+        text = re.sub(r"^(\[[\d:]+\] )?(SMILES Parse Error: )?", "", record.getMessage())
+        text = " ".join(text.strip("* \n").split())
+        if text and record.levelno > getattr(self._kept, "level", 0):
+            self._kept.level, self._kept.text = record.levelno, text
 
     def reason(self) -> str:
-        """RDKit's first complaint, in one line."""
-        return getattr(self._said, "reason", "")
+        """The complaint since the last `forget`, in one line."""
+        return self._kept.text if getattr(self._kept, "level", 0) else "RDKit gives no reason"
 
     def forget(self) -> None:
         """Start anew."""
-        self._said.reason = ""
+        self._kept.level = 0
 
 
 _complaints = _Complaints()
@@ -165,7 +167,7 @@ def read_mol_block(block: str, *, id: str = "", features: FeatureVersion = "cip-
         raise MoleculeError(f"{name or 'mol block'}: not a valid mol block: {_complaints.reason()}")
     if with_hydrogens.GetNumAtoms() == 0:
         raise MoleculeError(f"{name or 'mol block'}: the mol block has no atoms")
-    mol, source = _remove_hydrogens(with_hydrogens)
+    mol, source = _remove_hydrogens(with_hydrogens, name or "mol block")
     return _record(mol, source, name, features)
 
 
@@ -223,7 +225,7 @@ def read_xyz(
     mol.RemoveAllConformers()
     mol.AddConformer(_conformer(positions[rows]))
     Chem.AssignStereochemistryFrom3D(mol)
-    mol, kept = _remove_hydrogens(mol)
+    mol, kept = _remove_hydrogens(mol, name)
     return _record(mol, [int(rows[i]) for i in kept], name, features)
 
 
@@ -256,7 +258,9 @@ def parse_xyz(text: str) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n 3"
     for row, line in enumerate(lines[2 : n_atoms + 2]):
         try:
             element, x, y, z = line.replace("*^", "e").split()[:4]
-            numbers[row] = int(element) if element.isdecimal() else table.GetAtomicNumber(element)
+            numbers[row] = (
+                int(element) if element.isdecimal() else table.GetAtomicNumber(element.capitalize())
+            )
             positions[row] = float(x), float(y), float(z)
         except (ValueError, RuntimeError) as error:  # RuntimeError: RDKit does not know the symbol
             raise MoleculeError(
@@ -308,7 +312,7 @@ def _split_record(lines: list[str]) -> tuple[str, dict[str, str]]:
     if end is None:
         end = fields[0] if fields else len(lines)
     properties = {}
-    for first, last in zip(fields, [*fields[1:], len(lines)], strict=True):
+    for first, last in zip(fields, [*fields[1:], len(lines)], strict=False):
         name = lines[first].partition("<")[2].rpartition(">")[0]
         properties[name] = "\n".join(lines[first + 1 : last]).strip("\n")
     return "\n".join(lines[:end]) + "\n", properties
@@ -322,6 +326,8 @@ def add_positions(
     UFF takes over where MMFF94 has no parameters; where UFF has none either, the embedding stays
     as it is. If ETKDGv3 finds nothing it starts once more from random coordinates. The clock can
     only turn an answer into an error, so an answer depends on the molecule and the seed alone.
+    It is read inside the embedding and every 50 steps of the minimiser, but not while RDKit sets up
+    distance bounds: a second for 600 atoms, hydrogens counted, and growing with their cube.
 
     Args:
         molecule: its stereo is respected; positions it has are replaced.
@@ -413,16 +419,23 @@ def _parse_smiles(text: str, name: str) -> tuple[Chem.Mol, list[int]]:
     if mol is None:
         shown = "" if text == name else f" {text}"
         raise MoleculeError(f"{name}: not a valid SMILES{shown}: {_complaints.reason()}")
-    return _remove_hydrogens(mol) if writes_hydrogen else (mol, list(range(mol.GetNumAtoms())))
+    return (
+        _remove_hydrogens(mol, name) if writes_hydrogen else (mol, list(range(mol.GetNumAtoms())))
+    )
 
 
 def _remove_hydrogens(
-    mol: Chem.Mol, parameters: Chem.RemoveHsParameters | None = None
+    mol: Chem.Mol, name: str, parameters: Chem.RemoveHsParameters = _DEFAULT
 ) -> tuple[Chem.Mol, list[int]]:
     """Remove hydrogens, and say which atom of `mol` each remaining atom was."""
     for atom in _atoms(mol):
         atom.SetIntProp("_source", atom.GetIdx())
-    bare = Chem.RemoveHs(mol, parameters) if parameters else Chem.RemoveHs(mol)
+    try:
+        bare = Chem.RemoveHs(mol, parameters)
+    except Chem.MolSanitizeException as error:
+        raise MoleculeError(
+            f"{name}: not a valid molecule without its hydrogens: {error}"
+        ) from error
     return bare, [atom.GetIntProp("_source") for atom in _atoms(bare)]
 
 
@@ -543,7 +556,7 @@ def _drop_stereo_hydrogens(
 ) -> tuple[Chem.Mol, list[int]]:
     """For `cip-1`, remove hydrogens that only mark the stereo of an imine: it has its label."""
     if features == "cip-1" and "[H]" in smiles:
-        return _remove_hydrogens(mol, _BARE)
+        return _remove_hydrogens(mol, smiles, _BARE)
     return mol, list(range(mol.GetNumAtoms()))
 
 
@@ -633,7 +646,8 @@ def _embed(mol: Chem.Mol, seed: int, n_conformers: int, deadline: float) -> bool
             return False
         parameters.timeout = remaining
         parameters.useRandomCoords = use_random
-        if len(rdDistGeom.EmbedMultipleConfs(mol, n_conformers, parameters)) == n_conformers:
+        rdDistGeom.EmbedMultipleConfs(mol, n_conformers, parameters)
+        if mol.GetNumConformers() == n_conformers:
             return True
     return False
 

@@ -60,7 +60,7 @@ def read_recipe(kind: type[T], path: Path) -> T:
     return from_dict(kind, values, str(path))
 
 
-def _reason(error: BaseException, _: type | None) -> str:
+def _reason(error: BaseException, _: object) -> str:
     """Say in words why a value was refused."""
     if isinstance(error, cattrs.ForbiddenExtraKeysError):
         unknown, known = ", ".join(sorted(error.extra_fields)), ", ".join(get_type_hints(error.cl))
@@ -80,7 +80,7 @@ def _checked(accepted: type | tuple[type, ...], told: str, structure: _Structure
     return check
 
 
-def _tuple_structure(kind: type[tuple]) -> _Structure:
+def _tuple_structure(kind: Any) -> _Structure:  # noqa: ANN401 (tuple[int, ...] is no type)
     if get_args(kind)[-1] is ...:
         return homogenous_tuple_structure_factory(kind, _CONVERTER)
     length, structure = len(get_args(kind)), _CONVERTER.gen_structure_hetero_tuple(kind)

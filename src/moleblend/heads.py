@@ -85,12 +85,15 @@ class ModelConfig:
         heads: the pretraining heads; None for a model without them.
         targets: the predicted properties; none before fine-tuning.
         head_dropout: before the last layer of the property head.
+        readout: a molecule's vector is the `mean` over its atoms, which pretraining has shaped, or the
+            virtual node's (`cls`, published), which no pretraining loss reads.
     """
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     heads: HeadsConfig | None = field(default_factory=HeadsConfig)
     targets: tuple[Target, ...] = ()
     head_dropout: float = 0.0
+    readout: Literal["mean", "cls"] = "mean"
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +131,15 @@ class Model(nn.Module):
         """
         if self.property_head is None:
             raise ValueError("this model has no targets: it was pretrained, but not fine-tuned")
-        return self.property_head(self.encoder(batch, blend).molecule)
+        return self.property_head(self.embed(batch, blend))
+
+    def embed(self, batch: Batch, blend: Blend) -> Float[Tensor, "b d"]:
+        """Give one vector per molecule, from which properties are read."""
+        encoded = self.encoder(batch, blend)
+        if self.config.readout == "cls":
+            return encoded.molecule
+        is_atom = batch.is_atom[..., None]
+        return (encoded.atoms * is_atom).sum(1) / is_atom.sum(1)
 
     def predict_views(self, batch: Batch, blend: Blend) -> Views:
         """Predict all views of all pairs from what the blend shows.

@@ -1,10 +1,16 @@
-"""Read the published weights: which of our parameters each published one is, and files that hold them."""
+"""Read the published weights: files that hold them, and which of our parameters each one is."""
 
+import pickle
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from types import EllipsisType
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from moleblend.encoder import EncoderConfig
@@ -17,6 +23,41 @@ _UNUSED = re.compile(
     r"encoder\.(lm_output_learned_bias|lm_head_transform_weight\.(weight|bias)"
     r"|layer_norm\.(weight|bias)|embed_out\.weight)"
 )
+_NODES = ("Any", "Boolean", "Bytes", "Enum", "Float", "Integer", "None", "Path", "String")
+_IGNORED = (
+    "argparse.Namespace",
+    "builtins.bool",
+    "builtins.dict",
+    "builtins.float",
+    "builtins.int",
+    "builtins.list",
+    "builtins.str",
+    "builtins.tuple",
+    "collections.defaultdict",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.dtype",
+    "omegaconf.base.ContainerMetadata",
+    "omegaconf.base.Metadata",
+    "omegaconf.dictconfig.DictConfig",
+    "omegaconf.listconfig.ListConfig",
+    *(f"omegaconf.nodes.{node}Node" for node in _NODES),
+    "typing.Any",
+    "typing.Dict",
+    "typing.List",
+    "typing.Union",
+)
+"""Types of a training run's arguments and meters: named in a checkpoint, never loaded from it."""
+
+
+class _Ignored:
+    """Stands in for every type of `_IGNORED`: takes what it is given and keeps nothing."""
+
+    def __new__(cls, *_: object) -> "_Ignored":
+        return super().__new__(cls)
+
+    def __setstate__(self, _: object) -> None:
+        """Keep nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,22 +67,55 @@ class Slot:
     Attributes:
         theirs: published name, without the prefix of a whole checkpoint.
         ours: name of our parameter.
-        rows: rows of the published tensor that a molecule can reach; all if None.
-        place: rows of our parameter; all if None.
+        rows: rows of the published table that a molecule can reach; all if None.
+        place: index into our parameter: some rows, all of it (`...`), or all of it as the only row
+            of a table (None).
     """
 
     theirs: str
     ours: str
     rows: Tensor | None = None
-    place: slice | int | None = None
+    place: slice | EllipsisType | None = ...
+
+
+def read_published(path: Path | str) -> dict[str, Tensor]:
+    """Read the tensors of a downloaded checkpoint, without ever running code from it.
+
+    Args:
+        path: a file written by `torch.save`, in its zip or its older format, that holds a state
+            dict, alone or under `model` as fairseq writes it; or a .safetensors file.
+
+    Returns:
+        Names and tensors as they stand in the file, in float32.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is of another kind, cut short, without weights, or names a type that is
+            not known to be harmless; the message names that type.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such checkpoint")
+    loaded = _load_safetensors(path) if path.suffix == ".safetensors" else _load_torch(path)
+    state = loaded.get("model", loaded) if isinstance(loaded, Mapping) else None
+    tensors = {
+        name: tensor.detach().float()
+        for name, tensor in (state.items() if isinstance(state, Mapping) else ())
+        if isinstance(name, str) and isinstance(tensor, Tensor)
+    }
+    if not tensors:
+        raise ValueError(
+            f"{path}: no weights inside; named tensors were expected, alone or under `model`"
+        )
+    return tensors
 
 
 def from_reference(state: Mapping[str, Tensor]) -> Model:
     """Build a model in the reference configuration from published weights.
 
-    Rows of the published tables that no molecule can reach are left out, and so is its language-model head,
-    whose result is never used. Checkpoints of Transformer-M, which have no `blend_` heads, give a model
-    without pretraining heads.
+    Rows of the published tables that no molecule can reach are left out, and so is the
+    language-model head, whose result is never used. Checkpoints of Transformer-M, which have no
+    `blend_` heads, give a model without pretraining heads.
 
     Args:
         state: names and tensors, with or without the prefix `encoder.molecule_encoder.`.
@@ -52,25 +126,24 @@ def from_reference(state: Mapping[str, Tensor]) -> Model:
     Reference:
         Yu et al., ICLR 2024, arXiv:2307.06235; the names are those of its released checkpoints.
     """
-    named = {name.removeprefix("encoder.molecule_encoder."): tensor for name, tensor in state.items()}
+    named = {
+        name.removeprefix("encoder.molecule_encoder."): tensor for name, tensor in state.items()
+    }
     named = {name: tensor for name, tensor in named.items() if not _UNUSED.fullmatch(name)}
     has_heads = any(name.startswith("blend_") for name in named)
     if not has_heads:
         # Transformer-M's denoising head alone predicts no view of a pair.
-        named = {name: tensor for name, tensor in named.items() if not name.startswith("atom_proc.")}
+        named = {
+            name: tensor for name, tensor in named.items() if not name.startswith("atom_proc.")
+        }
     model = Model(_config(named, has_heads))
     slots = list(reference_slots(model))
-    _check_names(named, {slot.theirs for slot in slots})
+    check_names(named, {slot.theirs for slot in slots})
     ours = dict(model.named_parameters())
     with torch.no_grad():
         for slot in slots:
-            place = ours[slot.ours] if slot.place is None else ours[slot.ours][slot.place]
-            rows = named[slot.theirs] if slot.rows is None else _rows(named[slot.theirs], slot)
-            if rows.numel() != place.numel():
-                raise ValueError(
-                    f"{slot.theirs}: {tuple(place.shape)} was expected, {tuple(rows.shape)} came"
-                )
-            place.copy_(rows.reshape(place.shape))
+            place = ours[slot.ours][slot.place]
+            place.copy_(_used(named[slot.theirs], slot, place.shape))
     return model
 
 
@@ -89,12 +162,12 @@ def to_reference(
     """
     laid = {}
     for slot in reference_slots(model):
-        place = tensors[slot.ours] if slot.place is None else tensors[slot.ours][slot.place]
+        place = tensors[slot.ours][slot.place]
         full = torch.zeros(shapes[slot.theirs])
         if slot.rows is None:
-            full = place.reshape(full.shape)
+            full.copy_(place)
         else:
-            full[slot.rows] = place.reshape(len(slot.rows), -1).view_as(full[slot.rows])
+            full[slot.rows] = place.reshape(len(slot.rows), -1)
         laid[slot.theirs] = full
     return laid
 
@@ -105,14 +178,16 @@ def reference_slots(model: Model) -> Iterable[Slot]:
     width, n_heads = config.width, config.n_heads
     elements = torch.arange(ATOM_FEATURE_SIZES[0])
     atom_rows = _feature_rows(ATOM_FEATURE_SIZES, offset=2)
-    yield Slot("atom_feature.atom_encoder.weight", "encoder.atom_embedding.features.weight", atom_rows)
+    yield Slot(
+        "atom_feature.atom_encoder.weight", "encoder.atom_embedding.features.weight", atom_rows
+    )
     for k, direction in enumerate(("in", "out")):
         yield Slot(
             f"atom_feature.{direction}_degree_encoder.weight",
             f"encoder.atom_embedding.degrees.{k}.weight",
             torch.arange(config.most_bonds + 1) + 1,
         )
-    yield Slot("atom_feature.graph_token.weight", "encoder.atom_embedding.virtual")
+    yield Slot("atom_feature.graph_token.weight", "encoder.atom_embedding.virtual", place=None)
 
     bias = "molecule_attn_bias"
     bond_rows = _feature_rows(BOND_FEATURE_SIZES, offset=3)
@@ -120,11 +195,11 @@ def reference_slots(model: Model) -> Iterable[Slot]:
     hop_rows = torch.arange(N_HOPS * n_heads**2)
     yield Slot(f"{bias}.edge_dis_encoder.weight", "encoder.edge_path_bias.hops", hop_rows)
     yield Slot(f"{bias}.spatial_pos_encoder.weight", "encoder.path_length_bias.table.weight")
-    yield Slot(f"{bias}.graph_token_virtual_distance.weight", "encoder.virtual_bias")
+    yield Slot(f"{bias}.graph_token_virtual_distance.weight", "encoder.virtual_bias", place=None)
 
     kernels = "molecule_3d_bias.gbf"
-    yield Slot(f"{kernels}.means.weight", "encoder.kernels.centres")
-    yield Slot(f"{kernels}.stds.weight", "encoder.kernels.widths")
+    yield Slot(f"{kernels}.means.weight", "encoder.kernels.centres", place=None)
+    yield Slot(f"{kernels}.stds.weight", "encoder.kernels.widths", place=None)
     both = torch.cat([elements + 3, elements + _SLOT + 3])
     yield Slot(f"{kernels}.mul.weight", "encoder.kernels.scale", both)
     yield Slot(f"{kernels}.bias.weight", "encoder.kernels.shift", both)
@@ -172,7 +247,11 @@ def _qkv(theirs: str, ours: str, width: int) -> Iterable[Slot]:
 def _axes(theirs: str, ours: str) -> Iterable[Slot]:
     for axis in range(3):
         for part in ("weight", "bias"):
-            yield Slot(f"{theirs}.force_proj{axis + 1}.{part}", f"{ours}.{part}", place=axis)
+            yield Slot(
+                f"{theirs}.force_proj{axis + 1}.{part}",
+                f"{ours}.{part}",
+                place=slice(axis, axis + 1),
+            )
 
 
 def _feature_rows(sizes: tuple[int, ...], offset: int) -> Tensor:
@@ -180,43 +259,86 @@ def _feature_rows(sizes: tuple[int, ...], offset: int) -> Tensor:
     return torch.cat([torch.arange(size) + _SLOT * k + offset for k, size in enumerate(sizes)])
 
 
-def _rows(tensor: Tensor, slot: Slot) -> Tensor:
-    assert slot.rows is not None
-    if int(slot.rows.max()) >= len(tensor):
-        raise ValueError(
-            f"{slot.theirs}: at least {int(slot.rows.max()) + 1} rows were expected, {len(tensor)} came"
-        )
-    return tensor[slot.rows]
+def check_names(found: Iterable[str], expected: Iterable[str]) -> None:
+    """Compare the names of weights.
+
+    Raises:
+        ValueError: names are missing or unknown; the message gives their number and the first five.
+    """
+    missing, unknown = sorted({*expected} - {*found}), sorted({*found} - {*expected})
+    told = [
+        f"{len(names)} {what} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
+        for what, names in (("missing", missing), ("unknown", unknown))
+        if names
+    ]
+    if told:
+        raise ValueError(f"the weights do not fit: {' and '.join(told)}")
+
+
+def _used(tensor: Tensor, slot: Slot, shape: torch.Size) -> Tensor:
+    """Take what a place of this shape holds of a published tensor."""
+    found = tuple(tensor.shape)
+    if slot.rows is None:
+        expected, fits = str(tuple(shape)), found == shape
+    else:
+        n_rows, n_columns = int(slot.rows.max()) + 1, shape.numel() // len(slot.rows)
+        expected = f"a table of {n_columns} columns and at least {n_rows} rows"
+        fits = len(found) == 2 and found[0] >= n_rows and found[1] == n_columns
+    if not fits:
+        raise ValueError(f"{slot.theirs} does not fit: {expected} was expected, {found} found")
+    return tensor if slot.rows is None else tensor[slot.rows].view(shape)
 
 
 def _config(named: Mapping[str, Tensor], has_heads: bool) -> ModelConfig:
-    """Read the sizes off the shapes."""
+    """Read the sizes off vectors, which cannot lie transposed; every matrix is then checked."""
 
-    def shape(name: str) -> torch.Size:
+    def length(name: str) -> int:
         if name not in named:
-            raise ValueError(f"{name} is missing: these are not weights of MoleBLEND or Transformer-M")
-        return named[name].shape
+            raise ValueError(
+                f"{name} is missing: these are not weights of MoleBLEND or Transformer-M"
+            )
+        if named[name].ndim != 1:
+            found = tuple(named[name].shape)
+            raise ValueError(f"{name} does not fit: a vector was expected, {found} found")
+        return len(named[name])
 
-    layers = [re.match(r"layers\.(\d+)\.", name) for name in named]
+    layers = {match[1] for name in named if (match := re.match(r"layers\.(\d+)\.", name))}
     encoder = EncoderConfig.published(
-        width=shape("emb_layer_norm.weight")[0],
-        ffn_width=shape("layers.0.fc1.weight")[0],
-        n_layers=1 + max(int(match[1]) for match in layers if match),
-        n_heads=shape("molecule_attn_bias.edge_encoder.weight")[1],
-        n_kernels=shape("molecule_3d_bias.gbf.means.weight")[1],
+        width=length("emb_layer_norm.weight"),
+        ffn_width=length("layers.0.fc1.bias"),
+        n_layers=len(layers),
+        n_heads=length("molecule_3d_bias.gbf_proj.layer2.bias"),
+        n_kernels=length("molecule_3d_bias.gbf_proj.layer1.bias"),
     )
-    return ModelConfig(encoder=encoder, heads=HeadsConfig.published() if has_heads else None)
+    heads = HeadsConfig.published() if has_heads else None
+    return ModelConfig(encoder=encoder, heads=heads, readout="cls")
 
 
-def _check_names(found: Mapping[str, Tensor], expected: set[str]) -> None:
-    missing = sorted(expected - found.keys())
-    unknown = sorted(found.keys() - expected)
-    if missing or unknown:
-        told = [f"missing {', '.join(missing[:5])}"] if missing else []
-        told += [f"unknown {', '.join(unknown[:5])}"] if unknown else []
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a safetensors file, or cut short ({error})") from error
+
+
+def _load_torch(path: Path) -> Any:  # noqa: ANN401 (whatever the file holds)
+    """Load with the unpickler of torch that builds nothing but tensors and plain containers."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    # A zip archive, or the number with which the older format begins.
+    if not start.startswith((b"PK", pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2))):
+        raise ValueError(f"{path}: not a file written by torch.save")
+    try:
+        with torch.serialization.safe_globals([(_Ignored, name) for name in _IGNORED]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or hostile file can fail in any way
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused:
+            raise ValueError(
+                f"{path}: refused, for it names the type {refused[1]}, which weights do not need "
+                "and which could run code"
+            ) from error
+        reason = re.split(r"\. |\n", str(error))[0]
         raise ValueError(
-            f"the published weights do not fit ({len(missing)} missing, {len(unknown)} unknown): "
-            + "; ".join(told)
-        )
-
-
+            f"{path}: cut short or damaged ({type(error).__name__}: {reason})"
+        ) from error

@@ -47,8 +47,10 @@ def write_store(
         The number of molecules written.
 
     Raises:
-        ValueError: a molecule has another feature version.
+        ValueError: a molecule has another feature version, or `batch_size` is below 1.
     """
+    if batch_size < 1:
+        raise ValueError(f"a batch has at least one molecule, not {batch_size}")
     schema = _schema(features)
     remaining, n_written, content = iter(molecules), 0, hashlib.sha256(features.encode())
     with (

@@ -6,7 +6,7 @@ import io
 import os
 import secrets
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -132,6 +132,14 @@ def read_table(path: str | Path) -> Table:
         return _sdf_table(path, list(read_sdf(path)), n_before=0)
     text, notes = _read_text(path)
     return _read_smi(path, text, notes) if ending == ".smi" else _read_csv(path, text, notes)
+
+
+def smiles_table(smiles: Sequence[str], names: Sequence[str] | None = None) -> Table:
+    """Make a table of SMILES that came from no file: columns `smiles` and, if given, `name`."""
+    columns = {"smiles": pa.array(list(smiles), pa.string())}
+    if names is not None:
+        columns["name"] = pa.array(list(names), pa.string())
+    return Table(source=Path("input"), columns=pa.table(columns))
 
 
 def read_pieces(path: str | Path, n_rows: int) -> tuple[int, Iterator[Table]]:

@@ -1,0 +1,308 @@
+"""The door from the shell: one function per verb, whose flags come from its signature."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from moleblend import __version__
+
+Argument = tyro.conf.Positional
+ViewsFlag = Literal["2d", "3d", "both"]
+ErrorsFlag = Literal["keep", "skip", "raise"]
+
+_SHOWN = Console(stderr=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb.
+
+    Args:
+        arguments: those of the process by default.
+
+    Returns:
+        0, or 2 after one sentence on what is wrong with the input.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    verb = VERBS.get(given[0]) if given else None
+    if given in ([], ["-h"], ["--help"]):
+        _print_verbs()
+        return 0
+    if given == ["--version"]:
+        print(__version__)
+        return 0
+    if verb is None:
+        _SHOWN.print(
+            f"moleblend: there is no verb {given[0]!r}; {', '.join(VERBS)} exist", style="red"
+        )
+        return 2
+    try:
+        verb(given[1:])
+    except (ValueError, OSError, FloatingPointError, ChildProcessError) as error:
+        _SHOWN.print(f"moleblend: {error}", style="red", soft_wrap=True, highlight=False, markup=False)
+        return 2
+    except KeyboardInterrupt:
+        _SHOWN.print("moleblend: stopped", style="red")
+        return 130
+    return 0
+
+
+def _pretrain(arguments: list[str]) -> None:
+    from moleblend.config import read_recipe
+    from moleblend.pretrain import PretrainConfig, pretrain
+
+    @dataclass(frozen=True)
+    class Run:
+        """Pretrain a model: moleblend pretrain [RECIPE.toml] --data FILE --out DIR.
+
+        A recipe is a TOML file with any of the fields below; flags come on top of it.
+
+        Attributes:
+            config: the run.
+            resume: go on from the state saved in the run folder.
+        """
+
+        config: Annotated[PretrainConfig, tyro.conf.arg(name="")]
+        resume: bool = False
+
+    recipe = PretrainConfig()
+    if arguments and not arguments[0].startswith("-"):
+        recipe = read_recipe(PretrainConfig, Path(arguments[0]))
+        arguments = arguments[1:]
+    run = tyro.cli(Run, prog="moleblend pretrain", args=arguments, default=Run(recipe))
+    result = pretrain(run.config, resume=run.resume, console=_SHOWN)
+    _print_scores(result.scores)
+    _SHOWN.print(
+        f"{result.molecules_per_s:.0f} molecules/s, peak memory {result.peak_mb:.0f} MB; "
+        f"the model is {result.model}"
+    )
+
+
+def _train(arguments: list[str]) -> None:
+    from moleblend.report import write_train_report
+    from moleblend.train import TrainConfig, train
+
+    config = tyro.cli(TrainConfig, prog="moleblend train", args=arguments)
+    result = train(config, console=_SHOWN)
+    report = write_train_report(result, Path(config.out) / "report.html")
+    _print_metrics("validation", result.validation)
+    _print_metrics("test", result.test)
+    _SHOWN.print(f"the model is {result.model}, the report {report}")
+
+
+def _predict(arguments: list[str]) -> None:
+    from moleblend.predict import Predictor
+    from moleblend.tables import write_table
+
+    def run(
+        model: Argument[Path],
+        source: Annotated[Argument[Path], tyro.conf.arg(name="in")],
+        out: Argument[Path],
+        views: ViewsFlag | None = None,
+        smiles: str | None = None,
+        errors: ErrorsFlag = "keep",
+    ) -> None:
+        """Predict the targets of a fine-tuned model: every input row comes back, in order.
+
+        Args:
+            model: model file of `moleblend train`.
+            source: csv, tsv, smi, sdf (also .gz) or parquet file of molecules.
+            out: csv, tsv or parquet file to write.
+            views: what of each molecule is used; by default what the model was trained to see.
+            smiles: the SMILES column; found by name by default.
+            errors: rows that cannot be used are kept with their reason, skipped, or end the run.
+        """
+        table = Predictor(model).predict(source, views=views, smiles=smiles, errors=errors)
+        write_table(table, out)
+        _print_statuses(table.column("status").to_pylist(), out)
+
+    _run(run, "predict", arguments)
+
+
+def _embed(arguments: list[str]) -> None:
+    from moleblend.predict import Predictor, write_embeddings
+
+    def run(
+        model: Argument[Path],
+        source: Annotated[Argument[Path], tyro.conf.arg(name="in")],
+        out: Argument[Path],
+        views: ViewsFlag | None = None,
+        smiles: str | None = None,
+        errors: ErrorsFlag = "keep",
+    ) -> None:
+        """Write one vector per molecule.
+
+        Args:
+            model: any model file.
+            source: csv, tsv, smi, sdf (also .gz) or parquet file of molecules.
+            out: .parquet or .csv, the input rows with status and vector; or .npy, the vectors alone
+                (NaN where a row cannot be used), with the rows in OUT.rows.csv.
+            views: what of each molecule is used; by default what the model was trained to see.
+            smiles: the SMILES column; found by name by default.
+            errors: rows that cannot be used are kept with their reason, skipped, or end the run.
+        """
+        predictor = Predictor(model)
+        table, vectors = predictor.embed_table(source, views=views, smiles=smiles, errors=errors)
+        write_embeddings(table, vectors, out)
+        _print_statuses(table.column("status").to_pylist(), out)
+
+    _run(run, "embed", arguments)
+
+
+def _data(arguments: list[str]) -> None:
+    from rich.progress import Progress
+
+    from moleblend.build import build_store
+    from moleblend.molecule import FeatureVersion
+
+    def build(
+        source: Annotated[Argument[Path], tyro.conf.arg(name="in")],
+        out: Argument[Path],
+        features: FeatureVersion = "cip-1",
+        processes: int | None = None,
+        conformers: int = 0,
+        seed: int = 0,
+        smiles: str | None = None,
+        limit_s: float = 20.0,
+    ) -> None:
+        """Build a store for pretraining: moleblend data build IN OUT.arrow.
+
+        Args:
+            source: csv, tsv, smi, sdf (also .gz) or parquet file of molecules.
+            out: the store; OUT.rejected.csv beside it accounts for every row that did not make it.
+            features: cip-1 (default), or ogb-1 for the published configuration.
+            processes: one for each core by default.
+            conformers: geometries to compute for each molecule that comes without.
+            seed: of the conformers.
+            smiles: the SMILES column; found by name by default.
+            limit_s: seconds after which the conformers of one molecule are given up.
+        """
+        with Progress(console=_SHOWN, transient=True) as bar:
+            task = bar.add_task(f"reading {source}", total=None)
+            account = build_store(
+                source,
+                out,
+                features=features,
+                n_processes=processes,
+                n_conformers=conformers,
+                seed=seed,
+                smiles=smiles,
+                limit_s=limit_s,
+                on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        for note in account.notes:
+            _SHOWN.print(note)
+        _SHOWN.print(
+            f"{account.n_written:,} of {account.n_rows:,} rows are in {out}; "
+            f"{len(account.rejected):,} rejected, {len(account.flat):,} without the geometry asked "
+            f"for: {out}.rejected.csv"
+        )
+
+    if arguments[:1] == ["build"]:
+        _run(build, "data build", arguments[1:])
+    elif arguments[:1] in ([], ["-h"], ["--help"]):
+        print("usage: moleblend data build IN OUT.arrow [--help]")
+    else:
+        raise ValueError(f"there is no 'data {arguments[0]}'; 'data build' exists")
+
+
+def _convert(arguments: list[str]) -> None:
+    from moleblend import checkpoint
+
+    def run(source: Argument[Path], out: Argument[Path]) -> None:
+        """Turn published weights into a model file.
+
+        Args:
+            source: checkpoint of MoleBLEND or Transformer-M as downloaded; no code in it is run.
+            out: the .safetensors file to write.
+        """
+        model = checkpoint.convert(source, out)
+        n_parameters = checkpoint.count_parameters(model)
+        _SHOWN.print(f"{n_parameters:,} parameters are in {out}")
+
+    _run(run, "convert", arguments)
+
+
+def _demo(arguments: list[str]) -> None:
+    from moleblend.demo import demo
+
+    def run(out: Path = Path("demo"), smiles: str | None = None) -> None:
+        """See the whole method work on 2,000 QM9 molecules, in a few minutes.
+
+        Args:
+            out: folder for the runs and the report.
+            smiles: a molecule to predict at the end; asked for at a terminal.
+        """
+        demo(out, smiles, console=_SHOWN)
+
+    _run(run, "demo", arguments)
+
+
+VERBS: dict[str, Callable[[list[str]], None]] = {
+    "demo": _demo,
+    "data": _data,
+    "pretrain": _pretrain,
+    "train": _train,
+    "predict": _predict,
+    "embed": _embed,
+    "convert": _convert,
+}
+"""The verbs, in the order in which a newcomer meets them."""
+
+_ABOUT = {
+    "demo": "see the whole method work on embedded molecules",
+    "data": "build a store of molecules from a file",
+    "pretrain": "pretrain a model by blending views",
+    "train": "fine-tune a model on measured molecules",
+    "predict": "predict properties of molecules",
+    "embed": "write one vector per molecule",
+    "convert": "turn published weights into a model file",
+}
+
+
+def _run(function: Callable[..., None], verb: str, arguments: list[str]) -> None:
+    """Fill the function's arguments from the command line and call it."""
+    tyro.cli(function, prog=f"moleblend {verb}", args=arguments)
+
+
+def _print_verbs() -> None:
+    print("usage: moleblend VERB [--help]\n")
+    for verb, about in _ABOUT.items():
+        print(f"  {verb:<10}{about}")
+
+
+def _print_scores(scores: list) -> None:  # noqa: ANN001
+    table = RichTable(title="what was learnt, on held-out molecules")
+    for column in ("view", "shown", "metric", "value", "constant answer", "pairs"):
+        table.add_column(column, justify="left" if column in ("view", "shown") else "right")
+    for score in scores:
+        trivial = "" if score.trivial is None else f"{score.trivial:.3f}"
+        unit = f"{score.metric} (Å)" if score.metric == "MAE" else score.metric
+        table.add_row(
+            score.view, score.shown, unit, f"{score.value:.3f}", trivial, f"{score.n:,}"
+        )
+    _SHOWN.print(table)
+
+
+def _print_metrics(part: str, metrics: dict[str, dict[str, float | None]]) -> None:
+    for target, found in metrics.items():
+        told = "  ".join(
+            f"{name} {'undefined' if value is None else f'{value:.4g}'}"
+            for name, value in found.items()
+        )
+        _SHOWN.print(f"{part}  {target}  {told}", soft_wrap=True)
+
+
+def _print_statuses(statuses: list[str], out: Path) -> None:
+    counts = {status: statuses.count(status) for status in dict.fromkeys(statuses)}
+    told = ", ".join(f"{count:,} {status}" for status, count in counts.items())
+    _SHOWN.print(f"{len(statuses):,} rows written to {out}: {told}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

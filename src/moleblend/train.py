@@ -1,0 +1,489 @@
+"""Fine-tuning: a table of measured molecules in, a model file with honest test figures out."""
+
+import copy
+import json
+import logging
+import warnings
+from collections.abc import Sequence
+from csv import writer
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+import tyro
+from jaxtyping import Float, Float32, Float64, Int64
+from rich.console import Console
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from moleblend import checkpoint
+from moleblend.batch import Batch, collate
+from moleblend.blending import Views, show
+from moleblend.config import to_dict
+from moleblend.encoder import EncoderConfig
+from moleblend.heads import Model, ModelConfig, Target
+from moleblend.metrics import Metrics, binary_metrics, mean_metric, regression_metrics
+from moleblend.molecule import Molecule
+from moleblend.predict import Row, in_batches, prepare
+from moleblend.splits import Split, given_split, random_split, scaffold_split
+from moleblend.tables import Table, numbers, read_molecules, read_table
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One fine-tuning run.
+
+    Attributes:
+        data: table of molecules and measured values (csv, tsv, smi, sdf, parquet; also .gz).
+        target: columns to predict; an empty cell is a missing label.
+        out: the run folder.
+        source: model file to start from, or `scratch` for random weights.
+        smiles: the SMILES column; found by name if empty.
+        split: `scaffold`, `random`, or a column that says train, valid or test for each row.
+        task: `regression`, `binary`, or `auto`: binary if all labels of a target are 0 or 1.
+        units: unit of each target, for the record.
+        views: what is used of each molecule: `2d`, `3d`, `both`; `auto` is both if any row has a geometry.
+        conformers: geometries computed for each molecule that comes without; more than one are drawn from
+            at random in each epoch.
+        epochs: at most.
+        patience: epochs without a better validation figure after which training stops.
+        batch_size: molecules in a step.
+        learning_rate: at the end of the warm-up.
+        warmup_epochs: epochs over which the rate rises from 0; then it falls to 0 along a cosine.
+        weight_decay: decoupled.
+        clip_norm: largest norm of the gradient.
+        head_dropout: before the last layer of the property head.
+        seed: of everything random.
+        device: `auto`, `cpu` or `cuda`.
+        encoder: of a model from scratch; with a source it is the source's.
+    """
+
+    data: Annotated[str, tyro.conf.Positional]
+    target: tuple[str, ...]
+    out: str
+    source: Annotated[str, tyro.conf.arg(name="from")] = "scratch"
+    smiles: str = ""
+    split: str = "scaffold"
+    task: Literal["auto", "regression", "binary"] = "auto"
+    units: tuple[str, ...] = ()
+    views: Literal["auto", "2d", "3d", "both"] = "auto"
+    conformers: int = 0
+    epochs: int = 40
+    patience: int = 10
+    batch_size: int = 32
+    learning_rate: float = 2e-4
+    warmup_epochs: float = 2.0
+    weight_decay: float = 0.01
+    clip_norm: float = 5.0
+    head_dropout: float = 0.1
+    seed: int = 0
+    device: str = "auto"
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run."""
+        if not self.target:
+            raise ValueError("no target: --target names one or more columns to predict")
+        if len(set(self.target)) != len(self.target):
+            raise ValueError(f"a target is named twice: {', '.join(self.target)}")
+        if self.units and len(self.units) != len(self.target):
+            raise ValueError(
+                f"{len(self.target)} targets, but {len(self.units)} units: one for each, or none"
+            )
+        if min(self.epochs, self.patience, self.batch_size) < 1:
+            raise ValueError("epochs, patience and batch_size must be at least 1")
+
+
+@dataclass(frozen=True, eq=False)
+class TrainResult:
+    """What a run found, and what its report shows.
+
+    Attributes:
+        config: of the run.
+        model: path of the model file.
+        targets: with the scaling of the training labels.
+        validation: metrics per target on the validation part, of the weights that were kept.
+        test: metrics per target on the test part, read once.
+        trivial: test metrics of predicting the training mean; only for regression.
+        history: per epoch: number, training loss, validation figure.
+        best_epoch: whose weights were kept.
+        parts: rows of each part, counted from 0 in the file.
+        predicted: for the rows of the test part, in the target's unit or as a probability.
+        labels: for the rows of the test part; NaN where missing.
+        rows: status and reason of every row of the file.
+    """
+
+    config: TrainConfig
+    model: Path
+    targets: tuple[Target, ...]
+    validation: dict[str, Metrics]
+    test: dict[str, Metrics]
+    trivial: dict[str, Metrics]
+    history: list[dict[str, float]]
+    best_epoch: int
+    parts: Split
+    predicted: Float64[np.ndarray, "m t"]
+    labels: Float64[np.ndarray, "m t"]
+    rows: list[Row]
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """The usable molecules and their labels; NaN where missing."""
+
+    molecules: list[Molecule]
+    labels: Float64[np.ndarray, "n t"]
+
+    def __len__(self) -> int:
+        """Number of molecules."""
+        return len(self.molecules)
+
+    def part(self, chosen: Int64[np.ndarray, " m"]) -> "Labelled":
+        """Take some of them."""
+        return Labelled([self.molecules[k] for k in chosen], self.labels[chosen])
+
+
+def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult:
+    """Fine-tune a model on a table and leave a run folder.
+
+    The folder holds `model.safetensors`, `metrics.json`, `config.json`, `log.csv` (per epoch) and `rows.csv`
+    (part, status and reason of every row of the file). The test part is read once, after all choices.
+
+    Args:
+        config: the run.
+        console: where progress is shown.
+
+    Raises:
+        FileNotFoundError: the table or the source is not there.
+        ValueError: a column is missing, a label is no number, or a part is left without labels.
+    """
+    console = console or Console(stderr=True)
+    out = Path(config.out)
+    source = None if config.source == "scratch" else checkpoint.load(config.source)
+    encoder = source.config.encoder if source else config.encoder
+    table = read_table(config.data)
+    for note in table.notes:
+        console.print(note)
+    all_labels = np.stack([numbers(table, name) for name in config.target], 1)
+    views, rows = _read_rows(table, config, encoder)
+    rows = [_with_label(row, label) for row, label in zip(rows, all_labels, strict=True)]
+    usable = np.array([k for k, row in enumerate(rows) if row.molecule is not None], np.int64)
+    data = Labelled([rows[k].molecule for k in usable], all_labels[usable])
+    split = _split(table, usable, data, config)
+    targets = _targets(data.part(split.train), data, config)
+    parts = Split(*(usable[part] for part in (split.train, split.validation, split.test)))
+    console.print(
+        f"{len(rows):,} rows, {len(usable):,} usable: {len(split.train):,} to train, "
+        f"{len(split.validation):,} to validate, {len(split.test):,} to test ({config.split} split); "
+        f"views {views}; start from {config.source}"
+    )
+
+    torch.manual_seed(config.seed)
+    model_config = ModelConfig(
+        encoder=encoder,
+        heads=None,
+        targets=targets,
+        head_dropout=config.head_dropout,
+        readout=source.config.readout if source else "mean",
+    )
+    model = checkpoint.transfer(source, model_config) if source else Model(model_config)
+    run = FineTuning(model, config, views, data.part(split.train), data.part(split.validation), console)
+    _fit(run, config)
+
+    predicted = {
+        name: run.predict(data.part(part))
+        for name, part in (("validation", split.validation), ("test", split.test))
+    }
+    metrics = {
+        name: _metrics(targets, predicted[name], data.labels[part])
+        for name, part in (("validation", split.validation), ("test", split.test))
+    }
+    means = np.nanmean(data.labels[split.train], 0, keepdims=True).repeat(len(split.test), 0)
+    result = TrainResult(
+        config=config,
+        model=out / "model.safetensors",
+        targets=targets,
+        validation=metrics["validation"],
+        test=metrics["test"],
+        trivial={
+            target.name: regression_metrics(means[:, k], data.labels[split.test][:, k])
+            for k, target in enumerate(targets)
+            if target.kind == "regression"
+        },
+        history=run.history,
+        best_epoch=run.best_epoch,
+        parts=parts,
+        predicted=predicted["test"],
+        labels=data.labels[split.test],
+        rows=rows,
+    )
+    _write(result, run.model, views)
+    return result
+
+
+class FineTuning(pl.LightningModule):
+    """Lightning's view of a run; keeps the weights of the best epoch."""
+
+    def __init__(
+        self,
+        model: Model,
+        config: TrainConfig,
+        views: Views,
+        training: Labelled,
+        validation: Labelled,
+        console: Console,
+    ) -> None:
+        super().__init__()
+        self.model, self.config, self.views = model, config, views
+        self.training_part, self.validation_part = training, validation
+        self.console = console
+        self.history: list[dict[str, float]] = []
+        self.losses: list[float] = []
+        self.best_figure, self.best_epoch = -np.inf, 0
+        self.best_weights = copy.deepcopy(model.state_dict())
+
+    def training_step(self, batch: tuple[Batch, Float32[Tensor, "b t"]], _: int) -> Float[Tensor, ""]:
+        """One step on all views that are used."""
+        molecules, labels = batch
+        loss = property_loss(self.model(molecules, show(molecules, self.views)), labels, self.model)
+        self.losses.append(loss.item())
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Validate; keep the best weights; stop when nothing gets better."""
+        epoch = self.current_epoch + 1
+        figure, told = self._figure()
+        if figure > self.best_figure:
+            self.best_figure, self.best_epoch = figure, epoch
+            self.best_weights = copy.deepcopy(self.model.state_dict())
+        loss = float(np.mean(self.losses))
+        self.losses = []
+        self.history.append({"epoch": epoch, "training_loss": loss, "validation": abs(figure)})
+        self.console.print(f"epoch {epoch}  training loss {loss:.4f}  validation {told}", soft_wrap=True)
+        if epoch - self.best_epoch >= self.config.patience:
+            self.trainer.should_stop = True
+
+    def on_train_end(self) -> None:
+        """Go back to the best epoch."""
+        self.model.load_state_dict(self.best_weights)
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled batches; the order and the conformers of each epoch follow from the seed."""
+        part, chance = self.training_part, np.random.default_rng(self.config.seed)
+        labels = torch.from_numpy(_scaled(part.labels, self.model.config.targets))
+
+        def gather(places: Sequence[int]) -> tuple[Batch, Tensor]:
+            molecules = [part.molecules[place] for place in places]
+            conformers = [int(chance.integers(max(m.n_conformers, 1))) for m in molecules]
+            return collate(molecules, conformers), labels[list(places)]
+
+        return DataLoader(
+            range(len(part)),  # ty: ignore[invalid-argument-type] (a sequence is all that is needed)
+            batch_size=self.config.batch_size,
+            shuffle=True,
+            collate_fn=gather,
+            generator=torch.Generator().manual_seed(self.config.seed),
+        )
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW with a warm-up and a cosine."""
+        config = self.config
+        optimiser = torch.optim.AdamW(
+            self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        steps = -(-len(self.training_part) // config.batch_size)
+        warmup, total = config.warmup_epochs * steps, config.epochs * steps
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / (warmup + 1)
+            return 0.5 * (1 + np.cos(np.pi * min((step - warmup) / max(total - warmup, 1), 1.0)))
+
+        rate = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+
+    @torch.no_grad()
+    def predict(self, part: Labelled) -> Float64[np.ndarray, "m t"]:
+        """Predict in the target's unit, or as a probability."""
+        was_training = self.model.training
+        self.model.eval()
+        targets = self.model.config.targets
+        raw = np.zeros((len(part), len(targets)))
+        for places in in_batches([molecule.n_atoms for molecule in part.molecules]):
+            batch = collate([part.molecules[place] for place in places]).to(self.device)
+            raw[places] = self.model(batch, show(batch, self.views)).cpu().numpy()
+        self.model.train(was_training)
+        for k, target in enumerate(targets):
+            if target.kind == "binary":
+                raw[:, k] = 1 / (1 + np.exp(-raw[:, k]))
+            else:
+                raw[:, k] = raw[:, k] * target.scale + target.mean
+        return raw
+
+    def _figure(self) -> tuple[float, str]:
+        """The validation figure by which epochs are compared (higher is better), and how to say it."""
+        targets, part = self.model.config.targets, self.validation_part
+        found = list(_metrics(targets, self.predict(part), part.labels).values())
+        auc = mean_metric(found, "ROC-AUC")
+        scaled = [
+            {"RMSE": m["RMSE"] / target.scale}
+            for m, target in zip(found, targets, strict=True)
+            if m.get("RMSE") is not None
+        ]
+        rmse = mean_metric(scaled, "RMSE")
+        told = [f"ROC-AUC {auc:.4f}"] if auc is not None else []
+        told += [f"RMSE {rmse:.4f} standard deviations"] if rmse is not None else []
+        if not told:
+            raise ValueError("the validation part has no target with labels of both classes")
+        return (auc or 0.0) - (rmse or 0.0), ", ".join(told)
+
+
+def property_loss(
+    output: Float[Tensor, "b t"], labels: Float32[Tensor, "b t"], model: Model
+) -> Float[Tensor, ""]:
+    """Squared error of scaled values and cross entropy of classes, mean over the labels that are there."""
+    is_known = ~labels.isnan()
+    labels = torch.where(is_known, labels, 0)
+    is_binary = torch.tensor([t.kind == "binary" for t in model.config.targets], device=output.device)
+    classes = F.binary_cross_entropy_with_logits(output, labels.clamp(0, 1), reduction="none")
+    error = torch.where(is_binary, classes, (output - labels) ** 2)
+    return torch.where(is_known, error, 0).sum() / is_known.sum().clamp(min=1)
+
+
+def _read_rows(
+    table: Table, config: TrainConfig, encoder: EncoderConfig
+) -> tuple[Views, list[Row]]:
+    """Read the molecules and decide what is used of them."""
+    items = list(read_molecules(table, smiles=config.smiles or None, features=encoder.features))
+    views: Views
+    if config.views == "auto":
+        has_3d = config.conformers > 0 or any(
+            isinstance(item, Molecule) and item.n_conformers for item in items
+        )
+        views = "both" if has_3d else "2d"
+    else:
+        views = config.views
+    return views, [prepare(item, views, encoder.max_atoms, config.conformers) for item in items]
+
+
+def _with_label(row: Row, labels: Float64[np.ndarray, " t"]) -> Row:
+    """Set a row without any label aside."""
+    if row.molecule is not None and np.isnan(labels).all():
+        return Row(None, "no_label", "no target has a label")
+    return row
+
+
+def _split(
+    table: Table, usable: Int64[np.ndarray, " n"], data: Labelled, config: TrainConfig
+) -> Split:
+    """Split the usable rows; every part needs some."""
+    if config.split == "scaffold":
+        split = scaffold_split([molecule.smiles for molecule in data.molecules])
+    elif config.split == "random":
+        split = random_split(len(data), seed=config.seed)
+    else:
+        named = table.column(config.split).to_pylist()
+        split = given_split([str(named[k]) for k in usable])
+    for name in ("train", "validation", "test"):
+        if not len(getattr(split, name)):
+            raise ValueError(
+                f"{config.data}: the {config.split} split leaves no row in the {name} part "
+                f"({len(usable)} rows can be used)"
+            )
+    return split
+
+
+def _targets(training: Labelled, data: Labelled, config: TrainConfig) -> tuple[Target, ...]:
+    """Decide the kind of each target, and its scaling from the training labels."""
+    targets = []
+    for k, name in enumerate(config.target):
+        known = data.labels[:, k][~np.isnan(data.labels[:, k])]
+        seen = training.labels[:, k][~np.isnan(training.labels[:, k])]
+        if not len(seen):
+            raise ValueError(f"{config.data}: target {name!r} has no label in the training part")
+        is_binary = bool(np.isin(known, (0, 1)).all())
+        if config.task == "binary" and not is_binary:
+            odd = known[~np.isin(known, (0, 1))][0]
+            raise ValueError(f"{config.data}: target {name!r} is to be binary, but has a label {odd:g}")
+        unit = config.units[k] if config.units else ""
+        if is_binary and config.task != "regression":
+            targets.append(Target(name=name, kind="binary"))
+        else:
+            scale = float(seen.std()) or 1.0
+            targets.append(Target(name, "regression", unit, float(seen.mean()), scale))
+    return tuple(targets)
+
+
+def _scaled(
+    labels: Float64[np.ndarray, "n t"], targets: Sequence[Target]
+) -> Float32[np.ndarray, "n t"]:
+    columns = [(labels[:, k] - target.mean) / target.scale for k, target in enumerate(targets)]
+    return np.stack(columns, 1).astype(np.float32)
+
+
+def _metrics(
+    targets: Sequence[Target],
+    predicted: Float64[np.ndarray, "m t"],
+    labels: Float64[np.ndarray, "m t"],
+) -> dict[str, Metrics]:
+    score = {"binary": binary_metrics, "regression": regression_metrics}
+    return {
+        target.name: score[target.kind](predicted[:, k], labels[:, k])
+        for k, target in enumerate(targets)
+    }
+
+
+def _fit(run: FineTuning, config: TrainConfig) -> None:
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    trainer = pl.Trainer(
+        accelerator=config.device,
+        devices=1,
+        max_epochs=config.epochs,
+        gradient_clip_val=config.clip_norm,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        trainer.fit(run)
+
+
+def _write(result: TrainResult, model: Model, views: Views) -> None:
+    """Write the run folder, the model last."""
+    config, out = result.config, Path(result.config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    figures = {
+        "validation": result.validation,
+        "test": result.test,
+        "test_of_predicting_the_training_mean": result.trivial,
+        "best_epoch": result.best_epoch,
+    }
+    _write_json(out / "config.json", to_dict(config))
+    _write_json(out / "metrics.json", figures)
+    with (out / "log.csv").open("w", newline="", encoding="utf-8") as file:
+        log = writer(file)
+        log.writerow(result.history[0])
+        log.writerows(epoch.values() for epoch in result.history)
+    part_of = {int(row): name for name, rows in asdict(result.parts).items() for row in rows}
+    with (out / "rows.csv").open("w", newline="", encoding="utf-8") as file:
+        log = writer(file)
+        log.writerow(["row", "part", "status", "reason"])
+        for k, row in enumerate(result.rows):
+            log.writerow([k + 1, part_of.get(k, ""), row.status, row.reason])
+    card = checkpoint.Card(
+        trained_by="train",
+        data=Path(config.data).name,
+        views=views,
+        notes={"conformers": config.conformers, "config": to_dict(config), "metrics": figures},
+    )
+    checkpoint.save(model, result.model, card)
+
+
+def _write_json(path: Path, values: object) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

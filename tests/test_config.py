@@ -1,0 +1,148 @@
+"""Recipes and headers: read is what was written, and what is wrong is named in one sentence."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from moleblend.config import from_dict, read_recipe, to_dict
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Fields that refuse each other."""
+
+    width: int = 4
+    n_heads: int = 2
+    rate: float = 0.5
+    kind: Literal["big", "small"] = "big"
+
+    def __post_init__(self):
+        if self.width % self.n_heads:
+            raise ValueError(
+                f"width must be a multiple of n_heads: {self.width}, {self.n_heads} came"
+            )
+
+
+@dataclass(frozen=True)
+class Item:
+    """A field without a default."""
+
+    name: str
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Outer:
+    """One field of every kind that a recipe may hold."""
+
+    inner: Inner = Inner()
+    maybe: Inner | None = Inner()
+    items: tuple[Item, ...] = ()
+    names: tuple[str, ...] = ()
+    shares: tuple[float, float] = (0.5, 0.5)
+    is_on: bool = False
+    seed: int | None = None
+    folder: Path | None = None
+    notes: dict[str, Any] | None = None
+
+
+FULL = Outer(
+    inner=Inner(width=9, n_heads=3, rate=0.1, kind="small"),
+    maybe=None,
+    items=(Item("gap", 2.5), Item("mu")),
+    names=("a", "b"),
+    shares=(0.25, 0.75),
+    is_on=True,
+    seed=3,
+    folder=Path("runs"),
+    notes={"rows": [1, 2], "by": None},
+)
+
+
+@pytest.mark.parametrize("config", [Outer(), FULL])
+def test_json_round_trip(config):
+    assert from_dict(Outer, json.loads(json.dumps(to_dict(config))), "header") == config
+
+
+def test_what_is_left_out_keeps_its_default():
+    read = from_dict(Outer, {"inner": {"width": 8}}, "header")
+    assert read == Outer(inner=Inner(width=8))
+
+
+def test_whole_numbers_and_lists_are_taken_as_numbers_and_tuples():
+    read = from_dict(Outer, {"shares": [0, 1], "inner": {"rate": 1}}, "header")
+    assert read.shares == (0.0, 1.0)
+    assert isinstance(read.shares[0], float)
+    assert isinstance(read.inner.rate, float)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ([1], "a table was expected, [1] came"),
+        (
+            {"widht": 3},
+            "widht is unknown, known are inner, maybe, items, names, shares, is_on, seed",
+        ),
+        ({"inner": {"hight": 3}}, "inner: hight is unknown, known are width, n_heads, rate, kind"),
+        ({"inner": {"width": 5}}, "inner: width must be a multiple of n_heads: 5, 2 came"),
+        ({"inner": {"width": "8"}}, "inner.width: a whole number was expected, '8' came"),
+        ({"inner": {"width": 8.0}}, "inner.width: a whole number was expected, 8.0 came"),
+        ({"inner": {"width": True}}, "inner.width: a whole number was expected, True came"),
+        ({"inner": {"rate": "1"}}, "inner.rate: a number was expected, '1' came"),
+        ({"inner": {"rate": False}}, "inner.rate: a number was expected, False came"),
+        (
+            {"inner": {"kind": "tiny"}},
+            "inner.kind: one of 'big', 'small' was expected, 'tiny' came",
+        ),
+        ({"inner": "big"}, "inner: a table was expected, 'big' came"),
+        ({"inner": None}, "inner: a table was expected, None came"),
+        ({"maybe": {"rate": "x"}}, "maybe.rate: a number was expected, 'x' came"),
+        ({"maybe": 3}, "maybe: a table was expected, 3 came"),
+        ({"items": [{"name": "y"}, {"scale": 1}]}, "items[1].name: a value is needed"),
+        ({"items": {"name": "y"}}, "items: a list was expected, {'name': 'y'} came"),
+        ({"names": "gap"}, "names: a list was expected, 'gap' came"),
+        ({"names": ["gap", 5]}, "names[1]: a text was expected, 5 came"),
+        ({"shares": [1]}, "shares: 2 values were expected, [1] came"),
+        ({"shares": [0.5, "x"]}, "shares[1]: a number was expected, 'x' came"),
+        ({"is_on": "false"}, "is_on: true or false was expected, 'false' came"),
+        ({"is_on": 1}, "is_on: true or false was expected, 1 came"),
+        ({"seed": 1.5}, "seed: a whole number was expected, 1.5 came"),
+        ({"notes": [1]}, "notes: a table was expected, [1] came"),
+    ],
+)
+def test_a_wrong_value_is_named_in_one_sentence(values, sentence):
+    with pytest.raises(ValueError, match=f"^{re.escape(f'mini.toml: {sentence}')}[^\n]*$"):
+        from_dict(Outer, values, "mini.toml")
+
+
+def test_every_wrong_field_is_named():
+    wrong = {"is_on": "no", "inner": {"rate": "x"}}
+    with pytest.raises(ValueError, match=r"inner\.rate: .*; is_on: "):
+        from_dict(Outer, wrong, "mini.toml")
+
+
+def test_recipe(tmp_path):
+    path = tmp_path / "mini.toml"
+    path.write_text('shares = [1, 0]\n[inner]\nkind = "small"\n[[items]]\nname = "gap"\n')
+    expected = Outer(shares=(1.0, 0.0), inner=Inner(kind="small"), items=(Item("gap"),))
+    assert read_recipe(Outer, path) == expected
+
+
+def test_bad_recipes(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no such recipe"):
+        read_recipe(Outer, tmp_path / "absent.toml")
+    path = tmp_path / "bad.toml"
+    for content in (b"shares = [1,", b"\xff\xfe"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"bad\.toml: not a TOML file"):
+            read_recipe(Outer, path)
+    path.write_text("seed = 'one'")
+    with pytest.raises(
+        ValueError, match=r"bad\.toml: seed: a whole number was expected, 'one' came"
+    ):
+        read_recipe(Outer, path)
