@@ -1,7 +1,9 @@
 import csv
 import gzip
+import itertools
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as parquet
@@ -101,6 +103,15 @@ def test_double_bond_stereo(smiles, label, features):
     assert read_smiles(smiles, features=features).bond_features[:, 1].max() == label
 
 
+@pytest.mark.parametrize(
+    ("smiles", "label"),
+    [("CC/C(C)=C(/[C@H](C)O)[C@@H](C)O", 3), ("CC/C(C)=C(\\[C@H](C)O)[C@@H](C)O", 4)],
+)
+def test_double_bonds_that_only_r_and_s_decide(smiles, label):
+    """Ethyl outranks methyl and R outranks S: in the first one ethyl lies on the side of R."""
+    assert read_smiles(smiles).bond_features[:, 1].max() == label
+
+
 def test_undecided_cip_labels_are_zero(monkeypatch):
     monkeypatch.setattr(chem, "_CIP_ITERATIONS", 1)
     assert not read_smiles(DRUGS[1]).atoms[:, 1].any()
@@ -186,6 +197,7 @@ def test_awkward_molecules_are_ordinary_input(smiles, features):
         ("", "the SMILES is empty"),
         ("  ", "the SMILES is empty"),
         ("C1CC", "unclosed ring"),
+        ("CC(", "syntax error while parsing"),
         ("C(C)(C)(C)(C)C", "valence for atom # 0 C, 5"),
         ("c1ccnc1", "kekulize"),
         ("CC ethane", "blank inside"),
@@ -229,6 +241,12 @@ def test_corrupted_mol_blocks_raise_nothing_else():
             continue
 
 
+def test_a_mol_block_that_is_wrong_only_without_its_hydrogens():
+    block = mol_block("O=[N+]([O-])c1cocn1").replace("  2  4  1  0", "  2  4  5  0")
+    with pytest.raises(MoleculeError, match="without its hydrogens"):
+        read_mol_block(block)
+
+
 def test_geometry_of_another_molecule_is_refused():
     water = np.array([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]])
     assert read_xyz(np.array([8, 1, 1]), water, "O").n_conformers == 1
@@ -239,6 +257,15 @@ def test_geometry_of_another_molecule_is_refused():
         read_xyz(np.array([8, 1, 1]), 3 * water, "O")
     with pytest.raises(MoleculeError, match="distances"):
         read_xyz(np.array([8, 6]), np.array([[0.0, 0.0, 0.0], [9.0, 0.0, 0.0]]), "OC")
+
+
+def test_of_two_maps_the_shorter_bond_is_the_double_one():
+    formate = np.array([[-1.1, 0.0, 0.0], [0.0, 0.0, 0.0], [0.7, 1.15, 0.0], [0.6, -1.0, 0.0]])
+    for rows in ([0, 1, 2, 3], [0, 1, 3, 2]):
+        positions = formate[rows]
+        molecule = read_xyz(np.array([1, 6, 8, 8]), positions, "[O-]C=O")
+        assert molecule.smiles == "O=C[O-]"
+        assert positions[molecule.source_atoms[0]].tolist() == [0.6, -1.0, 0.0]
 
 
 def test_xyz_text():
@@ -315,6 +342,30 @@ def test_conformers_are_several_and_differ():
     assert not np.array_equal(three[:1], chem.add_positions(molecule, seed=2).positions)
 
 
+@pytest.mark.parametrize("smiles", ["[La+3].[Cl-].[Cl-].[Cl-]", "CC.[Rn]", "CC(=O)[O-].[Na+]"])
+def test_fragments_of_a_salt_lie_apart(smiles):
+    """Also where no force field pushes them apart."""
+    positions = chem.add_positions(read_smiles(smiles)).positions[0]
+    distance = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
+    assert (distance + 9 * np.eye(len(positions))).min() > 1.2
+
+
+def test_the_minimiser_reads_the_clock(monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr(chem, "monotonic", lambda: next(clock))
+    with pytest.raises(MoleculeError, match=r"minimised within 2 s"):
+        chem.add_positions(read_smiles(DRUGS[0]), limit_s=2.0)
+
+
+def test_conformers_of_small_seeds_do_not_repeat():
+    molecule = chem.read_smiles("CCCCO")
+    seeds = [chem.add_positions(molecule, seed=s, n_conformers=3).positions for s in (0, 1, 2)]
+    all_of_them = np.concatenate(seeds)
+    for i, one in enumerate(all_of_them):
+        for other in all_of_them[:i]:
+            assert not np.array_equal(one, other)
+
+
 def test_conformers_that_cannot_be_had():
     with pytest.raises(MoleculeError, match="finds no geometry"):
         chem.add_positions(read_smiles("C1#CC#CC#C1"))
@@ -330,6 +381,9 @@ def test_ogb_record_whose_order_no_smiles_has_gets_no_positions():
     molecule = read_mol_block(Chem.MolToMolBlock(mol), features="ogb-1")
     with pytest.raises(MoleculeError, match="order of the record"):
         chem.add_positions(molecule)
+    for other in ("OC=C", "C(O)=C"):  # the elements stand elsewhere; the bonds do
+        with pytest.raises(MoleculeError, match="order of the record"):
+            chem.add_positions(replace(read_smiles("C=CO", features="ogb-1"), smiles=other))
 
 
 def test_scaffold_fingerprint_drawing():

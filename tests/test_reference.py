@@ -14,7 +14,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
+from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
 from safetensors.torch import save_file
 
 from moleblend.batch import collate
@@ -97,6 +97,8 @@ def fairseq_file(state, arguments="namespace"):
     args = argparse.Namespace(arch="moleblend_base", lr=[1e-5], seed=np.int64(1), user_dir=None)
     plain = {"common": {"seed": 1, "fp16": True}, "model": {"_name": "x", "width": 12}, "lr": [0.1]}
     tree = {**plain, "task": {"path": "${model._name}", "must": "???", "none": None}}
+    tree["typed"] = DictConfig({"a": 1}, ref_type=dict[str, int], key_type=str, element_type=int)
+    tree["nodes"] = [StringNode("x"), IntegerNode(1), FloatNode(0.5), BooleanNode(True)]
     cfg = {
         "namespace": None,
         "dict": {**plain, "task": args},
@@ -162,7 +164,9 @@ def test_bare_state_dicts(tmp_path, state):
 def test_half_precision_becomes_float32(tmp_path, state):
     path = tmp_path / "half.pt"
     torch.save({"model": {name: tensor.half() for name, tensor in state.items()}}, path)
-    assert same(read_published(path), {name: t.half().float() for name, t in state.items()})
+    read = read_published(path)
+    assert {tensor.dtype for tensor in read.values()} == {torch.float32}
+    assert same(read, {name: tensor.half().float() for name, tensor in state.items()})
 
 
 class Hostile:
@@ -335,6 +339,13 @@ def added(name):
             (
                 "molecule_attn_bias.edge_encoder.weight does not fit: a table of 3 columns and at "
                 "least 1029 rows was expected, (3, 1537) found"
+            ),
+        ),
+        (
+            changed("atom_feature.atom_encoder.weight", lambda tensor: tensor[:, :-1]),
+            (
+                "atom_feature.atom_encoder.weight does not fit: a table of 12 columns and at "
+                "least 4100 rows was expected, (4609, 11) found"
             ),
         ),
         (

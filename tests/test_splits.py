@@ -38,6 +38,12 @@ def test_equal_scaffold_sets_go_by_later_first_row():
     ]
 
 
+def test_shares_are_not_cut_by_rounding():
+    """0.7 + 0.2 of 30 rows is 26.999999999999996 in floating point."""
+    rings = [f"C1{'C' * length}1" for length in range(2, 32)]
+    assert [len(part) for part in parts(scaffold_split(rings, (0.7, 0.2, 0.1)))] == [21, 6, 3]
+
+
 def test_scaffold_split_keeps_chirality_apart():
     split = scaffold_split(["C[C@H]1CN1C1CC1", "C[C@@H]1CN1C1CC1"], (0.5, 0.5, 0.0))
     assert split.test.size == 0

@@ -1,16 +1,23 @@
 """The door from the shell: one function per verb, whose flags come from its signature."""
 
+import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 from rich.table import Table as RichTable
 
 from moleblend import __version__
+
+if TYPE_CHECKING:
+    from moleblend.recovery import Score
+    from moleblend.tables import Table
 
 Argument = tyro.conf.Positional
 ViewsFlag = Literal["2d", "3d", "both"]
@@ -26,29 +33,33 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: those of the process by default.
 
     Returns:
-        0, or 2 after one sentence on what is wrong with the input.
+        0; 2 after one sentence on what is wrong with the input; 130 after Ctrl-C.
     """
     given = sys.argv[1:] if arguments is None else arguments
-    verb = VERBS.get(given[0]) if given else None
     if given in ([], ["-h"], ["--help"]):
         _print_verbs()
         return 0
     if given == ["--version"]:
         print(__version__)
         return 0
-    if verb is None:
+    try:
+        if given[0] not in VERBS:
+            raise ValueError(f"there is no verb {given[0]!r}; {', '.join(VERBS)} exist")
+        VERBS[given[0]](given[1:])
+    except (ValueError, OSError, FloatingPointError, ChildProcessError) as error:
         _SHOWN.print(
-            f"moleblend: there is no verb {given[0]!r}; {', '.join(VERBS)} exist", style="red"
+            f"moleblend: {_sentence(error)}",
+            style="red",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
         )
         return 2
-    try:
-        verb(given[1:])
-    except (ValueError, OSError, FloatingPointError, ChildProcessError) as error:
-        _SHOWN.print(f"moleblend: {error}", style="red", soft_wrap=True, highlight=False, markup=False)
-        return 2
     except KeyboardInterrupt:
-        _SHOWN.print("moleblend: stopped", style="red")
+        _say("moleblend: stopped")
         return 130
+    except SystemExit as end:  # tyro ends so after --help
+        return int(end.code or 0)
     return 0
 
 
@@ -74,25 +85,23 @@ def _pretrain(arguments: list[str]) -> None:
     if arguments and not arguments[0].startswith("-"):
         recipe = read_recipe(PretrainConfig, Path(arguments[0]))
         arguments = arguments[1:]
-    run = tyro.cli(Run, prog="moleblend pretrain", args=arguments, default=Run(recipe))
+    run = _parse(Run, "pretrain", arguments, default=Run(recipe))
     result = pretrain(run.config, resume=run.resume, console=_SHOWN)
     _print_scores(result.scores)
-    _SHOWN.print(
-        f"{result.molecules_per_s:.0f} molecules/s, peak memory {result.peak_mb:.0f} MB; "
-        f"the model is {result.model}"
-    )
+    speed = f"{result.molecules_per_s:.0f} molecules/s, " if result.molecules_per_s else ""
+    _say(f"{speed}peak memory {result.peak_mb:.0f} MB; the model is {result.model}")
 
 
 def _train(arguments: list[str]) -> None:
     from moleblend.report import write_train_report
     from moleblend.train import TrainConfig, train
 
-    config = tyro.cli(TrainConfig, prog="moleblend train", args=arguments)
+    config = _parse(TrainConfig, "train", arguments)
     result = train(config, console=_SHOWN)
     report = write_train_report(result, Path(config.out) / "report.html")
     _print_metrics("validation", result.validation)
     _print_metrics("test", result.test)
-    _SHOWN.print(f"the model is {result.model}, the report {report}")
+    _say(f"the model is {result.model}, the report {report}")
 
 
 def _predict(arguments: list[str]) -> None:
@@ -100,9 +109,9 @@ def _predict(arguments: list[str]) -> None:
     from moleblend.tables import write_table
 
     def run(
-        model: Argument[Path],
-        source: Annotated[Argument[Path], tyro.conf.arg(name="in")],
-        out: Argument[Path],
+        model: Annotated[Argument[Path], tyro.conf.arg(metavar="MODEL")],
+        source: Annotated[Argument[Path], tyro.conf.arg(name="in", metavar="IN")],
+        out: Annotated[Argument[Path], tyro.conf.arg(metavar="OUT")],
         views: ViewsFlag | None = None,
         smiles: str | None = None,
         errors: ErrorsFlag = "keep",
@@ -117,7 +126,9 @@ def _predict(arguments: list[str]) -> None:
             smiles: the SMILES column; found by name by default.
             errors: rows that cannot be used are kept with their reason, skipped, or end the run.
         """
-        table = Predictor(model).predict(source, views=views, smiles=smiles, errors=errors)
+        _check_out(out, source, (".csv", ".tsv", ".parquet"))
+        predictor = Predictor(model)
+        table = predictor.predict(_read(source), views=views, smiles=smiles, errors=errors)
         write_table(table, out)
         _print_statuses(table.column("status").to_pylist(), out)
 
@@ -128,9 +139,9 @@ def _embed(arguments: list[str]) -> None:
     from moleblend.predict import Predictor, write_embeddings
 
     def run(
-        model: Argument[Path],
-        source: Annotated[Argument[Path], tyro.conf.arg(name="in")],
-        out: Argument[Path],
+        model: Annotated[Argument[Path], tyro.conf.arg(metavar="MODEL")],
+        source: Annotated[Argument[Path], tyro.conf.arg(name="in", metavar="IN")],
+        out: Annotated[Argument[Path], tyro.conf.arg(metavar="OUT")],
         views: ViewsFlag | None = None,
         smiles: str | None = None,
         errors: ErrorsFlag = "keep",
@@ -146,8 +157,10 @@ def _embed(arguments: list[str]) -> None:
             smiles: the SMILES column; found by name by default.
             errors: rows that cannot be used are kept with their reason, skipped, or end the run.
         """
-        predictor = Predictor(model)
-        table, vectors = predictor.embed_table(source, views=views, smiles=smiles, errors=errors)
+        _check_out(out, source, (".npy", ".csv", ".tsv", ".parquet"))
+        table, vectors = Predictor(model).embed_table(
+            _read(source), views=views, smiles=smiles, errors=errors
+        )
         write_embeddings(table, vectors, out)
         _print_statuses(table.column("status").to_pylist(), out)
 
@@ -161,8 +174,8 @@ def _data(arguments: list[str]) -> None:
     from moleblend.molecule import FeatureVersion
 
     def build(
-        source: Annotated[Argument[Path], tyro.conf.arg(name="in")],
-        out: Argument[Path],
+        source: Annotated[Argument[Path], tyro.conf.arg(name="in", metavar="IN")],
+        out: Annotated[Argument[Path], tyro.conf.arg(metavar="OUT.arrow")],
         features: FeatureVersion = "cip-1",
         processes: int | None = None,
         conformers: int = 0,
@@ -196,8 +209,8 @@ def _data(arguments: list[str]) -> None:
                 on_progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
         for note in account.notes:
-            _SHOWN.print(note)
-        _SHOWN.print(
+            _say(note)
+        _say(
             f"{account.n_written:,} of {account.n_rows:,} rows are in {out}; "
             f"{len(account.rejected):,} rejected, {len(account.flat):,} without the geometry asked "
             f"for: {out}.rejected.csv"
@@ -214,7 +227,10 @@ def _data(arguments: list[str]) -> None:
 def _convert(arguments: list[str]) -> None:
     from moleblend import checkpoint
 
-    def run(source: Argument[Path], out: Argument[Path]) -> None:
+    def run(
+        source: Annotated[Argument[Path], tyro.conf.arg(name="in", metavar="IN")],
+        out: Annotated[Argument[Path], tyro.conf.arg(metavar="OUT.safetensors")],
+    ) -> None:
         """Turn published weights into a model file.
 
         Args:
@@ -223,7 +239,7 @@ def _convert(arguments: list[str]) -> None:
         """
         model = checkpoint.convert(source, out)
         n_parameters = checkpoint.count_parameters(model)
-        _SHOWN.print(f"{n_parameters:,} parameters are in {out}")
+        _say(f"{n_parameters:,} parameters are in {out}")
 
     _run(run, "convert", arguments)
 
@@ -267,7 +283,64 @@ _ABOUT = {
 
 def _run(function: Callable[..., None], verb: str, arguments: list[str]) -> None:
     """Fill the function's arguments from the command line and call it."""
-    tyro.cli(function, prog=f"moleblend {verb}", args=arguments)
+
+    @wraps(function)
+    def prepared(*args: object, **kwargs: object) -> Callable[[], None]:
+        return partial(function, *args, **kwargs)
+
+    _parse(prepared, verb, arguments)()
+
+
+def _parse(kind: Any, verb: str, arguments: list[str], **options: Any) -> Any:  # noqa: ANN401
+    """Call something with arguments from the command line.
+
+    Raises:
+        ValueError: they are wrong. tyro says so in a framed block, the first part of which says
+            what is wrong and becomes the sentence.
+    """
+    told = io.StringIO()
+    try:
+        with redirect_stderr(told):
+            return tyro.cli(kind, prog=f"moleblend {verb}", args=arguments, **options)
+    except SystemExit as end:
+        if not end.code:
+            raise
+        lines = [line.strip("│ ") for line in told.getvalue().splitlines() if line[:1] == "│"]
+        n_first = next((k for k, line in enumerate(lines) if line.startswith("──")), len(lines))
+        sentence = " ".join(lines[:n_first])
+        raise ValueError(f"{sentence} (see moleblend {verb} --help)") from end
+
+
+def _read(source: Path) -> "Table":
+    """Read a table and tell what there is to be said about it."""
+    from moleblend.tables import read_table
+
+    table = read_table(source)
+    for note in table.notes:
+        _say(note)
+    return table
+
+
+def _check_out(out: Path, source: Path, endings: Sequence[str]) -> None:
+    """Refuse a file that cannot be written before the work is done, not after it."""
+    if out.suffix.lower() not in endings:
+        raise ValueError(f"{out}: the name of the output ends in {' or '.join(endings)}")
+    if out.resolve() == source.resolve():
+        raise ValueError(f"{out}: the output would overwrite its input")
+    if out.is_dir():
+        raise ValueError(f"{out}: this is a folder, a file is to be written")
+
+
+def _say(text: str) -> None:
+    """Print one line as it is."""
+    _SHOWN.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def _sentence(error: Exception) -> str:
+    """Say in one line what an error says."""
+    if isinstance(error, OSError) and error.strerror:  # raised by the system, not by us
+        return f"{error.filename or 'output'}: {error.strerror}"
+    return " ".join(str(error).split())
 
 
 def _print_verbs() -> None:
@@ -276,16 +349,14 @@ def _print_verbs() -> None:
         print(f"  {verb:<10}{about}")
 
 
-def _print_scores(scores: list) -> None:  # noqa: ANN001
+def _print_scores(scores: "Sequence[Score]") -> None:
     table = RichTable(title="what was learnt, on held-out molecules")
     for column in ("view", "shown", "metric", "value", "constant answer", "pairs"):
         table.add_column(column, justify="left" if column in ("view", "shown") else "right")
     for score in scores:
         trivial = "" if score.trivial is None else f"{score.trivial:.3f}"
         unit = f"{score.metric} (Å)" if score.metric == "MAE" else score.metric
-        table.add_row(
-            score.view, score.shown, unit, f"{score.value:.3f}", trivial, f"{score.n:,}"
-        )
+        table.add_row(score.view, score.shown, unit, f"{score.value:.3f}", trivial, f"{score.n:,}")
     _SHOWN.print(table)
 
 
@@ -295,13 +366,13 @@ def _print_metrics(part: str, metrics: dict[str, dict[str, float | None]]) -> No
             f"{name} {'undefined' if value is None else f'{value:.4g}'}"
             for name, value in found.items()
         )
-        _SHOWN.print(f"{part}  {target}  {told}", soft_wrap=True)
+        _say(f"{part}  {target}  {told}")
 
 
 def _print_statuses(statuses: list[str], out: Path) -> None:
     counts = {status: statuses.count(status) for status in dict.fromkeys(statuses)}
     told = ", ".join(f"{count:,} {status}" for status, count in counts.items())
-    _SHOWN.print(f"{len(statuses):,} rows written to {out}: {told}")
+    _say(f"{len(statuses):,} rows written to {out}: {told}")
 
 
 if __name__ == "__main__":

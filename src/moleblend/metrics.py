@@ -28,9 +28,7 @@ def regression_metrics(
     }
 
 
-def binary_metrics(
-    probability: Float[np.ndarray, " n"], label: Float[np.ndarray, " n"]
-) -> Metrics:
+def binary_metrics(probability: Float[np.ndarray, " n"], label: Float[np.ndarray, " n"]) -> Metrics:
     """ROC-AUC, average precision and accuracy at 0.5; labels that are NaN are left out.
 
     The first two are None where only one class occurs.

@@ -148,8 +148,9 @@ GEOMETRY_LOSSES = {"distance": distance_loss, "direction": direction_loss}
 def denoising_loss(
     views: Views, batch: Batch, blend: Blend, config: ObjectiveConfig
 ) -> Float[Tensor, ""]:
-    """Error of the predicted noise, mean over the atoms that show their 3D centrality."""
-    is_scored = batch.is_atom & batch.has_positions[:, None] & blend.atoms[..., 1]
+    """Error of the predicted noise, mean over atoms that have some and show their centrality."""
+    has_noise = batch.is_atom & batch.has_positions[:, None] & blend.noise.any(-1)
+    is_scored = has_noise & blend.atoms[..., 1]
     if views.noise is None:
         return blend.noise.sum() * 0
     if config.noise_error == "cosine":

@@ -1,19 +1,22 @@
 """From molecules in any form to a table: one row out for every row in, in order."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64, Num
+from scipy.special import expit
+from torch import Tensor
 
 from moleblend import checkpoint
 from moleblend.batch import Batch, collate
-from moleblend.blending import Views, show
+from moleblend.blending import Blend, Views, show
 from moleblend.chem import add_positions
+from moleblend.heads import Target
 from moleblend.molecule import FeatureVersion, Molecule, MoleculeError
 from moleblend.tables import (
     Rejected,
@@ -26,7 +29,7 @@ from moleblend.tables import (
 )
 
 Errors = Literal["keep", "skip", "raise"]
-Source = str | Path | Sequence[str] | Sequence[Molecule]
+Source = str | Path | Table | Sequence[str] | Sequence[Molecule]
 
 _PAIRS_AT_ONCE = 60_000
 _MOLECULES_AT_ONCE = 64
@@ -38,8 +41,8 @@ class Row:
 
     Attributes:
         molecule: None where the row cannot be used.
-        status: `ok`, `ok_2d_only` (the model uses geometry, this row has none), `invalid` (no molecule),
-            `too_large`, or `no_3d` (only geometry was to be used, this row has none).
+        status: `ok`, `ok_2d_only` (geometry is used, this row has none), `invalid` (no molecule),
+            `too_large`, or `no_3d` (only geometry is used, this row has none).
         reason: why the status is not `ok`; empty where it is.
     """
 
@@ -60,10 +63,15 @@ class Predictor:
         ValueError: it is not a model file of this version.
     """
 
-    def __init__(self, path: str | Path, *, device: str | None = None) -> None:
+    def __init__(self, path: str | Path, *, device: Literal["cpu", "cuda"] | None = None) -> None:
         self.path = Path(path)
         self.model = checkpoint.load(self.path)
         self.card = checkpoint.read_card(self.path)
+        if self.card.views not in get_args(Views):
+            raise ValueError(
+                f"{self.path}: the model's views are {self.card.views!r}, but this moleblend knows "
+                f"{', '.join(get_args(Views))}"
+            )
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model.to(self.device)
 
@@ -78,36 +86,38 @@ class Predictor:
         """Predict the model's targets.
 
         Args:
-            source: SMILES, molecules, or the path of a file of them.
+            source: SMILES, molecules, or a file of them: its path, or what `read_table` made of it.
             views: what of each molecule is used; what the model was trained to see by default.
             smiles: the SMILES column of a file; found by name by default.
             errors: rows that cannot be used are kept with their reason, skipped, or raise an error.
 
         Returns:
-            The columns of the input, then `status`, `reason`, and per target NAME_pred (in the label's
-            unit) or NAME_prob (probability of class 1), null where the row cannot be used.
+            The columns of the input, then `status`, `reason`, and per target NAME_pred (in the
+            label's unit) or NAME_prob (probability of class 1), null where the row cannot be used.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the model has no targets, the file cannot be read, or the model was not trained
-                for these views.
+            ValueError: the model has no targets, the file cannot be read, it has a column that the
+                output needs, or the model was not trained for these views.
             MoleculeError: a row cannot be used and `errors` is "raise".
         """
         targets = self.model.config.targets
         if not targets:
             raise ValueError(
-                f"{self.path}: the model has no targets: it was pretrained, `moleblend train` fine-tunes it"
+                f"{self.path}: the model has no targets: it was pretrained only, "
+                "`moleblend train` fine-tunes it"
             )
-        table, rows = self._rows(source, views, smiles, errors)
+        names = [
+            f"{target.name}_{'prob' if target.kind == 'binary' else 'pred'}" for target in targets
+        ]
+        table, rows = self._rows(source, views, smiles, errors, names)
         raw = self._run(rows, self.model, len(targets), self._views(views))
-        columns = {}
-        for k, target in enumerate(targets):
-            if target.kind == "binary":
-                columns[f"{target.name}_prob"] = 1 / (1 + np.exp(-raw[:, k].astype(np.float64)))
-            else:
-                columns[f"{target.name}_pred"] = raw[:, k].astype(np.float64) * target.scale + target.mean
-        nullable = {name: pa.array(values, from_pandas=True) for name, values in columns.items()}
-        return _joined(table, rows, nullable, errors)
+        values = in_units(raw, targets).T
+        results = {
+            name: pa.array(column, from_pandas=True)
+            for name, column in zip(names, values, strict=True)
+        }
+        return _joined(table, rows, results, errors)
 
     def embed(
         self,
@@ -119,8 +129,7 @@ class Predictor:
     ) -> Float32[np.ndarray, "n d"]:
         """Give one vector per row; NaN where the row cannot be used. Arguments as of `predict`."""
         _, rows = self._rows(source, views, smiles, errors)
-        vectors = self._run(rows, self.model.embed, self.model.config.encoder.width, self._views(views))
-        return vectors[_kept(rows, errors)]
+        return self._embed(rows, views)[_kept(rows, errors)]
 
     def embed_table(
         self,
@@ -132,24 +141,36 @@ class Predictor:
     ) -> tuple[pa.Table, Float32[np.ndarray, "n d"]]:
         """Give the input rows with their status, and the vectors. Arguments as of `predict`."""
         table, rows = self._rows(source, views, smiles, errors)
-        vectors = self._run(rows, self.model.embed, self.model.config.encoder.width, self._views(views))
-        return _joined(table, rows, {}, errors), vectors[_kept(rows, errors)]
+        return _joined(table, rows, {}, errors), self._embed(rows, views)[_kept(rows, errors)]
+
+    def _embed(self, rows: list[Row], views: Views | None) -> Float32[np.ndarray, "n d"]:
+        width = self.model.config.encoder.width
+        return self._run(rows, self.model.embed, width, self._views(views))
 
     def _views(self, views: Views | None) -> Views:
-        trained: Views = self.card.views
+        trained = cast(Views, self.card.views)
         if views is None or trained in ("both", views):
             return views or trained
         raise ValueError(
-            f"{self.path}: the model was trained to see {trained} only, views {views} were asked for"
+            f"{self.path}: the model was trained to see {trained} only, but views {views} were "
+            "asked for"
         )
 
     def _rows(
-        self, source: Source, views: Views | None, smiles: str | None, errors: Errors
+        self,
+        source: Source,
+        views: Views | None,
+        smiles: str | None,
+        errors: Errors,
+        names: Sequence[str] = (),
     ) -> tuple[Table, list[Row]]:
-        """Read the source; every row of it comes back."""
-        config = self.model.config.encoder
+        """Read the source; every row of it comes back. The output needs columns of these names."""
+        config, used = self.model.config.encoder, self._views(views)
         if isinstance(source, str | Path):
-            table = read_table(source)
+            source = read_table(source)
+        if isinstance(source, Table):
+            table = source
+            _check_names(table, ["status", "reason", *names])
             items = list(read_molecules(table, smiles=smiles, features=config.features))
         elif all(isinstance(item, str) for item in source):
             table = smiles_table([str(item) for item in source])
@@ -158,7 +179,7 @@ class Predictor:
             items = [_checked(item, config.features) for item in source]
             table = smiles_table([item.smiles for item in items], [item.id for item in items])
         n_conformers = int(self.card.notes.get("conformers", 0))
-        rows = [prepare(item, self._views(views), config.max_atoms, n_conformers) for item in items]
+        rows = [prepare(item, used, config.max_atoms, n_conformers) for item in items]
         if errors == "raise":
             for k, row in enumerate(rows):
                 if row.molecule is None:
@@ -166,20 +187,24 @@ class Predictor:
         return table, rows
 
     @torch.inference_mode()
-    def _run(self, rows: list[Row], function, width: int, views: Views) -> Float32[np.ndarray, "n w"]:  # noqa: ANN001
-        """Apply a function of (batch, blend) to all usable rows; NaN elsewhere."""
+    def _run(
+        self,
+        rows: list[Row],
+        function: Callable[[Batch, Blend], Tensor],
+        width: int,
+        views: Views,
+    ) -> Float32[np.ndarray, "n w"]:
+        """Apply a function of batch and blend to all usable rows; NaN elsewhere."""
         results = np.full((len(rows), width), np.nan, np.float32)
-        usable = [k for k, row in enumerate(rows) if row.molecule is not None]
-        for places in in_batches([rows[k].molecule.n_atoms for k in usable]):
-            chosen = [usable[place] for place in places]
-            batch = collate([rows[k].molecule for k in chosen]).to(self.device)
-            results[chosen] = function(batch, show(batch, views)).cpu().numpy()
+        usable = [(k, row.molecule) for k, row in enumerate(rows) if row.molecule is not None]
+        for places in in_batches([molecule.n_atoms for _, molecule in usable]):
+            chosen, molecules = zip(*(usable[place] for place in places), strict=True)
+            batch = collate(molecules).to(self.device)
+            results[list(chosen)] = function(batch, show(batch, views)).cpu().numpy()
         return results
 
 
-def prepare(
-    item: Molecule | Rejected, views: Views, max_atoms: int, n_conformers: int = 0
-) -> Row:
+def prepare(item: Molecule | Rejected, views: Views, max_atoms: int, n_conformers: int = 0) -> Row:
     """Decide how a row is used.
 
     Args:
@@ -206,6 +231,17 @@ def prepare(
     return Row(item, "ok_2d_only", reason)
 
 
+def in_units(
+    output: Num[np.ndarray, "n t"], targets: Sequence[Target]
+) -> Float64[np.ndarray, "n t"]:
+    """Turn what a model gives into values in the label's unit, and probabilities of class 1."""
+    columns = [
+        expit(column) if target.kind == "binary" else column * target.scale + target.mean
+        for column, target in zip(output.T.astype(np.float64), targets, strict=True)
+    ]
+    return np.stack(columns, 1)
+
+
 def in_batches(n_atoms: Sequence[int]) -> Iterator[list[int]]:
     """Group molecules of similar size, so that little is padded and memory stays bounded.
 
@@ -228,7 +264,9 @@ def in_batches(n_atoms: Sequence[int]) -> Iterator[list[int]]:
 
 def _checked(item: str | Molecule, features: FeatureVersion) -> Molecule:
     if not isinstance(item, Molecule):
-        raise TypeError(f"either all items are SMILES or all are molecules, {item!r} is among molecules")
+        raise TypeError(
+            f"either all items are SMILES or all are molecules, {item!r} is among molecules"
+        )
     if item.features != features:
         raise ValueError(
             f"{item.id}: features {features} were expected, {item.features} came; read it with "
@@ -241,21 +279,27 @@ def _kept(rows: list[Row], errors: Errors) -> list[int]:
     return [k for k, row in enumerate(rows) if errors != "skip" or row.molecule is not None]
 
 
+def _check_names(table: Table, names: Sequence[str]) -> None:
+    """Refuse an input with a column whose name the output needs."""
+    for name in names:
+        if name in table.names:
+            raise ValueError(
+                f"{table.source}: the input has a column {name!r} already, which the output needs; "
+                "rename it"
+            )
+
+
 def _joined(
     table: Table, rows: list[Row], results: dict[str, pa.Array], errors: Errors
 ) -> pa.Table:
     """Put status, reason and results beside the input columns."""
     columns = table.columns
     added = {
-        "status": pa.array([row.status for row in rows]),
-        "reason": pa.array([row.reason for row in rows]),
+        "status": pa.array([row.status for row in rows], pa.string()),
+        "reason": pa.array([row.reason for row in rows], pa.string()),
         **results,
     }
     for name, values in added.items():
-        if name in columns.column_names:
-            raise ValueError(
-                f"{table.source}: the input has a column {name!r} already, which the output needs; rename it"
-            )
         columns = columns.append_column(name, values)
     return columns.take(_kept(rows, errors))
 
@@ -268,24 +312,28 @@ def write_embeddings(
     Args:
         table: the rows, as `Predictor.embed_table` gives them.
         vectors: one per row; NaN where the row cannot be used.
-        path: ending in .parquet (a column `embedding`), .csv or .tsv (columns e0, e1, ...), or .npy (the
-            vectors alone, float32; the rows then go to PATH.rows.csv).
+        path: ending in .parquet (a column `embedding`), .csv or .tsv (columns e0, e1, ...), or .npy
+            (the vectors alone, float32; the rows then go to PATH.rows.csv).
 
     Raises:
-        ValueError: the path ends otherwise.
+        ValueError: the path ends otherwise, or a row has a column of such a name.
     """
     path = Path(path)
     if path.suffix == ".npy":
+        write_table(table, path.with_name(f"{path.name}.rows.csv"))
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.save(file, vectors)
-        write_table(table, path.with_name(f"{path.name}.rows.csv"))
         return
-    is_known = ~np.isnan(vectors).any(1)
     if path.suffix == ".parquet":
+        is_unknown = pa.array(np.isnan(vectors).any(1))
         flat = pa.array(vectors.ravel())
-        column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1], mask=pa.array(~is_known))
-        write_table(table.append_column("embedding", column), path)
-        return
-    for k in range(vectors.shape[1]):
-        table = table.append_column(f"e{k}", pa.array(vectors[:, k], from_pandas=True))
+        added = {
+            "embedding": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1], mask=is_unknown)
+        }
+    else:
+        added = {f"e{k}": pa.array(column, from_pandas=True) for k, column in enumerate(vectors.T)}
+    for name, column in added.items():
+        if name in table.column_names:
+            raise ValueError(f"{path}: the input has a column {name!r} already; rename it")
+        table = table.append_column(name, column)
     write_table(table, path)

@@ -3,20 +3,27 @@
 import json
 import logging
 import math
+import pickle
 import platform
 import resource
+import signal
+import sys
+import threading
 import time
 import warnings
-from collections.abc import Iterator, Sized
+from collections.abc import Generator, Iterator, Sized
+from contextlib import contextmanager
 from csv import DictReader, DictWriter
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float, Int64
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
@@ -32,6 +39,7 @@ from moleblend.heads import HeadsConfig, Model, ModelConfig
 from moleblend.objectives import Loss, ObjectiveConfig, blend_then_predict
 from moleblend.recovery import Score, score_views
 from moleblend.store import MoleculeStore
+from moleblend.tables import replacing
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,11 @@ class ScheduleConfig:
             raise ValueError(
                 f"warmup_steps must be below steps, {self.warmup_steps} of {self.steps} came"
             )
+        if not (self.learning_rate > 0 and self.clip_norm > 0):
+            raise ValueError(
+                "learning_rate and clip_norm must be positive, "
+                f"{self.learning_rate} and {self.clip_norm} came"
+            )
 
     def factor(self, step: int) -> float:
         """Share of the learning rate at a step."""
@@ -82,8 +95,8 @@ class PretrainConfig:
     Attributes:
         data: a store, or any file of molecules, of which a store is built in the run folder first.
         out: the run folder.
-        seed: of everything random. Every draw is a function of the seed and the step, so that a resumed
-            run goes on as if it had never stopped.
+        seed: of everything random. Every draw is a function of the seed and the step, so that a
+            resumed run goes on as if it had never stopped.
         n_held_out: molecules that are never trained on and on which `validation.csv` is made.
         validate_every: steps between validations.
         save_every: steps between saved states.
@@ -105,12 +118,22 @@ class PretrainConfig:
     save_every: int = 200
     log_every: int = 50
     n_workers: int = 0
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     heads: HeadsConfig = field(default_factory=HeadsConfig)
     blend: BlendConfig = field(default_factory=BlendConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse counts that count nothing."""
+        for name in ("n_held_out", "validate_every", "save_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, {getattr(self, name)} came")
+        if self.seed < 0 or self.n_workers < 0:
+            raise ValueError(
+                f"seed and n_workers must not be negative, {self.seed} and {self.n_workers} came"
+            )
 
 
 @dataclass(frozen=True)
@@ -120,7 +143,7 @@ class PretrainResult:
     Attributes:
         model: path of the model file.
         scores: the last validation.
-        molecules_per_s: of training alone, since the run was last started.
+        molecules_per_s: of training alone, since the run was last started; 0 if it was finished.
         peak_mb: largest memory of the process.
     """
 
@@ -140,30 +163,40 @@ def pretrain(
 
     Args:
         config: the run.
-        resume: go on from the folder's saved state; starts anew where there is none.
+        resume: go on from the folder's saved state; a run that was stopped before it saved one
+            starts anew, and of a finished one the result is given again.
         console: where progress is shown.
 
     Raises:
         FileNotFoundError: the data are not there.
         ValueError: the folder holds another run, or there are too few molecules.
-        FloatingPointError: the loss is no longer a number.
+        FloatingPointError: the loss is no longer a number; the last saved state stays.
+        KeyboardInterrupt: Ctrl-C was pressed. The step at hand is finished and saved first; a
+            second Ctrl-C stops at once, and the last saved state stays.
     """
     console = console or Console(stderr=True)
     out = Path(config.out)
     state = out / "state.ckpt"
-    if state.is_file() and not resume:
+    if (out / "config.json").exists() and not resume:
         raise ValueError(
             f"{out} holds a run already: --resume continues it, another --out starts a new one"
         )
-    data = _find_data(config, console)
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda was asked for, but there is no GPU that torch can use")
+    step = _saved_step(state) if state.is_file() else None
+    data = _find_data(config, console, is_resumed=step is not None)
     store = MoleculeStore(data)
-    if store.features != config.encoder.features:
+    features = config.encoder.features
+    if store.features != features:
         raise ValueError(
-            f"{data}: molecules with features {config.encoder.features} were expected, "
-            f"{store.features} found; build the store anew with --features {config.encoder.features}"
+            f"{data}: molecules with features {features} were expected, {store.features} found; "
+            f"build the store anew with --features {features}"
         )
     held_out, trained_on = _hold_out(len(store), config)
-    _settle_config(config, store.fingerprint, out, is_resumed=state.is_file())
+    _settle_config(config, store.fingerprint, out, resume=resume)
+    if step == config.schedule.steps:
+        console.print(f"{out}: the run is finished, all {step:,} steps were done before")
+        return PretrainResult(out / "model.safetensors", _read_scores(out), 0.0, _peak_mb())
 
     torch.manual_seed(config.seed)
     model_config = ModelConfig(encoder=config.encoder, heads=config.heads)
@@ -175,23 +208,32 @@ def pretrain(
         f"{len(held_out):,} held out; {config.schedule.steps:,} steps, {n_epochs:.1f} epochs"
     )
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    trainer = pl.Trainer(
-        accelerator=config.device,
-        devices=1,
-        max_steps=config.schedule.steps,
-        max_epochs=-1,
-        gradient_clip_val=config.schedule.clip_norm,
-        callbacks=[journal],
-        logger=_tensorboard(out),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-    )
-    with warnings.catch_warnings():
+    with journal.heeding_interrupts(), warnings.catch_warnings():
         # Batches are made in the training process on purpose: for small molecules that is fastest.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        trainer.fit(run, ckpt_path=state if state.is_file() else None, weights_only=True)
+        # Lightning 2.6 asks torch 2.13 in a way that torch has renamed.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        trainer = pl.Trainer(
+            accelerator=config.device,
+            devices=1,
+            max_steps=config.schedule.steps,
+            max_epochs=-1,
+            gradient_clip_val=config.schedule.clip_norm,
+            callbacks=[journal],
+            logger=_tensorboard(out),
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            limit_val_batches=0,
+        )
+        try:
+            trainer.fit(run, ckpt_path=None if step is None else state, weights_only=True)
+        except SystemExit as stopped:
+            if isinstance(stopped.__context__, KeyboardInterrupt):  # Lightning makes an exit of it
+                raise KeyboardInterrupt from stopped
+            raise
+    if journal.is_interrupted:
+        raise KeyboardInterrupt
     return journal.result()
 
 
@@ -211,7 +253,7 @@ class Pretraining(pl.LightningModule):
         self.loss = blend_then_predict(self.model, batch, blend, self.config.objective)
         return self.loss.total
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam with a warm-up and a cosine."""
         schedule = self.config.schedule
         optimiser = torch.optim.AdamW(
@@ -220,14 +262,19 @@ class Pretraining(pl.LightningModule):
             betas=schedule.betas,
             weight_decay=schedule.weight_decay,
         )
-        rate = torch.optim.lr_scheduler.LambdaLR(optimiser, schedule.factor)
+        rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: schedule.factor(step))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
     def train_dataloader(self) -> "StepLoader":
         """Batches from the present step on."""
         steps = _StepsFrom(self.global_step, self.config.schedule.steps)
-        n_workers = self.config.n_workers
-        return StepLoader(self.batches, batch_size=None, sampler=steps, num_workers=n_workers)
+        return StepLoader(
+            self.batches,
+            batch_size=None,
+            sampler=steps,
+            num_workers=self.config.n_workers,
+            worker_init_fn=_leave_interrupts_to_the_trainer,
+        )
 
 
 def seeded(seed: int, step: int) -> torch.Generator:
@@ -258,9 +305,9 @@ class StepBatches(Dataset):
             self._epoch, self._order = epoch, shuffled
         return self._order[place * self.batch_size : (place + 1) * self.batch_size]
 
-    def __getitem__(self, step: int) -> Batch:
-        molecules = [self.store[int(row)] for row in self.rows_of(step)]
-        chance = np.random.default_rng((self.seed, step))
+    def __getitem__(self, index: int) -> Batch:
+        molecules = [self.store[int(row)] for row in self.rows_of(index)]
+        chance = np.random.default_rng((self.seed, index))
         conformers = [int(chance.integers(max(m.n_conformers, 1))) for m in molecules]
         return collate(molecules, conformers)
 
@@ -289,6 +336,10 @@ class StepLoader(DataLoader):
         """Nothing to do."""
 
 
+def _leave_interrupts_to_the_trainer(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class _Journal(pl.Callback):
     """Writes the log, the validations and the states of a run, and shows progress."""
 
@@ -303,9 +354,16 @@ class _Journal(pl.Callback):
         self.run, self.config, self.console = run, config, console
         self.out = Path(config.out)
         self.held_out = [store[int(row)] for row in held_out]
-        self.fingerprint = store.fingerprint
+        self.card = checkpoint.Card(
+            trained_by="pretrain",
+            data=Path(config.data).name,
+            data_fingerprint=store.fingerprint,
+            views="both" if any(molecule.n_conformers for molecule in store) else "2d",
+        )
         self.scores: list[Score] = []
+        self.is_interrupted = False
         self.sums: dict[str, float] = {}
+        self.n_summed = 0
         self.n_molecules, self.n_molecules_run, self.seconds_run = 0, 0, 0.0
         self.bar = Progress(
             TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
@@ -316,7 +374,33 @@ class _Journal(pl.Callback):
             disable=not console.is_terminal,
         )
 
-    def on_train_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """What the next line of the log needs of the steps before a save."""
+        return {"sums": self.sums, "n_summed": self.n_summed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the sums of the steps before the save."""
+        self.sums, self.n_summed = state_dict["sums"], state_dict["n_summed"]
+
+    @contextmanager
+    def heeding_interrupts(self) -> Generator[None, None, None]:
+        """Let the first Ctrl-C wait for the end of the step, and the second one act as ever."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread hears of Ctrl-C
+            return
+        before = signal.getsignal(signal.SIGINT)
+
+        def note(*_: object) -> None:
+            self.is_interrupted = True
+            signal.signal(signal.SIGINT, before)
+
+        signal.signal(signal.SIGINT, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Cut what was written after the resumed step, and start the clock."""
         for name in ("log.csv", "validation.csv"):
             _cut_after(self.out / name, trainer.global_step)
@@ -327,8 +411,23 @@ class _Journal(pl.Callback):
         self.bar.start()
         self.clock = time.perf_counter()
 
+    def on_before_backward(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,  # noqa: ARG002
+        loss: Tensor,
+    ) -> None:
+        """Stop before a loss that is no number reaches the weights."""
+        if not bool(loss.isfinite()):
+            raise self._not_a_number("the loss", trainer.global_step + 1)
+
     def on_train_batch_end(
-        self, trainer: pl.Trainer, _: pl.LightningModule, __: object, batch: Batch, ___: int
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,  # noqa: ARG002
+        outputs: object,  # noqa: ARG002
+        batch: Batch,
+        batch_idx: int,  # noqa: ARG002
     ) -> None:
         """Add up the losses; log, validate and save when it is time."""
         step, config = trainer.global_step, self.config
@@ -336,30 +435,41 @@ class _Journal(pl.Callback):
         assert loss is not None
         for name, part in {"loss": loss.total, **loss.parts}.items():
             self.sums[name] = self.sums.get(name, 0.0) + part.item()
+        self.n_summed += 1
         self.n_molecules += len(batch)
-        is_last = step == config.schedule.steps
         self.bar.update(self.task, completed=step)
-        if not math.isfinite(self.sums["loss"]):
-            rows = self.run.batches.rows_of(step - 1)
-            names = ", ".join(self.run.batches.store[int(row)].id for row in rows[:8])
-            raise FloatingPointError(
-                f"the loss of step {step} is not a number; molecules: {names} ...; "
-                f"the state of an earlier step is in {self.out / 'state.ckpt'}"
-            )
-        if step % config.log_every == 0 or is_last:
-            self._log(trainer, (step - 1) % config.log_every + 1)
-        if step % config.validate_every == 0 or is_last:
+        is_last = step == config.schedule.steps
+        is_logged, is_validated, is_saved = (
+            step % every == 0 or is_last
+            for every in (config.log_every, config.validate_every, config.save_every)
+        )
+        is_saved |= self.is_interrupted
+        if (is_validated or is_saved) and not all(
+            bool(weight.isfinite().all()) for weight in self.run.parameters()
+        ):
+            raise self._not_a_number("a weight", step)
+        if is_logged:
+            self._log(trainer)
+        if is_validated:
             self._validate(step)
-        if step % config.save_every == 0 or is_last:
+        if is_saved:
             # A save interrupted half way must leave the last one whole.
             trainer.save_checkpoint(self.out / "state.tmp")
             (self.out / "state.tmp").replace(self.out / "state.ckpt")
+        if self.is_interrupted:
+            self.console.print(f"stopped after step {step:,}, which is saved: --resume goes on")
+            trainer.should_stop = True
 
-    def on_train_end(self, *_: object) -> None:
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Let go of the terminal."""
         self.bar.stop()
 
-    def on_exception(self, *_: object) -> None:
+    def on_exception(
+        self,
+        trainer: pl.Trainer,  # noqa: ARG002
+        pl_module: pl.LightningModule,  # noqa: ARG002
+        exception: BaseException,  # noqa: ARG002
+    ) -> None:
         """Let go of the terminal."""
         self.bar.stop()
 
@@ -369,14 +479,25 @@ class _Journal(pl.Callback):
             model=self.out / "model.safetensors",
             scores=self.scores,
             molecules_per_s=self.n_molecules_run / max(self.seconds_run, 1e-9),
-            peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            peak_mb=_peak_mb(),
         )
 
-    def _log(self, trainer: pl.Trainer, n_steps: int) -> None:
+    def _not_a_number(self, what: str, step: int) -> FloatingPointError:
+        """Say which molecules came last, and where the run can be taken up."""
+        rows = self.run.batches.rows_of(step - 1)
+        names = ", ".join(self.run.batches.store[int(row)].id for row in rows[:8])
+        more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
+        state = self.out / "state.ckpt"
+        saved = f"{state} has an earlier step" if state.is_file() else "no state was saved yet"
+        return FloatingPointError(
+            f"{what} of step {step} is not finite; its molecules are {names}{more}; {saved}"
+        )
+
+    def _log(self, trainer: pl.Trainer) -> None:
         """Write the mean losses since the last line."""
         now = time.perf_counter()
         seconds = now - self.clock
-        means = {name: total / n_steps for name, total in self.sums.items()}
+        means = {name: total / self.n_summed for name, total in self.sums.items()}
         row = {
             "step": trainer.global_step,
             "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
@@ -393,29 +514,37 @@ class _Journal(pl.Callback):
             self.console.print(f"step {trainer.global_step}  {losses}", soft_wrap=True)
         self.n_molecules_run += self.n_molecules
         self.seconds_run += seconds
-        self.sums, self.n_molecules, self.clock = {}, 0, time.perf_counter()
+        self.sums, self.n_summed, self.n_molecules = {}, 0, 0
+        self.clock = time.perf_counter()
 
     def _validate(self, step: int) -> None:
         """Score the held-out molecules and write the model file."""
         started = time.perf_counter()
         size = self.config.schedule.batch_size
-        batches = (
-            collate(self.held_out[k : k + size]) for k in range(0, len(self.held_out), size)
-        )
+        batches = (collate(self.held_out[k : k + size]) for k in range(0, len(self.held_out), size))
         self.scores = score_views(self.run.model, batches, self.config.blend, self.config.seed)
         rows = [{"step": step, **asdict(score)} for score in self.scores]
         _append(self.out / "validation.csv", rows)
-        card = checkpoint.Card(
-            trained_by="pretrain",
-            data=Path(self.config.data).name,
-            data_fingerprint=self.fingerprint,
-            notes={"step": step, "config": to_dict(self.config)},
-        )
+        card = replace(self.card, notes={"step": step, "config": to_dict(self.config)})
         checkpoint.save(self.run.model, self.out / "model.safetensors", card)
         self.clock += time.perf_counter() - started  # validation is no training time
 
 
-def _find_data(config: PretrainConfig, console: Console) -> Path:
+def _peak_mb() -> float:
+    """Largest memory of the process so far, which Linux tells in KiB and macOS in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1024**2
+
+
+def _saved_step(state: Path) -> int:
+    """Read how many steps a saved state has behind it."""
+    try:
+        return torch.load(state, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+    except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{state}: truncated, or not the saved state of a run") from error
+
+
+def _find_data(config: PretrainConfig, console: Console, *, is_resumed: bool) -> Path:
     """Give the store to train on, building one first where the data are another file."""
     data = Path(config.data)
     if not config.data:
@@ -423,9 +552,8 @@ def _find_data(config: PretrainConfig, console: Console) -> Path:
     if data.suffix == ".arrow":
         return data
     built = Path(config.out) / "data.arrow"
-    if not built.is_file():
+    if not (is_resumed and built.is_file()):
         console.print(f"building {built} from {data}")
-        built.parent.mkdir(parents=True, exist_ok=True)
         account = build_store(data, built, features=config.encoder.features)
         console.print(f"{account.n_written:,} of {account.n_rows:,} rows can be used")
     return built
@@ -444,12 +572,10 @@ def _hold_out(
     return np.sort(order[: config.n_held_out]), np.sort(order[config.n_held_out :])
 
 
-def _settle_config(
-    config: PretrainConfig, fingerprint: str, out: Path, *, is_resumed: bool
-) -> None:
+def _settle_config(config: PretrainConfig, fingerprint: str, out: Path, *, resume: bool) -> None:
     """Write the configuration, or check that a resumed run goes on with the same one."""
     path = out / "config.json"
-    if not is_resumed:
+    if not (resume and path.is_file()):
         out.mkdir(parents=True, exist_ok=True)
         told = {
             "config": to_dict(config),
@@ -459,12 +585,16 @@ def _settle_config(
             "python": platform.python_version(),
             "machine": platform.platform(),
         }
-        path.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         return
     told = json.loads(path.read_text(encoding="utf-8"))
+    if not {"config", "data_fingerprint"} <= told.keys():
+        raise ValueError(f"{out} holds no pretraining run that could be resumed")
     before = from_dict(PretrainConfig, told["config"], str(path))
-    same_place = replace(config, data=before.data, out=before.out, device=before.device)
-    same_place = replace(same_place, n_workers=before.n_workers)
+    same_place = replace(
+        config, data=before.data, out=before.out, device=before.device, n_workers=before.n_workers
+    )
     if same_place != before or told["data_fingerprint"] != fingerprint:
         then, now = to_dict(before), to_dict(same_place)
         changed = [name for name in then if then[name] != now[name]] or ["the data"]
@@ -473,17 +603,37 @@ def _settle_config(
         )
 
 
-def _tensorboard(out: Path) -> "pl.loggers.Logger | bool":
+def _read_scores(out: Path) -> list[Score]:
+    """Read the scores of the last validation."""
+    with (out / "validation.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(DictReader(file))
+    return [
+        Score(
+            view=row["view"],
+            shown=row["shown"],
+            metric=row["metric"],
+            value=float(row["value"]),
+            trivial=float(row["trivial"]) if row["trivial"] else None,
+            n=int(row["n"]),
+        )
+        for row in rows
+        if row["step"] == rows[-1]["step"]
+    ]
+
+
+def _tensorboard(out: Path) -> Logger | bool:
     """Log to TensorBoard too where it is installed."""
     try:
-        return pl.loggers.TensorBoardLogger(out, name="", version="tensorboard")
+        return TensorBoardLogger(out, name="", version="tensorboard")
     except ModuleNotFoundError:
         return False
 
 
 def _append(path: Path, rows: list[dict[str, Any]]) -> None:
     """Append rows to a csv file, with a header if it is new."""
-    is_new = not path.exists()
+    if not rows:
+        return
+    is_new = not path.is_file() or path.stat().st_size == 0
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = DictWriter(file, list(rows[0]))
         if is_new:
@@ -493,10 +643,13 @@ def _append(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def _cut_after(path: Path, step: int) -> None:
     """Drop the rows of steps that a resumed run does again; an interrupted last line goes too."""
-    if not path.is_file():
+    if not path.is_file() or path.stat().st_size == 0:
         return
     with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in DictReader(file) if None not in row.values()]
-    path.unlink()
-    if kept := [row for row in rows if int(row["step"]) <= step]:
-        _append(path, kept)
+        reader = DictReader(file)
+        names = list(reader.fieldnames or ())
+        rows = [row for row in reader if None not in row.values()]
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(row for row in rows if int(row["step"]) <= step)

@@ -1,5 +1,6 @@
 """What a pretrained model knows: views predicted when shown, hidden, or their modality is."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -14,8 +15,9 @@ from moleblend.heads import HeadsConfig, Model, Views
 from moleblend.objectives import bond_classes, path_classes
 
 SHOWN = ("visible", "hidden", "modality hidden")
-"""How a view was learnt: shown for the pair itself; another view of the pair shown instead; nothing
-of the view's modality (2D or 3D) shown of the whole molecule."""
+"""How a view was learnt: shown for the pair itself, as (i, j) or as (j, i), which gives the same
+away; other views of the pair shown instead; nothing of the view's modality (2D or 3D) shown of the
+whole molecule."""
 
 _VIEW_OF = {"path_length": 0, "bonds": 1, "distance": 2, "direction": 2}
 
@@ -70,7 +72,7 @@ def score_views(
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     blended = replace(config, whole=(0.0, 0.0))
-    tallies: dict[tuple[str, str], _Tally] = {}
+    tallies: defaultdict[tuple[str, str], _Tally] = defaultdict(_Tally)
     for held_out in batches:
         batch = held_out.to(device)
         for situation in ("blended", "2d", "3d"):
@@ -84,8 +86,7 @@ def score_views(
             for view, right, answers, is_scored in _compare(views, batch, heads):
                 for shown, chosen in _situations(view, situation, batch, blend):
                     counts = is_scored & (chosen[..., None] if is_scored.ndim == 4 else chosen)
-                    tally = tallies.setdefault((view, shown), _Tally())
-                    tally.add(right[counts], answers[counts])
+                    tallies[view, shown].add(right[counts], answers[counts])
     model.train(was_training)
     return [
         tallies[view, shown].score(view, shown)
@@ -100,7 +101,8 @@ def _situations(
 ) -> Iterable[tuple[str, Bool[Tensor, "b n n"]]]:
     """Say which pairs count for which of `SHOWN`."""
     if situation == "blended":
-        is_visible = blend.pairs[..., _VIEW_OF[view]]
+        is_shown = blend.pairs[..., _VIEW_OF[view]]
+        is_visible = is_shown | is_shown.transpose(1, 2)
         yield "visible", is_visible
         yield "hidden", ~is_visible
     else:

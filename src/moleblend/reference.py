@@ -45,7 +45,6 @@ _IGNORED = (
     "typing.Any",
     "typing.Dict",
     "typing.List",
-    "typing.Union",
 )
 """Types of a training run's arguments and meters: named in a checkpoint, never loaded from it."""
 

@@ -65,8 +65,10 @@ def scaffold_split(smiles: Sequence[str], fractions: Fractions = (0.8, 0.1, 0.1)
             sets.setdefault(scaffold(text), []).append(row)
         except MoleculeError as error:
             raise MoleculeError(f"row {row}: {error}") from error
-    room = math.floor(fractions[0] * len(smiles) + 1e-9)  # 0.7 + 0.2 is a little below 0.9
-    room_for_both = math.floor(sum(fractions[:2]) * len(smiles) + 1e-9)
+    room, room_for_both = (
+        math.floor(share * len(smiles) + 1e-9)  # 0.7 + 0.2 is a little below 0.9
+        for share in (fractions[0], sum(fractions[:2]))
+    )
     train: list[int] = []
     validation: list[int] = []
     test: list[int] = []

@@ -1,21 +1,23 @@
 """Fine-tuning: a table of measured molecules in, a model file with honest test figures out."""
 
 import copy
+import hashlib
 import json
 import logging
 import warnings
 from collections.abc import Sequence
-from csv import writer
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
+import pyarrow as pa
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 import tyro
 from jaxtyping import Float, Float32, Float64, Int64
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -28,9 +30,9 @@ from moleblend.encoder import EncoderConfig
 from moleblend.heads import Model, ModelConfig, Target
 from moleblend.metrics import Metrics, binary_metrics, mean_metric, regression_metrics
 from moleblend.molecule import Molecule
-from moleblend.predict import Row, in_batches, prepare
+from moleblend.predict import Row, in_batches, in_units, prepare
 from moleblend.splits import Split, given_split, random_split, scaffold_split
-from moleblend.tables import Table, numbers, read_molecules, read_table
+from moleblend.tables import Table, numbers, read_molecules, read_table, replacing, write_table
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,10 @@ class TrainConfig:
         split: `scaffold`, `random`, or a column that says train, valid or test for each row.
         task: `regression`, `binary`, or `auto`: binary if all labels of a target are 0 or 1.
         units: unit of each target, for the record.
-        views: what is used of each molecule: `2d`, `3d`, `both`; `auto` is both if any row has a geometry.
-        conformers: geometries computed for each molecule that comes without; more than one are drawn from
-            at random in each epoch.
+        views: what is used of each molecule: `2d`, `3d`, `both`; `auto` is both if any row has a
+            geometry.
+        conformers: geometries computed for each molecule that comes without; more than one are
+            drawn from at random in each epoch.
         epochs: at most.
         patience: epochs without a better validation figure after which training stops.
         batch_size: molecules in a step.
@@ -62,7 +65,7 @@ class TrainConfig:
         encoder: of a model from scratch; with a source it is the source's.
     """
 
-    data: Annotated[str, tyro.conf.Positional]
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     target: tuple[str, ...]
     out: str
     source: Annotated[str, tyro.conf.arg(name="from")] = "scratch"
@@ -81,7 +84,7 @@ class TrainConfig:
     clip_norm: float = 5.0
     head_dropout: float = 0.1
     seed: int = 0
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
 
     def __post_init__(self) -> None:
@@ -96,6 +99,17 @@ class TrainConfig:
             )
         if min(self.epochs, self.patience, self.batch_size) < 1:
             raise ValueError("epochs, patience and batch_size must be at least 1")
+        if min(self.conformers, self.warmup_epochs, self.weight_decay, self.seed) < 0:
+            raise ValueError(
+                "conformers, warmup_epochs, weight_decay and seed must not be negative"
+            )
+        if not (self.learning_rate > 0 and self.clip_norm > 0):
+            raise ValueError(
+                "learning_rate and clip_norm must be positive, "
+                f"{self.learning_rate} and {self.clip_norm} came"
+            )
+        if not 0 <= self.head_dropout < 1:
+            raise ValueError(f"head_dropout must be in [0, 1), {self.head_dropout} came")
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +123,10 @@ class TrainResult:
         validation: metrics per target on the validation part, of the weights that were kept.
         test: metrics per target on the test part, read once.
         trivial: test metrics of predicting the training mean; only for regression.
-        history: per epoch: number, training loss, validation figure.
+        history: per epoch: `epoch`, `training_loss`, and `validation`, the figure that chose the
+            epoch: mean ROC-AUC of the binary targets, mean RMSE in standard deviations of the
+            regression targets, their difference where there are both; or, where neither is
+            defined because only one class occurs, the loss.
         best_epoch: whose weights were kept.
         parts: rows of each part, counted from 0 in the file.
         predicted: for the rows of the test part, in the target's unit or as a probability.
@@ -150,8 +167,9 @@ class Labelled:
 def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult:
     """Fine-tune a model on a table and leave a run folder.
 
-    The folder holds `model.safetensors`, `metrics.json`, `config.json`, `log.csv` (per epoch) and `rows.csv`
-    (part, status and reason of every row of the file). The test part is read once, after all choices.
+    The folder holds `model.safetensors`, `metrics.json`, `config.json`, `log.csv` (per epoch) and
+    `rows.csv` (part, status and reason of every row of the file); it is written when all is done.
+    The test part is read once, after all choices.
 
     Args:
         config: the run.
@@ -160,11 +178,21 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
     Raises:
         FileNotFoundError: the table or the source is not there.
         ValueError: a column is missing, a label is no number, or a part is left without labels.
+        FloatingPointError: the loss is no longer a number.
+        KeyboardInterrupt: Ctrl-C was pressed; nothing is written then.
     """
     console = console or Console(stderr=True)
     out = Path(config.out)
+    _check_out(out)
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda was asked for, but there is no GPU that torch can use")
     source = None if config.source == "scratch" else checkpoint.load(config.source)
     encoder = source.config.encoder if source else config.encoder
+    if config.encoder not in (encoder, EncoderConfig()):
+        raise ValueError(
+            f"{config.source}: its encoder is taken as it is, but other encoder settings came; "
+            "leave them out"
+        )
     table = read_table(config.data)
     for note in table.notes:
         console.print(note)
@@ -172,14 +200,19 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
     views, rows = _read_rows(table, config, encoder)
     rows = [_with_label(row, label) for row, label in zip(rows, all_labels, strict=True)]
     usable = np.array([k for k, row in enumerate(rows) if row.molecule is not None], np.int64)
-    data = Labelled([rows[k].molecule for k in usable], all_labels[usable])
+    if not len(usable):
+        reason = f": the first is {rows[0].status} ({rows[0].reason})" if rows else ""
+        raise ValueError(f"{config.data}: none of its {len(rows)} rows can be used{reason}")
+    molecules = [row.molecule for row in rows if row.molecule is not None]
+    data = Labelled(molecules, all_labels[usable])
     split = _split(table, usable, data, config)
-    targets = _targets(data.part(split.train), data, config)
-    parts = Split(*(usable[part] for part in (split.train, split.validation, split.test)))
+    training, validation, test = map(data.part, (split.train, split.validation, split.test))
+    targets = _targets(training, data, config)
     console.print(
-        f"{len(rows):,} rows, {len(usable):,} usable: {len(split.train):,} to train, "
-        f"{len(split.validation):,} to validate, {len(split.test):,} to test ({config.split} split); "
-        f"views {views}; start from {config.source}"
+        f"{len(rows):,} rows, {len(usable):,} usable: {len(training):,} to train, "
+        f"{len(validation):,} to validate, {len(test):,} to test ({config.split} split); "
+        f"views {views}; start from {config.source}",
+        soft_wrap=True,
     )
 
     torch.manual_seed(config.seed)
@@ -191,34 +224,27 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
         readout=source.config.readout if source else "mean",
     )
     model = checkpoint.transfer(source, model_config) if source else Model(model_config)
-    run = FineTuning(model, config, views, data.part(split.train), data.part(split.validation), console)
+    run = FineTuning(model, config, views, training, validation, console)
     _fit(run, config)
 
-    predicted = {
-        name: run.predict(data.part(part))
-        for name, part in (("validation", split.validation), ("test", split.test))
-    }
-    metrics = {
-        name: _metrics(targets, predicted[name], data.labels[part])
-        for name, part in (("validation", split.validation), ("test", split.test))
-    }
-    means = np.nanmean(data.labels[split.train], 0, keepdims=True).repeat(len(split.test), 0)
+    predicted = run.predict(test)
+    means = np.nanmean(training.labels, 0, keepdims=True).repeat(len(test), 0)
     result = TrainResult(
         config=config,
         model=out / "model.safetensors",
         targets=targets,
-        validation=metrics["validation"],
-        test=metrics["test"],
+        validation=_metrics(targets, run.predict(validation), validation.labels),
+        test=_metrics(targets, predicted, test.labels),
         trivial={
-            target.name: regression_metrics(means[:, k], data.labels[split.test][:, k])
+            target.name: regression_metrics(means[:, k], test.labels[:, k])
             for k, target in enumerate(targets)
             if target.kind == "regression"
         },
         history=run.history,
         best_epoch=run.best_epoch,
-        parts=parts,
-        predicted=predicted["test"],
-        labels=data.labels[split.test],
+        parts=Split(*(usable[part] for part in (split.train, split.validation, split.test))),
+        predicted=predicted,
+        labels=test.labels,
         rows=rows,
     )
     _write(result, run.model, views)
@@ -246,24 +272,35 @@ class FineTuning(pl.LightningModule):
         self.best_figure, self.best_epoch = -np.inf, 0
         self.best_weights = copy.deepcopy(model.state_dict())
 
-    def training_step(self, batch: tuple[Batch, Float32[Tensor, "b t"]], _: int) -> Float[Tensor, ""]:
+    def training_step(
+        self, batch: tuple[Batch, Float32[Tensor, "b t"]], _: int
+    ) -> Float[Tensor, ""]:
         """One step on all views that are used."""
         molecules, labels = batch
         loss = property_loss(self.model(molecules, show(molecules, self.views)), labels, self.model)
         self.losses.append(loss.item())
+        if not np.isfinite(self.losses[-1]):
+            raise self._diverged("the loss")
+        if not np.isfinite(self.losses[-1]):
+            raise FloatingPointError(
+                f"the loss of epoch {self.current_epoch + 1} is not finite: a lower learning_rate "
+                f"than {self.config.learning_rate:g} may help"
+            )
         return loss
 
     def on_train_epoch_end(self) -> None:
         """Validate; keep the best weights; stop when nothing gets better."""
         epoch = self.current_epoch + 1
-        figure, told = self._figure()
+        figure, shown, told = self._figure()
         if figure > self.best_figure:
             self.best_figure, self.best_epoch = figure, epoch
             self.best_weights = copy.deepcopy(self.model.state_dict())
         loss = float(np.mean(self.losses))
         self.losses = []
-        self.history.append({"epoch": epoch, "training_loss": loss, "validation": abs(figure)})
-        self.console.print(f"epoch {epoch}  training loss {loss:.4f}  validation {told}", soft_wrap=True)
+        self.history.append({"epoch": epoch, "training_loss": loss, "validation": shown})
+        self.console.print(
+            f"epoch {epoch}  training loss {loss:.4f}  validation {told}", soft_wrap=True
+        )
         if epoch - self.best_epoch >= self.config.patience:
             self.trainer.should_stop = True
 
@@ -289,7 +326,7 @@ class FineTuning(pl.LightningModule):
             generator=torch.Generator().manual_seed(self.config.seed),
         )
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with a warm-up and a cosine."""
         config = self.config
         optimiser = torch.optim.AdamW(
@@ -306,49 +343,68 @@ class FineTuning(pl.LightningModule):
         rate = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
-    @torch.no_grad()
     def predict(self, part: Labelled) -> Float64[np.ndarray, "m t"]:
         """Predict in the target's unit, or as a probability."""
+        return in_units(self._outputs(part).numpy(), self.model.config.targets)
+
+    @torch.no_grad()
+    def _outputs(self, part: Labelled) -> Float32[Tensor, "m t"]:
+        """Apply the model without dropout."""
         was_training = self.model.training
         self.model.eval()
-        targets = self.model.config.targets
-        raw = np.zeros((len(part), len(targets)))
+        outputs = torch.zeros(len(part), len(self.model.config.targets))
         for places in in_batches([molecule.n_atoms for molecule in part.molecules]):
             batch = collate([part.molecules[place] for place in places]).to(self.device)
-            raw[places] = self.model(batch, show(batch, self.views)).cpu().numpy()
+            outputs[places] = self.model(batch, show(batch, self.views)).cpu()
         self.model.train(was_training)
-        for k, target in enumerate(targets):
-            if target.kind == "binary":
-                raw[:, k] = 1 / (1 + np.exp(-raw[:, k]))
-            else:
-                raw[:, k] = raw[:, k] * target.scale + target.mean
-        return raw
+        return outputs
 
-    def _figure(self) -> tuple[float, str]:
-        """The validation figure by which epochs are compared (higher is better), and how to say it."""
+    def _figure(self) -> tuple[float, float, str]:
+        """Judge the present weights on the validation part.
+
+        Returns:
+            The figure by which epochs are compared (higher is better), the one that is reported
+            (see `TrainResult.history`), and how to say it.
+        """
         targets, part = self.model.config.targets, self.validation_part
-        found = list(_metrics(targets, self.predict(part), part.labels).values())
-        auc = mean_metric(found, "ROC-AUC")
-        scaled = [
-            {"RMSE": m["RMSE"] / target.scale}
-            for m, target in zip(found, targets, strict=True)
-            if m.get("RMSE") is not None
+        outputs = self._outputs(part)
+        if not bool(outputs.isfinite().all()):
+            raise self._diverged("a prediction")
+        found = _metrics(targets, in_units(outputs.numpy(), targets), part.labels).values()
+        auc = mean_metric(list(found), "ROC-AUC")
+        errors = [
+            rmse / target.scale
+            for metrics, target in zip(found, targets, strict=True)
+            if (rmse := metrics.get("RMSE")) is not None
         ]
-        rmse = mean_metric(scaled, "RMSE")
+        rmse = float(np.mean(errors)) if errors else None
         told = [f"ROC-AUC {auc:.4f}"] if auc is not None else []
         told += [f"RMSE {rmse:.4f} standard deviations"] if rmse is not None else []
-        if not told:
-            raise ValueError("the validation part has no target with labels of both classes")
-        return (auc or 0.0) - (rmse or 0.0), ", ".join(told)
+        if auc is not None:
+            figure = auc - (rmse or 0.0)
+            return figure, figure, ", ".join(told)
+        if rmse is None:  # no target with labels of both classes, so no ROC-AUC
+            labels = torch.from_numpy(_scaled(part.labels, targets))
+            loss = property_loss(outputs, labels, self.model).item()
+            return -loss, loss, f"loss {loss:.4f} (it has labels of one class only)"
+        return -rmse, rmse, ", ".join(told)
+
+    def _diverged(self, what: str) -> FloatingPointError:
+        return FloatingPointError(
+            f"{what} of epoch {self.current_epoch + 1} is not finite: a learning_rate below "
+            f"{self.config.learning_rate:g} may help"
+        )
 
 
 def property_loss(
     output: Float[Tensor, "b t"], labels: Float32[Tensor, "b t"], model: Model
 ) -> Float[Tensor, ""]:
-    """Squared error of scaled values and cross entropy of classes, mean over the labels that are there."""
+    """Squared error of scaled values, cross entropy of classes: mean over the labels there are."""
     is_known = ~labels.isnan()
     labels = torch.where(is_known, labels, 0)
-    is_binary = torch.tensor([t.kind == "binary" for t in model.config.targets], device=output.device)
+    is_binary = torch.tensor(
+        [t.kind == "binary" for t in model.config.targets], device=output.device
+    )
     classes = F.binary_cross_entropy_with_logits(output, labels.clamp(0, 1), reduction="none")
     error = torch.where(is_binary, classes, (output - labels) ** 2)
     return torch.where(is_known, error, 0).sum() / is_known.sum().clamp(min=1)
@@ -377,6 +433,14 @@ def _with_label(row: Row, labels: Float64[np.ndarray, " t"]) -> Row:
     return row
 
 
+def _check_out(out: Path) -> None:
+    """Refuse a folder that cannot be written to, before any work is done."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: this is a file, a folder was expected")
+    if (out / "state.ckpt").exists():
+        raise ValueError(f"{out} holds a pretraining run, another --out keeps it whole")
+
+
 def _split(
     table: Table, usable: Int64[np.ndarray, " n"], data: Labelled, config: TrainConfig
 ) -> Split:
@@ -386,8 +450,7 @@ def _split(
     elif config.split == "random":
         split = random_split(len(data), seed=config.seed)
     else:
-        named = table.column(config.split).to_pylist()
-        split = given_split([str(named[k]) for k in usable])
+        split = given_split(_named_parts(table, usable, config.split))
     for name in ("train", "validation", "test"):
         if not len(getattr(split, name)):
             raise ValueError(
@@ -395,6 +458,23 @@ def _split(
                 f"({len(usable)} rows can be used)"
             )
     return split
+
+
+def _named_parts(table: Table, usable: Int64[np.ndarray, " n"], column: str) -> list[str]:
+    """Read the part of each usable row; an error names the row as the file has it."""
+    cells = table.column(column).to_pylist()
+    names = []
+    for row in usable:
+        name = "" if cells[row] is None else str(cells[row])
+        try:
+            given_split([name])
+        except ValueError as error:
+            raise ValueError(
+                f"{table.source}, {table.place(int(row))}: column {column!r} should hold train, "
+                f"validation or test, not {name!r}"
+            ) from error
+        names.append(name)
+    return names
 
 
 def _targets(training: Labelled, data: Labelled, config: TrainConfig) -> tuple[Target, ...]:
@@ -408,12 +488,14 @@ def _targets(training: Labelled, data: Labelled, config: TrainConfig) -> tuple[T
         is_binary = bool(np.isin(known, (0, 1)).all())
         if config.task == "binary" and not is_binary:
             odd = known[~np.isin(known, (0, 1))][0]
-            raise ValueError(f"{config.data}: target {name!r} is to be binary, but has a label {odd:g}")
+            raise ValueError(
+                f"{config.data}: target {name!r} is to be binary, but has a label {odd:g}"
+            )
         unit = config.units[k] if config.units else ""
         if is_binary and config.task != "regression":
             targets.append(Target(name=name, kind="binary"))
         else:
-            scale = float(seen.std()) or 1.0
+            scale = float(seen.std()) if np.ptp(seen) > 0 else 1.0
             targets.append(Target(name, "regression", unit, float(seen.mean()), scale))
     return tuple(targets)
 
@@ -439,51 +521,60 @@ def _metrics(
 
 def _fit(run: FineTuning, config: TrainConfig) -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    trainer = pl.Trainer(
-        accelerator=config.device,
-        devices=1,
-        max_epochs=config.epochs,
-        gradient_clip_val=config.clip_norm,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        trainer.fit(run)
+        # Lightning 2.6 asks torch 2.13 in a way that torch has renamed.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        trainer = pl.Trainer(
+            accelerator=config.device,
+            devices=1,
+            max_epochs=config.epochs,
+            gradient_clip_val=config.clip_norm,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        try:
+            trainer.fit(run)
+        except SystemExit as stopped:
+            if isinstance(stopped.__context__, KeyboardInterrupt):  # Lightning makes an exit of it
+                raise KeyboardInterrupt from stopped
+            raise
 
 
 def _write(result: TrainResult, model: Model, views: Views) -> None:
     """Write the run folder, the model last."""
     config, out = result.config, Path(result.config.out)
-    out.mkdir(parents=True, exist_ok=True)
     figures = {
         "validation": result.validation,
         "test": result.test,
         "test_of_predicting_the_training_mean": result.trivial,
         "best_epoch": result.best_epoch,
     }
-    _write_json(out / "config.json", to_dict(config))
-    _write_json(out / "metrics.json", figures)
-    with (out / "log.csv").open("w", newline="", encoding="utf-8") as file:
-        log = writer(file)
-        log.writerow(result.history[0])
-        log.writerows(epoch.values() for epoch in result.history)
     part_of = {int(row): name for name, rows in asdict(result.parts).items() for row in rows}
-    with (out / "rows.csv").open("w", newline="", encoding="utf-8") as file:
-        log = writer(file)
-        log.writerow(["row", "part", "status", "reason"])
-        for k, row in enumerate(result.rows):
-            log.writerow([k + 1, part_of.get(k, ""), row.status, row.reason])
+    rows = {
+        "row": pa.array(range(1, len(result.rows) + 1)),
+        "part": pa.array([part_of.get(k, "") for k in range(len(result.rows))]),
+        "status": pa.array([row.status for row in result.rows]),
+        "reason": pa.array([row.reason for row in result.rows]),
+    }
+    with Path(config.data).open("rb") as file:
+        fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
     card = checkpoint.Card(
         trained_by="train",
         data=Path(config.data).name,
+        data_fingerprint=fingerprint,
         views=views,
         notes={"conformers": config.conformers, "config": to_dict(config), "metrics": figures},
     )
+    _write_json(out / "config.json", to_dict(config))
+    _write_json(out / "metrics.json", figures)
+    write_table(pa.Table.from_pylist(result.history), out / "log.csv")
+    write_table(pa.table(rows), out / "rows.csv")
     checkpoint.save(model, result.model, card)
 
 
 def _write_json(path: Path, values: object) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

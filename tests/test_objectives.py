@@ -1,0 +1,351 @@
+import math
+from collections import namedtuple
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+
+from moleblend.batch import collate
+from moleblend.blending import BlendConfig, draw_blend
+from moleblend.chem import add_positions, read_smiles
+from moleblend.encoder import EncoderConfig, initialise
+from moleblend.heads import HeadsConfig, Model, ModelConfig
+from moleblend.objectives import (
+    ObjectiveConfig,
+    blend_then_predict,
+    bond_classes,
+    denoising_loss,
+    distance_loss,
+    path_classes,
+)
+from moleblend.relations import N_BOND_KINDS, relate
+
+Setting = namedtuple("Setting", "model blend objective")
+SETTINGS = {
+    "default": Setting(
+        ModelConfig(
+            encoder=EncoderConfig(width=16, ffn_width=24, n_layers=2, n_heads=4, n_kernels=8),
+            heads=HeadsConfig(rank=4),
+        ),
+        BlendConfig(whole=(0.0, 0.0)),
+        ObjectiveConfig(),
+    ),
+    "published": Setting(
+        ModelConfig(
+            encoder=EncoderConfig.published(
+                width=16, ffn_width=24, n_layers=2, n_heads=4, n_kernels=8
+            ),
+            heads=replace(HeadsConfig.published(), rank=4),
+        ),
+        BlendConfig(whole=(0.0, 0.0), draw="batch"),
+        ObjectiveConfig.published(),
+    ),
+}
+"""Every test below holds for each of these."""
+
+
+def lively(config):
+    """A model whose weights are large enough that each of them matters."""
+    torch.manual_seed(0)
+    model = Model(config)
+    initialise(model, std=0.6)
+    model.encoder.kernels.spread()
+    return model
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """On a busy machine tiny tensors take long where threads wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=SETTINGS)
+def setting(request):
+    return SETTINGS[request.param]
+
+
+def placed(smiles):
+    molecule = read_smiles(smiles)
+    positions = np.random.default_rng(0).normal(scale=2, size=(1, molecule.n_atoms, 3))
+    return replace(molecule, positions=positions.astype(np.float32))
+
+
+MIXED = [placed("CC(=O)[O-].[NH4+]"), read_smiles("F/C=C/F"), placed("C"), placed("C=CC(N)C=O")]
+MIXED += [placed("Cl[Pt](Cl)(<-N)<-N"), placed("C" * 14)]
+
+
+def drawn(batch, config, seed=0):
+    return draw_blend(batch, config, torch.Generator().manual_seed(seed))
+
+
+# --- by hand -------------------------------------------------------------------------------------
+
+
+def cross_entropy(logits, right):
+    return math.log(sum(math.exp(logit) for logit in logits)) - logits[right]
+
+
+def cosine(a, b):
+    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+
+def losses_by_hand(molecules, views, blend, setting):
+    """The four losses, one pair and one atom after the other, in double precision."""
+    heads = setting.model.heads
+    paths, bonds, geometry, denoising, variances = [], [], [], [], []
+    for b, molecule in enumerate(molecules):
+        relations = relate(molecule)
+        of_this_one = []
+        for i, j in np.ndindex(molecule.n_atoms, molecule.n_atoms):
+            length = relations.path_length[i, j]
+            if length > 0:
+                right = min(length, heads.n_path_classes) - 1
+                paths.append(cross_entropy(views.path_length[b, i, j].tolist(), right))
+            for hop, code in enumerate(relations.edge_path[i, j].tolist()):
+                kind, stereo, conjugated = (code - 1) // 12, (code - 1) // 2 % 6, (code - 1) % 2
+                kinds, stereos, _ = heads.bond_vocabulary
+                if code and kind < kinds and stereo < stereos:
+                    right = (kind * stereos + stereo) * 2 + conjugated
+                    bonds.append(cross_entropy(views.bonds[b, i, j, hop].tolist(), right))
+            if i != j and molecule.n_conformers:
+                vector = (molecule.positions[0, j] - molecule.positions[0, i]).astype(float)
+                told = views.geometry[b, i, j].detach().double().numpy()
+                if heads.geometry == "distance":
+                    geometry.append(abs(told[0] - np.linalg.norm(vector)))
+                else:
+                    of_this_one.append(1 - cosine(told, vector))
+        if of_this_one:
+            geometry.append(np.mean(of_this_one))
+        for i in range(molecule.n_atoms):
+            if molecule.n_conformers and blend.atoms[b, i, 1]:
+                noise = blend.noise[b, i].double().numpy()
+                told = views.noise[b, i].detach().double().numpy()
+                if setting.objective.noise_error == "squared":
+                    denoising.append(((told - noise) ** 2).sum())
+                    variances.append((noise**2).sum())
+                else:
+                    denoising.append(1 - cosine(told, noise))
+    scale = np.mean(variances) if variances else 1.0
+    return {
+        "path_length": np.mean(paths),
+        "bonds": np.mean(bonds),
+        heads.geometry: np.mean(geometry),
+        "denoising": np.mean(denoising) / scale,
+    }
+
+
+def test_losses_and_their_total_by_hand(setting):
+    model, batch = lively(setting.model).eval(), collate(MIXED)
+    blend = drawn(batch, setting.blend)
+    loss = blend_then_predict(model, batch, blend, setting.objective)
+    expected = losses_by_hand(MIXED, model.predict_views(batch, blend), blend, setting)
+    parts = {name: part.item() for name, part in loss.parts.items()}
+    assert parts == pytest.approx(expected, rel=1e-5)
+    weights = setting.objective
+    total = weights.path_length * expected["path_length"] + weights.bonds * expected["bonds"]
+    total += weights.geometry * expected[setting.model.heads.geometry]
+    total += weights.denoising * expected["denoising"]
+    assert loss.total.item() == pytest.approx(total, rel=1e-5)
+
+
+def test_path_classes_by_hand():
+    batch = collate([read_smiles("CCCC.O"), read_smiles("C")])
+    assert path_classes(batch, 2)[0].tolist() == [
+        [-100, 0, 1, 1, -100],
+        [0, -100, 0, 1, -100],
+        [1, 0, -100, 0, -100],
+        [1, 1, 0, -100, -100],
+        [-100, -100, -100, -100, -100],
+    ]
+    assert (path_classes(batch, 2)[1] == -100).all()
+
+
+@pytest.mark.parametrize(
+    ("smiles", "i", "j", "default", "published"),
+    [
+        ("CC", 0, 1, 0, 0),
+        ("C=C", 0, 1, 8, 6),  # double: type 1
+        ("C#C", 0, 1, 16, 12),
+        ("c1ccccc1", 0, 1, 25, 19),  # aromatic and conjugated: type 3
+        ("F/C=C/F", 1, 2, 12, 10),  # E: stereo 2
+        ("[Pt]<-N", 0, 1, 32, -100),  # dative: type 4, unknown to the published vocabulary
+    ],
+)
+def test_bond_classes_by_hand(smiles, i, j, default, published):
+    batch = collate([read_smiles(smiles)])
+    for heads, expected in ((HeadsConfig(), default), (HeadsConfig.published(), published)):
+        classes = bond_classes(batch, heads)[0, i, j].tolist()
+        assert classes == [expected, -100, -100, -100, -100]
+
+
+def test_every_known_bond_has_a_class_of_its_own():
+    batch = collate([read_smiles("CC")] * (N_BOND_KINDS + 1))
+    batch.edge_path[:, 0, 1, 0] = torch.arange(N_BOND_KINDS + 1)
+    for heads in (HeadsConfig(), HeadsConfig.published()):
+        classes = bond_classes(batch, heads)[:, 0, 1, 0]
+        assert classes[0] == -100
+        assert sorted(classes[classes != -100].tolist()) == list(range(heads.n_bond_classes))
+
+
+# --- one contract --------------------------------------------------------------------------------
+
+
+def test_gradients_reach_every_parameter(setting):
+    model, batch = lively(setting.model), collate(MIXED)
+    blend_then_predict(
+        model, batch, drawn(batch, setting.blend), setting.objective
+    ).total.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+
+
+def test_the_same_seed_gives_the_same_loss_to_the_last_digit(setting):
+    model, batch = lively(setting.model).train(), collate(MIXED)
+
+    def total(seed):
+        torch.manual_seed(1)
+        blend = drawn(batch, setting.blend, seed)
+        return blend_then_predict(model, batch, blend, setting.objective).total.item()
+
+    assert total(3) == total(3)
+    assert total(3) != total(4)
+
+
+def test_nothing_that_came_in_is_edited(setting):
+    model, batch, untouched = lively(setting.model), collate(MIXED), collate(MIXED)
+    blend, same_blend = drawn(batch, setting.blend), drawn(batch, setting.blend)
+    blend_then_predict(model, batch, blend, setting.objective).total.backward()
+    for ours, theirs in ((batch, untouched), (blend, same_blend)):
+        for field in fields(ours):
+            assert torch.equal(getattr(ours, field.name), getattr(theirs, field.name))
+
+
+def test_what_stands_in_padded_places_plays_no_role(setting):
+    model, batch = lively(setting.model).eval(), collate(MIXED)
+    blend = drawn(batch, setting.blend)
+    is_atom, both = batch.is_atom, batch.is_atom[:, :, None] & batch.is_atom[:, None, :]
+    other = replace(
+        batch,
+        atoms=torch.where(is_atom[..., None], batch.atoms, 1),
+        degree=torch.where(is_atom, batch.degree, 3),
+        path_length=torch.where(both, batch.path_length, 2),
+        edge_path=torch.where(both[..., None], batch.edge_path, 7),
+        positions=torch.where(is_atom[..., None], batch.positions, 9.0),
+    )
+    soiled = replace(
+        blend,
+        pairs=blend.pairs | ~both[..., None],
+        atoms=blend.atoms | ~is_atom[..., None],
+        noise=torch.where(is_atom[..., None], blend.noise, 1.0),
+    )
+    clean = blend_then_predict(model, batch, blend, setting.objective)
+    dirty = blend_then_predict(model, other, soiled, setting.objective)
+    torch.testing.assert_close(dirty.parts, clean.parts, rtol=1e-5, atol=1e-5)
+
+
+# What the published code crashes on, or turns to NaN (behaviour of items that it cannot represent):
+# the molecules, and which of the four losses have nothing to score.
+NOTHING_IN_3D = {"geometry", "denoising"}
+NO_PAIR = {"path_length", "bonds", "geometry"}
+AWKWARD_BATCHES = {
+    "without 3D": ([read_smiles("CCO"), read_smiles("CC")], NOTHING_IN_3D),
+    "paths of 20 bonds and more": ([placed("C" * 30)], set()),
+    "paths of less than 5 bonds only": ([placed("CC"), placed("CCO")], set()),
+    "single atoms": ([placed("C"), placed("O")], NO_PAIR),
+    "single atoms without 3D": ([read_smiles("C")], NO_PAIR | NOTHING_IN_3D),
+    "a salt without bonds": ([placed("[Na+].[Cl-]")], {"path_length", "bonds"}),
+    "dative bonds": ([placed("Cl[Pt](Cl)(<-N)<-N")], set()),
+    "stereo of an unknown kind": ([placed("CC=NO"), placed("F/C=C\\F")], set()),
+}
+
+
+@pytest.mark.parametrize("case", AWKWARD_BATCHES)
+def test_awkward_batches_train(setting, case):
+    molecules, empty = AWKWARD_BATCHES[case]
+    model, batch = lively(setting.model), collate(molecules)
+    blend = drawn(batch, setting.blend)
+    blend = replace(blend, atoms=torch.stack([~batch.is_atom, batch.is_atom], -1))
+    loss = blend_then_predict(model, batch, blend, setting.objective)
+    loss.total.backward()
+    parts = dict(
+        zip(["path_length", "bonds", "geometry", "denoising"], loss.parts.values(), strict=True)
+    )
+    assert {name for name, part in parts.items() if part == 0} == empty
+    assert loss.total.isfinite()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("what", ["atom is drawn in 3D", "noise is added"])
+def test_denoising_is_nothing_where_no(setting, what):
+    model, batch = lively(setting.model), collate(MIXED)
+    blend = drawn(batch, setting.blend)
+    if what == "noise is added":
+        blend = replace(blend, noise=torch.zeros_like(blend.noise))
+    else:
+        blend = replace(blend, atoms=torch.stack([batch.is_atom, ~batch.is_atom], -1))
+    loss = blend_then_predict(model, batch, blend, setting.objective)
+    assert loss.parts["denoising"] == 0
+    loss.total.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_an_atom_at_the_origin_is_an_atom(setting):
+    """The published code takes it for padding."""
+    model, molecule = lively(setting.model).eval(), placed("C=CC(N)C=O")
+    losses = []
+    for origin in (molecule.positions[:, 2:3], np.ones((1, 1, 3), np.float32)):
+        batch = collate([replace(molecule, positions=molecule.positions - origin)])
+        blend = drawn(batch, setting.blend)
+        losses.append(blend_then_predict(model, batch, blend, setting.objective).parts)
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-4)
+
+
+def test_a_perfect_answer_costs_nothing_and_no_noise_predicted_costs_one():
+    setting = SETTINGS["default"]
+    batch = collate(MIXED)
+    blend = drawn(batch, setting.blend)
+
+    vectors = batch.positions[:, None] - batch.positions[:, :, None]
+    views = lively(setting.model).predict_views(batch, blend)
+    right = replace(views, geometry=vectors.norm(dim=-1, keepdim=True), noise=blend.noise)
+    assert distance_loss(right, batch) == 0
+    assert denoising_loss(right, batch, blend, setting.objective) == 0
+    none = replace(right, noise=torch.zeros_like(blend.noise))
+    assert denoising_loss(none, batch, blend, setting.objective).item() == pytest.approx(1)
+
+
+def test_negative_weights_are_refused():
+    with pytest.raises(ValueError, match="weights of losses must not be negative"):
+        ObjectiveConfig(bonds=-1.0)
+
+
+def test_a_tiny_model_learns_sixteen_molecules_by_heart():
+    smiles = "CCO CCN CC=O CC#N C1CC1 COC CC(C)O NCC=O C=CC OCCO C1CO1 CNC CCCl FCCF C#CC N#CC=O"
+    batch = collate([add_positions(read_smiles(s), seed=0) for s in smiles.split()])
+    torch.manual_seed(0)
+    encoder = EncoderConfig(width=32, ffn_width=32, n_layers=2, n_heads=4, n_kernels=16)
+    model = Model(ModelConfig(encoder=encoder, heads=HeadsConfig(rank=8)))
+    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+    generator = torch.Generator().manual_seed(0)
+    fixed = drawn(batch, BlendConfig(whole=(0.0, 0.0)), seed=1)
+
+    @torch.no_grad()
+    def held():
+        return blend_then_predict(model.eval(), batch, fixed, ObjectiveConfig())
+
+    before = held()
+    for _ in range(100):
+        blend = draw_blend(batch, BlendConfig(), generator)
+        optimiser.zero_grad()
+        blend_then_predict(model.train(), batch, blend, ObjectiveConfig()).total.backward()
+        optimiser.step()
+    after = held()
+    assert after.total < before.total / 3
+    assert after.parts["distance"] < 0.3
+    assert after.parts["path_length"] < 0.5

@@ -1,0 +1,194 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from moleblend.batch import collate
+from moleblend.blending import BlendConfig
+from moleblend.chem import read_smiles
+from moleblend.encoder import EncoderConfig, pair_vectors
+from moleblend.heads import HeadsConfig, Model, ModelConfig, Views
+from moleblend.objectives import bond_classes, path_classes
+from moleblend.recovery import SHOWN, score_views
+from moleblend.relations import relate
+
+ENCODER = EncoderConfig(width=16, ffn_width=24, n_layers=1, n_heads=4, n_kernels=8)
+HEADS = {"distance": HeadsConfig(rank=4), "direction": replace(HeadsConfig.published(), rank=4)}
+
+
+def placed(smiles):
+    molecule = read_smiles(smiles)
+    positions = np.random.default_rng(0).normal(scale=2, size=(1, molecule.n_atoms, 3))
+    return replace(molecule, positions=positions.astype(np.float32))
+
+
+MOLECULES = [placed("CC(=O)[O-].[NH4+]"), read_smiles("FC=CC"), placed("C"), placed("C=CC(N)C=O")]
+MOLECULES += [read_smiles("O"), placed("Cl[Pt](Cl)(<-N)<-N"), placed("C" * 14)]
+
+
+def batches():
+    return [collate(MOLECULES[:3]), collate(MOLECULES[3:])]
+
+
+def model_with(heads):
+    torch.manual_seed(0)
+    return Model(ModelConfig(encoder=ENCODER, heads=heads))
+
+
+def truth(batch, heads):
+    """What a perfect model predicts."""
+    vectors = pair_vectors(batch.positions)
+    is_distance = heads.geometry == "distance"
+    lengths, bonds = path_classes(batch, heads.n_path_classes), bond_classes(batch, heads)
+    return Views(
+        path_length=F.one_hot(lengths.clamp(min=0), heads.n_path_classes).float(),
+        bonds=F.one_hot(bonds.clamp(min=0), heads.n_bond_classes).float(),
+        geometry=vectors.norm(dim=-1, keepdim=True) if is_distance else vectors,
+        noise=None,
+    )
+
+
+class Doctored(Model):
+    """Answers what it is told to, and remembers the blends that it was shown."""
+
+    def __init__(self, heads, answer):
+        super().__init__(ModelConfig(encoder=ENCODER, heads=heads))
+        self.answer = answer
+        self.blends = []
+
+    def predict_views(self, batch, blend):
+        self.blends.append(blend)
+        return self.answer(batch, blend)
+
+
+@pytest.fixture(params=HEADS)
+def heads(request):
+    return HEADS[request.param]
+
+
+def by_name(scores):
+    return {(score.view, score.shown): score for score in scores}
+
+
+def test_the_truth_scores_best(heads):
+    model = Doctored(heads, lambda batch, _: truth(batch, heads))
+    scores = score_views(model, batches(), BlendConfig())
+    views = ("path_length", "bonds", heads.geometry)
+    assert [(s.view, s.shown) for s in scores] == [(view, how) for view in views for how in SHOWN]
+    for score in scores:
+        metric = {"distance": "MAE", "direction": "cosine"}.get(score.view, "accuracy")
+        assert score.metric == metric
+        assert score.value == pytest.approx(0 if metric == "MAE" else 1, abs=1e-6)
+
+
+def test_a_model_that_only_copies_scores_where_the_answer_is_visible_and_nowhere_else(heads):
+    def copy(batch, blend):
+        right = truth(batch, heads)
+        either_way = blend.pairs | blend.pairs.transpose(1, 2)
+        path_length, bonds, geometry = either_way.unsqueeze(-2).unbind(-1)  # each [b n n 1]
+        off = right.geometry + 1 if heads.geometry == "distance" else -right.geometry
+        return Views(
+            path_length=torch.where(path_length, right.path_length, -right.path_length),
+            bonds=torch.where(bonds[..., None], right.bonds, -right.bonds),
+            geometry=torch.where(geometry, right.geometry, off),
+            noise=None,
+        )
+
+    model = Doctored(heads, copy)
+    for score in score_views(model, batches(), BlendConfig()):
+        is_visible = score.shown == "visible"
+        wrong = {"accuracy": 0.0, "MAE": 1.0, "cosine": -1.0}[score.metric]
+        right = 0.0 if score.metric == "MAE" else 1.0
+        assert score.value == pytest.approx(right if is_visible else wrong, abs=1e-5), score
+
+
+def test_what_is_shown(heads):
+    """Blended, but none whole; then all of 2D; then all of 3D and nothing of 2D, without noise."""
+    model = Doctored(heads, lambda batch, _: truth(batch, heads))
+    score_views(model, batches(), BlendConfig(whole=(0.5, 0.5)))
+    shown = [model.blends[k::3] for k in range(3)]
+    for batch, blended, flat, solid in zip(batches(), *shown, strict=True):
+        assert (blended.pairs.sum(-1) == 1).all()
+        assert (blended.atoms.sum(-1) == 1).all()
+        assert blended.noise.any()
+        assert (flat.pairs == torch.tensor([True, True, False])).all()
+        assert (flat.atoms == torch.tensor([True, False])).all()
+        assert not solid.pairs[..., :2].any()
+        assert not solid.atoms[..., 0].any()
+        assert solid.pairs[batch.has_positions][..., 2].all()
+        assert not flat.noise.any()
+        assert not solid.noise.any()
+
+
+def test_counts_and_trivial_answers_by_hand(heads):
+    model = Doctored(heads, lambda batch, _: truth(batch, heads))
+    scores = by_name(score_views(model, batches(), BlendConfig()))
+    types, stereos, _ = heads.bond_vocabulary
+    answers = {"path_length": [], "bonds": [], "geometry": []}
+    with_positions = {"path_length": [], "bonds": [], "geometry": []}
+    for molecule in MOLECULES:
+        relations = relate(molecule)
+        lengths = relations.path_length[relations.path_length > 0]
+        codes = relations.edge_path[relations.edge_path > 0].astype(int) - 1
+        codes = codes[(codes // 12 < types) & (codes // 2 % 6 < stereos)]
+        told = {"path_length": np.minimum(lengths, 11).tolist(), "bonds": codes.tolist()}
+        told["geometry"] = [
+            np.linalg.norm(places[i] - places[j])
+            for places in molecule.positions
+            for i, j in np.ndindex(molecule.n_atoms, molecule.n_atoms)
+            if i != j
+        ]
+        for view, values in told.items():
+            answers[view] += values
+            with_positions[view] += values if molecule.n_conformers else []
+    for view in answers:
+        name = heads.geometry if view == "geometry" else view
+        n_blended = sum(scores[name, how].n for how in ("visible", "hidden"))
+        assert n_blended == len(answers[view])
+        hidden = scores[name, "modality hidden"]
+        values = np.array(with_positions[view])
+        assert hidden.n == len(values)
+        if name == "direction":
+            assert hidden.trivial is None
+        elif name == "distance":
+            spread = np.abs(values - np.median(values)).mean()
+            assert hidden.trivial == pytest.approx(spread, rel=1e-5)
+        else:
+            assert hidden.trivial == pytest.approx(np.bincount(values).max() / len(values))
+
+
+def test_what_no_molecule_has_is_not_scored():
+    model = model_with(HEADS["distance"])
+    flat = [collate([read_smiles("CCO"), read_smiles("C")])]
+    assert set(by_name(score_views(model, flat, BlendConfig()))) == {
+        (view, shown) for view in ("path_length", "bonds") for shown in ("visible", "hidden")
+    }
+    assert score_views(model, [], BlendConfig()) == []
+
+
+def test_a_seed_repeats_and_chance_is_left_alone():
+    model = model_with(HEADS["distance"])
+    first, again, other = (score_views(model, batches(), BlendConfig(), k) for k in (0, 0, 1))
+    assert first == again
+    assert first != other
+    # what is shown whole is no matter of chance
+    whole = [by_name(scores)["distance", "modality hidden"] for scores in (first, other)]
+    assert whole[0] == whole[1]
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_the_model_is_left_as_it_was(is_training):
+    model = model_with(HEADS["distance"]).train(is_training)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    score_views(model, batches(), BlendConfig())
+    assert model.training == is_training
+    assert all(module.training == is_training for module in model.modules())
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_model_without_pretraining_heads_is_refused():
+    with pytest.raises(ValueError, match="has no pretraining heads: it cannot predict views"):
+        score_views(model_with(None), batches(), BlendConfig())
