@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,6 +118,15 @@ def test_whole_numbers_and_lists_are_taken_as_numbers_and_tuples():
 def test_a_wrong_value_is_named_in_one_sentence(values, sentence):
     with pytest.raises(ValueError, match=f"^{re.escape(f'mini.toml: {sentence}')}[^\n]*$"):
         from_dict(Outer, values, "mini.toml")
+
+
+@pytest.mark.parametrize("kind", [dict[str, int], tuple[int, ...], tuple[int, int], Inner, str])
+def test_a_type_is_checked_in_every_dataclass_that_has_it(kind):
+    # cattrs keeps what it once built for a type
+    for name in ("First", "Second"):
+        config = make_dataclass(name, [("field", kind)], frozen=True)
+        with pytest.raises(ValueError, match=r"^mini\.toml: field: a \w+ was expected, 5\.5 came$"):
+            from_dict(config, {"field": 5.5}, "mini.toml")
 
 
 def test_every_wrong_field_is_named():

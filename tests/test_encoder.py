@@ -36,6 +36,7 @@ def lively(config):
     with torch.no_grad():
         kernels.scale.add_(0.1 * torch.randn_like(kernels.scale))
         kernels.shift.add_(0.1 * torch.randn_like(kernels.shift))
+        kernels.widths[::2] *= -1  # training may carry a width below 0
     return encoder.eval()
 
 

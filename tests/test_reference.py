@@ -14,7 +14,15 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
-from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
+from omegaconf import (
+    BooleanNode,
+    DictConfig,
+    FloatNode,
+    IntegerNode,
+    ListConfig,
+    OmegaConf,
+    StringNode,
+)
 from safetensors.torch import save_file
 
 from moleblend.batch import collate
@@ -98,6 +106,7 @@ def fairseq_file(state, arguments="namespace"):
     plain = {"common": {"seed": 1, "fp16": True}, "model": {"_name": "x", "width": 12}, "lr": [0.1]}
     tree = {**plain, "task": {"path": "${model._name}", "must": "???", "none": None}}
     tree["typed"] = DictConfig({"a": 1}, ref_type=dict[str, int], key_type=str, element_type=int)
+    tree["list"] = ListConfig([1], ref_type=list[int], element_type=int)
     tree["nodes"] = [StringNode("x"), IntegerNode(1), FloatNode(0.5), BooleanNode(True)]
     cfg = {
         "namespace": None,

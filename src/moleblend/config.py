@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import cattrs
-from cattrs.cols import homogenous_tuple_structure_factory
+from cattrs.cols import homogenous_tuple_structure_factory, mapping_structure_factory
 
 T = TypeVar("T")
 
@@ -80,6 +80,10 @@ def _checked(accepted: type | tuple[type, ...], told: str, structure: _Structure
     return check
 
 
+def _mapping_structure(kind: Any) -> _Structure:  # noqa: ANN401 (dict[str, int] is no type)
+    return mapping_structure_factory(kind, _CONVERTER)
+
+
 def _tuple_structure(kind: Any) -> _Structure:  # noqa: ANN401 (tuple[int, ...] is no type)
     if get_args(kind)[-1] is ...:
         return homogenous_tuple_structure_factory(kind, _CONVERTER)
@@ -109,7 +113,7 @@ def _register_hooks() -> None:
     _CONVERTER.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _one_of)
     containers = (
         (is_dataclass, dict, "a table", _CONVERTER.gen_structure_attrs_fromdict),
-        (lambda kind: get_origin(kind) is dict, dict, "a table", _CONVERTER.gen_structure_mapping),
+        (lambda kind: get_origin(kind) is dict, dict, "a table", _mapping_structure),
         (lambda kind: get_origin(kind) is tuple, (list, tuple), "a list", _tuple_structure),
     )
     for is_such, accepted, told, make in containers:

@@ -208,7 +208,7 @@ def _write_data(table: Table, out: Path, config: DemoConfig) -> Molecule:
     )
     write_table(labelled, out / "data" / "labels.parquet")
     unseen = Table(source=table.source, columns=_rows(table.columns, test))
-    # A hydrogen that the SMILES writes is in a drawing, but not in the record: numbers would differ.
+    # A hydrogen written in the SMILES is drawn, but not in the record: the numbers would differ.
     return _most_varied(
         item
         for item in read_molecules(unseen)

@@ -19,7 +19,7 @@ def regression_metrics(
     if not len(label):
         return {"RMSE": None, "MAE": None, "R2": None, "n": 0}
     error = predicted - label
-    spread = float(((label - label.mean()) ** 2).sum())
+    spread = float(((label - label.mean()) ** 2).sum()) if np.ptp(label) > 0 else 0.0
     return {
         "RMSE": float(np.sqrt((error**2).mean())),
         "MAE": float(np.abs(error).mean()),

@@ -221,6 +221,7 @@ def pretrain(
             gradient_clip_val=config.schedule.clip_norm,
             callbacks=[journal],
             logger=_tensorboard(out),
+            log_every_n_steps=1,  # the journal decides; Lightning warns of runs shorter than this
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -262,7 +263,7 @@ class Pretraining(pl.LightningModule):
             betas=schedule.betas,
             weight_decay=schedule.weight_decay,
         )
-        rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: schedule.factor(step))
+        rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: schedule.factor(step))  # noqa: PLW0108 (a bound method would be pickled with the state)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
     def train_dataloader(self) -> "StepLoader":

@@ -32,7 +32,6 @@ _IGNORED = (
     "builtins.int",
     "builtins.list",
     "builtins.str",
-    "builtins.tuple",
     "collections.defaultdict",
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",

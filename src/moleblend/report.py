@@ -331,11 +331,16 @@ def _learning_plots(result: TrainResult) -> list[str]:
 
 
 def _figure_name(result: TrainResult) -> str:
-    """What the validation figure of an epoch is."""
-    kinds = {target.kind for target in result.targets}
-    if kinds == {"regression"}:
-        return "validation RMSE (standard deviations)"
-    return "validation ROC-AUC" if kinds == {"binary"} else "validation ROC-AUC − RMSE"
+    """What `TrainResult.history` holds as the validation figure."""
+    defined = {
+        name
+        for metrics in result.validation.values()
+        for name, value in metrics.items()
+        if value is not None
+    }
+    if "ROC-AUC" in defined:
+        return "validation ROC-AUC − RMSE" if "RMSE" in defined else "validation ROC-AUC"
+    return "validation RMSE / deviation" if "RMSE" in defined else "validation loss"
 
 
 def _data_tables(result: TrainResult) -> str:
@@ -351,8 +356,8 @@ def _data_tables(result: TrainResult) -> str:
     sizes = {part.name: len(getattr(result.parts, part.name)) for part in fields(result.parts)}
     parts = [(name, f"{size:,}") for name, size in sizes.items()]
     return (
-        f"<p>{len(result.rows):,} rows, {sum(sizes.values()):,} of them usable. <code>rows.csv</code> beside "
-        "this page says what became of each.</p>"
+        f"<p>{len(result.rows):,} rows, {sum(sizes.values()):,} of them usable. <code>rows.csv"
+        "</code> in the run folder says what became of each.</p>"
         + _table(("status", "rows", "first reasons"), statuses, style="words")
         + _table(("part", "molecules"), parts)
     )
@@ -503,7 +508,7 @@ def _example_plots(example: Example) -> list[str]:
     blended = np.choose(view, [lengths, signs, ångströms])
     shares = [f"{np.mean(view == k):.0%}" for k in range(3)]
 
-    highest = max(distance.max(), example.from_2d.max(), example.from_blend.max())
+    highest = float(max(distance.max(), example.from_2d.max(), example.from_blend.max()))
     drawing = draw_svg(_numbered(molecule), 300, 260)
     pictures = [
         _image(drawing.encode(), f"{molecule.smiles}, whose atoms are numbered", molecule.smiles),
@@ -515,7 +520,7 @@ def _example_plots(example: Example) -> list[str]:
             "Oranges",
             "The first bond on the path: – single, = double, ≡ triple, : aromatic. The model sees "
             "up to five.",
-            highest=5,
+            highest=5.0,
         ),
         _matrix("distance (Å)", distance, ångströms, "Greens", "In space, as computed by DFT."),
         _matrix(
@@ -525,7 +530,7 @@ def _example_plots(example: Example) -> list[str]:
             _VIEW_COLOURS,
             f"What the model is shown: path length (blue, {shares[0]} of the pairs), bonds "
             f"(orange, {shares[1]}), distance (green, {shares[2]}); positions carry some noise.",
-            highest=2,
+            highest=2.0,
         ),
         _matrix("true distance (Å)", distance, ångströms, "Greens", "To compare.", highest=highest),
     ]
@@ -676,7 +681,7 @@ def _flat_settings(settings: dict[str, Any], prefix: str = "") -> Iterable[tuple
             yield f"{prefix}{name}", told
 
 
-def _number(value: float | str | None) -> str:
+def _number(value: float | int | str | None) -> str:
     """Say a number in four digits; the cells of a csv file are text, an empty one is no number."""
     if value is None or value == "":
         return "undefined"

@@ -140,7 +140,7 @@ class TrainResult:
     validation: dict[str, Metrics]
     test: dict[str, Metrics]
     trivial: dict[str, Metrics]
-    history: list[dict[str, float]]
+    history: list[dict[str, int | float]]
     best_epoch: int
     parts: Split
     predicted: Float64[np.ndarray, "m t"]
@@ -267,7 +267,7 @@ class FineTuning(pl.LightningModule):
         self.model, self.config, self.views = model, config, views
         self.training_part, self.validation_part = training, validation
         self.console = console
-        self.history: list[dict[str, float]] = []
+        self.history: list[dict[str, int | float]] = []
         self.losses: list[float] = []
         self.best_figure, self.best_epoch = -np.inf, 0
         self.best_weights = copy.deepcopy(model.state_dict())

@@ -1,0 +1,505 @@
+import io
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+import torch
+from rich.console import Console
+
+from moleblend import checkpoint, train
+from moleblend.checkpoint import Card
+from moleblend.encoder import EncoderConfig
+from moleblend.heads import HeadsConfig, Model, ModelConfig
+from moleblend.predict import Predictor
+from moleblend.splits import scaffold_split
+from moleblend.tables import read_table
+from moleblend.train import TrainConfig, TrainResult, property_loss
+
+QM9 = Path(train.__file__).parent / "data" / "qm9_2000.parquet"
+TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)
+CHAINS = ["C" * n + end for n in range(1, 16) for end in ("", "O", "N", "F")]
+N_CARBONS = [float(smiles.count("C")) for smiles in CHAINS]
+HAS_OXYGEN = [float("O" in smiles) for smiles in CHAINS]
+# Every third row judges or chooses, as the column of a given split has it.
+PARTS = [("train", "train", "train", "valid", "test")[k % 5] for k in range(len(CHAINS))]
+
+
+def write(path: Path, **columns: list) -> Path:
+    """Write a csv file; None is an empty cell."""
+    cells = zip(*columns.values(), strict=True)
+    lines = [",".join(columns)]
+    lines += [",".join("" if cell is None else str(cell) for cell in row) for row in cells]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    return write(tmp_path / "chains.csv", smiles=CHAINS, y=N_CARBONS, part=PARTS)
+
+
+@pytest.fixture
+def config(table: Path, tmp_path: Path) -> TrainConfig:
+    return TrainConfig(
+        data=str(table),
+        target=("y",),
+        out=str(tmp_path / "run"),
+        split="part",
+        epochs=2,
+        batch_size=16,
+        learning_rate=5e-3,
+        device="cpu",
+        encoder=TINY,
+    )
+
+
+def run(config: TrainConfig) -> tuple[TrainResult, str]:
+    told = io.StringIO()
+    return train.train(config, console=Console(file=told, width=200)), told.getvalue()
+
+
+def weights(result: TrainResult) -> dict[str, torch.Tensor]:
+    return checkpoint.load(result.model).state_dict()
+
+
+def same_weights(first: TrainResult, second: TrainResult) -> bool:
+    one, other = weights(first), weights(second)
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def rows_of(result: TrainResult) -> list[dict[str, Any]]:
+    return pa.csv.read_csv(Path(result.config.out) / "rows.csv").to_pylist()
+
+
+def test_what_a_run_leaves_behind(config: TrainConfig, table: Path) -> None:
+    result, told = run(replace(config, units=("carbons",)))
+    out = Path(config.out)
+    assert {path.name for path in out.iterdir()} == {
+        "model.safetensors",
+        "metrics.json",
+        "config.json",
+        "log.csv",
+        "rows.csv",
+    }
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics == {
+        "validation": result.validation,
+        "test": result.test,
+        "test_of_predicting_the_training_mean": result.trivial,
+        "best_epoch": result.best_epoch,
+    }
+    assert list(metrics["test"]["y"]) == ["RMSE", "MAE", "R2", "n"]
+    assert json.loads((out / "config.json").read_text())["target"] == ["y"]
+    log = pa.csv.read_csv(out / "log.csv")
+    assert log.column_names == ["epoch", "training_loss", "validation"]
+    assert log.to_pylist() == [pytest.approx(epoch) for epoch in result.history]
+    assert Counter(row["part"] for row in rows_of(result)) == {
+        "train": 36,
+        "validation": 12,
+        "test": 12,
+    }
+    card = checkpoint.read_card(result.model)
+    assert (card.trained_by, card.data, card.views) == ("train", "chains.csv", "2d")
+    assert len(card.data_fingerprint) == 64
+    assert checkpoint.load(result.model).config.targets[0].unit == "carbons"
+    assert "36 to train, 12 to validate, 12 to test (part split)" in told
+    assert [entry.name for entry in table.parent.iterdir() if entry.is_file()] == ["chains.csv"]
+
+
+def test_labels_are_scaled_and_the_scaling_undone(config: TrainConfig) -> None:
+    """Labels far from 0 and 1 are learnt all the same, and predicted in their own unit."""
+    table = Path(config.data)
+    far = [5000 + 300 * n for n in N_CARBONS]
+    write(table, smiles=CHAINS, y=far, part=PARTS)
+    result, _ = run(replace(config, epochs=25, patience=25))
+    training = [label for label, part in zip(far, PARTS, strict=True) if part == "train"]
+    target = result.targets[0]
+    assert (target.mean, target.scale) == pytest.approx((np.mean(training), np.std(training)))
+    assert checkpoint.load(result.model).config.targets == result.targets
+    assert result.test["y"]["RMSE"] < 0.5 * result.trivial["y"]["RMSE"]
+    judged = [label for label, part in zip(far, PARTS, strict=True) if part == "test"]
+    by_hand = np.sqrt(np.mean((np.mean(training) - np.array(judged)) ** 2))
+    assert result.trivial["y"]["RMSE"] == pytest.approx(by_hand)
+    error = result.predicted[:, 0] - judged
+    assert result.test["y"]["MAE"] == pytest.approx(np.abs(error).mean())
+
+
+def test_the_saved_model_predicts_what_was_judged(config: TrainConfig) -> None:
+    result, _ = run(config)
+    table = Predictor(result.model).predict(config.data)
+    again = np.array(table.column("y_pred"))[result.parts.test]
+    assert again == pytest.approx(result.predicted[:, 0], abs=1e-5)
+    assert result.labels[:, 0].tolist() == [N_CARBONS[row] for row in result.parts.test]
+
+
+def test_two_targets_with_different_units(config: TrainConfig) -> None:
+    thousands = [1000 * n for n in N_CARBONS]
+    write(Path(config.data), smiles=CHAINS, y=N_CARBONS, z=thousands, part=PARTS)
+    result, _ = run(replace(config, target=("y", "z"), units=("", "mg"), epochs=20, patience=20))
+    assert [target.unit for target in result.targets] == ["", "mg"]
+    assert result.targets[1].scale == pytest.approx(1000 * result.targets[0].scale)
+    for name in ("y", "z"):
+        assert result.test[name]["RMSE"] < 0.7 * result.trivial[name]["RMSE"]
+
+
+def test_binary(config: TrainConfig) -> None:
+    write(Path(config.data), smiles=CHAINS, y=HAS_OXYGEN, part=PARTS)
+    result, told = run(replace(config, epochs=15, patience=15))
+    assert result.targets[0].kind == "binary"
+    assert result.test["y"]["ROC-AUC"] > 0.9
+    assert result.trivial == {}
+    assert ((result.predicted > 0) & (result.predicted < 1)).all()
+    assert "validation ROC-AUC" in told
+    table = Predictor(result.model).predict(["CCO", "CCC"])
+    assert table.column_names == ["smiles", "status", "reason", "y_prob"]
+    best = max(epoch["validation"] for epoch in result.history)
+    assert result.validation["y"]["ROC-AUC"] == pytest.approx(best)
+
+
+def test_binary_by_order(config: TrainConfig) -> None:
+    with pytest.raises(ValueError, match="target 'y' is to be binary, but has a label 2$"):
+        run(replace(config, task="binary"))
+    write(Path(config.data), smiles=CHAINS, y=HAS_OXYGEN, part=PARTS)
+    result, _ = run(replace(config, task="regression", epochs=1))
+    assert result.targets[0].kind == "regression"
+
+
+def test_multi_label_with_missing_cells(config: TrainConfig) -> None:
+    has_n = [float("N" in smiles) for smiles in CHAINS]
+    with_gaps = [None if k % 3 == 0 else label for k, label in enumerate(HAS_OXYGEN)]
+    write(Path(config.data), smiles=CHAINS, o=with_gaps, n=has_n, part=PARTS)
+    result, _ = run(replace(config, target=("o", "n")))
+    known = [label for label, part in zip(with_gaps, PARTS, strict=True) if part == "test"]
+    assert result.test["o"]["n"] == sum(label is not None for label in known) < 12
+    assert result.test["n"]["n"] == 12
+    assert np.isnan(result.labels).sum() == sum(label is None for label in known)
+
+
+def test_a_missing_label_has_no_gradient() -> None:
+    targets = (
+        train.Target("r", "regression", "", 0.0, 1.0),
+        train.Target("b", "binary"),
+    )
+    model = Model(ModelConfig(encoder=TINY, heads=None, targets=targets))
+    output = torch.tensor([[1.0, 0.0], [3.0, 2.0]], requires_grad=True)
+    labels = torch.tensor([[2.0, 1.0], [float("nan"), float("nan")]])
+    loss = property_loss(output, labels, model)
+    assert loss.item() == pytest.approx(((1 - 2) ** 2 + np.log(2)) / 2)
+    loss.backward()
+    assert output.grad is not None
+    assert output.grad[1].tolist() == [0, 0]
+    assert property_loss(output, labels * float("nan"), model).item() == 0
+
+
+def test_scaffold_split_is_that_of_the_usable_rows(tmp_path: Path, config: TrainConfig) -> None:
+    rings = [f"{'C' * n}c1ccccc1" for n in range(8)] + [f"{'C' * n}C1CCC1" for n in range(4)]
+    smiles = ["nonsense", *CHAINS, *rings]
+    write(Path(config.data), smiles=smiles, y=[1.0, *map(float, range(len(smiles) - 1))])
+    result, _ = run(replace(config, split="scaffold", epochs=1))
+    canonical = [row.molecule.smiles for row in result.rows if row.molecule is not None]
+    expected = scaffold_split(canonical)
+    assert result.parts.test.tolist() == (expected.test + 1).tolist()
+    assert result.parts.train.tolist() == (expected.train + 1).tolist()
+
+
+def test_random_split_follows_the_seed(config: TrainConfig) -> None:
+    one = replace(config, split="random", epochs=1)
+    first, second, other = (run(replace(one, seed=seed))[0] for seed in (0, 0, 1))
+    assert len(first.parts.test) == 6
+    assert first.parts.test.tolist() == second.parts.test.tolist() != other.parts.test.tolist()
+    assert first.test == second.test
+    assert same_weights(first, second)
+    assert not same_weights(first, other)
+
+
+def test_rows_that_cannot_be_used_keep_their_place(config: TrainConfig) -> None:
+    odd = {"invalid": "C1CC", "too_large": "C" * 30, "no_label": "CCCCl"}
+    salt = "CC(=O)[O-].[Na+]"
+    smiles = [odd["invalid"], CHAINS[0], odd["too_large"], salt, odd["no_label"], *CHAINS[1:]]
+    labels = [1.0, N_CARBONS[0], 30.0, 2.0, None, *N_CARBONS[1:]]
+    parts = ["train", PARTS[0], "test", "train", "", *PARTS[1:]]
+    write(Path(config.data), smiles=smiles, y=labels, part=parts)
+    result, told = run(replace(config, encoder=replace(TINY, max_atoms=20)))
+    rows = rows_of(result)
+    assert [row["row"] for row in rows] == list(range(1, len(smiles) + 1))
+    assert [row["status"] for row in rows[:6]] == [
+        *("invalid", "ok", "too_large", "ok", "no_label", "ok")
+    ]
+    assert [row["part"] for row in rows[:5]] == ["", "train", "", "train", ""]
+    assert rows[2]["reason"] == "30 atoms, the model takes at most 20"
+    assert rows[4]["reason"] == "no target has a label"
+    assert rows[0]["reason"]
+    assert not rows[1]["reason"]
+    assert f"{len(smiles)} rows, {len(smiles) - 3} usable" in told
+
+
+def test_early_stopping_goes_back_to_the_best_epoch(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validation is best in epoch 2: its weights are kept, and training ends 3 epochs later."""
+    original = train.FineTuning._figure
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def figure(self: train.FineTuning) -> tuple[float, float, str]:
+        original(self)
+        seen.append({k: v.clone() for k, v in self.model.state_dict().items()})
+        value = [-5.0, -1.0, -2.0, -1.0, -4.0, 0.0][len(seen) - 1]
+        return value, -value, "as told"
+
+    monkeypatch.setattr(train.FineTuning, "_figure", figure)
+    result, _ = run(replace(config, epochs=30, patience=3))
+    assert len(result.history) == 5
+    assert result.best_epoch == 2
+    kept = weights(result)
+    assert all(torch.equal(kept[name], seen[1][name]) for name in kept)
+    assert not all(torch.equal(kept[name], seen[4][name]) for name in kept)
+
+
+def test_the_reported_validation_is_that_of_the_best_epoch(config: TrainConfig) -> None:
+    result, _ = run(replace(config, epochs=6, learning_rate=3e-2))
+    best = min(epoch["validation"] for epoch in result.history)
+    assert result.history[result.best_epoch - 1]["validation"] == best
+    in_unit = best * result.targets[0].scale
+    assert result.validation["y"]["RMSE"] == pytest.approx(in_unit, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["regression", "binary"])
+def test_the_test_part_has_no_influence(config: TrainConfig, kind: str) -> None:
+    labels = N_CARBONS if kind == "regression" else HAS_OXYGEN
+    write(Path(config.data), smiles=CHAINS, y=labels, part=PARTS)
+    first, _ = run(config)
+    other = [1 - y if part == "test" else y for y, part in zip(labels, PARTS, strict=True)]
+    write(Path(config.data), smiles=CHAINS, y=other, part=PARTS)
+    second, _ = run(config)
+    assert same_weights(first, second)
+    assert first.history == second.history
+    assert first.validation == second.validation
+    assert first.test != second.test
+
+
+def test_from_a_pretrained_file(config: TrainConfig, tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    source = Model(ModelConfig(encoder=TINY, heads=HeadsConfig(rank=4)))
+    path = tmp_path / "pretrained.safetensors"
+    checkpoint.save(source, path, Card(trained_by="pretrain"))
+    slow = replace(config, source=str(path), learning_rate=1e-12, epochs=1, encoder=EncoderConfig())
+    tuned, _ = run(slow)
+    kept = checkpoint.load(tuned.model)
+    assert kept.config.encoder == TINY
+    assert kept.config.heads is None
+    for name, weight in source.encoder.state_dict().items():
+        torch.testing.assert_close(kept.encoder.state_dict()[name], weight)
+    scratch, _ = run(replace(slow, source="scratch", encoder=TINY))
+    fresh = checkpoint.load(scratch.model).encoder.state_dict()
+    assert not torch.allclose(
+        fresh["distance_bias.0.weight"], source.encoder.state_dict()["distance_bias.0.weight"]
+    )
+    with pytest.raises(ValueError, match="its encoder is taken as it is, but other encoder sett"):
+        run(replace(slow, encoder=replace(TINY, dropout=0.3)))
+
+
+def test_from_a_model_with_the_published_features(config: TrainConfig, tmp_path: Path) -> None:
+    published = EncoderConfig.published(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)
+    path = tmp_path / "converted.safetensors"
+    model = Model(ModelConfig(encoder=published, heads=None, readout="cls"))
+    checkpoint.save(model, path, Card(trained_by="convert"))
+    result, _ = run(replace(config, source=str(path), encoder=EncoderConfig(), epochs=1))
+    molecules = [row.molecule for row in result.rows]
+    assert {molecule.features for molecule in molecules if molecule} == {"ogb-1"}
+    tuned = checkpoint.load(result.model)
+    assert (tuned.config.encoder.features, tuned.config.readout) == ("ogb-1", "cls")
+    table = Predictor(result.model).predict(config.data)
+    again = np.array(table.column("y_pred"))[result.parts.test]
+    assert again == pytest.approx(result.predicted[:, 0], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("views", "used"), [("auto", "both"), ("2d", "2d"), ("3d", "3d"), ("both", "both")]
+)
+def test_views_of_a_table_with_geometry(
+    config: TrainConfig, tmp_path: Path, views: Any, used: str
+) -> None:
+    table = pq.read_table(QM9).slice(0, 30)
+    path = tmp_path / "qm9.parquet"
+    flat = pa.array([*table.column("coordinates").to_pylist()[:-1], None], pa.list_(pa.float32()))
+    where = table.column_names.index("coordinates")
+    pq.write_table(table.set_column(where, "coordinates", flat), path)
+    result, _ = run(
+        replace(config, data=str(path), target=("gap",), split="random", views=views, epochs=1)
+    )
+    assert checkpoint.read_card(result.model).views == used
+    last = {"2d": "ok", "3d": "no_3d", "both": "ok_2d_only"}[used]
+    assert [row.status for row in result.rows] == ["ok"] * 29 + [last]
+    uses_3d = used != "2d"
+    moved = table.set_column(
+        where,
+        "coordinates",
+        pa.array([[2 * x for x in row] for row in table.column("coordinates").to_pylist()]),
+    )
+    pq.write_table(moved, path)
+    stretched, _ = run(
+        replace(config, data=str(path), target=("gap",), split="random", views=views, epochs=1)
+    )
+    assert same_weights(result, stretched) != uses_3d
+
+
+def test_an_sdf_has_its_labels_and_its_geometry(config: TrainConfig, tmp_path: Path) -> None:
+    block = "\n  x\n\n  2  1  0  0  0  0  0  0  0  0999 V2000\n{}  1  2  1  0\nM  END\n"
+    atoms = "{:10.4f}    0.0000    0.0000 {:3} 0  0  0  0  0  0  0  0  0  0  0  0\n"
+    records = [
+        block.format(atoms.format(0, "C") + atoms.format(1.1 + 0.02 * k, "O"))
+        + f"> <y>\n{k}\n\n> <part>\n{PARTS[k]}\n\n$$$$\n"
+        for k in range(15)
+    ]
+    path = tmp_path / "molecules.sdf"
+    path.write_text("".join(records))
+    result, told = run(replace(config, data=str(path)))
+    assert "views both" in told
+    assert result.labels[:, 0].tolist() == [4, 9, 14]
+    assert all(row.molecule and row.molecule.n_conformers for row in result.rows)
+
+
+def test_conformers_are_computed_for_training_and_prediction(config: TrainConfig) -> None:
+    write(Path(config.data), smiles=CHAINS[:20], y=N_CARBONS[:20], part=PARTS[:20])
+    result, told = run(replace(config, conformers=2, epochs=1))
+    assert "views both" in told
+    assert all(row.molecule and row.molecule.n_conformers == 2 for row in result.rows)
+    table = Predictor(result.model).predict(config.data)
+    again = np.array(table.column("y_pred"))[result.parts.test]
+    assert again == pytest.approx(result.predicted[:, 0], abs=1e-5)
+
+
+def test_a_validation_part_of_one_class_is_judged_by_its_loss(config: TrainConfig) -> None:
+    labels = [0.0 if p == "valid" else y for y, p in zip(HAS_OXYGEN, PARTS, strict=True)]
+    write(Path(config.data), smiles=CHAINS, y=labels, part=PARTS)
+    result, told = run(replace(config, epochs=3))
+    assert "it has labels of one class only" in told
+    assert result.validation["y"]["ROC-AUC"] is None
+    best = min(epoch["validation"] for epoch in result.history)
+    assert result.history[result.best_epoch - 1]["validation"] == best
+
+
+def test_both_kinds_of_target_together(config: TrainConfig) -> None:
+    write(Path(config.data), smiles=CHAINS, y=N_CARBONS, o=HAS_OXYGEN, part=PARTS)
+    result, told = run(replace(config, target=("y", "o")))
+    assert [target.kind for target in result.targets] == ["regression", "binary"]
+    assert "ROC-AUC" in told
+    assert "standard deviations" in told
+    last = result.validation
+    figure = last["o"]["ROC-AUC"] - last["y"]["RMSE"] / result.targets[0].scale
+    best = result.history[result.best_epoch - 1]["validation"]
+    assert best == pytest.approx(figure, abs=1e-5)
+    assert best == max(epoch["validation"] for epoch in result.history)
+
+
+def test_equal_labels_train_all_the_same(config: TrainConfig) -> None:
+    write(Path(config.data), smiles=CHAINS, y=[0.1] * len(CHAINS), part=PARTS)
+    result, _ = run(config)
+    assert result.targets[0].scale == 1.0
+    assert result.test["y"]["R2"] is None
+
+
+def refused(config: TrainConfig, told: str) -> None:
+    """Expect a sentence, and not a trace of a run."""
+    with pytest.raises(ValueError, match=told):
+        run(config)
+    assert not Path(config.out).exists()
+
+
+def test_tables_that_cannot_be_trained_on(config: TrainConfig) -> None:
+    table = Path(config.data)
+    refused(
+        replace(config, target=("log_p",)),
+        r"chains.csv: there is no column 'log_p'; its columns are 'smiles', 'y', 'part'$",
+    )
+    refused(replace(config, split="fold"), "there is no column 'fold'; its columns are")
+    refused(replace(config, smiles="mol"), "there is no column 'mol'; its columns are")
+    write(table, smiles=CHAINS, y=[*N_CARBONS[:-1], "high"], part=PARTS)
+    refused(config, r"row 60 \(line 61\): column 'y' should hold numbers, not 'high'$")
+    write(table, smiles=CHAINS, y=N_CARBONS, part=[*PARTS[:-1], "holdout"])
+    refused(config, r"row 60 \(line 61\): column 'part' should hold train, .* not 'holdout'$")
+    write(table, smiles=["C1CC", "CC"], y=[1, None], part=["train", "test"])
+    refused(config, r"none of its 2 rows can be used: the first is invalid \(")
+    write(table, smiles=["CC"], y=[1], part=["train"])
+    refused(config, r"leaves no row in the validation part \(1 rows can be used\)$")
+    refused(replace(config, split="scaffold"), "scaffold split leaves no row in the train part")
+    no_test = [None if part == "test" else y for y, part in zip(N_CARBONS, PARTS, strict=True)]
+    write(table, smiles=CHAINS, y=no_test, part=PARTS)
+    refused(config, "leaves no row in the test part")
+    no_train = [None if part == "train" else y for y, part in zip(N_CARBONS, PARTS, strict=True)]
+    write(table, smiles=CHAINS, y=no_train, z=N_CARBONS, part=PARTS)
+    refused(replace(config, target=("y", "z")), "target 'y' has no label in the training part$")
+    table.write_text("smiles,y,part\n")
+    refused(config, r"none of its 0 rows can be used$")
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(config: TrainConfig) -> None:
+    out = Path(config.out)
+    out.mkdir()
+    (out / "state.ckpt").touch()
+    with pytest.raises(ValueError, match="holds a pretraining run, another --out keeps it whole"):
+        run(config)
+    assert [path.name for path in out.iterdir()] == ["state.ckpt"]
+    with pytest.raises(ValueError, match="this is a file, a folder was expected"):
+        run(replace(config, out=config.data))
+
+
+def test_a_diverging_run_leaves_nothing(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = train.property_loss
+    monkeypatch.setattr(train, "property_loss", lambda *given: original(*given) * float("nan"))
+    with pytest.raises(FloatingPointError, match=r"the loss of epoch 1 is not finite: a learning_"):
+        run(config)
+    assert not Path(config.out).exists()
+
+
+def test_spoiled_weights_are_noticed(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = train.FineTuning._outputs
+    monkeypatch.setattr(train.FineTuning, "_outputs", lambda *given: original(*given) * torch.inf)
+    with pytest.raises(FloatingPointError, match="a prediction of epoch 1 is not finite"):
+        run(config)
+    assert not Path(config.out).exists()
+
+
+def test_ctrl_c_leaves_nothing(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pressed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "property_loss", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    assert not Path(config.out).exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"target": ()}, "no target: --target names one or more"),
+        ({"target": ("y", "y")}, "a target is named twice: y, y"),
+        ({"units": ("eV", "D")}, "1 targets, but 2 units"),
+        ({"epochs": 0}, "epochs, patience and batch_size must be at least 1"),
+        ({"conformers": -1}, "conformers, warmup_epochs, weight_decay and seed must not be neg"),
+        ({"learning_rate": 0.0}, "learning_rate and clip_norm must be positive, 0.0 and 5.0"),
+        ({"head_dropout": 1.0}, r"head_dropout must be in \[0, 1\), 1.0 came"),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused(
+    config: TrainConfig, changed: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        replace(config, **changed)
+
+
+def test_the_source_must_be_a_model(config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no such model file"):
+        run(replace(config, source=str(tmp_path / "none.safetensors")))
+    assert read_table(config.data).names == ["smiles", "y", "part"]
+    assert not Path(config.out).exists()
