@@ -127,6 +127,13 @@ def test_a_typed_text_that_is_no_molecule_is_refused_before_anything_is_written(
     assert not (tmp_path / "demo").exists()
 
 
+def test_without_matplotlib_no_work_is_begun(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ValueError, match="need matplotlib"):
+        demo(tmp_path / "demo", "CCO", console=Console(quiet=True), config=TINY)
+    assert not (tmp_path / "demo").exists()
+
+
 def test_a_molecule_unlike_the_training_data_is_marked():
     assert training_differs(read_smiles("CCO")) == ""
     assert "10 heavy atoms" in training_differs(read_smiles("C" * 10))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import r2_score
 
-from moleblend.metrics import binary_metrics, mean_metric, regression_metrics
+from moleblend.metrics import Metrics, binary_metrics, mean_metric, regression_metrics
 
 NAN = np.nan
 
@@ -81,7 +81,7 @@ def test_equal_labels_that_are_no_binary_fraction_have_no_r2() -> None:
 
 
 def test_the_mean_leaves_undefined_metrics_out() -> None:
-    found = [{"ROC-AUC": 0.5}, {"ROC-AUC": None}, {"ROC-AUC": 0.7}, {"RMSE": 9.0}]
+    found: list[Metrics] = [{"ROC-AUC": 0.5}, {"ROC-AUC": None}, {"ROC-AUC": 0.7}, {"RMSE": 9.0}]
     assert mean_metric(found, "ROC-AUC") == pytest.approx(0.6)
     assert mean_metric(found, "MAE") is None
     assert mean_metric([], "MAE") is None

@@ -195,7 +195,7 @@ def _data(arguments: list[str]) -> None:
             smiles: the SMILES column; found by name by default.
             limit_s: seconds after which the conformers of one molecule are given up.
         """
-        with Progress(console=_SHOWN, transient=True) as bar:
+        with Progress(console=_SHOWN, transient=True, disable=not _SHOWN.is_terminal) as bar:
             task = bar.add_task(f"reading {source}", total=None)
             account = build_store(
                 source,

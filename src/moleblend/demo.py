@@ -25,7 +25,7 @@ from moleblend.encoder import EncoderConfig
 from moleblend.molecule import Molecule, MoleculeError
 from moleblend.predict import Predictor
 from moleblend.pretrain import PretrainConfig, PretrainResult, ScheduleConfig, pretrain
-from moleblend.report import Demonstration, Example, write_demo_report
+from moleblend.report import Demonstration, Example, require_matplotlib, write_demo_report
 from moleblend.tables import Table, read_molecules, read_table, write_table
 from moleblend.train import TrainConfig, TrainResult, train
 
@@ -63,7 +63,7 @@ class DemoConfig:
     n_held_out: int = 200
     epochs: int = 30
     batch_size: int = 16
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     seed: int = 0
     encoder: EncoderConfig = field(
         default_factory=lambda: EncoderConfig(width=128, ffn_width=128, n_layers=4, n_kernels=32)
@@ -87,16 +87,17 @@ def demo(
         out: the folder.
         smiles: a molecule to predict; asked for at a terminal, else `DEFAULT_SMILES`.
         console: where progress and the result are shown.
-        config: sizes; the default takes three minutes on two cores.
+        config: sizes; the default takes two to three minutes on two cores.
 
     Returns:
         The path of the page.
 
     Raises:
-        ValueError: `out` has folders of these names that no demo wrote.
+        ValueError: `out` has folders of these names that no demo wrote, or matplotlib is missing.
         MoleculeError: `smiles` is no molecule, or no geometry is found for it.
     """
     config = config or DemoConfig()
+    require_matplotlib()  # now rather than after the work is done
     typed = ask_molecule(console) if smiles is None else _with_geometry(smiles)
     _clear(out, config)
 

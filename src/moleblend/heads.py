@@ -85,8 +85,8 @@ class ModelConfig:
         heads: the pretraining heads; None for a model without them.
         targets: the predicted properties; none before fine-tuning.
         head_dropout: before the last layer of the property head.
-        readout: a molecule's vector is the `mean` over its atoms, which pretraining has shaped, or the
-            virtual node's (`cls`, published), which no pretraining loss reads.
+        readout: a molecule's vector is the `mean` over its atoms, which pretraining has shaped, or
+            the virtual node's (`cls`, published), which no pretraining loss reads.
     """
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)

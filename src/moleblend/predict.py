@@ -8,7 +8,7 @@ from typing import Literal, cast, get_args
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float32, Float64, Num
+from jaxtyping import Float32, Float64, Int64, Num
 from scipy.special import expit
 from torch import Tensor
 
@@ -275,8 +275,9 @@ def _checked(item: str | Molecule, features: FeatureVersion) -> Molecule:
     return item
 
 
-def _kept(rows: list[Row], errors: Errors) -> list[int]:
-    return [k for k, row in enumerate(rows) if errors != "skip" or row.molecule is not None]
+def _kept(rows: list[Row], errors: Errors) -> Int64[np.ndarray, " k"]:
+    kept = [k for k, row in enumerate(rows) if errors != "skip" or row.molecule is not None]
+    return np.array(kept, np.int64)
 
 
 def _check_names(table: Table, names: Sequence[str]) -> None:

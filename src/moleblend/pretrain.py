@@ -554,9 +554,17 @@ def _find_data(config: PretrainConfig, console: Console, *, is_resumed: bool) ->
         return data
     built = Path(config.out) / "data.arrow"
     if not (is_resumed and built.is_file()):
-        console.print(f"building {built} from {data}")
-        account = build_store(data, built, features=config.encoder.features)
-        console.print(f"{account.n_written:,} of {account.n_rows:,} rows can be used")
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task(f"building {built}", total=None)
+            account = build_store(
+                data,
+                built,
+                features=config.encoder.features,
+                on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        console.print(
+            f"{account.n_written:,} of {account.n_rows:,} rows are in {built}", soft_wrap=True
+        )
     return built
 
 

@@ -1,0 +1,301 @@
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from moleblend import checkpoint, predict
+from moleblend.chem import add_positions, read_smiles
+from moleblend.encoder import EncoderConfig
+from moleblend.heads import HeadsConfig, Model, ModelConfig, Target
+from moleblend.molecule import Molecule, MoleculeError
+from moleblend.predict import Predictor, in_batches, in_units, write_embeddings
+from moleblend.tables import read_molecules, read_table, write_table
+
+QM9 = Path(predict.__file__).parent / "data" / "qm9_2000.parquet"
+TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8, max_atoms=40)
+TARGETS = (
+    Target("gap", "regression", "eV", mean=7.0, scale=2.0),
+    Target("toxic", "binary"),
+)
+
+Make = Callable[..., Predictor]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    def make(
+        views: str = "both", targets: tuple[Target, ...] = TARGETS, conformers: int = 0
+    ) -> Predictor:
+        torch.manual_seed(0)
+        model = Model(ModelConfig(encoder=TINY, heads=None, targets=targets))
+        for parameter in model.parameters():  # larger than they start, so that all inputs matter
+            parameter.data.normal_(std=0.3)
+        path = tmp_path / f"{views}-{len(targets)}.safetensors"
+        notes = {"conformers": conformers}
+        checkpoint.save(model, path, checkpoint.Card(trained_by="train", views=views, notes=notes))
+        return Predictor(path, device="cpu")
+
+    return make
+
+
+def sdf_record(molecule: Molecule) -> str:
+    """Write a molecule of uncharged atoms without stereo, flat."""
+    symbols = {6: "C", 7: "N", 8: "O"}
+    lines = ["", "", "", f"{molecule.n_atoms:3}{len(molecule.bonds):3}" + "  0" * 8 + "999 V2000"]
+    place = f"{0:10.4f}" * 3
+    lines += [f"{place} {symbols[int(z) + 1]:3}" + " 0" * 12 for z in molecule.atoms[:, 0]]
+    for (first, second), (kind, *_) in zip(molecule.bonds, molecule.bond_features, strict=True):
+        lines.append(f"{first + 1:3}{second + 1:3}{kind + 1:3}  0")
+    return "\n".join([*lines, "M  END", "$$$$", ""])
+
+
+def test_every_row_comes_back_in_order(make: Make, tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text(
+        'id,smiles,note\n07,CCO,"a, b"\n08,C1CC,\n09,' + "C" * 41 + ",x\n10,C,x\n11\n"
+    )
+    table = make("2d").predict(source)
+    assert table.column_names == [
+        *("id", "smiles", "note", "status", "reason", "gap_pred", "toxic_prob")
+    ]
+    given = read_table(source).columns
+    assert table.select(given.column_names).equals(given)
+    assert table.column("status").to_pylist() == ["ok", "invalid", "too_large", "ok", "invalid"]
+    reasons = table.column("reason").to_pylist()
+    assert reasons[2] == "41 atoms, the model takes at most 40"
+    assert reasons[4] == "the row has 1 cells, the header has 3"
+    assert [bool(reason) for reason in reasons] == [False, True, True, False, True]
+    for name in ("gap_pred", "toxic_prob"):
+        values = table.column(name).to_pylist()
+        assert [value is None for value in values] == [False, True, True, False, True]
+
+
+def test_rows_are_skipped_or_refused_by_order(make: Make, tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("smiles\nCCO\nC1CC\nCC\n")
+    skipped = make("2d").predict(source, errors="skip")
+    assert skipped.column("smiles").to_pylist() == ["CCO", "CC"]
+    assert make("2d").predict(["C1CC"], errors="skip").num_rows == 0
+    assert make("2d").embed(source, errors="skip").shape == (2, 16)
+    with pytest.raises(MoleculeError, match=r"in.csv: row 2 \(line 3\): "):
+        make("2d").predict(source, errors="raise")
+
+
+def test_values_are_in_the_unit_of_the_label(make: Make) -> None:
+    predictor = make("2d")
+    table = predictor.predict(["CCO", "CCN"])
+    with torch.no_grad():
+        batch = predict.collate([read_smiles("CCO"), read_smiles("CCN")])
+        output = predictor.model(batch, predict.show(batch, "2d")).numpy()
+    assert table.column("gap_pred").to_pylist() == pytest.approx(2 * output[:, 0] + 7, abs=1e-5)
+    by_hand = 1 / (1 + np.exp(-output[:, 1]))
+    assert table.column("toxic_prob").to_pylist() == pytest.approx(by_hand, abs=1e-6)
+
+
+def test_huge_outputs_give_probabilities() -> None:
+    found = in_units(np.array([[-1e4], [1e4]], np.float32), [Target("b", "binary")])
+    assert found.tolist() == [[0.0], [1.0]]
+
+
+def test_alone_as_among_others_in_any_order(make: Make) -> None:
+    predictor = make()
+    table = read_table(QM9).piece(500, 550)
+    together = np.array(predictor.predict(table).column("gap_pred"))
+    assert np.ptp(together) > 0.1
+    alone = [
+        predictor.predict(table.piece(row, row + 1)).column("gap_pred")[0].as_py()
+        for row in range(0, 50, 7)
+    ]
+    assert alone == pytest.approx(together[::7], abs=1e-5)
+    molecules = [item for item in read_molecules(table) if isinstance(item, Molecule)]
+    order = np.random.default_rng(0).permutation(50)
+    shuffled = predictor.predict([molecules[row] for row in order])
+    assert np.array(shuffled.column("gap_pred")) == pytest.approx(together[order], abs=1e-5)
+
+
+def test_awkward_molecules_are_answered(make: Make, awkward: list[str]) -> None:
+    table = make("2d").predict(awkward)
+    statuses = table.column("status").to_pylist()
+    sizes = [read_smiles(smiles).n_atoms for smiles in awkward]
+    assert statuses == ["too_large" if size > 40 else "ok" for size in sizes]
+    known = [value for value in table.column("gap_pred").to_pylist() if value is not None]
+    assert len(known) == statuses.count("ok")
+    assert np.isfinite(known).all()
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "smi", "csv.gz", "parquet", "sdf"])
+def test_all_kinds_of_files_say_the_same(make: Make, tmp_path: Path, ending: str) -> None:
+    smiles = ["CCO", "C1CC1", "CC#N"]
+    path = tmp_path / f"in.{ending}"
+    if ending == "parquet":
+        pq.write_table(pa.table({"smiles": smiles}), path)
+    elif ending == "smi":
+        path.write_text("".join(f"{text} name{k}\n" for k, text in enumerate(smiles)))
+    elif ending == "sdf":
+        path.write_text("".join(map(sdf_record, map(read_smiles, smiles))))
+    else:
+        between = "\t" if ending == "tsv" else ","
+        text = "\n".join(
+            between.join(cells) for cells in [("smiles", "n"), *zip(smiles, "123", strict=True)]
+        )
+        compress = gzip.compress if ending == "csv.gz" else bytes
+        path.write_bytes(compress(text.encode()))
+    predictor = make("2d")
+    expected = predictor.predict(smiles).column("gap_pred").to_pylist()
+    found = predictor.predict(path)
+    assert found.column("gap_pred").to_pylist() == pytest.approx(expected, abs=1e-5)
+    for out in (tmp_path / "new" / "out.csv", tmp_path / "other" / "out.parquet"):
+        write_table(found, out)
+        again = pa.csv.read_csv(out) if out.suffix == ".csv" else pq.read_table(out)
+        assert again.column_names == found.column_names
+        assert again.column("gap_pred").to_pylist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_geometry_is_used_as_the_model_was_trained_to(make: Make) -> None:
+    flat = read_smiles("CCO")
+    molecules = [add_positions(flat, seed=0), flat]
+    statuses = {
+        views: make(views).predict(molecules).column("status").to_pylist()
+        for views in ("2d", "3d", "both")
+    }
+    assert statuses == {
+        "2d": ["ok", "ok"],
+        "3d": ["ok", "no_3d"],
+        "both": ["ok", "ok_2d_only"],
+    }
+    in_2d, without = make("2d").predict(molecules).column("gap_pred").to_pylist()
+    assert in_2d == pytest.approx(without, abs=1e-6)
+    in_both, without = make("both").predict(molecules).column("gap_pred").to_pylist()
+    assert abs(in_both - without) > 1e-3
+    reasons = make("both").predict(molecules).column("reason").to_pylist()
+    assert reasons == ["", "no geometry in the input"]
+
+
+def test_views_the_model_was_not_trained_for_are_refused(make: Make) -> None:
+    with pytest.raises(ValueError, match="trained to see 2d only, but views both were asked for"):
+        make("2d").predict(["CC"], views="both")
+    assert make("both").predict(["CC"], views="2d").column("status").to_pylist() == ["ok"]
+
+
+def test_a_model_file_with_unknown_views_is_refused(make: Make) -> None:
+    with pytest.raises(ValueError, match="the model's views are '4d', but this moleblend knows 2d"):
+        make("4d")
+
+
+def test_conformers_are_computed_where_training_did(make: Make) -> None:
+    predictor = make("both", conformers=1)
+    table = predictor.predict(["CCO", "[Na+].[Cl-].[K+].[Br-]"])
+    assert table.column("status").to_pylist()[0] == "ok"
+    assert predictor.predict(["CCO"]).column("gap_pred")[0].as_py() == pytest.approx(
+        table.column("gap_pred")[0].as_py(), abs=1e-6
+    )
+
+
+def test_names_that_the_output_needs_are_refused(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once: not after an hour of prediction."""
+    monkeypatch.setattr(predict, "collate", None)
+    for name in ("status", "reason", "gap_pred", "toxic_prob"):
+        source = tmp_path / f"{name}.csv"
+        source.write_text(f"smiles,{name}\nCC,1\n")
+        with pytest.raises(ValueError, match=f"has a column '{name}' already, which the output"):
+            make("2d").predict(source)
+
+
+def test_no_rows_give_no_rows(make: Make, tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("smiles,id\n")
+    table = make("2d").predict(source)
+    assert table.num_rows == 0
+    assert table.column_names[:4] == ["smiles", "id", "status", "reason"]
+    write_table(table, tmp_path / "out.parquet")
+    assert make("2d").embed([]).shape == (0, 16)
+    source.write_text("")
+    with pytest.raises(ValueError, match=r"in.csv: the file is empty$"):
+        make("2d").predict(source)
+
+
+def test_molecules_of_other_features_are_refused(make: Make) -> None:
+    with pytest.raises(ValueError, match="cip-1 were expected, ogb-1 came; read it with"):
+        make("2d").predict([read_smiles("CC", features="ogb-1")])
+    mixed: Any = [read_smiles("CC"), "CC"]
+    with pytest.raises(TypeError, match="'CC' is among molecules"):
+        make("2d").predict(mixed)
+
+
+def test_a_model_without_targets_embeds_only(tmp_path: Path) -> None:
+    path = tmp_path / "pretrained.safetensors"
+    model = Model(ModelConfig(encoder=TINY, heads=HeadsConfig(rank=4)))
+    checkpoint.save(model, path, checkpoint.Card(trained_by="pretrain"))
+    predictor = Predictor(path, device="cpu")
+    with pytest.raises(ValueError, match="no targets: it was pretrained only, `moleblend train`"):
+        predictor.predict(["CC"])
+    vectors = predictor.embed(["CCO", "nonsense", "OCC"])
+    assert vectors.shape == (3, 16)
+    assert np.isnan(vectors[1]).all()
+    assert vectors[0] == pytest.approx(vectors[2], abs=1e-5)  # the same molecule
+
+
+def test_embeddings_in_every_kind_of_file(make: Make, tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("smiles,id\nCCO,a\nnonsense,b\nCC,c\n")
+    table, vectors = make("2d").embed_table(source)
+    assert table.column_names == ["smiles", "id", "status", "reason"]
+    for ending in ("npy", "parquet", "csv"):
+        write_embeddings(table, vectors, tmp_path / "new" / f"out.{ending}")
+    out = tmp_path / "new"
+    np.testing.assert_array_equal(np.load(out / "out.npy"), vectors)
+    rows = pa.csv.read_csv(out / "out.npy.rows.csv")
+    assert rows.column("status").to_pylist() == ["ok", "invalid", "ok"]
+    parquet = pq.read_table(out / "out.parquet")
+    lists = parquet.column("embedding").to_pylist()
+    assert lists[1] is None
+    np.testing.assert_array_equal(np.array(lists[2], np.float32), vectors[2])
+    text = pa.csv.read_csv(out / "out.csv")
+    assert text.column_names[4:] == [f"e{k}" for k in range(16)]
+    assert text.column("e3").to_pylist() == [
+        pytest.approx(float(vectors[0, 3])),
+        None,
+        pytest.approx(float(vectors[2, 3])),
+    ]
+
+
+def test_embeddings_do_not_write_over_columns(make: Make, tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("smiles,e1,embedding\nCCO,a,b\n")
+    table, vectors = make("2d").embed_table(source)
+    for ending, name in (("csv", "e1"), ("parquet", "embedding")):
+        with pytest.raises(ValueError, match=f"the input has a column '{name}' already"):
+            write_embeddings(table, vectors, tmp_path / f"out.{ending}")
+    with pytest.raises(ValueError, match=r"tables are written as .*, not \.txt"):
+        write_embeddings(table.select(["smiles"]), vectors, tmp_path / "out.txt")
+    assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []
+
+
+def test_batches_hold_every_molecule_once_and_stay_small() -> None:
+    sizes = np.random.default_rng(0).integers(1, 300, 400).tolist()
+    sizes.append(1000)
+    batches = list(in_batches(sizes))
+    assert sorted(place for batch in batches for place in batch) == list(range(401))
+    for batch in batches:
+        largest = max(sizes[place] for place in batch)
+        assert len(batch) == 1 or len(batch) * largest**2 <= 60_000
+        assert len(batch) <= 64
+    assert list(in_batches([])) == []
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(FileNotFoundError, match="there is no such model file"):
+        Predictor(path)
+    path.write_bytes(b"half a model")
+    with pytest.raises(ValueError, match="not a model file, or cut short"):
+        Predictor(path)
