@@ -6,9 +6,13 @@ from xml.etree import ElementTree
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from rich.console import Console
 from test_report import pictures, table_rows, words
 
+from moleblend import checkpoint
+from moleblend.batch import collate
+from moleblend.blending import show
 from moleblend.chem import read_smiles
 from moleblend.demo import DEFAULT_SMILES, DemoConfig, ask_molecule, demo, training_differs
 from moleblend.encoder import EncoderConfig
@@ -99,9 +103,16 @@ def test_the_page_shows_the_views_of_a_molecule_it_never_saw(out):
     assert (distance == distance.T).all()
     assert (np.diag(distance) == 0).all()
     path_length = np.array(numbers(drawn["path length"])).reshape(n, n)
+    assert (path_length == 1).sum() >= 2 * (n - 1)
     assert ((distance > 1.0) & (distance < 1.7))[path_length == 1].all()
+
+    smiles = page.split(", whose atoms are numbered")[0].split()[-1].rpartition("drawing.")[2]
+    batch = collate([read_smiles(smiles)])  # it has no geometry that could leak in
+    model = checkpoint.load(out / "pretrain" / "model.safetensors").eval()
+    with torch.inference_mode():
+        expected = model.predict_views(batch, show(batch, "2d")).geometry[0, :, :, 0].numpy()
     predicted = np.array(numbers(drawn["predicted from 2D alone (Å)"])).reshape(n, n)
-    assert (predicted[path_length > 0] > 0).all()
+    np.testing.assert_allclose(predicted, expected * (1 - np.eye(n)), atol=0.051)
 
 
 def numbers(svg):

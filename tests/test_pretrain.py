@@ -362,21 +362,24 @@ def test_weights_that_are_no_numbers_are_never_saved(config: PretrainConfig) -> 
     assert "resumed at step 5" in told
 
 
-def test_ctrl_c_finishes_the_step_and_saves(config: PretrainConfig, tmp_path: Path) -> None:
-    before = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_finishes_the_step_and_saves(
+    config: PretrainConfig, tmp_path: Path, number: signal.Signals
+) -> None:
+    before = signal.getsignal(number)
     with pytest.MonkeyPatch.context() as patch:
         original = pretrain.blend_then_predict
         n_calls = iter(range(1, 1000))
 
         def pressed(*arguments) -> pretrain.Loss:
             if next(n_calls) == 3:
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), number)
             return original(*arguments)
 
         patch.setattr(pretrain, "blend_then_predict", pressed)
         with pytest.raises(KeyboardInterrupt):
             run(config)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(number) is before
     _, told = run(config, resume=True)
     assert "resumed at step 3" in told
     whole = replace(config, out=str(tmp_path / "whole"))
@@ -477,13 +480,13 @@ def test_tensorboard_gets_the_log_where_it_is_installed(
     class Remembering(Logger):
         def __init__(self, folder: Path, **_: str) -> None:
             super().__init__()
-            self.logged: list[tuple[int, set[str]]] = []
+            self.logged: list[tuple[int | None, set[str]]] = []
             assert folder == Path(config.out)
             loggers.append(self)
 
         name, version = "remembering", "0"
 
-        def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
             self.logged.append((step, set(metrics)))
 
         def log_hyperparams(self, *_, **__) -> None:

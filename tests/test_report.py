@@ -180,7 +180,7 @@ def test_a_pretraining_page_has_the_last_validation(pretraining, tmp_path):
     page = write_pretrain_report(pretraining, tmp_path / "report.html")
     rows = table_rows(page)
     assert rows[0] == ["view", "visible", "hidden", "modality hidden"]
-    assert rows[1] == ["path lengthaccuracy", "0.22constant 0.33", "0.22constant 0.33", "–"]
+    assert rows[1] == ["path lengthaccuracy", "0.22look-up 0.33", "0.22look-up 0.33", "–"]
     assert rows[2] == ["directioncosine", "0.22", "0.22", "–"]
     assert ["schedule.betas", "0.9, 0.99"] in rows
     assert "30 of 40 steps; 1,020 molecules/s" in words(page)

@@ -171,8 +171,8 @@ def pretrain(
         FileNotFoundError: the data are not there.
         ValueError: the folder holds another run, or there are too few molecules.
         FloatingPointError: the loss is no longer a number; the last saved state stays.
-        KeyboardInterrupt: Ctrl-C was pressed. The step at hand is finished and saved first; a
-            second Ctrl-C stops at once, and the last saved state stays.
+        KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM came. The step at hand is finished and
+            saved first; a second one stops at once, and the last saved state stays.
     """
     console = console or Console(stderr=True)
     out = Path(config.out)
@@ -229,10 +229,8 @@ def pretrain(
         )
         try:
             trainer.fit(run, ckpt_path=None if step is None else state, weights_only=True)
-        except SystemExit as stopped:
-            if isinstance(stopped.__context__, KeyboardInterrupt):  # Lightning makes an exit of it
-                raise KeyboardInterrupt from stopped
-            raise
+        except SystemExit as stopped:  # what Lightning makes of Ctrl-C and SIGTERM
+            raise KeyboardInterrupt from stopped
     if journal.is_interrupted:
         raise KeyboardInterrupt
     return journal.result()
@@ -339,6 +337,7 @@ class StepLoader(DataLoader):
 
 def _leave_interrupts_to_the_trainer(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class _Journal(pl.Callback):
@@ -385,21 +384,23 @@ class _Journal(pl.Callback):
 
     @contextmanager
     def heeding_interrupts(self) -> Generator[None, None, None]:
-        """Let the first Ctrl-C wait for the end of the step, and the second one act as ever."""
+        """Let Ctrl-C or SIGTERM wait for the end of the step, and a second one act as ever."""
         if threading.current_thread() is not threading.main_thread():
             yield  # only the main thread hears of Ctrl-C
             return
-        before = signal.getsignal(signal.SIGINT)
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-        def note(*_: object) -> None:
+        def note(number: int, _: object) -> None:
             self.is_interrupted = True
-            signal.signal(signal.SIGINT, before)
+            signal.signal(number, before[signal.Signals(number)])
 
-        signal.signal(signal.SIGINT, note)
+        for number in before:
+            signal.signal(number, note)
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Cut what was written after the resumed step, and start the clock."""

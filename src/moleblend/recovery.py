@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from moleblend.batch import Batch
@@ -31,7 +31,10 @@ class Score:
         shown: one of `SHOWN`.
         metric: `accuracy`, `MAE` in Å, or `cosine`.
         value: the mean over all scored pairs (for bonds: over all bonds on all paths).
-        trivial: the same metric of the best constant answer; None for directions.
+        trivial: the same metric of the best table that looks the answer up by how the same pair is
+            related in the other modality: 3D by path length, 2D by distance (to 0.1 Å; for bonds
+            also by the hop). It is made on the scored pairs themselves, which flatters it; None for
+            directions. A model has learnt something of a molecule where it is better.
         n: number of scored pairs (bonds).
     """
 
@@ -49,14 +52,16 @@ def score_views(
 ) -> list[Score]:
     """Score the predicted views of held-out molecules.
 
-    Blended molecules are drawn as in pretraining, noise included, but none is shown whole; a hidden
-    modality is scored on the same molecules shown wholly in 2D, or wholly in 3D without noise.
+    Molecules are blended with the shares of pretraining, but without noise and none shown whole; a
+    hidden modality is scored on the same molecules shown wholly in 2D, or wholly in 3D. The nine
+    atom features are always visible: with 3D alone the model still knows how many neighbours and
+    hydrogens an atom has, with 2D alone which stereoisomer it is.
 
     Args:
         model: with pretraining heads; it is put into evaluation mode and back.
         batches: held-out molecules.
-        config: shares and noise of the blend.
-        seed: of the blends; the same seed scores the same blends.
+        config: shares of the blend.
+        seed: of the blends; the same seed and batches score the same blends.
 
     Returns:
         One score per view and situation, in the order of `SHOWN`.
@@ -71,7 +76,7 @@ def score_views(
     model.eval()
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
-    blended = replace(config, whole=(0.0, 0.0))
+    blended = replace(config, whole=(0.0, 0.0), noise=0.0)
     tallies: defaultdict[tuple[str, str], _Tally] = defaultdict(_Tally)
     for held_out in batches:
         batch = held_out.to(device)
@@ -83,10 +88,10 @@ def score_views(
             else:
                 blend = show(batch, "3d")
             views = model.predict_views(batch, blend)
-            for view, right, answers, is_scored in _compare(views, batch, heads):
+            for view, *compared, is_scored in _compare(views, batch, heads):
                 for shown, chosen in _situations(view, situation, batch, blend):
                     counts = is_scored & (chosen[..., None] if is_scored.ndim == 4 else chosen)
-                    tallies[view, shown].add(right[counts], answers[counts])
+                    tallies[view, shown].add(*(values[counts] for values in compared))
     model.train(was_training)
     return [
         tallies[view, shown].score(view, shown)
@@ -114,20 +119,25 @@ def _situations(
 
 def _compare(
     views: Views, batch: Batch, heads: HeadsConfig
-) -> Iterable[tuple[str, Float[Tensor, "*s"], Tensor, Bool[Tensor, "*s"]]]:
-    """Give, per view, the figure of each pair, the true answer, and which pairs count."""
-    lengths = path_classes(batch, heads.n_path_classes)
-    yield "path_length", (views.path_length.argmax(-1) == lengths).float(), lengths, lengths >= 0
-    bonds = bond_classes(batch, heads)
-    yield "bonds", (views.bonds.argmax(-1) == bonds).float(), bonds, bonds >= 0
-    is_scored = batch.is_pair & batch.has_positions[:, None, None]
+) -> Iterable[tuple[str, Float[Tensor, "*s"], Tensor, Int64[Tensor, "*s"], Bool[Tensor, "*s"]]]:
+    """Give, per view: each pair's figure, true answer, key to look it up, and whether it counts."""
     vectors = pair_vectors(batch.positions)
     distance = vectors.norm(dim=-1)
+    is_scored = batch.is_pair & batch.has_positions[:, None, None]
+    tenths = torch.where(is_scored, (distance / 0.1).long(), -1)
+
+    lengths = path_classes(batch, heads.n_path_classes)
+    right = (views.path_length.argmax(-1) == lengths).float()
+    yield "path_length", right, lengths, tenths, lengths >= 0
+    bonds = bond_classes(batch, heads)
+    right = (views.bonds.argmax(-1) == bonds).float()
+    hops = torch.arange(bonds.shape[-1], device=bonds.device)
+    yield "bonds", right, bonds, tenths[..., None] * len(hops) + hops, bonds >= 0
     if heads.geometry == "distance":
-        yield "distance", (views.geometry[..., 0] - distance).abs(), distance, is_scored
+        figure = (views.geometry[..., 0] - distance).abs()
     else:
-        cosine = torch.cosine_similarity(views.geometry, vectors, dim=-1)
-        yield "direction", cosine, distance, is_scored
+        figure = torch.cosine_similarity(views.geometry, vectors, dim=-1)
+    yield heads.geometry, figure, distance, batch.path_length.long(), is_scored
 
 
 class _Tally:
@@ -136,10 +146,12 @@ class _Tally:
     def __init__(self) -> None:
         self.figures: list[Tensor] = []
         self.answers: list[Tensor] = []
+        self.keys: list[Tensor] = []
 
-    def add(self, figures: Tensor, answers: Tensor) -> None:
+    def add(self, figures: Tensor, answers: Tensor, keys: Tensor) -> None:
         self.figures.append(figures.cpu())
         self.answers.append(answers.cpu())
+        self.keys.append(keys.cpu())
 
     @property
     def n(self) -> int:
@@ -147,11 +159,17 @@ class _Tally:
 
     def score(self, view: str, shown: str) -> Score:
         value = torch.cat(self.figures).double().mean().item()
-        answers = torch.cat(self.answers)
+        answers, keys = torch.cat(self.answers), torch.cat(self.keys)
         if view == "distance":
-            trivial, metric = (answers - answers.median()).abs().mean().item(), "MAE"
+            groups = [answers[keys == key] for key in keys.unique()]
+            total = sum((group - group.median()).abs().sum().item() for group in groups)
+            trivial, metric = total / self.n, "MAE"
         elif view == "direction":
             trivial, metric = None, "cosine"
         else:
-            trivial, metric = (answers.bincount().max() / len(answers)).item(), "accuracy"
+            cases, counts = torch.stack([keys, answers], 1).unique(dim=0, return_counts=True)
+            _, group = cases[:, 0].unique(return_inverse=True)
+            commonest = torch.zeros(len(cases), dtype=torch.int64)
+            commonest.scatter_reduce_(0, group, counts, "amax")
+            trivial, metric = commonest.sum().item() / self.n, "accuracy"
         return Score(view=view, shown=shown, metric=metric, value=value, trivial=trivial, n=self.n)

@@ -382,14 +382,15 @@ def _validation_table(folder: Path) -> str:
     note = (
         "Visible: the pair showed this view. Hidden: it showed another one. Modality hidden: the "
         "molecule showed nothing of its kind (distances from 2D alone, bonds from 3D alone). "
-        "Small: the best constant answer. Accuracy: higher is better; MAE: lower is."
+        "Small: what a table gives that looks the answer up by how the same pair is related in the "
+        "other modality, made on these very pairs. Accuracy: higher is better; MAE: lower is."
     )
     return _table(("view", *SHOWN), rows, note, is_html=True)
 
 
 def _score_cell(score: dict[str, str]) -> str:
-    constant = f"<small>constant {_number(score['trivial'])}</small>" if score["trivial"] else ""
-    return f"{_number(score['value'])}{constant}"
+    trivial = f"<small>look-up {_number(score['trivial'])}</small>" if score["trivial"] else ""
+    return f"{_number(score['value'])}{trivial}"
 
 
 def _validation_plots(folder: Path) -> list[str]:
@@ -404,7 +405,7 @@ def _validation_plots(folder: Path) -> list[str]:
             steps, values = [int(row["step"]) for row in line], [float(r["value"]) for r in line]
             plot.plot(steps, values, color=colour, marker=".", label=shown)
         if chosen[0]["trivial"]:
-            label = "constant answer"
+            label = "look-up"
             plot.axhline(float(chosen[0]["trivial"]), color=_GREY, linestyle=":", label=label)
         plot.legend(frameon=False, fontsize=8)
         pictures.append(_picture(plot, "On held-out molecules."))

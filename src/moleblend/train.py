@@ -179,7 +179,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
         FileNotFoundError: the table or the source is not there.
         ValueError: a column is missing, a label is no number, or a part is left without labels.
         FloatingPointError: the loss is no longer a number.
-        KeyboardInterrupt: Ctrl-C was pressed; nothing is written then.
+        KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM came; nothing is written then.
     """
     console = console or Console(stderr=True)
     out = Path(config.out)
@@ -537,10 +537,8 @@ def _fit(run: FineTuning, config: TrainConfig) -> None:
         )
         try:
             trainer.fit(run)
-        except SystemExit as stopped:
-            if isinstance(stopped.__context__, KeyboardInterrupt):  # Lightning makes an exit of it
-                raise KeyboardInterrupt from stopped
-            raise
+        except SystemExit as stopped:  # what Lightning makes of Ctrl-C and SIGTERM
+            raise KeyboardInterrupt from stopped
 
 
 def _write(result: TrainResult, model: Model, views: Views) -> None:
