@@ -130,6 +130,7 @@ def test_labels_are_scaled_and_the_scaling_undone(config: TrainConfig) -> None:
     target = result.targets[0]
     assert (target.mean, target.scale) == pytest.approx((np.mean(training), np.std(training)))
     assert checkpoint.load(result.model).config.targets == result.targets
+    assert result.history[0]["training_loss"] < 3  # of scaled labels
     assert figure(result.test, "y", "RMSE") < 0.5 * figure(result.trivial, "y", "RMSE")
     judged = [label for label, part in zip(far, PARTS, strict=True) if part == "test"]
     by_hand = np.sqrt(np.mean((np.mean(training) - np.array(judged)) ** 2))

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 
 from moleblend.config import from_dict, to_dict
 from moleblend.encoder import EncoderConfig
+from moleblend.files import replacing
 from moleblend.heads import Model, ModelConfig
 from moleblend.reference import check_names, from_reference, read_published
 
@@ -83,7 +83,6 @@ def save(model: Model, path: Path | str, card: Card) -> None:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: the name of a model file ends in .safetensors")
-    path.parent.mkdir(parents=True, exist_ok=True)
     header = {
         "format": "moleblend",
         "format_version": str(FORMAT_VERSION),
@@ -91,14 +90,8 @@ def save(model: Model, path: Path | str, card: Card) -> None:
         "card": json.dumps(to_dict(card)),
     }
     tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as temporary:
         save_file(tensors, temporary, metadata=header)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load(path: Path | str) -> Model:

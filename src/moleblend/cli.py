@@ -351,7 +351,7 @@ def _print_verbs() -> None:
 
 def _print_scores(scores: "Sequence[Score]") -> None:
     table = RichTable(title="what was learnt, on held-out molecules")
-    for column in ("view", "shown", "metric", "value", "constant answer", "pairs"):
+    for column in ("view", "shown", "metric", "value", "look-up", "pairs"):
         table.add_column(column, justify="left" if column in ("view", "shown") else "right")
     for score in scores:
         trivial = "" if score.trivial is None else f"{score.trivial:.3f}"

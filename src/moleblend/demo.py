@@ -21,11 +21,12 @@ from moleblend.blending import draw_blend, show
 from moleblend.build import build_store
 from moleblend.chem import add_positions, read_smiles
 from moleblend.config import to_dict
+from moleblend.demo_page import Demonstration, Example, write_demo_report
 from moleblend.encoder import EncoderConfig
 from moleblend.molecule import Molecule, MoleculeError
+from moleblend.page import require_matplotlib
 from moleblend.predict import Predictor
 from moleblend.pretrain import PretrainConfig, PretrainResult, ScheduleConfig, pretrain
-from moleblend.report import Demonstration, Example, require_matplotlib, write_demo_report
 from moleblend.tables import Table, read_molecules, read_table, write_table
 from moleblend.train import TrainConfig, TrainResult, train
 

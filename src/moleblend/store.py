@@ -11,8 +11,8 @@ from typing import SupportsIndex, cast, get_args
 import numpy as np
 import pyarrow as pa
 
+from moleblend.files import replacing
 from moleblend.molecule import FeatureVersion, Molecule
-from moleblend.tables import replacing
 
 _FORMAT = b"moleblend-store"
 _SCHEMA_VERSION = b"1"

@@ -3,11 +3,8 @@
 import csv
 import gzip
 import io
-import os
-import secrets
 import zlib
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -19,6 +16,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float64, Num
 
 from moleblend.chem import read_mol_block, read_sdf, read_smiles, read_xyz
+from moleblend.files import replacing
 from moleblend.molecule import ATOM_FEATURE_SIZES, FeatureVersion, Molecule, MoleculeError
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -277,27 +275,6 @@ def write_table(columns: pa.Table, path: str | Path) -> None:
             writer.writerow(columns.column_names)
             for batch in columns.to_batches(max_chunksize=10_000):
                 writer.writerows(zip(*map(_cells, batch.columns), strict=True))
-
-
-@contextmanager
-def replacing(path: Path) -> Generator[Path, None, None]:
-    """Give a temporary name beside `path` to write to; it gets the name `path` when it is whole.
-
-    If writing fails or is interrupted, `path` stays what it was.
-    """
-    if path.is_dir():
-        raise ValueError(f"{path}: this is a folder, a file is to be written")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(
-                file.fileno()
-            )  # else a crash of the machine could leave the name without the bytes
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class _UnixLines:
