@@ -1,4 +1,4 @@
-"""The reference configuration computes what the published code computes (see the fixture's description)."""
+"""The reference configuration computes what the published code computes."""
 
 import json
 import math

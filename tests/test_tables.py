@@ -19,7 +19,6 @@ from moleblend.tables import (
     read_molecules,
     read_pieces,
     read_table,
-    replacing,
     write_table,
 )
 
@@ -357,26 +356,6 @@ def test_text_of_written_cells(tmp_path):
     assert (tmp_path / "new" / "t.csv").read_bytes() == (
         b'x,y,n,v\n0.1,0.3333333333333333,1,"[1.5, 2.0]"\n,1e-09,,\n'
     )
-
-
-def test_no_half_file_and_the_old_one_stays(tmp_path):
-    path = write(tmp_path / "t.csv", "old\n")
-
-    def interrupted():
-        with replacing(path) as temporary:
-            temporary.write_text("half of the new")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert path.read_text() == "old\n"
-    assert list(tmp_path.iterdir()) == [path]
-    with replacing(path) as temporary:
-        assert temporary.parent == tmp_path
-        temporary.write_text("new\n")
-        assert path.read_text() == "old\n"
-    assert path.read_text() == "new\n"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_what_cannot_be_written(tmp_path):

@@ -638,8 +638,8 @@ def _conformer(positions: Float[np.ndarray, "n 3"]) -> Chem.Conformer:
 def _embed(mol: Chem.Mol, seed: int, n_conformers: int, deadline: float) -> bool:
     """Add `n_conformers` conformers to `mol`; say whether that worked."""
     parameters = rdDistGeom.ETKDGv3()
-    # RDKit gives conformer i the seed (i + 1) * seed, or seed + i: with small numbers, conformers of
-    # one run would be those of another.
+    # RDKit gives conformer i the seed (i + 1) * seed, or seed + i: with small numbers, conformers
+    # of one run would be those of another.
     parameters.randomSeed = int(np.random.SeedSequence(seed).generate_state(1)[0] >> 2)
     parameters.enableSequentialRandomSeeds = True
     parameters.numThreads = 1

@@ -16,6 +16,7 @@ from moleblend import checkpoint
 from moleblend.batch import Batch, collate
 from moleblend.blending import Blend, Views, show
 from moleblend.chem import add_positions
+from moleblend.files import replacing
 from moleblend.heads import Target
 from moleblend.molecule import FeatureVersion, Molecule, MoleculeError
 from moleblend.tables import (
@@ -23,7 +24,6 @@ from moleblend.tables import (
     Table,
     read_molecules,
     read_table,
-    replacing,
     smiles_table,
     write_table,
 )

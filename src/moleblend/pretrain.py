@@ -35,11 +35,11 @@ from moleblend.blending import BlendConfig, draw_blend
 from moleblend.build import build_store
 from moleblend.config import from_dict, to_dict
 from moleblend.encoder import EncoderConfig
+from moleblend.files import replacing
 from moleblend.heads import HeadsConfig, Model, ModelConfig
 from moleblend.objectives import Loss, ObjectiveConfig, blend_then_predict
 from moleblend.recovery import Score, score_views
 from moleblend.store import MoleculeStore
-from moleblend.tables import replacing
 
 
 @dataclass(frozen=True)

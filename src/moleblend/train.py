@@ -27,12 +27,13 @@ from moleblend.batch import Batch, collate
 from moleblend.blending import Views, show
 from moleblend.config import to_dict
 from moleblend.encoder import EncoderConfig
+from moleblend.files import replacing
 from moleblend.heads import Model, ModelConfig, Target
 from moleblend.metrics import Metrics, binary_metrics, mean_metric, regression_metrics
 from moleblend.molecule import Molecule
 from moleblend.predict import Row, in_batches, in_units, prepare
 from moleblend.splits import Split, given_split, random_split, scaffold_split
-from moleblend.tables import Table, numbers, read_molecules, read_table, replacing, write_table
+from moleblend.tables import Table, numbers, read_molecules, read_table, write_table
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,41 @@
+import stat
+
+import pytest
+
+from moleblend.files import replacing
+
+
+def test_no_half_file_and_the_old_one_stays(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("old\n")
+
+    def interrupted():
+        with replacing(path) as temporary:
+            temporary.write_text("half of the new")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_text() == "old\n"
+    assert list(tmp_path.iterdir()) == [path]
+    with replacing(path) as temporary:
+        assert temporary.parent == tmp_path
+        temporary.write_text("new\n")
+        assert path.read_text() == "old\n"
+    assert path.read_text() == "new\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_others_may_read_what_the_umask_lets_them(tmp_path):
+    path, plain = tmp_path / "new", tmp_path / "plain"
+    plain.touch()
+    with replacing(path) as temporary:
+        temporary.touch()
+        temporary.chmod(0o600)  # as safetensors does
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+
+
+def test_a_folder_is_not_replaced(tmp_path):
+    with pytest.raises(ValueError, match="folder"), replacing(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
