@@ -66,6 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _pretrain(arguments: list[str]) -> None:
     from moleblend.config import read_recipe
     from moleblend.pretrain import PretrainConfig, pretrain
+    from moleblend.report import write_pretrain_report
 
     @dataclass(frozen=True)
     class Run:
@@ -89,7 +90,10 @@ def _pretrain(arguments: list[str]) -> None:
     result = pretrain(run.config, resume=run.resume, console=_SHOWN)
     _print_scores(result.scores)
     speed = f"{result.molecules_per_s:.0f} molecules/s, " if result.molecules_per_s else ""
-    _say(f"{speed}peak memory {result.peak_mb:.0f} MB; the model is {result.model}")
+    _say(f"{speed}peak memory {result.peak_mb:.0f} MB")
+    folder = Path(run.config.out)
+    report = _report(lambda: write_pretrain_report(folder, folder / "report.html"))
+    _say(f"the model is {result.model}, {report}")
 
 
 def _train(arguments: list[str]) -> None:
@@ -98,10 +102,10 @@ def _train(arguments: list[str]) -> None:
 
     config = _parse(TrainConfig, "train", arguments)
     result = train(config, console=_SHOWN)
-    report = write_train_report(result, Path(config.out) / "report.html")
     _print_metrics("validation", result.validation)
     _print_metrics("test", result.test)
-    _say(f"the model is {result.model}, the report {report}")
+    report = _report(lambda: write_train_report(result, Path(config.out) / "report.html"))
+    _say(f"the model is {result.model}, {report}")
 
 
 def _predict(arguments: list[str]) -> None:
@@ -347,6 +351,17 @@ def _print_verbs() -> None:
     print("usage: moleblend VERB [--help]\n")
     for verb, about in _ABOUT.items():
         print(f"  {verb:<10}{about}")
+
+
+def _report(write: Callable[[], Path]) -> str:
+    """Write a report where figures can be drawn; without them the run is no failure."""
+    from moleblend.page import require_matplotlib
+
+    try:
+        require_matplotlib()
+    except ValueError as missing:
+        return f"no report is written: {missing}"
+    return f"the report {write()}"
 
 
 def _print_scores(scores: "Sequence[Score]") -> None:

@@ -282,11 +282,6 @@ class FineTuning(pl.LightningModule):
         self.losses.append(loss.item())
         if not np.isfinite(self.losses[-1]):
             raise self._diverged("the loss")
-        if not np.isfinite(self.losses[-1]):
-            raise FloatingPointError(
-                f"the loss of epoch {self.current_epoch + 1} is not finite: a lower learning_rate "
-                f"than {self.config.learning_rate:g} may help"
-            )
         return loss
 
     def on_train_epoch_end(self) -> None:
