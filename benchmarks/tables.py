@@ -1,7 +1,7 @@
 """Write the tables of README.md from the figures beside this file.
 
-    python -m benchmarks.tables          # rewrites what stands between the markers
-    python -m benchmarks.tables --check  # says whether README.md is up to date, and exits 1 if not
+python -m benchmarks.tables          # rewrites what stands between the markers
+python -m benchmarks.tables --check  # says whether README.md is up to date, and exits 1 if not
 """
 
 import csv

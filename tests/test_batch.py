@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from moleblend.batch import collate
+from moleblend.batch import collate, shuffled_batches
 from moleblend.chem import read_smiles
 from moleblend.molecule import MoleculeError
 from moleblend.relations import relate
@@ -105,3 +105,17 @@ def test_every_tensor_moves():
     tensors = [getattr(batch, field.name) for field in fields(batch)]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert all(isinstance(tensor, torch.Tensor) for tensor in tensors)
+
+
+def test_shuffled_batches_are_an_epoch_of_similar_sizes():
+    sizes = np.random.default_rng(0).integers(1, 100, 1000).tolist()
+    first, second = (shuffled_batches(sizes, 32, np.random.default_rng(seed)) for seed in (1, 2))
+    assert first == shuffled_batches(sizes, 32, np.random.default_rng(1))
+    assert first != second
+    for batches in (first, second):
+        assert sorted(place for batch in batches for place in batch) == list(range(1000))
+        assert len(batches) == 32
+        assert [len(batch) for batch in batches].count(32) >= 30
+    padded = sum(len(batch) * max(sizes[place] for place in batch) for batch in first)
+    assert padded < 1.1 * sum(sizes)
+    assert shuffled_batches([3], 32, np.random.default_rng(0)) == [[0]]

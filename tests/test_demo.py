@@ -17,7 +17,7 @@ from moleblend.chem import read_smiles
 from moleblend.demo import DEFAULT_SMILES, DemoConfig, ask_molecule, demo, training_differs
 from moleblend.encoder import EncoderConfig
 from moleblend.molecule import MoleculeError
-from moleblend.pretrain import ScheduleConfig
+from moleblend.recipe import ScheduleConfig
 from moleblend.store import MoleculeStore
 
 TINY = DemoConfig(

@@ -23,7 +23,8 @@ from moleblend.encoder import EncoderConfig
 from moleblend.heads import HeadsConfig
 from moleblend.molecule import FeatureVersion, Molecule
 from moleblend.objectives import ObjectiveConfig
-from moleblend.pretrain import PretrainConfig, ScheduleConfig, StepBatches
+from moleblend.recipe import PretrainConfig, ScheduleConfig
+from moleblend.steps import StepBatches
 from moleblend.store import MoleculeStore, write_store
 from moleblend.tables import read_molecules, read_table
 

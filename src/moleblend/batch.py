@@ -11,6 +11,9 @@ from torch import Tensor
 from moleblend.molecule import Molecule, MoleculeError
 from moleblend.relations import N_HOPS, relate
 
+_POOL = 16
+"""Batches among which molecules are sorted by size."""
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -103,3 +106,27 @@ def collate(
         positions=torch.from_numpy(positions),
         has_positions=torch.tensor([molecule.n_conformers > 0 for molecule in molecules]),
     )
+
+
+def shuffled_batches(
+    n_atoms: Sequence[int], batch_size: int, chance: np.random.Generator
+) -> list[list[int]]:
+    """Group all molecules at random into batches of similar size, so that little is padded.
+
+    They are shuffled, sorted by size within pools of 16 batches, and the batches shuffled again.
+
+    Args:
+        n_atoms: of each molecule.
+        batch_size: molecules in a batch; only the last of a pool may have fewer.
+        chance: the only source of chance.
+
+    Returns:
+        Places of the molecules of each batch; each molecule stands in exactly one.
+    """
+    order, sizes = chance.permutation(len(n_atoms)), np.asarray(n_atoms)
+    batches: list[list[int]] = []
+    for start in range(0, len(order), _POOL * batch_size):
+        pool = order[start : start + _POOL * batch_size]
+        pool = pool[np.argsort(sizes[pool], kind="stable")]
+        batches += [pool[k : k + batch_size].tolist() for k in range(0, len(pool), batch_size)]
+    return [batches[k] for k in chance.permutation(len(batches))]

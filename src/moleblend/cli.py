@@ -65,7 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _pretrain(arguments: list[str]) -> None:
     from moleblend.config import read_recipe
-    from moleblend.pretrain import PretrainConfig, pretrain
+    from moleblend.pretrain import pretrain
+    from moleblend.recipe import PretrainConfig
     from moleblend.report import write_pretrain_report
 
     @dataclass(frozen=True)

@@ -26,7 +26,8 @@ from moleblend.encoder import EncoderConfig
 from moleblend.molecule import Molecule, MoleculeError
 from moleblend.page import require_matplotlib
 from moleblend.predict import Predictor
-from moleblend.pretrain import PretrainConfig, PretrainResult, ScheduleConfig, pretrain
+from moleblend.pretrain import PretrainResult, pretrain
+from moleblend.recipe import PretrainConfig, ScheduleConfig
 from moleblend.tables import Table, read_molecules, read_table, write_table
 from moleblend.train import TrainConfig, TrainResult, train
 

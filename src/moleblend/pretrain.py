@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import pickle
 import platform
 import resource
@@ -11,12 +10,12 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Generator, Iterator, Sized
+from collections.abc import Generator
 from contextlib import contextmanager
 from csv import DictReader, DictWriter
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -27,113 +26,19 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from moleblend import __version__, checkpoint
 from moleblend.batch import Batch, collate
-from moleblend.blending import BlendConfig, draw_blend
+from moleblend.blending import draw_blend
 from moleblend.build import build_store
 from moleblend.config import from_dict, to_dict
-from moleblend.encoder import EncoderConfig
 from moleblend.files import replacing
-from moleblend.heads import HeadsConfig, Model, ModelConfig
-from moleblend.objectives import Loss, ObjectiveConfig, blend_then_predict
+from moleblend.heads import Model, ModelConfig
+from moleblend.objectives import Loss, blend_then_predict
+from moleblend.recipe import PretrainConfig
 from moleblend.recovery import Score, score_views
+from moleblend.steps import StepBatches, StepLoader, seeded
 from moleblend.store import MoleculeStore
-
-
-@dataclass(frozen=True)
-class ScheduleConfig:
-    """How the weights move.
-
-    Attributes:
-        steps: optimiser steps of the whole run.
-        batch_size: molecules in a step.
-        learning_rate: at the end of the warm-up.
-        warmup_steps: steps over which the rate rises from 0; then it falls to 0 along a cosine.
-        betas: of Adam.
-        weight_decay: decoupled.
-        clip_norm: largest norm of the gradient.
-    """
-
-    steps: int = 20_000
-    batch_size: int = 64
-    learning_rate: float = 5e-4
-    warmup_steps: int = 1_000
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0
-    clip_norm: float = 5.0
-
-    def __post_init__(self) -> None:
-        """Refuse a schedule that cannot run."""
-        if self.steps < 1 or self.batch_size < 1:
-            raise ValueError(
-                f"steps and batch_size must be at least 1, {self.steps} and {self.batch_size} came"
-            )
-        if not 0 <= self.warmup_steps < self.steps:
-            raise ValueError(
-                f"warmup_steps must be below steps, {self.warmup_steps} of {self.steps} came"
-            )
-        if not (self.learning_rate > 0 and self.clip_norm > 0):
-            raise ValueError(
-                "learning_rate and clip_norm must be positive, "
-                f"{self.learning_rate} and {self.clip_norm} came"
-            )
-
-    def factor(self, step: int) -> float:
-        """Share of the learning rate at a step."""
-        if step < self.warmup_steps:
-            return step / self.warmup_steps
-        done = (step - self.warmup_steps) / (self.steps - self.warmup_steps)
-        return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-
-
-@dataclass(frozen=True)
-class PretrainConfig:
-    """One pretraining run: what a recipe holds.
-
-    Attributes:
-        data: a store, or any file of molecules, of which a store is built in the run folder first.
-        out: the run folder.
-        seed: of everything random. Every draw is a function of the seed and the step, so that a
-            resumed run goes on as if it had never stopped.
-        n_held_out: molecules that are never trained on and on which `validation.csv` is made.
-        validate_every: steps between validations.
-        save_every: steps between saved states.
-        log_every: steps that a line of `log.csv` averages over.
-        n_workers: processes that read and pad batches; 0 does it in the training process.
-        device: `auto`, `cpu` or `cuda`.
-        encoder: sizes and choices of the encoder.
-        heads: the pretraining heads.
-        blend: what is shown.
-        objective: what is minimised.
-        schedule: how the weights move.
-    """
-
-    data: str = ""
-    out: str = "runs/pretrain"
-    seed: int = 0
-    n_held_out: int = 2_000
-    validate_every: int = 2_000
-    save_every: int = 200
-    log_every: int = 50
-    n_workers: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    heads: HeadsConfig = field(default_factory=HeadsConfig)
-    blend: BlendConfig = field(default_factory=BlendConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-
-    def __post_init__(self) -> None:
-        """Refuse counts that count nothing."""
-        for name in ("n_held_out", "validate_every", "save_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, {getattr(self, name)} came")
-        if self.seed < 0 or self.n_workers < 0:
-            raise ValueError(
-                f"seed and n_workers must not be negative, {self.seed} and {self.n_workers} came"
-            )
 
 
 @dataclass(frozen=True)
@@ -264,80 +169,9 @@ class Pretraining(pl.LightningModule):
         rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: schedule.factor(step))  # noqa: PLW0108 (a bound method would be pickled with the state)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
-    def train_dataloader(self) -> "StepLoader":
+    def train_dataloader(self) -> StepLoader:
         """Batches from the present step on."""
-        steps = _StepsFrom(self.global_step, self.config.schedule.steps)
-        return StepLoader(
-            self.batches,
-            batch_size=None,
-            sampler=steps,
-            num_workers=self.config.n_workers,
-            worker_init_fn=_leave_interrupts_to_the_trainer,
-        )
-
-
-def seeded(seed: int, step: int) -> torch.Generator:
-    """Give the generator of a step, and set torch's own (for dropout) from the same numbers."""
-    drawn, dropped = np.random.SeedSequence((seed, step)).generate_state(2)
-    torch.manual_seed(int(dropped))
-    return torch.Generator().manual_seed(int(drawn))
-
-
-class StepBatches(Dataset):
-    """The batch of every step of a run: a function of the seed and the step alone.
-
-    Each epoch is a new permutation of all molecules; its last batch may be smaller.
-    """
-
-    def __init__(
-        self, store: MoleculeStore, rows: Int64[np.ndarray, " m"], config: PretrainConfig
-    ) -> None:
-        self.store, self.rows, self.seed = store, rows, config.seed
-        self.batch_size = config.schedule.batch_size
-        self._epoch, self._order = -1, rows
-
-    def rows_of(self, step: int) -> Int64[np.ndarray, " b"]:
-        """Give the rows of the store that a step trains on."""
-        epoch, place = divmod(step, math.ceil(len(self.rows) / self.batch_size))
-        if epoch != self._epoch:
-            shuffled = np.random.default_rng((self.seed, epoch)).permutation(self.rows)
-            self._epoch, self._order = epoch, shuffled
-        return self._order[place * self.batch_size : (place + 1) * self.batch_size]
-
-    def __getitem__(self, index: int) -> Batch:
-        molecules = [self.store[int(row)] for row in self.rows_of(index)]
-        chance = np.random.default_rng((self.seed, index))
-        conformers = [int(chance.integers(max(m.n_conformers, 1))) for m in molecules]
-        return collate(molecules, conformers)
-
-
-class _StepsFrom(Sampler[int], Sized):
-    """Steps from the first one still to do; its length is that of the whole run."""
-
-    def __init__(self, first: int, n_steps: int) -> None:
-        self.first, self.n_steps = first, n_steps
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.first, self.n_steps))
-
-    def __len__(self) -> int:
-        return self.n_steps
-
-
-class StepLoader(DataLoader):
-    """A loader that Lightning may resume in the middle: the step says all, so it has no state."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: the batch of a step depends on the step alone."""
-        return {}
-
-    def load_state_dict(self, _: dict[str, Any]) -> None:
-        """Nothing to do."""
-
-
-def _leave_interrupts_to_the_trainer(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        return StepLoader(self.batches, self.global_step, self.config)
 
 
 class _Journal(pl.Callback):

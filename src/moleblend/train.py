@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,10 +20,10 @@ from jaxtyping import Float, Float32, Float64, Int64
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from rich.console import Console
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from moleblend import checkpoint
-from moleblend.batch import Batch, collate
+from moleblend.batch import Batch, collate, shuffled_batches
 from moleblend.blending import Views, show
 from moleblend.config import to_dict
 from moleblend.encoder import EncoderConfig
@@ -305,9 +305,10 @@ class FineTuning(pl.LightningModule):
         self.model.load_state_dict(self.best_weights)
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled batches; the order and the conformers of each epoch follow from the seed."""
+        """Batches of an epoch; their order and the conformers follow from the seed."""
         part, chance = self.training_part, np.random.default_rng(self.config.seed)
         labels = torch.from_numpy(_scaled(part.labels, self.model.config.targets))
+        n_atoms = [molecule.n_atoms for molecule in part.molecules]
 
         def gather(places: Sequence[int]) -> tuple[Batch, Tensor]:
             molecules = [part.molecules[place] for place in places]
@@ -316,10 +317,8 @@ class FineTuning(pl.LightningModule):
 
         return DataLoader(
             range(len(part)),  # ty: ignore[invalid-argument-type] (a sequence is all that is needed)
-            batch_size=self.config.batch_size,
-            shuffle=True,
+            batch_sampler=_Epochs(n_atoms, self.config.batch_size, chance),
             collate_fn=gather,
-            generator=torch.Generator().manual_seed(self.config.seed),
         )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -390,6 +389,22 @@ class FineTuning(pl.LightningModule):
             f"{what} of epoch {self.current_epoch + 1} is not finite: a learning_rate below "
             f"{self.config.learning_rate:g} may help"
         )
+
+
+class _Epochs(Sampler[list[int]], Sized):
+    """New batches of all molecules for every epoch."""
+
+    def __init__(
+        self, n_atoms: Sequence[int], batch_size: int, chance: np.random.Generator
+    ) -> None:
+        self.n_atoms, self.batch_size, self.chance = n_atoms, batch_size, chance
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(shuffled_batches(self.n_atoms, self.batch_size, self.chance))
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return -(-len(self.n_atoms) // self.batch_size)
 
 
 def property_loss(

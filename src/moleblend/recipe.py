@@ -1,0 +1,104 @@
+"""What a pretraining recipe holds."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from moleblend.blending import BlendConfig
+from moleblend.encoder import EncoderConfig
+from moleblend.heads import HeadsConfig
+from moleblend.objectives import ObjectiveConfig
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How the weights move.
+
+    Attributes:
+        steps: optimiser steps of the whole run.
+        batch_size: molecules in a step.
+        learning_rate: at the end of the warm-up.
+        warmup_steps: steps over which the rate rises from 0; then it falls to 0 along a cosine.
+        betas: of Adam.
+        weight_decay: decoupled.
+        clip_norm: largest norm of the gradient.
+    """
+
+    steps: int = 20_000
+    batch_size: int = 64
+    learning_rate: float = 5e-4
+    warmup_steps: int = 1_000
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    clip_norm: float = 5.0
+
+    def __post_init__(self) -> None:
+        """Refuse a schedule that cannot run."""
+        if self.steps < 1 or self.batch_size < 1:
+            raise ValueError(
+                f"steps and batch_size must be at least 1, {self.steps} and {self.batch_size} came"
+            )
+        if not 0 <= self.warmup_steps < self.steps:
+            raise ValueError(
+                f"warmup_steps must be below steps, {self.warmup_steps} of {self.steps} came"
+            )
+        if not (self.learning_rate > 0 and self.clip_norm > 0):
+            raise ValueError(
+                "learning_rate and clip_norm must be positive, "
+                f"{self.learning_rate} and {self.clip_norm} came"
+            )
+
+    def factor(self, step: int) -> float:
+        """Share of the learning rate at a step."""
+        if step < self.warmup_steps:
+            return step / self.warmup_steps
+        done = (step - self.warmup_steps) / (self.steps - self.warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """One pretraining run: what a recipe holds.
+
+    Attributes:
+        data: a store, or any file of molecules, of which a store is built in the run folder first.
+        out: the run folder.
+        seed: of everything random. Every draw is a function of the seed and the step, so that a
+            resumed run goes on as if it had never stopped.
+        n_held_out: molecules that are never trained on and on which `validation.csv` is made.
+        validate_every: steps between validations.
+        save_every: steps between saved states.
+        log_every: steps that a line of `log.csv` averages over.
+        n_workers: processes that read and pad batches; 0 does it in the training process.
+        device: `auto`, `cpu` or `cuda`.
+        encoder: sizes and choices of the encoder.
+        heads: the pretraining heads.
+        blend: what is shown.
+        objective: what is minimised.
+        schedule: how the weights move.
+    """
+
+    data: str = ""
+    out: str = "runs/pretrain"
+    seed: int = 0
+    n_held_out: int = 2_000
+    validate_every: int = 2_000
+    save_every: int = 200
+    log_every: int = 50
+    n_workers: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    heads: HeadsConfig = field(default_factory=HeadsConfig)
+    blend: BlendConfig = field(default_factory=BlendConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse counts that count nothing."""
+        for name in ("n_held_out", "validate_every", "save_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, {getattr(self, name)} came")
+        if self.seed < 0 or self.n_workers < 0:
+            raise ValueError(
+                f"seed and n_workers must not be negative, {self.seed} and {self.n_workers} came"
+            )
