@@ -25,7 +25,7 @@ class HeadsConfig:
         rank: width of the row and column vectors whose outer product describes a pair.
         n_path_classes: path lengths told apart, the last one is "this long or longer".
         bond_vocabulary: bond types, stereos and conjugations told apart. The published one knows no
-            dative bonds and no stereo beyond Z and E: such bonds are then not scored.
+            dative bonds, which are then not scored, and no stereo beyond Z and E.
         geometry: what is predicted of a pair in 3D: its `distance` in Å, or its `direction` in the
             frame of the file (published).
         denoising: the noise is read off through one projection for all axes (`equivariant`) or
@@ -35,7 +35,7 @@ class HeadsConfig:
 
     rank: int = 32
     n_path_classes: int = 11
-    bond_vocabulary: tuple[int, int, int] = (5, 4, 2)
+    bond_vocabulary: tuple[int, int, int] = (5, 6, 2)
     geometry: Literal["distance", "direction"] = "distance"
     denoising: Literal["equivariant", "per_axis"] = "equivariant"
     denoising_dropout: float = 0.1

@@ -99,20 +99,18 @@ def path_classes(batch: Batch, n_classes: int) -> Int64[Tensor, "b n n"]:
 
 
 def bond_classes(batch: Batch, heads: HeadsConfig) -> Int64[Tensor, "b n n k"]:
-    """Class of each bond on each path; -100 past its end and for bonds not in the vocabulary."""
+    """Class of each bond on each path; -100 past its end and for bonds beyond the last class.
+
+    With the published vocabulary it is 6 type + 2 stereo + conjugated, in which a stereo beyond Z
+    and E has the class of another bond.
+    """
     kind = torch.arange(N_BOND_KINDS, device=batch.edge_path.device)
     _, n_stereo, n_conjugated = BOND_FEATURE_SIZES
-    features = (
-        kind // (n_stereo * n_conjugated),
-        kind // n_conjugated % n_stereo,
-        kind % n_conjugated,
-    )
-    is_known = torch.ones_like(kind, dtype=torch.bool)
-    classes = torch.zeros_like(kind)
-    for feature, size in zip(features, heads.bond_vocabulary, strict=True):
-        is_known &= feature < size
-        classes = classes * size + feature
-    classes = F.pad(torch.where(is_known, classes, _IGNORED), (1, 0), value=_IGNORED)
+    bond_type, stereo = kind // (n_stereo * n_conjugated), kind // n_conjugated % n_stereo
+    _, stereos, conjugations = heads.bond_vocabulary
+    classes = (bond_type * stereos + stereo) * conjugations + kind % n_conjugated
+    classes = torch.where(classes < heads.n_bond_classes, classes, _IGNORED)
+    classes = F.pad(classes, (1, 0), value=_IGNORED)
     return torch.where(batch.is_pair[..., None], classes[batch.edge_path], _IGNORED)
 
 

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import asdict, dataclass, field
@@ -404,7 +405,7 @@ class _Epochs(Sampler[list[int]], Sized):
 
     def __len__(self) -> int:
         """Number of batches."""
-        return -(-len(self.n_atoms) // self.batch_size)
+        return math.ceil(len(self.n_atoms) / self.batch_size)
 
 
 def property_loss(
