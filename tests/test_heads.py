@@ -150,7 +150,7 @@ def test_all_views_have_their_shape_and_are_finite(model):
     heads = model.config.heads
     n_out = 1 if heads.geometry == "distance" else 3
     assert views.path_length.shape == (4, 5, 5, heads.n_path_classes)
-    assert views.bonds.shape == (4, 5, 5, 5, 40 if n_out == 1 else 24)
+    assert views.bonds.shape == (4, 5, 5, 5, 60 if n_out == 1 else 24)
     assert views.geometry.shape == (4, 5, 5, n_out)
     for field in fields(views):
         assert getattr(views, field.name).isfinite().all()
