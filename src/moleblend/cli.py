@@ -1,29 +1,24 @@
 """The door from the shell: one function per verb, whose flags come from its signature."""
 
-import io
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
 from dataclasses import dataclass
-from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from rich.console import Console
 from rich.table import Table as RichTable
 
 from moleblend import __version__
+from moleblend.data_verbs import data
+from moleblend.terminal import SHOWN, Argument, call, check_out, parse, print_verbs, say
 
 if TYPE_CHECKING:
     from moleblend.recovery import Score
     from moleblend.tables import Table
 
-Argument = tyro.conf.Positional
 ViewsFlag = Literal["2d", "3d", "both"]
 ErrorsFlag = Literal["keep", "skip", "raise"]
-
-_SHOWN = Console(stderr=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     given = sys.argv[1:] if arguments is None else arguments
     if given in ([], ["-h"], ["--help"]):
-        _print_verbs()
+        print_verbs("moleblend", _ABOUT)
         return 0
     if given == ["--version"]:
         print(__version__)
@@ -47,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f"there is no verb {given[0]!r}; {', '.join(VERBS)} exist")
         VERBS[given[0]](given[1:])
     except (ValueError, OSError, FloatingPointError, ChildProcessError) as error:
-        _SHOWN.print(
+        SHOWN.print(
             f"moleblend: {_sentence(error)}",
             style="red",
             soft_wrap=True,
@@ -56,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 2
     except KeyboardInterrupt:
-        _say("moleblend: stopped")
+        say("moleblend: stopped")
         return 130
     except SystemExit as end:  # tyro ends so after --help
         return int(end.code or 0)
@@ -87,26 +82,26 @@ def _pretrain(arguments: list[str]) -> None:
     if arguments and not arguments[0].startswith("-"):
         recipe = read_recipe(PretrainConfig, Path(arguments[0]))
         arguments = arguments[1:]
-    run = _parse(Run, "pretrain", arguments, default=Run(recipe))
-    result = pretrain(run.config, resume=run.resume, console=_SHOWN)
+    run = parse(Run, "pretrain", arguments, default=Run(recipe))
+    result = pretrain(run.config, resume=run.resume, console=SHOWN)
     _print_scores(result.scores)
     speed = f"{result.molecules_per_s:.0f} molecules/s, " if result.molecules_per_s else ""
-    _say(f"{speed}peak memory {result.peak_mb:.0f} MB")
+    say(f"{speed}peak memory {result.peak_mb:.0f} MB")
     folder = Path(run.config.out)
     report = _report(lambda: write_pretrain_report(folder, folder / "report.html"))
-    _say(f"the model is {result.model}, {report}")
+    say(f"the model is {result.model}, {report}")
 
 
 def _train(arguments: list[str]) -> None:
     from moleblend.report import write_train_report
     from moleblend.train import TrainConfig, train
 
-    config = _parse(TrainConfig, "train", arguments)
-    result = train(config, console=_SHOWN)
+    config = parse(TrainConfig, "train", arguments)
+    result = train(config, console=SHOWN)
     _print_metrics("validation", result.validation)
     _print_metrics("test", result.test)
     report = _report(lambda: write_train_report(result, Path(config.out) / "report.html"))
-    _say(f"the model is {result.model}, {report}")
+    say(f"the model is {result.model}, {report}")
 
 
 def _predict(arguments: list[str]) -> None:
@@ -131,13 +126,13 @@ def _predict(arguments: list[str]) -> None:
             smiles: the SMILES column; found by name by default.
             errors: rows that cannot be used are kept with their reason, skipped, or end the run.
         """
-        _check_out(out, source, (".csv", ".tsv", ".parquet"))
+        check_out(out, source, (".csv", ".tsv", ".parquet"))
         predictor = Predictor(model)
         table = predictor.predict(_read(source), views=views, smiles=smiles, errors=errors)
         write_table(table, out)
         _print_statuses(table.column("status").to_pylist(), out)
 
-    _run(run, "predict", arguments)
+    call(run, "predict", arguments)
 
 
 def _embed(arguments: list[str]) -> None:
@@ -162,71 +157,14 @@ def _embed(arguments: list[str]) -> None:
             smiles: the SMILES column; found by name by default.
             errors: rows that cannot be used are kept with their reason, skipped, or end the run.
         """
-        _check_out(out, source, (".npy", ".csv", ".tsv", ".parquet"))
+        check_out(out, source, (".npy", ".csv", ".tsv", ".parquet"))
         table, vectors = Predictor(model).embed_table(
             _read(source), views=views, smiles=smiles, errors=errors
         )
         write_embeddings(table, vectors, out)
         _print_statuses(table.column("status").to_pylist(), out)
 
-    _run(run, "embed", arguments)
-
-
-def _data(arguments: list[str]) -> None:
-    from rich.progress import Progress
-
-    from moleblend.build import build_store
-    from moleblend.molecule import FeatureVersion
-
-    def build(
-        source: Annotated[Argument[Path], tyro.conf.arg(name="in", metavar="IN")],
-        out: Annotated[Argument[Path], tyro.conf.arg(metavar="OUT.arrow")],
-        features: FeatureVersion = "cip-1",
-        processes: int | None = None,
-        conformers: int = 0,
-        seed: int = 0,
-        smiles: str | None = None,
-        limit_s: float = 20.0,
-    ) -> None:
-        """Build a store for pretraining: moleblend data build IN OUT.arrow.
-
-        Args:
-            source: csv, tsv, smi, sdf (also .gz) or parquet file of molecules.
-            out: the store; OUT.rejected.csv beside it accounts for every row that did not make it.
-            features: cip-1 (default), or ogb-1 for the published configuration.
-            processes: one for each core by default.
-            conformers: geometries to compute for each molecule that comes without.
-            seed: of the conformers.
-            smiles: the SMILES column; found by name by default.
-            limit_s: seconds after which the conformers of one molecule are given up.
-        """
-        with Progress(console=_SHOWN, transient=True, disable=not _SHOWN.is_terminal) as bar:
-            task = bar.add_task(f"reading {source}", total=None)
-            account = build_store(
-                source,
-                out,
-                features=features,
-                n_processes=processes,
-                n_conformers=conformers,
-                seed=seed,
-                smiles=smiles,
-                limit_s=limit_s,
-                on_progress=lambda done, total: bar.update(task, completed=done, total=total),
-            )
-        for note in account.notes:
-            _say(note)
-        _say(
-            f"{account.n_written:,} of {account.n_rows:,} rows are in {out}; "
-            f"{len(account.rejected):,} rejected, {len(account.flat):,} without the geometry asked "
-            f"for: {out}.rejected.csv"
-        )
-
-    if arguments[:1] == ["build"]:
-        _run(build, "data build", arguments[1:])
-    elif arguments[:1] in ([], ["-h"], ["--help"]):
-        print("usage: moleblend data build IN OUT.arrow [--help]")
-    else:
-        raise ValueError(f"there is no 'data {arguments[0]}'; 'data build' exists")
+    call(run, "embed", arguments)
 
 
 def _convert(arguments: list[str]) -> None:
@@ -244,9 +182,9 @@ def _convert(arguments: list[str]) -> None:
         """
         model = checkpoint.convert(source, out)
         n_parameters = checkpoint.count_parameters(model)
-        _say(f"{n_parameters:,} parameters are in {out}")
+        say(f"{n_parameters:,} parameters are in {out}")
 
-    _run(run, "convert", arguments)
+    call(run, "convert", arguments)
 
 
 def _demo(arguments: list[str]) -> None:
@@ -259,14 +197,14 @@ def _demo(arguments: list[str]) -> None:
             out: folder for the runs and the report.
             smiles: a molecule to predict at the end; asked for at a terminal.
         """
-        demo(out, smiles, console=_SHOWN)
+        demo(out, smiles, console=SHOWN)
 
-    _run(run, "demo", arguments)
+    call(run, "demo", arguments)
 
 
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "demo": _demo,
-    "data": _data,
+    "data": data,
     "pretrain": _pretrain,
     "train": _train,
     "predict": _predict,
@@ -286,59 +224,14 @@ _ABOUT = {
 }
 
 
-def _run(function: Callable[..., None], verb: str, arguments: list[str]) -> None:
-    """Fill the function's arguments from the command line and call it."""
-
-    @wraps(function)
-    def prepared(*args: object, **kwargs: object) -> Callable[[], None]:
-        return partial(function, *args, **kwargs)
-
-    _parse(prepared, verb, arguments)()
-
-
-def _parse(kind: Any, verb: str, arguments: list[str], **options: Any) -> Any:  # noqa: ANN401
-    """Call something with arguments from the command line.
-
-    Raises:
-        ValueError: they are wrong. tyro says so in a framed block, the first part of which says
-            what is wrong and becomes the sentence.
-    """
-    told = io.StringIO()
-    try:
-        with redirect_stderr(told):
-            return tyro.cli(kind, prog=f"moleblend {verb}", args=arguments, **options)
-    except SystemExit as end:
-        if not end.code:
-            raise
-        lines = [line.strip("│ ") for line in told.getvalue().splitlines() if line[:1] == "│"]
-        n_first = next((k for k, line in enumerate(lines) if line.startswith("──")), len(lines))
-        sentence = " ".join(lines[:n_first])
-        raise ValueError(f"{sentence} (see moleblend {verb} --help)") from end
-
-
 def _read(source: Path) -> "Table":
     """Read a table and tell what there is to be said about it."""
     from moleblend.tables import read_table
 
     table = read_table(source)
     for note in table.notes:
-        _say(note)
+        say(note)
     return table
-
-
-def _check_out(out: Path, source: Path, endings: Sequence[str]) -> None:
-    """Refuse a file that cannot be written before the work is done, not after it."""
-    if out.suffix.lower() not in endings:
-        raise ValueError(f"{out}: the name of the output ends in {' or '.join(endings)}")
-    if out.resolve() == source.resolve():
-        raise ValueError(f"{out}: the output would overwrite its input")
-    if out.is_dir():
-        raise ValueError(f"{out}: this is a folder, a file is to be written")
-
-
-def _say(text: str) -> None:
-    """Print one line as it is."""
-    _SHOWN.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def _sentence(error: Exception) -> str:
@@ -346,12 +239,6 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:  # raised by the system, not by us
         return f"{error.filename or 'output'}: {error.strerror}"
     return " ".join(str(error).split())
-
-
-def _print_verbs() -> None:
-    print("usage: moleblend VERB [--help]\n")
-    for verb, about in _ABOUT.items():
-        print(f"  {verb:<10}{about}")
 
 
 def _report(write: Callable[[], Path]) -> str:
@@ -373,7 +260,7 @@ def _print_scores(scores: "Sequence[Score]") -> None:
         trivial = "" if score.trivial is None else f"{score.trivial:.3f}"
         unit = f"{score.metric} (Å)" if score.metric == "MAE" else score.metric
         table.add_row(score.view, score.shown, unit, f"{score.value:.3f}", trivial, f"{score.n:,}")
-    _SHOWN.print(table)
+    SHOWN.print(table)
 
 
 def _print_metrics(part: str, metrics: dict[str, dict[str, float | None]]) -> None:
@@ -382,13 +269,13 @@ def _print_metrics(part: str, metrics: dict[str, dict[str, float | None]]) -> No
             f"{name} {'undefined' if value is None else f'{value:.4g}'}"
             for name, value in found.items()
         )
-        _say(f"{part}  {target}  {told}")
+        say(f"{part}  {target}  {told}")
 
 
 def _print_statuses(statuses: list[str], out: Path) -> None:
     counts = {status: statuses.count(status) for status in dict.fromkeys(statuses)}
     told = ", ".join(f"{count:,} {status}" for status, count in counts.items())
-    _say(f"{len(statuses):,} rows written to {out}: {told}")
+    say(f"{len(statuses):,} rows written to {out}: {told}")
 
 
 if __name__ == "__main__":
