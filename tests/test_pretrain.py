@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from filelock import FileLock
 from pytorch_lightning.loggers import Logger
 from rich.console import Console
 
@@ -115,6 +116,7 @@ def test_what_a_run_leaves_behind(config: PretrainConfig) -> None:
         "validation.csv",
         "state.ckpt",
         "model.safetensors",
+        ".lock",
     }
     log = rows_of(out / "log.csv")
     assert list(log[0]) == [
@@ -277,6 +279,15 @@ def test_resume_of_a_finished_run_gives_the_same_scores(config: PretrainConfig) 
     assert again.molecules_per_s == 0
     assert "finished" in told
     assert {path: path.read_bytes() for path in Path(config.out).iterdir()} == before
+
+
+def test_a_folder_has_one_run_at_a_time(config: PretrainConfig) -> None:
+    break_off(config, 5)
+    before = (Path(config.out) / "log.csv").read_bytes()
+    with FileLock(Path(config.out) / ".lock"), pytest.raises(ValueError, match="another process"):
+        run(config, resume=True)
+    assert (Path(config.out) / "log.csv").read_bytes() == before
+    run(config, resume=True)
 
 
 def test_resume_refuses_another_run(config: PretrainConfig, tmp_path: Path) -> None:

@@ -275,7 +275,7 @@ def _print_metrics(part: str, metrics: dict[str, dict[str, float | None]]) -> No
 def _print_statuses(statuses: list[str], out: Path) -> None:
     counts = {status: statuses.count(status) for status in dict.fromkeys(statuses)}
     told = ", ".join(f"{count:,} {status}" for status, count in counts.items())
-    say(f"{len(statuses):,} rows written to {out}: {told}")
+    say(f"{len(statuses):,} rows written to {out}" + (f": {told}" if told else ""))
 
 
 if __name__ == "__main__":

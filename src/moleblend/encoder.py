@@ -270,9 +270,8 @@ class EdgePathBias(nn.Module):
         start = (N_BOND_KINDS + 1) * torch.arange(n_hops, device=table.device, dtype=torch.int32)
         rows = torch.where(is_shown[..., None], batch.edge_path, 0) + start
         total = F.embedding_bag(rows.view(-1, n_hops), table, mode="sum").view(b, n, n, -1)
-        length = batch.path_length
-        bonds = torch.where(length == UNREACHABLE, n_hops, length).clamp(1, n_hops)
-        return total / bonds[..., None]
+        # Where no path exists there is nothing to divide.
+        return total / batch.path_length.clamp(1, n_hops)[..., None]
 
 
 class GaussianKernels(nn.Module):

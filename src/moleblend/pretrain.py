@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from filelock import FileLock, Timeout
 from jaxtyping import Float, Int64
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
@@ -74,7 +75,8 @@ def pretrain(
 
     Raises:
         FileNotFoundError: the data are not there.
-        ValueError: the folder holds another run, or there are too few molecules.
+        ValueError: the folder holds another run, another process works in it, or there are too few
+            molecules.
         FloatingPointError: the loss is no longer a number; the last saved state stays.
         KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM came. The step at hand is finished and
             saved first; a second one stops at once, and the last saved state stays.
@@ -113,7 +115,7 @@ def pretrain(
         f"{len(held_out):,} held out; {config.schedule.steps:,} steps, {n_epochs:.1f} epochs"
     )
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    with journal.heeding_interrupts(), warnings.catch_warnings():
+    with _alone_in(out), journal.heeding_interrupts(), warnings.catch_warnings():
         # Batches are made in the training process on purpose: for small molecules that is fastest.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         # Lightning 2.6 asks torch 2.13 in a way that torch has renamed.
@@ -364,6 +366,16 @@ class _Journal(pl.Callback):
         card = replace(self.card, notes={"step": step, "config": to_dict(self.config)})
         checkpoint.save(self.run.model, self.out / "model.safetensors", card)
         self.clock += time.perf_counter() - started  # validation is no training time
+
+
+@contextmanager
+def _alone_in(out: Path) -> Generator[None, None, None]:
+    """Keep a second process from writing to the same run folder."""
+    try:
+        with FileLock(out / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise ValueError(f"{out}: another process is training in this folder") from error
 
 
 def _peak_mb() -> float:
