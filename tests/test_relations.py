@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import shortest_path
 
 from moleblend.chem import read_smiles
 from moleblend.molecule import BOND_FEATURE_SIZES, Molecule
-from moleblend.relations import N_BOND_KINDS, N_HOPS, UNREACHABLE, bond_kinds, relate
+from moleblend.relations import N_BOND_KINDS, N_HOPS, UNREACHABLE, bond_kinds, relate, relate_all
 
 
 def graph(n, bonds, bond_features=None):
@@ -143,3 +143,26 @@ def test_the_first_hops_of_a_long_chain_are_kept():
     assert (relations.path_length == abs(there[:, None] - there)).all()
     assert relations.edge_path[0, n - 1].tolist() == [1, 13, 25, 37, 1]
     assert relations.edge_path[n - 1, 0].tolist() == [12 * (i % 4) + 1 for i in range(208, 203, -1)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(graphs(most_atoms=12), min_size=1, max_size=4), st.sampled_from([12, 63, 64, 90]))
+def test_many_at_once_and_padded_equals_alone(molecules, n):
+    """Beyond 63 atoms lengths and steps stand in wider numbers; nothing else may change."""
+    codes = np.zeros((len(molecules), n, n), np.uint8)
+    for code, molecule in zip(codes, molecules, strict=True):
+        i, j = molecule.bonds.T
+        code[i, j] = code[j, i] = bond_kinds(molecule.bond_features) + 1
+    together = relate_all(codes, 3)
+    for k, molecule in enumerate(molecules):
+        m, alone = molecule.n_atoms, relate(molecule, 3)
+        assert (together.path_length[k, :m, :m] == alone.path_length).all()
+        assert (together.edge_path[k, :m, :m] == alone.edge_path).all()
+        assert not together.edge_path[k, m:].any()
+
+
+def test_a_chain_as_long_as_the_narrow_numbers_reach():
+    for n in (62, 63, 64, 65):
+        molecule = graph(n, [(i, i + 1) for i in range(n - 1)])
+        there = np.arange(n)
+        assert (relate(molecule).path_length == abs(there[:, None] - there)).all()

@@ -5,11 +5,11 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int32, Int64
+from jaxtyping import Bool, Float32, Int16, Int64, UInt8
 from torch import Tensor
 
 from moleblend.molecule import Molecule, MoleculeError
-from moleblend.relations import N_HOPS, relate
+from moleblend.relations import N_HOPS, bond_kinds, relate_all
 
 _POOL = 16
 """Batches among which molecules are sorted by size."""
@@ -32,8 +32,8 @@ class Batch:
     atoms: Int64[Tensor, "b n 9"]
     is_atom: Bool[Tensor, "b n"]
     degree: Int64[Tensor, "b n"]
-    path_length: Int32[Tensor, "b n n"]
-    edge_path: Int32[Tensor, "b n n k"]
+    path_length: Int16[Tensor, "b n n"]
+    edge_path: UInt8[Tensor, "b n n k"]
     positions: Float32[Tensor, "b n 3"]
     has_positions: Bool[Tensor, " b"]
 
@@ -76,33 +76,38 @@ def collate(
     chosen = [0] * len(molecules) if conformers is None else conformers
     b, n = len(molecules), max(molecule.n_atoms for molecule in molecules)
 
+    sizes = np.array([molecule.n_atoms for molecule in molecules])
+    is_atom = np.arange(n) < sizes[:, None]
     atoms = np.zeros((b, n, 9), np.int64)
-    is_atom = np.zeros((b, n), np.bool_)
-    degree = np.zeros((b, n), np.int64)
-    path_length = np.zeros((b, n, n), np.int32)
-    edge_path = np.zeros((b, n, n, n_hops), np.int32)
+    atoms[is_atom] = np.concatenate([molecule.atoms for molecule in molecules])
+
+    # Atoms of the whole batch have one number each: n row + place.
+    n_bonds = [len(molecule.bonds) for molecule in molecules]
+    starts = np.repeat(n * np.arange(b), n_bonds)[:, None]
+    ends = np.concatenate([molecule.bonds for molecule in molecules]) + starts
+    degree = np.bincount(ends.reshape(-1), minlength=b * n).reshape(b, n)
+    codes = np.zeros((b * n, n), np.uint8)
+    kinds = bond_kinds(np.concatenate([molecule.bond_features for molecule in molecules]))
+    for here, there in (ends.T, ends.T[::-1]):
+        codes[here, there % n] = kinds + 1
+    relations = relate_all(codes.reshape(b, n, n), n_hops)
+    is_pair = is_atom[:, :, None] & is_atom[:, None, :]
+
     positions = np.zeros((b, n, 3), np.float32)
     for row, (molecule, conformer) in enumerate(zip(molecules, chosen, strict=True)):
-        m = molecule.n_atoms
-        relations = relate(molecule, n_hops)
-        atoms[row, :m] = molecule.atoms
-        is_atom[row, :m] = True
-        degree[row, :m] = np.bincount(molecule.bonds.ravel(), minlength=m)
-        path_length[row, :m, :m] = relations.path_length
-        edge_path[row, :m, :m] = relations.edge_path
         if molecule.n_conformers:
             if not 0 <= conformer < molecule.n_conformers:
                 raise MoleculeError(
                     f"{molecule.id}: conformer {conformer} was asked for, "
                     f"there are {molecule.n_conformers}"
                 )
-            positions[row, :m] = molecule.positions[conformer]
+            positions[row, : molecule.n_atoms] = molecule.positions[conformer]
     return Batch(
         atoms=torch.from_numpy(atoms),
         is_atom=torch.from_numpy(is_atom),
         degree=torch.from_numpy(degree),
-        path_length=torch.from_numpy(path_length),
-        edge_path=torch.from_numpy(edge_path),
+        path_length=torch.from_numpy(relations.path_length * is_pair),
+        edge_path=torch.from_numpy(relations.edge_path),
         positions=torch.from_numpy(positions),
         has_positions=torch.tensor([molecule.n_conformers > 0 for molecule in molecules]),
     )

@@ -505,7 +505,7 @@ def _bonds(mol: Chem.Mol) -> list[Chem.Bond]:
 
 def _atom_rows(mol: Chem.Mol, features: FeatureVersion) -> UInt8[np.ndarray, "n 9"]:
     """Return the nine features of each atom (`ATOM_FEATURES`)."""
-    rows = []
+    values = []
     for atom in _atoms(mol):
         number = atom.GetAtomicNum()
         charge = atom.GetFormalCharge() + 5
@@ -513,20 +513,18 @@ def _atom_rows(mol: Chem.Mol, features: FeatureVersion) -> UInt8[np.ndarray, "n 
             chirality = _CHIRAL_TAGS.get(atom.GetChiralTag(), _OTHER_TAG)
         else:
             chirality = _ATOM_LABELS.get(_cip_label(atom), 0)
-        rows.append(
-            (
-                number - 1 if number else _OTHER_ELEMENT,
-                chirality,
-                min(atom.GetTotalDegree(), 11),
-                charge if 0 <= charge <= 10 else 11,
-                min(atom.GetTotalNumHs(), 9),
-                min(atom.GetNumRadicalElectrons(), 5),
-                _HYBRIDISATIONS.get(atom.GetHybridization(), _OTHER_HYBRIDISATION),
-                atom.GetIsAromatic(),
-                atom.IsInRing(),
-            )
+        values += (
+            number - 1 if number else _OTHER_ELEMENT,
+            chirality,
+            min(atom.GetTotalDegree(), 11),
+            charge if 0 <= charge <= 10 else 11,
+            min(atom.GetTotalNumHs(), 9),
+            min(atom.GetNumRadicalElectrons(), 5),
+            _HYBRIDISATIONS.get(atom.GetHybridization(), _OTHER_HYBRIDISATION),
+            atom.GetIsAromatic(),
+            atom.IsInRing(),
         )
-    return np.array(rows, np.uint8).reshape(-1, 9)
+    return np.array(values, np.uint8).reshape(-1, 9)
 
 
 def _bond_rows(

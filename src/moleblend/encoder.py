@@ -235,7 +235,7 @@ class PathLengthBias(nn.Module):
 
     def forward(self, batch: Batch, is_shown: Bool[Tensor, "b n n"]) -> Float[Tensor, "b n n h"]:
         """Look the path lengths up."""
-        length = batch.path_length
+        length = batch.path_length.int()
         row = torch.where(
             length == UNREACHABLE, self.longest_path + 1, length.clamp(max=self.longest_path)
         )
@@ -268,7 +268,7 @@ class EdgePathBias(nn.Module):
         # [hops * 61, h], a zero row per hop
         table = F.pad(kinds @ self.hops, (0, 0, 1, 0)).flatten(0, 1)
         start = (N_BOND_KINDS + 1) * torch.arange(n_hops, device=table.device, dtype=torch.int32)
-        rows = torch.where(is_shown[..., None], batch.edge_path, 0) + start
+        rows = torch.where(is_shown[..., None], batch.edge_path, 0).int() + start
         total = F.embedding_bag(rows.view(-1, n_hops), table, mode="sum").view(b, n, n, -1)
         # Where no path exists there is nothing to divide.
         return total / batch.path_length.clamp(1, n_hops)[..., None]

@@ -78,7 +78,7 @@ class Molecule:
                 f"{self.id}: a bond names atom {int(self.bonds.max())}, "
                 f"but there are {self.n_atoms} atoms"
             )
-        if not np.isfinite(self.positions).all():
+        if self.positions.size and not np.isfinite(self.positions).all():
             raise MoleculeError(f"{self.id}: positions must be finite numbers in Å")
 
     @property

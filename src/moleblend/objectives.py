@@ -111,7 +111,7 @@ def bond_classes(batch: Batch, heads: HeadsConfig) -> Int64[Tensor, "b n n k"]:
     classes = (bond_type * stereos + stereo) * conjugations + kind % n_conjugated
     classes = torch.where(classes < heads.n_bond_classes, classes, _IGNORED)
     classes = F.pad(classes, (1, 0), value=_IGNORED)
-    return torch.where(batch.is_pair[..., None], classes[batch.edge_path], _IGNORED)
+    return torch.where(batch.is_pair[..., None], classes[batch.edge_path.int()], _IGNORED)
 
 
 def path_length_loss(views: Views, batch: Batch) -> Float[Tensor, ""]:
