@@ -72,6 +72,9 @@ _WRITTEN_HYDROGEN = re.compile(r"\[\d*H")
 
 _STEREO_MARK = re.compile(r"[@/\\]")
 
+_LONGEST_SMILES = 20_000
+"""Characters; no molecule that a model takes needs as many, and no clock stops RDKit's parser."""
+
 _SDF_FIELD = re.compile(r">.*<.*>")
 
 _KEEP_HYDROGENS = Chem.SmilesParserParams()
@@ -140,7 +143,7 @@ def read_smiles(smiles: str, *, id: str = "", features: FeatureVersion = "cip-1"
         ('CCO', [2, 1, 0])
     """
     text = smiles.strip()
-    name = id or text or "molecule"
+    name = id or (text if len(text) <= _LONGEST_SMILES else f"{text[:40]}...") or "molecule"
     mol, source = _parse_smiles(text, name)
     return _record(mol, source, name, features, written=text)
 
@@ -203,6 +206,8 @@ def read_xyz(
     text = smiles.strip()
     name = id or text or "molecule"
     numbers = np.asarray(atomic_numbers, np.int64)
+    if not np.isfinite(positions).all():
+        raise MoleculeError(f"{name}: positions must be finite numbers in Å")
     read, _ = _parse_smiles(text, name)
     bare = Chem.RemoveHs(read, _BARE)
     for mol in (Chem.AddHs(bare), read, bare):
@@ -410,6 +415,10 @@ def _parse_smiles(text: str, name: str) -> tuple[Chem.Mol, list[int]]:
     """Read a SMILES; also say which atom of the text each atom is, as hydrogens are dropped."""
     if not text:
         raise MoleculeError(f"{name or 'molecule'}: the SMILES is empty")
+    if len(text) > _LONGEST_SMILES:
+        raise MoleculeError(
+            f"{name}: the SMILES has {len(text):,} characters, at most {_LONGEST_SMILES:,} are read"
+        )
     rest = text.split(maxsplit=1)[1:]
     if rest and not rest[0].startswith("|"):  # RDKit would take it for a name
         raise MoleculeError(f"{name}: the SMILES has a blank inside: {text!r}")
@@ -485,11 +494,16 @@ def _record(
 
 
 def _label(mol: Chem.Mol) -> None:
-    """Set the CIP labels of atoms and bonds that are decided within `_CIP_ITERATIONS`."""
+    """Set the CIP labels of atoms and bonds that are decided within `_CIP_ITERATIONS`.
+
+    The rules know no bonds of half an order, as some metal complexes are drawn with; what such a
+    molecule has of labels by then is all it gets.
+    """
     try:
         rdCIPLabeler.AssignCIPLabels(mol, maxRecursiveIterations=_CIP_ITERATIONS)
     except RuntimeError as error:
-        if "Max Iterations Exceeded" not in str(error):
+        undecided = ("Max Iterations Exceeded", "Non integer-order bonds")
+        if not any(reason in str(error) for reason in undecided):
             raise
 
 

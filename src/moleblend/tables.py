@@ -19,6 +19,7 @@ from moleblend.chem import read_mol_block, read_sdf, read_smiles, read_xyz
 from moleblend.files import replacing
 from moleblend.molecule import ATOM_FEATURE_SIZES, FeatureVersion, Molecule, MoleculeError
 
+csv.field_size_limit(2**30)  # else one cell of 131,072 letters would end the whole file
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _READABLE = ".csv, .tsv, .smi, .sdf (each also with .gz) and .parquet"
 _WRITABLE = ".csv, .tsv and .parquet"
@@ -450,6 +451,8 @@ def _reader(
             # ogb-1 keeps the order of the input; column 0 is the atomic number - 1, dummies last
             atoms = read_smiles(texts[row], id=name, features="ogb-1").atoms
             given = (atoms[:, 0].astype(np.int32) + 1) % ATOM_FEATURE_SIZES[0]
+        if len(given) != len(positions):
+            raise MoleculeError(f"{name}: {len(positions)} positions for {len(given)} atoms")
         return read_xyz(given.astype(np.int32), positions, texts[row], id=name, features=features)
 
     return read

@@ -1,0 +1,377 @@
+"""Throw broken files at the readers: every row has to come back, and nothing may crash or hang.
+
+    python -m benchmarks.fuzz --n-inputs 100000
+
+Each file is written with a known number of rows, read as a user's file would be, and its rows are
+counted. A failure is a row too many or too few, an exception that is no sentence (`MoleculeError`
+for a row, `ValueError` or `FileNotFoundError` for a file), or an input that takes longer than the
+limit. `tests/test_fuzz.py` runs a small part of it, and what once failed.
+"""
+
+import csv
+import gzip
+import io
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tyro
+from rdkit import Chem
+from rdkit.Chem import rdDepictor
+
+from moleblend.chem import parse_xyz, read_mol_block, read_xyz
+from moleblend.molecule import Molecule, MoleculeError
+from moleblend.tables import Rejected, read_molecules, read_pieces
+
+SEEDS = (
+    *("CCO", "c1ccccc1C(=O)O", "C[C@H](N)C(=O)O", "F/C=C/F", "[Na+].[Cl-]", "[O-][N+](=O)c1ccccc1"),
+    *("CN1C=NC2=C1C(=O)N(C(=O)N2C)C", "C[N+](C)(C)CC(=O)[O-]", "OC1CC1C(F)Cl", "[2H]C([2H])[2H]"),
+    *("Cl[Pt](Cl)(<-N)<-N", "CC(C)Cc1ccc(cc1)C(C)C(=O)O", "O=S(=O)(N)c1ccc(Cl)cc1", "[CH3]"),
+    *("C1CC2CCC1C2", "N#Cc1ccoc1C=O", "CCCCCCCCCCCCCCCCCC(=O)O", "[Fe+2].[O-]C=O.[O-]C=O", "*CC"),
+)
+LETTERS = "CNOFPSIBclnosp[]()=#@+-/\\.:%0123456789*$~^>{}|?! \t,;\"'HéΩ化\u200b\x00"
+FIELDS = ("1.5", "", "NA", "nan", "inf", "-inf", ">10000", "1,5", '"', "'", "1e999", "é", " 7 ")
+
+
+@dataclass
+class Outcome:
+    """What became of the inputs.
+
+    Attributes:
+        n_inputs: rows, records and files thrown in.
+        counts: how many came back as what.
+        slowest: seconds of the slowest one, and what it was.
+        failures: what went wrong, with the file or text to see it again.
+    """
+
+    n_inputs: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    slowest: tuple[float, str] = (0.0, "")
+    failures: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much to throw.
+
+    Attributes:
+        n_inputs: at least.
+        seed: of everything random.
+        limit_s: seconds that one file of 200 rows or one record may take.
+    """
+
+    n_inputs: int = 100_000
+    seed: int = 0
+    limit_s: float = 20.0
+
+
+class TooSlowError(Exception):
+    """An input that took longer than the limit."""
+
+
+def fuzz(options: Options) -> Outcome:
+    """Throw inputs at the readers until there were enough."""
+    chance, outcome = random.Random(options.seed), Outcome()
+    makers = (delimited, delimited, smi, sdf, parquet, junk)
+    singles = (mol_block, xyz)
+    with tempfile.TemporaryDirectory() as folder:
+        while outcome.n_inputs < options.n_inputs:
+            path, n_rows = chance.choice(makers)(Path(folder), chance)
+            has_rows = n_rows is not None
+            read = partial(_read, path, n_rows)
+            _judge(outcome, options, path.name, read, path, has_rows=has_rows)
+            for _ in range(50):
+                make = chance.choice(singles)
+                name, run = make(chance)
+                _judge(outcome, options, name, run, None)
+    return outcome
+
+
+def mutate(text: str, chance: random.Random, letters: str = LETTERS) -> str:
+    """Change a text in up to four places: letters lost, put in, doubled, swapped; or cut it."""
+    for _ in range(chance.randrange(5)):
+        place = chance.randrange(len(text) + 1)
+        kind = chance.randrange(5)
+        if kind == 0:
+            text = text[:place] + text[place + 1 :]
+        elif kind == 1:
+            text = text[:place] + chance.choice(letters) + text[place:]
+        elif kind == 2:
+            text = text[:place] + text[max(0, place - 3) : place] + text[place:]
+        elif kind == 3:
+            text = text[:place][::-1] + text[place:] if chance.random() < 0.1 else text
+        elif chance.random() < 0.3:
+            text = text[:place]
+    return text
+
+
+def smiles(chance: random.Random) -> str:
+    """Give a SMILES, mostly broken."""
+    roll = chance.random()
+    if roll < 0.002:
+        return "C" * chance.choice((600, 3_000))
+    if roll < 0.0022:
+        return "C" * 10_000_000
+    if roll < 0.004:
+        return "".join(chance.choice("CNO()[]=#123") for _ in range(500))
+    if roll < 0.03:
+        return chance.choice(("", " ", "nan", "None", "0", "smiles", "C C", "InChI=1S/CH4/h1H4"))
+    return mutate(chance.choice(SEEDS), chance)
+
+
+def delimited(folder: Path, chance: random.Random) -> tuple[Path, int]:
+    """Write a csv or tsv file in any of the ways that programs do."""
+    ending, delimiter = chance.choice(((".csv", ","), (".tsv", "\t")))
+    text, n_rows = io.StringIO(newline=""), chance.randrange(1, 200)
+    writer = csv.writer(
+        text,
+        delimiter=delimiter,
+        lineterminator=chance.choice(("\n", "\r\n")),
+        quoting=chance.choice((csv.QUOTE_MINIMAL, csv.QUOTE_ALL)),
+    )
+    writer.writerow(["smiles", "y", "note"])
+    for _ in range(n_rows):
+        cells = [smiles(chance), chance.choice(FIELDS), mutate("a note", chance)]
+        if chance.random() < 0.03:
+            cells = [*cells[: chance.randrange(1, 3)], ""]
+        elif chance.random() < 0.03:
+            cells += ["more", "cells"]
+        if not any(cell.strip() for cell in cells):
+            cells[-1] = "x"
+        writer.writerow(cells)
+    encoded = _encode(text.getvalue(), chance)
+    path = folder / f"t{ending}"
+    if chance.random() < 0.2:
+        path, encoded = folder / f"t{ending}.gz", gzip.compress(encoded)
+    path.write_bytes(encoded)
+    return path, n_rows
+
+
+def smi(folder: Path, chance: random.Random) -> tuple[Path, int]:
+    """Write an .smi file."""
+    lines = []
+    for _ in range(chance.randrange(1, 200)):
+        text = "".join(smiles(chance).split()) or "C"
+        lines.append(text + chance.choice(("", " name", "\tname with blanks", "  ")))
+    end = chance.choice(("\n", "\r\n"))
+    path = folder / "t.smi"
+    text = end.join(lines) + chance.choice(("", end, end + end))
+    path.write_bytes(_encode(text, chance))
+    # str.splitlines knows more line ends than a file has; a nul or a zero-width blank is none.
+    return path, sum(1 for line in io.StringIO(text, newline=None) if line.strip())
+
+
+def sdf(folder: Path, chance: random.Random) -> tuple[Path, int]:
+    """Write an SDF whose records are broken in any way but at their ends."""
+    records = []
+    for _ in range(chance.randrange(1, 40)):
+        block = _broken_block(chance)
+        fields = f">  <y>\n{chance.choice(FIELDS)}\n\n" if chance.random() < 0.7 else ""
+        if chance.random() < 0.05:
+            fields += ">  <no end\nx\n"
+        records.append(block.rstrip("\n") + "\n" + fields + "$$$$\n")
+    text = "".join(records)
+    n_records = len(records)
+    if chance.random() < 0.1:  # the file ends in the middle of a record
+        last = "truncated\n" + _block(chance)[: chance.randrange(1, 60)]
+        text += last
+        n_records += 1
+    path = folder / "t.sdf"
+    path.write_bytes(text.encode("latin-1" if chance.random() < 0.1 else "utf-8", "replace"))
+    return path, n_records
+
+
+def parquet(folder: Path, chance: random.Random) -> tuple[Path, int]:
+    """Write a Parquet file with coordinates, some of them no numbers or not enough."""
+    texts, lists = [], []
+    for _ in range(chance.randrange(1, 200)):
+        texts.append(chance.choice((None, smiles(chance), chance.choice(SEEDS))))
+        n_values = chance.choice((0, 1, 9, 27, 30, 3 * chance.randrange(12)))
+        values = np.random.default_rng(chance.randrange(2**31)).normal(size=n_values)
+        for _ in range(chance.choice((0, 0, 1))):
+            if n_values:
+                odd = chance.choice((np.nan, np.inf, -np.inf, 1e30))
+                values[chance.randrange(n_values)] = odd
+        lists.append(None if chance.random() < 0.1 else values.astype(np.float32).tolist())
+    coordinates = pa.array(lists, pa.list_(pa.float32()))
+    path = folder / "t.parquet"
+    pq.write_table(
+        pa.table({"smiles": pa.array(texts, pa.string()), "coordinates": coordinates}), path
+    )
+    return path, len(texts)
+
+
+def junk(folder: Path, chance: random.Random) -> tuple[Path, None]:
+    """Write a file that is not what its name says, or in a code that nobody expects."""
+    name = chance.choice(("t.csv", "t.csv.gz", "t.smi", "t.sdf", "t.sdf.gz", "t.parquet", "t.txt"))
+    table = "smiles,y\n" + "".join(f"{smiles(chance)[:99]},1\n" for _ in range(5))
+    data = chance.choice(
+        (
+            table.encode("utf-16"),
+            table.encode("utf-32"),
+            chance.randbytes(chance.randrange(300)),
+            gzip.compress(table.encode())[: chance.randrange(40, 90)],
+            b"\x00" * 50,
+            b"smiles,smiles\nC,C\n",
+            b'"smiles\nC\n',
+            b"\n\n\n",
+        )
+    )
+    path = folder / name
+    path.write_bytes(data)
+    return path, None
+
+
+def mol_block(chance: random.Random) -> tuple[str, Callable[[], str]]:
+    """Give one broken mol block."""
+    block = _broken_block(chance)
+
+    def run() -> str:
+        try:
+            read_mol_block(block, id="x")
+        except MoleculeError:
+            return "mol block refused"
+        return "mol block read"
+
+    return block, run
+
+
+def xyz(chance: random.Random) -> tuple[str, Callable[[], str]]:
+    """Give one XYZ file, broken or with odd numbers, and a SMILES for it."""
+    mol = Chem.MolFromSmiles(chance.choice(SEEDS[:8]))
+    lines = [str(mol.GetNumAtoms()), "comment"]
+    for atom in mol.GetAtoms():
+        at = [chance.choice(("nan", "inf", "1e40", f"{chance.uniform(-3, 3):.3f}")) for _ in "xyz"]
+        if chance.random() < 0.9:
+            at = [f"{chance.uniform(-3, 3):.3f}" for _ in "xyz"]
+        lines.append(" ".join([atom.GetSymbol(), *at]))
+    text = mutate("\n".join(lines), chance, LETTERS + "\n")
+    name = smiles(chance) if chance.random() < 0.3 else Chem.MolToSmiles(mol)
+
+    def run() -> str:
+        try:
+            numbers, positions = parse_xyz(text)
+            read_xyz(numbers, positions, name)
+        except MoleculeError:
+            return "XYZ refused"
+        return "XYZ read"
+
+    return f"{text!r} with {name!r}", run
+
+
+def _block(chance: random.Random) -> str:
+    mol = Chem.MolFromSmiles(chance.choice(SEEDS))
+    rdDepictor.Compute2DCoords(mol)
+    return Chem.MolToMolBlock(mol, forceV3000=chance.random() < 0.2)
+
+
+def _broken_block(chance: random.Random) -> str:
+    block = _block(chance)
+    if chance.random() < 0.3:
+        lines = block.split("\n")
+        del lines[chance.randrange(len(lines))]
+        block = "\n".join(lines)
+    block = mutate(block, chance, " 0123456789.-CNOHnaif")
+    if chance.random() < 0.1:
+        block = block.replace("0.0000", chance.choice(("nan", "inf", "1e99", "     *")), 1)
+    if chance.random() < 0.2:
+        block = block.replace("\n", "\r\n")
+    return block
+
+
+def _encode(text: str, chance: random.Random) -> bytes:
+    if chance.random() < 0.15:
+        return text.encode("latin-1", "replace")
+    return text.encode("utf-8-sig" if chance.random() < 0.2 else "utf-8", "replace")
+
+
+def _read(path: Path, n_rows: int | None) -> Iterator[str]:
+    """Read a file as `moleblend data build` does, and say what every row came back as.
+
+    `n_rows` is None where the file is none that has rows.
+    """
+    n_read = 0
+    _, pieces = read_pieces(path, 64)
+    for piece in pieces:
+        items = list(read_molecules(piece))
+        if len(items) != len(piece):
+            raise AssertionError(f"{len(items)} items of a piece of {len(piece)} rows")
+        for item in items:
+            n_read += 1
+            if isinstance(item, Rejected) and item.row != n_read:
+                raise AssertionError(f"row {item.row} is called so, but it is row {n_read}")
+            yield "row read" if isinstance(item, Molecule) else "row rejected"
+    if n_rows is not None and n_read != n_rows:
+        raise AssertionError(f"{n_rows} rows were written, {n_read} came back")
+
+
+def _judge(
+    outcome: Outcome,
+    options: Options,
+    name: str,
+    run: Callable[[], str | Iterator[str]],
+    path: Path | None,
+    *,
+    has_rows: bool = False,
+) -> None:
+    """Run one input and note what became of it; a file that has rows may not be refused."""
+
+    def too_slow(*_: object) -> None:
+        raise TooSlowError(f"not done within {options.limit_s:g} s")
+
+    signal.signal(signal.SIGALRM, too_slow)
+    signal.setitimer(signal.ITIMER_REAL, options.limit_s)
+    started = time.perf_counter()
+    try:
+        told = run()
+        told = [told] if isinstance(told, str) else list(told)
+        outcome.n_inputs += len(told)
+        outcome.counts.update(told)
+    except (ValueError, FileNotFoundError) as error:
+        outcome.n_inputs += 1
+        if "\n" in str(error):
+            outcome.failures.append(f"{name}: not one sentence: {error!r}")
+        if has_rows:
+            outcome.failures.append(f"{name}: its rows are lost: {error!r}")
+        outcome.counts["file refused"] += 1
+    except Exception as error:  # noqa: BLE001 (whatever it is, it is a find)
+        outcome.n_inputs += 1
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        told = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+        if path:
+            kept = Path(tempfile.gettempdir()) / f"fuzz-{len(outcome.failures)}-{path.name}"
+            shutil.copy(path, kept)
+            told += f", kept as {kept}"
+        outcome.failures.append(f"{told} {name[:2_000]}")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    outcome.slowest = max(outcome.slowest, (time.perf_counter() - started, name[:60]))
+
+
+def main(options: Options) -> int:
+    """Throw, and tell."""
+    outcome = fuzz(options)
+    print(f"{outcome.n_inputs:,} inputs, seed {options.seed}")
+    for told, count in outcome.counts.most_common():
+        print(f"  {count:9,}  {told}")
+    print(f"  slowest: {outcome.slowest[0]:.2f} s, {outcome.slowest[1]!r}")
+    print(f"{len(outcome.failures)} failures")
+    for failure in outcome.failures[:20]:
+        print(failure)
+    return int(bool(outcome.failures))
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Options)))
