@@ -44,15 +44,15 @@ def test_a_failure_is_seen(monkeypatch):
 
 
 def test_more_positions_than_atoms(tmp_path):
-    lists = [[0.0] * 9, [0.0] * 12, [], [1.0, 0, 0, 2, 0, 0, 3, 1, np.nan]]
-    columns = {"smiles": ["CCO"] * 4, "coordinates": pa.array(lists, pa.list_(pa.float32()))}
+    lists = [[0.0] * 9, [0.0] * 12, [], [1.0, 0, 0, 2, 0, 0, 3, 1, np.nan], [1e30] * 9]
+    columns = {"smiles": ["CCO"] * 5, "coordinates": pa.array(lists, pa.list_(pa.float32()))}
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
     items = list(read_molecules(read_table(tmp_path / "t.parquet")))
     reasons = [item.reason for item in items if isinstance(item, Rejected)]
-    assert reasons[-3:] == [
+    assert reasons[-4:] == [
         "4 positions for 3 atoms",
         "0 positions for 3 atoms",
-        "positions must be finite numbers in Å",
+        *["positions must be numbers in Å below 100,000"] * 2,
     ]
 
 

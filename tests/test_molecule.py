@@ -43,11 +43,11 @@ def test_counts():
         ),
         (
             {"positions": np.full((1, 3, 3), np.nan, np.float32)},
-            "ethanol: positions must be finite numbers in Å",
+            "ethanol: positions must be numbers in Å below 100,000",
         ),
         (
             {"positions": np.full((1, 3, 3), np.inf, np.float32)},
-            "ethanol: positions must be finite numbers in Å",
+            "ethanol: positions must be numbers in Å below 100,000",
         ),
     ],
     ids=["no atoms", "bond to nowhere", "nan", "infinite"],

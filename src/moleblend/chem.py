@@ -32,7 +32,7 @@ from rdkit.Chem import (
 from rdkit.Chem.Draw import rdMolDraw2D
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from .molecule import FeatureVersion, Molecule, MoleculeError
+from .molecule import FARTHEST, FeatureVersion, Molecule, MoleculeError
 
 _CIP_ITERATIONS = 100_000
 """Comparisons (about 0.1 s) after which CIP labels stay undecided; most molecules need < 10,000."""
@@ -206,8 +206,7 @@ def read_xyz(
     text = smiles.strip()
     name = id or text or "molecule"
     numbers = np.asarray(atomic_numbers, np.int64)
-    if not np.isfinite(positions).all():
-        raise MoleculeError(f"{name}: positions must be finite numbers in Å")
+    _check_positions(positions, name)
     read, _ = _parse_smiles(text, name)
     bare = Chem.RemoveHs(read, _BARE)
     for mol in (Chem.AddHs(bare), read, bare):
@@ -458,6 +457,7 @@ def _record(
     positions = np.zeros((0, mol.GetNumAtoms(), 3), np.float32)
     if mol.GetNumConformers() and mol.GetConformer().Is3D():
         geometry = mol.GetConformer().GetPositions()
+        _check_positions(geometry, name or "molecule")
         if len(geometry) == 1 or np.ptp(geometry, axis=0).any():  # all in one point: no coordinates
             positions = geometry.astype(np.float32)[None]
     smiles = written
@@ -638,6 +638,12 @@ def _skeleton(mol: Chem.Mol) -> tuple[Chem.Mol, list[list[int]]]:
         if i in place and j in place:
             skeleton.AddBond(place[i], place[j], Chem.BondType.SINGLE)
     return skeleton.GetMol(), members
+
+
+def _check_positions(positions: Float[np.ndarray, "n 3"], name: str) -> None:
+    """Refuse what is no place in a molecule, before arithmetic makes something of it."""
+    if not (np.abs(positions) < FARTHEST).all():
+        raise MoleculeError(f"{name}: positions must be numbers in Å below {FARTHEST:,.0f}")
 
 
 def _conformer(positions: Float[np.ndarray, "n 3"]) -> Chem.Conformer:

@@ -31,6 +31,10 @@ BOND_FEATURE_SIZES = (5, 6, 2)
 """Number of values of each bond feature."""
 
 
+FARTHEST = 100_000.0
+"""Å; a position beyond is a mistake (a missing value written as 1e30), and its square overflows."""
+
+
 class MoleculeError(ValueError):
     """A molecule that cannot be used: one sentence says which, what came, what was expected."""
 
@@ -78,8 +82,8 @@ class Molecule:
                 f"{self.id}: a bond names atom {int(self.bonds.max())}, "
                 f"but there are {self.n_atoms} atoms"
             )
-        if self.positions.size and not np.isfinite(self.positions).all():
-            raise MoleculeError(f"{self.id}: positions must be finite numbers in Å")
+        if self.positions.size and not (np.abs(self.positions) < FARTHEST).all():
+            raise MoleculeError(f"{self.id}: positions must be numbers in Å below {FARTHEST:,.0f}")
 
     @property
     def n_atoms(self) -> int:
