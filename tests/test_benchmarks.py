@@ -1,11 +1,19 @@
 """What the package is compared with computes the same."""
 
+from dataclasses import replace
+
+import numpy as np
+import pytest
 import torch
 from conftest import AWKWARD
 
-from benchmarks import plain
+from benchmarks import plain, plain_model
 from moleblend.batch import collate
+from moleblend.blending import BlendConfig, draw_blend
 from moleblend.chem import read_smiles
+from moleblend.encoder import EncoderConfig, initialise
+from moleblend.heads import HeadsConfig, Model, ModelConfig
+from moleblend.objectives import ObjectiveConfig, blend_then_predict
 
 
 def test_the_straightforward_way_gives_the_same_batch():
@@ -16,3 +24,48 @@ def test_the_straightforward_way_gives_the_same_batch():
     assert torch.equal(ours.is_atom, theirs.is_atom)
     assert torch.equal(ours.path_length.long(), theirs.path_length)
     assert torch.equal(ours.edge_path.long(), theirs.edge_path)
+
+
+CONFIGS = {
+    "default": ModelConfig(encoder=EncoderConfig(width=16, ffn_width=24, n_layers=2, n_heads=4)),
+    "published": ModelConfig(
+        encoder=EncoderConfig.published(width=16, ffn_width=24, n_layers=2, n_heads=4),
+        heads=HeadsConfig.published(),
+        readout="cls",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_straightforward_model_has_the_same_losses_and_gradients(name):
+    torch.manual_seed(0)
+    model = Model(CONFIGS[name])
+    initialise(model, std=0.3)
+    model.encoder.kernels.spread()
+    objective = ObjectiveConfig.published() if name == "published" else ObjectiveConfig()
+    features = model.config.encoder.features
+    molecules = [read_smiles(text, features=features) for text in AWKWARD if len(text) < 40]
+    placed = [
+        replace(m, positions=np.random.default_rng(k).normal(size=(1, m.n_atoms, 3)).astype("f"))
+        for k, m in enumerate(molecules)
+    ]
+    batch = collate(placed[::2] + molecules[1::2])
+    blend = draw_blend(batch, BlendConfig(), torch.Generator().manual_seed(0))
+    gradients = []
+    for compute in (blend_then_predict, plain_model.blend_then_predict):
+        model.eval()  # dropout draws in another order
+        model.zero_grad()
+        loss = compute(model, batch, blend, objective)
+        loss.total.backward()
+        gradients.append(
+            {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        )
+        if compute is blend_then_predict:
+            ours = loss
+    for part, value in ours.parts.items():
+        assert value.item() == pytest.approx(loss.parts[part].item(), rel=1e-5), part
+    assert gradients[0].keys() == gradients[1].keys()
+    for parameter, gradient in gradients[0].items():
+        largest = gradient.abs().max().item()
+        difference = (gradient - gradients[1][parameter]).abs().max().item()
+        assert difference <= 1e-4 * max(largest, 1e-3), (parameter, difference, largest)
