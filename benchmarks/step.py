@@ -1,0 +1,313 @@
+"""Time a pretraining step and inference beside the straightforward way and the machine's floor.
+
+    python -m benchmarks.step                 # MOLEBLEND_DATA names the folder of data sets
+    python -m benchmarks.step --quick         # three minutes: the small configuration only
+    python -m benchmarks.step --json FILE     # the rows as JSON too
+
+A step is: draw the blend, forward, four losses, backward, clip, Adam; batches are made beforehand.
+Our step and the straightforward one (`benchmarks/plain_model.py`: same parameters, same losses)
+take turns on the same batches, and medians are compared. The floor is the time of the layers'
+matrix products alone (6 C^2 multiply-adds per token and layer, three times) at the rate at which
+this machine multiplies large fp32 matrices in the same run. Peak memory is that of a process of its
+own that does six steps.
+"""
+
+import csv
+import json
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+import tyro
+from torch import nn
+
+from benchmarks import plain_model
+from moleblend.batch import Batch, collate
+from moleblend.blending import BlendConfig, draw_blend, show
+from moleblend.encoder import EncoderConfig
+from moleblend.heads import HeadsConfig, Model, ModelConfig
+from moleblend.objectives import ObjectiveConfig, blend_then_predict
+from moleblend.tables import Rejected, read_molecules, read_table
+
+SMALL = {"width": 256, "ffn_width": 256, "n_layers": 6, "n_heads": 8, "n_kernels": 64}
+CONFIGS = {
+    "small": ModelConfig(encoder=EncoderConfig.published(**SMALL), heads=HeadsConfig.published()),
+    "small, default": ModelConfig(encoder=EncoderConfig(**SMALL)),
+    "base": ModelConfig(encoder=EncoderConfig.published(), heads=HeadsConfig.published()),
+}
+"""Sizes as in the published measurements; `small, default` has our repairs."""
+
+PUBLISHED = {
+    ("small", "QM9", "step"): 131,
+    ("small", "MOSES", "step"): 19.6,
+    ("base", "QM9", "step"): 25,
+    ("base", "MOSES", "step"): 6.7,
+    ("small", "QM9", "2D"): 1_215,
+    ("small", "QM9", "2D+3D"): 1_111,
+    ("small", "MOSES", "2D"): 428,
+    ("small", "MOSES", "2D+3D"): 362,
+}
+"""Molecules/s of the published code on another day, for orientation."""
+
+BATCH_SIZE = {"QM9": 32, "MOSES": 16}
+WAYS = {"ours": blend_then_predict, "plain": plain_model.blend_then_predict}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to time.
+
+    Attributes:
+        quick: the small configuration only, and fewer rounds.
+        n_rounds: steps of each way; the first two are not counted.
+        json: a file for the rows.
+        out: the table to write; none with `quick`.
+    """
+
+    quick: bool = False
+    n_rounds: int = 22
+    json: Path | None = None
+    out: Path = Path(__file__).parent / "step.csv"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    config: str
+    data: str
+    batch: int
+    what: str
+    molecules_per_s: float
+    ratio_to_plain: float
+    multiple_of_floor: float | None
+    peak_mb: float | None
+    plain_peak_mb: float | None
+    published_molecules_per_s: float | None
+    threads: int
+    date: str
+
+
+def main(options: Options) -> None:
+    """Time everything, and tell."""
+    rows = []
+    n_rounds = 8 if options.quick else options.n_rounds
+    for name in ("small",) if options.quick else tuple(CONFIGS):
+        for data in BATCH_SIZE:
+            rows += measure(name, data, n_rounds, with_memory=not options.quick)
+            for row in rows[-3:]:
+                print(row, flush=True)
+            print(shares(name, data), flush=True)
+    if options.json:
+        options.json.write_text(json.dumps([vars(row) for row in rows], indent=2) + "\n")
+    if not options.quick:
+        with options.out.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(vars(rows[0])), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(vars(row) for row in rows)
+
+
+def measure(name: str, data: str, n_rounds: int, *, with_memory: bool) -> list[Row]:
+    """Time the step and inference of one configuration on one data set."""
+    batches = read(name, data, 6)
+    size, config = len(batches[0]), CONFIGS[name].encoder
+    tokens = size * (batches[0].is_atom.shape[1] + 1)
+    steps = {way: Step(name, way) for way in WAYS}
+    seconds = interleaved({way: step.run for way, step in steps.items()}, batches, n_rounds)
+    work = 2 * 6 * config.width**2 * tokens * config.n_layers * 3
+    peaks = {way: peak_mb(name, data, way) for way in WAYS} if with_memory else {}
+    rows = [
+        Row(
+            config=name,
+            data=data,
+            batch=size,
+            what="step",
+            molecules_per_s=round(size / seconds["ours"], 1),
+            ratio_to_plain=round(seconds["plain"] / seconds["ours"], 2),
+            multiple_of_floor=round(seconds["ours"] * matrix_rate() / work, 2),
+            peak_mb=peaks.get("ours"),
+            plain_peak_mb=peaks.get("plain"),
+            published_molecules_per_s=PUBLISHED.get((name, data, "step")),
+            threads=torch.get_num_threads(),
+            date=date.today().isoformat(),
+        )
+    ]
+    model = steps["ours"].model.eval()
+    for what, views in (("2D", "2d"), ("2D+3D", "both")):
+        encoders: dict[str, Callable[[Batch], object]] = {
+            "ours": lambda batch, v=views: model.embed(batch, show(batch, v)),
+            "plain": lambda batch, v=views: plain_model.encode(
+                model.encoder, batch, show(batch, v)
+            ),
+        }
+        with torch.inference_mode():
+            seconds = interleaved(encoders, batches, n_rounds)
+        rows.append(
+            Row(
+                config=name,
+                data=data,
+                batch=size,
+                what=what,
+                molecules_per_s=round(size / seconds["ours"], 1),
+                ratio_to_plain=round(seconds["plain"] / seconds["ours"], 2),
+                multiple_of_floor=round(seconds["ours"] * matrix_rate() / (work / 3), 2),
+                peak_mb=None,
+                plain_peak_mb=None,
+                published_molecules_per_s=PUBLISHED.get((name, data, what)),
+                threads=torch.get_num_threads(),
+                date=date.today().isoformat(),
+            )
+        )
+    return rows
+
+
+class Step:
+    """One optimiser step of a configuration, ours or the straightforward one."""
+
+    def __init__(self, name: str, way: str) -> None:
+        torch.manual_seed(0)
+        self.compute = WAYS[way]
+        self.model = Model(CONFIGS[name]).train()
+        self.objective = ObjectiveConfig()
+        self.blend = BlendConfig()
+        if CONFIGS[name].encoder.features == "ogb-1":
+            self.objective = ObjectiveConfig.published()
+            self.blend = BlendConfig(draw="batch", whole=(0.0, 0.0))
+        self.generator = torch.Generator().manual_seed(0)
+        # Weight decay is 0 in both, so that AdamW is Adam.
+        self.optimiser = torch.optim.AdamW(
+            self.model.parameters(), lr=1e-5, weight_decay=0.0, fused=way == "ours"
+        )
+
+    def run(self, batch: Batch) -> None:
+        """Draw, predict, and move the weights."""
+        blend = draw_blend(batch, self.blend, self.generator)
+        loss = self.compute(self.model, batch, blend, self.objective)
+        self.optimiser.zero_grad()
+        loss.total.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
+        self.optimiser.step()
+
+
+def interleaved(
+    ways: dict[str, Callable[[Batch], object]], batches: list[Batch], n_rounds: int
+) -> dict[str, float]:
+    """Give the median seconds of each way; they take turns, so that drift hits all alike."""
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for k in range(n_rounds):
+        for way, run in ways.items():
+            started = time.perf_counter()
+            run(batches[k % len(batches)])
+            if k > 1:
+                seconds[way].append(time.perf_counter() - started)
+    return {way: statistics.median(times) for way, times in seconds.items()}
+
+
+def matrix_rate(size: int = 1_024, n_rounds: int = 15) -> float:
+    """Measure the floating point operations per second of a large fp32 matrix product."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    seconds = []
+    for _ in range(n_rounds):
+        started = time.perf_counter()
+        torch.mm(a, b)
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / statistics.median(seconds)
+
+
+def shares(name: str, data: str) -> dict[str, float]:
+    """Say where the time of a step goes, in shares of it."""
+    step, batches = Step(name, "ours"), read(name, data, 4)
+    encoder, heads = step.model.encoder, step.model.pair_heads
+    assert heads is not None
+    parts: dict[str, nn.Module] = {
+        "path length bias": encoder.path_length_bias,
+        "edge path bias": encoder.edge_path_bias,
+        "Gaussians": encoder.kernels,
+        "distance bias": encoder.distance_bias,
+        "relation heads": nn.ModuleList([heads.path_length, heads.bonds, heads.geometry]),
+        "denoising head": heads.noise,
+        "layers": encoder.layers,
+    }
+    with torch.profiler.profile(with_modules=False) as profile:
+        handles = []
+        for part, module in parts.items():
+            for each in module if isinstance(module, nn.ModuleList) else [module]:
+                handles += _marked(each, f"forward: {part}")
+        for batch in batches:
+            step.run(batch)
+        for handle in handles:
+            handle.remove()
+    total = {event.key: event.cpu_time_total for event in profile.key_averages()}
+    whole = sum(event.self_cpu_time_total for event in profile.key_averages())
+    backward = sum(time for key, time in total.items() if key.startswith("autograd::engine"))
+    told = {key: time / whole for key, time in total.items() if key.startswith("forward:")}
+    told["backward"] = backward / whole
+    told["optimiser"] = sum(t for key, t in total.items() if "Optimizer.step" in key) / whole
+    return {key: round(share, 3) for key, share in told.items()}
+
+
+def _marked(module: nn.Module, label: str) -> list[torch.utils.hooks.RemovableHandle]:
+    """Mark the forward pass of a module in a profile."""
+    open_marks = []
+
+    def enter(*_: object) -> None:
+        mark = torch.profiler.record_function(label)
+        mark.__enter__()
+        open_marks.append(mark)
+
+    def leave(*_: object) -> None:
+        open_marks.pop().__exit__(None, None, None)
+
+    return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+
+
+def peak_mb(name: str, data: str, way: str) -> float:
+    """Give the largest memory of a fresh process that does six steps."""
+    with get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak_mb, (name, data, way))
+
+
+def _peak_mb(name: str, data: str, way: str) -> float:
+    step = Step(name, way)
+    for batch in read(name, data, 6):
+        step.run(batch)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def read(name: str, data: str, n_batches: int) -> list[Batch]:
+    """Draw batches of real molecules with their geometry, the same for every way."""
+    folder = Path(os.environ["MOLEBLEND_DATA"])
+    n_molecules = n_batches * BATCH_SIZE[data]
+    if data == "QM9":
+        path = folder / "qm9" / "qm9.parquet"
+        columns, source = ["smiles", "atomic_numbers", "coordinates"], None
+    else:
+        path = folder / "corpus3d" / "corpus3d.parquet"
+        columns, source = ["smiles", "coordinates_mA"], pc.field("source") == "moses"
+    table = pq.read_table(path, columns=columns, filters=source)
+    rows = np.random.default_rng(0).choice(len(table), n_molecules, replace=False)
+    cache = Path(os.environ.get("TMPDIR", "/tmp")) / f"moleblend-step-{os.getpid()}.parquet"
+    pq.write_table(table.take(rows), cache)
+    features = CONFIGS[name].encoder.features
+    molecules = list(read_molecules(read_table(cache), features=features))
+    cache.unlink()
+    kept = [item for item in molecules if not isinstance(item, Rejected)]
+    if len(kept) < n_molecules:
+        raise ValueError(f"{n_molecules - len(kept)} of {n_molecules} molecules could not be read")
+    size = BATCH_SIZE[data]
+    return [collate(kept[k : k + size]) for k in range(0, n_molecules, size)]
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Options)))
