@@ -1,14 +1,16 @@
 """Tables of molecules as the user's file has them: every row, in order, whole."""
 
+import codecs
 import csv
 import gzip
 import io
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, BinaryIO, TextIO, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +20,14 @@ from jaxtyping import Float64, Num
 from moleblend.chem import read_mol_block, read_sdf, read_smiles, read_xyz
 from moleblend.files import replacing
 from moleblend.molecule import ATOM_FEATURE_SIZES, FeatureVersion, Molecule, MoleculeError
+
+if TYPE_CHECKING:
+    import _csv
+
+_Item = TypeVar("_Item")
+
+_BYTES_AT_ONCE = 1 << 20
+_PARQUET_ROWS_AT_ONCE = 16_384
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _READABLE = ".csv, .tsv, .smi, .sdf (each also with .gz) and .parquet"
@@ -40,6 +50,8 @@ class Table:
         lines: for a text file, the line on which each row starts.
         notes: what the user should be told about the file, one sentence each.
         n_before: rows of the file that stand before the first one of this table.
+        share_read: how much of the file is read with the last row of this table, from 0 to 1; None
+            where that is not known. For progress only.
     """
 
     source: Path
@@ -49,6 +61,7 @@ class Table:
     lines: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
     n_before: int = 0
+    share_read: float | None = None
 
     def __len__(self) -> int:
         return self.columns.num_rows
@@ -91,6 +104,7 @@ class Table:
             lines=self.lines[start:stop] if self.lines else None,
             notes=self.notes,
             n_before=self.n_before + start,
+            share_read=self.share_read,
         )
 
     def _described(self) -> str:
@@ -122,14 +136,8 @@ def read_table(path: str | Path) -> Table:
         FileNotFoundError: there is no such file.
         ValueError: it is empty, of another kind, or damaged.
     """
-    path = Path(path)
-    ending = _ending(path)
-    if ending == ".parquet":
-        return _read_parquet(path)
-    if ending == ".sdf":
-        return _sdf_table(path, list(read_sdf(path)), n_before=0)
-    text, notes = _read_text(path)
-    return _read_smi(path, text, notes) if ending == ".smi" else _read_csv(path, text, notes)
+    (table,) = read_pieces(path, None)
+    return table
 
 
 def smiles_table(smiles: Sequence[str], names: Sequence[str] | None = None) -> Table:
@@ -140,22 +148,35 @@ def smiles_table(smiles: Sequence[str], names: Sequence[str] | None = None) -> T
     return Table(source=Path("input"), columns=pa.table(columns))
 
 
-def read_pieces(path: str | Path, n_rows: int) -> tuple[int, Iterator[Table]]:
-    """Read a file as `read_table` does, `n_rows` rows at a time; an SDF is streamed.
+def read_pieces(path: str | Path, n_rows: int | None) -> Iterator[Table]:
+    """Read a file as `read_table` does, `n_rows` rows at a time; only those are in memory.
+
+    A text file is read twice: first to learn its encoding and whether a .gz is whole.
+
+    Args:
+        path: the file.
+        n_rows: rows of a piece, of which the last may have fewer; None reads all at once.
 
     Returns:
-        The number of rows of the file (for which an SDF is read through once), and the pieces.
+        At least one piece, of no rows where the file has none. The columns of an SDF are those that
+        the records of the piece have.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is empty, of another kind, or damaged.
+        ValueError: it is empty, of another kind, or damaged; where the damage shows only in a later
+            row, the pieces before it have been given.
     """
     path = Path(path)
-    if _ending(path) == ".sdf":
-        return sum(1 for _ in read_sdf(path)), _stream_sdf(path, n_rows)
-    table = read_table(path)
-    starts = range(0, len(table), n_rows)
-    return len(table), (table.piece(start, start + n_rows) for start in starts)
+    ending = _ending(path)
+    if n_rows is not None and n_rows < 1:
+        raise ValueError(f"a piece has at least one row, not {n_rows}")
+    if ending == ".parquet":
+        return _parquet_pieces(path, n_rows)
+    if ending == ".sdf":
+        return _sdf_pieces(path, n_rows)
+    encoding, notes = _sniff(path)
+    read = _smi_pieces if ending == ".smi" else _csv_pieces
+    return read(path, encoding, notes, n_rows)
 
 
 def find_smiles_column(table: Table) -> str:
@@ -260,21 +281,31 @@ def write_table(columns: pa.Table, path: str | Path) -> None:
     Raises:
         ValueError: the ending is another one.
     """
+    write_tables([columns], path)
+
+
+def write_tables(pieces: Iterable[pa.Table], path: str | Path) -> None:
+    """Write tables of the same columns, at least one, below each other, as `write_table` does."""
     path = Path(path)
     ending = path.suffix.lower()
     if ending != ".parquet" and ending not in _DELIMITERS:
         raise ValueError(
             f"{path}: tables are written as {_WRITABLE}, not {ending or 'a bare name'}"
         )
+    remaining = iter(pieces)
+    first = next(remaining)
     with replacing(path) as temporary:
         if ending == ".parquet":
-            pq.write_table(columns, temporary)
+            with pq.ParquetWriter(temporary, first.schema) as writer:
+                for piece in chain([first], remaining):
+                    writer.write_table(piece)
             return
         with temporary.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(_UnixLines(file), delimiter=_DELIMITERS[ending])
-            writer.writerow(columns.column_names)
-            for batch in columns.to_batches(max_chunksize=10_000):
-                writer.writerows(zip(*map(_cells, batch.columns), strict=True))
+            writer.writerow(first.column_names)
+            for piece in chain([first], remaining):
+                for batch in piece.to_batches(max_chunksize=10_000):
+                    writer.writerows(zip(*map(_cells, batch.columns), strict=True))
 
 
 class _UnixLines:
@@ -303,75 +334,148 @@ def _ending(path: Path) -> str:
     return ending
 
 
-def _read_parquet(path: Path) -> Table:
+def _parquet_pieces(path: Path, n_rows: int | None) -> Iterator[Table]:
+    n_before = 0
     try:
         with pq.ParquetFile(path) as file:
-            return Table(path, file.read())
+            n_all = file.metadata.num_rows
+            if n_rows is None or n_all == 0:
+                yield Table(path, file.read(), share_read=1.0)
+                return
+            waiting = file.schema_arrow.empty_table()
+            for batch in file.iter_batches(min(n_rows, _PARQUET_ROWS_AT_ONCE)):
+                waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch])])
+                while len(waiting) >= n_rows or 0 < len(waiting) == n_all - n_before:
+                    rows = waiting.slice(0, n_rows)
+                    waiting = waiting.slice(n_rows)
+                    share = (n_before + len(rows)) / n_all
+                    yield Table(path, rows, n_before=n_before, share_read=share)
+                    n_before += len(rows)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path}: not a Parquet file, or a truncated one ({error})") from error
 
 
-def _read_text(path: Path) -> tuple[str, tuple[str, ...]]:
-    """Read a text file; give the text and what is to be said about it."""
-    data = path.read_bytes()
-    if path.suffix.lower() == ".gz":
-        try:
-            data = gzip.decompress(data)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{path}: not a whole gzip file ({error})") from error
-    try:
-        text, notes = data.decode("utf-8-sig"), ()
-    except UnicodeDecodeError:
-        text, notes = data.decode("latin-1"), (f"{path} is not UTF-8, it was read as Latin-1",)
-    if not text.strip():
+def _sniff(path: Path) -> tuple[str, tuple[str, ...]]:
+    """Read a text file once to give its encoding and what is to be said about it.
+
+    Raises:
+        ValueError: it has nothing but blanks, or is not a whole gzip file.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    is_utf8 = is_blank = True
+    with path.open("rb") as stored:
+        file, data = _unpacked(path, stored), b"begin"
+        while data:
+            try:
+                data = file.read(_BYTES_AT_ONCE)
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                raise ValueError(f"{path}: not a whole gzip file ({error})") from error
+            if is_utf8:
+                try:
+                    is_blank &= not decoder.decode(data, final=not data).strip()
+                except UnicodeDecodeError:
+                    is_utf8 = is_blank = False
+    if is_blank:
         raise ValueError(f"{path}: the file is empty")
-    return text, notes
+    if is_utf8:
+        return "utf-8-sig", ()
+    return "latin-1", (f"{path} is not UTF-8, it was read as Latin-1",)
 
 
-def _read_csv(path: Path, text: str, notes: tuple[str, ...]) -> Table:
-    delimiter = _DELIMITERS[_ending(path)]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    records: list[list[str]] = []
-    lines: list[int] = []
+def _unpacked(path: Path, stored: BinaryIO) -> BinaryIO:
+    """Give the bytes of a file, those inside where it is a .gz."""
+    is_packed = path.suffix.lower() == ".gz"
+    return cast(BinaryIO, gzip.GzipFile(fileobj=stored)) if is_packed else stored
+
+
+@contextmanager
+def _open_lines(
+    path: Path, encoding: str, newline: str | None
+) -> Generator[tuple[TextIO, Callable[[], float]], None, None]:
+    """Open a text file; give its lines and the function that says what share of it is read."""
+    n_bytes = path.stat().st_size
+    with (
+        path.open("rb") as stored,
+        io.TextIOWrapper(_unpacked(path, stored), encoding, newline=newline) as lines,
+    ):
+        yield lines, lambda: min(stored.tell() / n_bytes, 1.0)
+
+
+def _csv_pieces(
+    path: Path, encoding: str, notes: tuple[str, ...], n_rows: int | None
+) -> Iterator[Table]:
+    with _open_lines(path, encoding, newline="") as (lines, share_read):
+        reader = csv.reader(lines, delimiter=_DELIMITERS[_ending(path)], strict=True)
+        records = _csv_records(path, reader)
+        _, header = next(records, (0, None))
+        if header is None:
+            raise ValueError(f"{path}: the file is empty")
+        for n_before, found in _grouped(records, n_rows):
+            flaws, rows = {}, []
+            for row, (_, cells) in enumerate(found):
+                if len(cells) < len(header) or any(cells[len(header) :]):
+                    flaws[row] = f"the row has {len(cells)} cells, the header has {len(header)}"
+                rows.append((cells + [""] * (len(header) - len(cells)))[: len(header)])
+            columns = zip(*rows, strict=True) if rows else [()] * len(header)
+            arrays = [pa.chunked_array([pa.array(cells, pa.string())]) for cells in columns]
+            yield Table(
+                path,
+                pa.Table.from_arrays(arrays, names=header),
+                flaws=flaws,
+                lines=tuple(line for line, _ in found),
+                notes=notes,
+                n_before=n_before,
+                share_read=share_read(),
+            )
+
+
+def _csv_records(path: Path, reader: "_csv.Reader") -> Iterator[tuple[int, list[str]]]:
+    """Give the cells of every row that is not blank, and the line on which it starts."""
     start = 1
     try:
         for cells in reader:
             if cells and not (len(cells) == 1 and cells[0].isspace()):
-                records.append(cells)
-                lines.append(start)
+                yield start, cells
             start = reader.line_num + 1
     except csv.Error as error:
         raise ValueError(f"{path}, line {start}: the row cannot be read ({error})") from error
-    header, rows = records[0], records[1:]
-    flaws = {}
-    for row, cells in enumerate(rows):
-        if len(cells) < len(header) or any(cells[len(header) :]):
-            flaws[row] = f"the row has {len(cells)} cells, the header has {len(header)}"
-        if len(cells) != len(header):
-            rows[row] = (cells + [""] * len(header))[: len(header)]
-    columns = zip(*rows, strict=True) if rows else [()] * len(header)
-    arrays = [pa.chunked_array([pa.array(cells, pa.string())]) for cells in columns]
-    table = pa.Table.from_arrays(arrays, names=header)
-    return Table(path, table, flaws=flaws, lines=tuple(lines[1:]), notes=notes)
 
 
-def _read_smi(path: Path, text: str, notes: tuple[str, ...]) -> Table:
-    lines, smiles, names = [], [], []
-    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
-        if line.strip():
-            first, *rest = line.strip().split(maxsplit=1)
-            lines.append(number)
-            smiles.append(first)
-            names.append("".join(rest))
-    columns = pa.table({"smiles": pa.array(smiles), "name": pa.array(names)})
-    return Table(path, columns, lines=tuple(lines), notes=notes)
+def _smi_pieces(
+    path: Path, encoding: str, notes: tuple[str, ...], n_rows: int | None
+) -> Iterator[Table]:
+    with _open_lines(path, encoding, newline=None) as (lines, share_read):
+        found_lines = (
+            (number, line.strip().split(maxsplit=1))
+            for number, line in enumerate(lines, start=1)
+            if line.strip()
+        )
+        for n_before, found in _grouped(found_lines, n_rows):
+            smiles = pa.array([first for _, (first, *_) in found], pa.string())
+            names = pa.array(["".join(rest) for _, (_, *rest) in found], pa.string())
+            yield Table(
+                path,
+                pa.table({"smiles": smiles, "name": names}),
+                lines=tuple(number for number, _ in found),
+                notes=notes,
+                n_before=n_before,
+                share_read=share_read(),
+            )
 
 
-def _stream_sdf(path: Path, n_rows: int) -> Iterator[Table]:
-    records, n_before = read_sdf(path), 0
-    while batch := list(islice(records, n_rows)):
-        yield _sdf_table(path, batch, n_before)
-        n_before += len(batch)
+def _sdf_pieces(path: Path, n_rows: int | None) -> Iterator[Table]:
+    for n_before, records in _grouped(read_sdf(path), n_rows):
+        yield _sdf_table(path, records, n_before)
+
+
+def _grouped(items: Iterator[_Item], n_items: int | None) -> Iterator[tuple[int, list[_Item]]]:
+    """Cut into lists of `n_items`, each with the number of items before it; at least one list."""
+    n_before = 0
+    while (group := list(islice(items, n_items))) or n_before == 0:
+        yield n_before, group
+        n_before += len(group)
+        if not group:
+            return
 
 
 def _sdf_table(path: Path, records: list[tuple[str, dict[str, str]]], n_before: int) -> Table:
