@@ -186,7 +186,7 @@ def test_truncated_files_and_those_of_another_version(folder: Path, refuse: Refu
     with pa.ipc.new_file(folder / "newer.arrow", newer):
         pass
     said = refuse("pretrain recipe.toml --data newer.arrow --out run")
-    assert "a store of version 9, but this moleblend reads version 1" in said
+    assert "a store of version 9, but this moleblend reads version 2" in said
     model = (folder / "model.safetensors").read_bytes()
     (folder / "cut.safetensors").write_bytes(model[: len(model) // 2])
     for verb in (

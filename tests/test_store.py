@@ -14,9 +14,13 @@ from moleblend.molecule import Molecule
 from moleblend.store import MoleculeStore, write_store
 
 
-def made(n_atoms=3, n_bonds=2, n_conformers=1, id="ünnamed", smiles="CCO", seed=0):
+def made(
+    n_atoms=3, n_bonds=2, n_conformers=1, id="ünnamed", smiles="CCO", seed=0, has_energies=False
+):
     """A molecule of arbitrary numbers, which is all the store cares about."""
     random = np.random.default_rng(seed)
+    energies = random.normal(size=n_conformers).astype(np.float32)
+    is_known = has_energies and n_conformers > 0
     return Molecule(
         atoms=random.integers(0, 256, (n_atoms, 9), np.uint8),
         bonds=random.integers(0, n_atoms, (n_bonds, 2), np.int32),
@@ -25,6 +29,8 @@ def made(n_atoms=3, n_bonds=2, n_conformers=1, id="ünnamed", smiles="CCO", seed
         id=id,
         smiles=smiles,
         source_atoms=random.integers(0, 2**31 - 1, n_atoms, np.int32),
+        energies=energies if is_known else None,
+        force_field="UFF" if is_known else "",
     )
 
 
@@ -36,6 +42,7 @@ molecules = st.builds(
     id=st.text(),
     smiles=st.text(),
     seed=st.integers(0, 99),
+    has_energies=st.booleans(),
 )
 
 
@@ -107,10 +114,19 @@ def test_index(path):
         assert "there are 10" in reason(store.__getitem__, index, kind=IndexError)
 
 
-def test_arrays_are_views_of_the_mapped_file(path):
+def test_arrays_are_views_of_the_mapped_file(path, monkeypatch):
+    maps = []
+    opened = pa.memory_map
+
+    def remembered(name):
+        maps.append(opened(name))
+        return maps[-1]
+
+    monkeypatch.setattr(pa, "memory_map", remembered)
     store = MoleculeStore(path)
-    store._map.seek(0)
-    mapped = np.frombuffer(store._map.read_buffer(), np.uint8)
+    (one,) = maps
+    one.seek(0)
+    mapped = np.frombuffer(one.read_buffer(), np.uint8)
     assert mapped.nbytes == path.stat().st_size
     for molecule in store:
         for field in fields(Molecule):
@@ -160,6 +176,8 @@ def test_fingerprint_is_that_of_the_content(tmp_path):
         [three[0], moved, three[2]],
         [three[0], replace(three[1], id="4"), three[2]],
         [replace(three[0], id="0C", smiles="CO"), *three[1:]],
+        [replace(three[0], energies=np.ones(1, np.float32)), *three[1:]],
+        [replace(three[0], force_field="UFF"), *three[1:]],
         [],
     ]
     assert len({whole, *map(fingerprint, others)}) == len(others) + 1
@@ -204,7 +222,7 @@ def test_not_a_store(tmp_path):
 
 def test_other_versions(path):
     assert len(MoleculeStore(rewritten(path))) == 10
-    assert "version 7, but this moleblend reads version 1" in reason(
+    assert "version 7, but this moleblend reads version 2" in reason(
         MoleculeStore, rewritten(path, version="7")
     )
     assert "features 'cip-9', but this moleblend knows cip-1 and ogb-1" in reason(

@@ -1,4 +1,5 @@
 import gzip
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -145,28 +146,107 @@ def test_parquet_keeps_types(tmp_path):
     assert read_table(tmp_path / "t.parquet").columns.equals(columns)
 
 
-@pytest.mark.parametrize("ending", [".csv", ".sdf", ".parquet"])
-@pytest.mark.parametrize("n_rows", [1, 3, 7, 100])
-def test_pieces_are_the_table(tmp_path, ending, n_rows):
-    path = tmp_path / f"t{ending}"
-    if ending == ".sdf":
-        write(path, "".join(record(METHANOL, y=str(i)) for i in range(7)))
-    else:
-        ragged = "x," if ending == ".csv" else ""
-        text = "smiles,y\n" + "".join(f"{'C' * i},{i}\n" for i in range(1, 7)) + f"C,{ragged}7\n"
-        table = read_table(write(tmp_path / "t.csv", text))
-        write_table(table.columns, path) if ending == ".parquet" else None
+AWKWARD_FILES = {
+    "ragged.csv": b"smiles,y\nC,1\nCC\n\nCCC,1,2\n  \nCCCC,4,\nO,5\nN,6\n",
+    "quoted.csv": b"\xef\xbb\xbfsmiles,note\r\n"
+    b'C,"a\r\n\r\nb"\r\n\r\nCC,"x ""y"",z"\rN,\r\nO,1\nS,2',
+    "no rows.csv": b"smiles,y\n",
+    "latin.tsv": "smiles\tname\nC\tMüller\nCC\ta\nCCC\tb\n".encode("latin-1"),
+    "lines.smi": b"CC\tan ethane \n\n C\r\nO  water\n\t\nN\rS x y z",
+    "blocks.sdf": "".join(
+        record(block, **named)
+        for block, named in [(METHANOL, {"y": 1}), (BROKEN, {}), (METHANOL, {"y": 2, "z": 3})] * 2
+    ).encode(),
+}
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 3, 5, 100])
+@pytest.mark.parametrize("name", [*AWKWARD_FILES, "ragged.csv.gz", "lines.smi.gz", "blocks.sdf.gz"])
+def test_pieces_are_the_table(tmp_path, name, n_rows):
+    data = AWKWARD_FILES[name.removesuffix(".gz")]
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    assert_pieces_are_the_table(path, n_rows)
+
+
+def assert_pieces_are_the_table(path, n_rows):
     whole = read_table(path)
-    n_found, pieces = read_pieces(path, n_rows)
-    pieces = list(pieces)
-    assert n_found == 7
-    assert max(map(len, pieces)) == min(n_rows, 7)
-    assert [row for piece in pieces for row in cells(piece)] == cells(whole)
-    assert [piece.place(row) for piece in pieces for row in range(len(piece))] == [
-        whole.place(row) for row in range(7)
-    ]
-    rejected = [m for p in pieces for m in read(p) if isinstance(m, Rejected)]
-    assert rejected == [m for m in read(whole) if isinstance(m, Rejected)]
+    pieces = list(read_pieces(path, n_rows))
+    assert [len(piece) for piece in pieces[:-1]] == [n_rows] * (len(pieces) - 1)
+    assert 0 < len(pieces[-1]) <= n_rows or len(whole) == 0
+    seen = 0
+    for piece in pieces:
+        assert piece.n_before == seen
+        assert piece.notes == whole.notes
+        same = whole.piece(seen, seen + len(piece))
+        assert (piece.flaws, piece.lines, piece.blocks) == (same.flaws, same.lines, same.blocks)
+        columns = same.columns
+        for name in set(whole.names) - set(piece.names):  # a property that none of its records has
+            assert path.name.startswith("blocks.sdf")
+            assert columns.column(name).null_count == len(piece)
+            columns = columns.drop_columns(name)
+        assert set(piece.names) == set(columns.column_names)
+        if piece.names != columns.column_names:  # properties come in the order of its own records
+            columns = columns.select(piece.names)
+        assert piece.columns.equals(columns)
+        seen += len(piece)
+    assert seen == len(whole)
+    shares = [piece.share_read for piece in pieces]
+    assert all(share is None for share in shares) or shares == sorted(shares)
+    assert shares[-1] in (None, 1.0)
+
+
+@pytest.mark.parametrize("n_rows", [1, 4, 7, 100])
+def test_pieces_of_parquet_cross_row_groups(tmp_path, n_rows):
+    columns = pa.table(
+        {
+            "smiles": pa.array(["C", None, "CC"] * 7).dictionary_encode(),
+            "v": pa.array([[1.5, 2], None, []] * 7, pa.list_(pa.float32())),
+        }
+    )
+    pq.write_table(columns, tmp_path / "t.parquet", row_group_size=6)
+    assert_pieces_are_the_table(tmp_path / "t.parquet", n_rows)
+    pq.write_table(columns.slice(0, 0), tmp_path / "t.parquet")
+    assert_pieces_are_the_table(tmp_path / "t.parquet", n_rows)
+
+
+cell_texts = st.text(st.sampled_from('C1 ,"\n\r\t\u00e9\ufeff'), max_size=6)
+
+
+@settings(deadline=None)  # the disk sets the pace
+@given(text=cell_texts, n_rows=st.integers(1, 3), encoding=st.sampled_from(["utf-8", "latin-1"]))
+@pytest.mark.parametrize("ending", [".csv", ".smi"])
+def test_pieces_of_any_text_are_the_table(tmp_path_factory, ending, text, n_rows, encoding):
+    path = tmp_path_factory.mktemp("any") / f"t{ending}"
+    path.write_bytes(text.encode(encoding, errors="replace"))
+    try:
+        read_table(path)
+    except ValueError as error:
+        refused = str(error)
+    else:
+        assert_pieces_are_the_table(path, n_rows)
+        return
+    assert reason(lambda: list(read_pieces(path, n_rows))) == refused
+
+
+def test_only_a_piece_is_in_memory(tmp_path):
+    path = write(tmp_path / "t.csv", "smiles,y\n" + "CCCCCCCCCC,1234567890\n" * 100_000)
+    pieces = read_pieces(path, 100)
+    next(pieces)
+    tracemalloc.start()
+    for _ in range(300):
+        next(pieces)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 500_000 < path.stat().st_size
+
+
+def test_what_was_read_before_the_damage_has_been_given(tmp_path):
+    path = write(tmp_path / "t.csv", 'smiles,y\nC,1\nCC,2\nCCC,"3\n')
+    pieces = read_pieces(path, 2)
+    assert cells(next(pieces)) == [("C", "1"), ("CC", "2")]
+    assert "line 4" in reason(next, pieces)
+    assert "at least one row" in reason(read_pieces, path, 0)
 
 
 @pytest.mark.parametrize(

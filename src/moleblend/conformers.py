@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
@@ -83,17 +81,6 @@ class ConformerWorker:
         self._process = None
         self._connection: Connection | None = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
-
     def add_positions(self, molecule: Molecule) -> Molecule:
         """Compute the geometries of one molecule.
 
@@ -116,9 +103,9 @@ class ConformerWorker:
             if connection.poll(config.limit_s):
                 answer = connection.recv()
             else:
-                self.stop()
+                self.close()
         except (EOFError, ConnectionError):
-            self.stop()
+            self.close()
             answer = _CrashError(f"{molecule.id}: RDKit crashed while it computed a geometry")
         if answer is None or isinstance(answer, TooSlowError):
             raise TooSlowError(f"{molecule.id}: no geometry within {config.limit_s:g} s")
@@ -126,7 +113,7 @@ class ConformerWorker:
             raise answer
         return answer
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """Kill the process; the next molecule starts another."""
         if self._process is not None:
             self._process.kill()
@@ -147,7 +134,7 @@ class ConformerWorker:
                 raise EOFError
             self._connection.recv()
         except (EOFError, ConnectionError) as error:
-            self.stop()
+            self.close()
             raise ChildProcessError(
                 "the process that computes conformers could not be started: out of memory, or a "
                 "script without `if __name__ == '__main__':`"
@@ -184,17 +171,6 @@ class Conformers:
         self._config = config
         self._worker = ConformerWorker(config, compute)
         self._cache = None if config.cache is None else _Cache(config.cache)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def add_positions(self, molecule: Molecule) -> Molecule:
         """Give the molecule its geometries.
@@ -240,7 +216,7 @@ class Conformers:
 
     def close(self) -> None:
         """Stop the process and close the cache."""
-        self._worker.stop()
+        self._worker.close()
         if self._cache is not None:
             self._cache.close()
 

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from itertools import chain, islice
 from multiprocessing import get_context, parent_process
 from threading import Thread
@@ -86,6 +87,7 @@ def _on_processes(
             lambda future: future.result(),
             chain(first, remaining),
             _UNDER_WAY * n_workers,
+            deque(),
         )
     except BrokenProcessPool as error:
         raise ChildProcessError(
@@ -115,35 +117,30 @@ def _on_ray(
                 num_cpus=None if address else n_workers,
                 include_dashboard=None if address else False,
                 log_to_driver=False,
-                logging_level=logging.ERROR,
+                logging_level=logging.CRITICAL,
             )
         except (ConnectionError, RuntimeError) as error:
             raise ValueError(f"{address}: no Ray cluster answers there ({error})") from error
-    task = ray.remote(_plain(function))
+    task = ray.remote(_apply)
     n_cores = max(int(ray.cluster_resources().get("CPU", 1)), 1)
+    most = _UNDER_WAY * (n_workers or n_cores)
+    under_way: deque[ray.ObjectRef] = deque()
     try:
-        yield from _bounded(
-            task.remote,
-            ray.get,
-            items,
-            _UNDER_WAY * (n_workers or n_cores),
-        )
+        yield from _bounded(partial(task.remote, function), ray.get, items, most, under_way)
     except RayTaskError as error:  # its own text is the traceback of the other process
         raise error.cause from error
     except RayError as error:
         raise ChildProcessError(f"Ray gave up: {str(error).splitlines()[0]}") from error
     finally:
+        for reference in under_way:
+            ray.cancel(reference)
         if is_ours:
             ray.shutdown()
 
 
-def _plain(function: Callable[[_Item], _Result]) -> Callable[[_Item], _Result]:
-    """Wrap a `partial`, which Ray does not take for a function."""
-
-    def call(item: _Item) -> _Result:
-        return function(item)
-
-    return call
+def _apply(function: Callable[[_Item], _Result], item: _Item) -> _Result:
+    """What Ray runs, as it takes no `partial` for a function."""
+    return function(item)
 
 
 def _bounded(
@@ -151,9 +148,9 @@ def _bounded(
     end: Callable[[_Ticket], _Result],
     items: Iterable[_Item],
     most: int,
+    under_way: deque[_Ticket],
 ) -> Iterator[_Result]:
     """Begin items ahead, at most so many; end them in order."""
-    under_way: deque[_Ticket] = deque()
     for item in items:
         under_way.append(begin(item))
         if len(under_way) > most:

@@ -84,10 +84,6 @@ class Molecule:
             )
         if not np.isfinite(self.positions).all():
             raise MoleculeError(f"{self.id}: positions must be finite numbers in Å")
-        if self.energies is not None and len(self.energies) != len(self.positions):
-            raise MoleculeError(
-                f"{self.id}: {len(self.energies)} energies for {len(self.positions)} geometries"
-            )
 
     @property
     def n_atoms(self) -> int:

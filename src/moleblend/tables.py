@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TextIO, TypeVar, cast
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -101,7 +101,7 @@ class Table:
             columns=rows.take(np.arange(len(rows))),  # a slice would carry the whole table along
             blocks=self.blocks[start:stop] if self.blocks else None,
             flaws={row - start: text for row, text in self.flaws.items() if start <= row < stop},
-            lines=self.lines[start:stop] if self.lines else None,
+            lines=None if self.lines is None else self.lines[start:stop],
             notes=self.notes,
             n_before=self.n_before + start,
             share_read=self.share_read,
@@ -382,10 +382,10 @@ def _sniff(path: Path) -> tuple[str, tuple[str, ...]]:
     return "latin-1", (f"{path} is not UTF-8, it was read as Latin-1",)
 
 
-def _unpacked(path: Path, stored: BinaryIO) -> BinaryIO:
+def _unpacked(path: Path, stored: io.BufferedReader) -> io.BufferedReader | gzip.GzipFile:
     """Give the bytes of a file, those inside where it is a .gz."""
     is_packed = path.suffix.lower() == ".gz"
-    return cast(BinaryIO, gzip.GzipFile(fileobj=stored)) if is_packed else stored
+    return gzip.GzipFile(fileobj=stored) if is_packed else stored
 
 
 @contextmanager
