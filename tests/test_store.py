@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from moleblend.chem import read_smiles
 from moleblend.molecule import Molecule
-from moleblend.store import MoleculeStore, write_store
+from moleblend.store import MoleculeStore, read_batches, write_manifest, write_store
 
 
 def made(
@@ -258,3 +258,49 @@ def test_an_open_store_survives_its_replacement(path):
     write_store([made()], Path(path), features="cip-1")
     assert store[9].id == "m9"
     assert len(MoleculeStore(path)) == 1
+
+
+# --- folders of shards ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The ten molecules of `path`, and no others, in three shards of which one is empty."""
+    given = [made(n_atoms=i + 1, n_conformers=i % 3, id=f"m{i}", seed=i) for i in range(10)]
+    for number, part in enumerate((given[:4], [], given[4:])):
+        write_store(part, tmp_path / "ten" / f"shard-{number}.arrow", features="cip-1")
+    shards = sorted((tmp_path / "ten").iterdir())
+    write_manifest(tmp_path / "ten", shards, features="cip-1")
+    return tmp_path / "ten"
+
+
+def test_a_folder_is_the_store_that_a_file_is(folder, path):
+    ours, whole = MoleculeStore(folder), MoleculeStore(path)
+    assert ours.fingerprint == whole.fingerprint
+    assert_same(list(ours), list(whole))
+    assert ours[-7].id == "m3"
+    assert_same(list(pickle.loads(pickle.dumps(ours))), list(whole))
+
+
+def test_a_folder_that_is_not_whole(folder, tmp_path):
+    told = (folder / "store.json").read_text()
+    (tmp_path / "empty").mkdir()
+    assert "not a folder of shards" in reason(MoleculeStore, tmp_path / "empty")
+    for damaged in (told[:-20], "{}", "[]", told.replace("fingerprint", "print")):
+        (folder / "store.json").write_text(damaged)
+        assert "missing or damaged" in reason(MoleculeStore, folder)
+    (folder / "store.json").write_text(told.replace('"version": "2"', '"version": "3"'))
+    assert "a store of version 3" in reason(MoleculeStore, folder)
+    (folder / "store.json").write_text(told)
+    write_store([made()], folder / "shard-0.arrow", features="cip-1")
+    assert "7 molecules in the shards, but store.json says 10" in reason(MoleculeStore, folder)
+    (folder / "shard-2.arrow").unlink()
+    assert "shard-2.arrow: the file is truncated or not a" in reason(MoleculeStore, folder)
+
+
+def test_batches_of_a_file_that_is_no_store(tmp_path):
+    for name in ("t.arrow", "t.parquet"):
+        (tmp_path / name).write_text("smiles\nC\n")
+        assert "not a moleblend store" in reason(
+            lambda path: list(read_batches(path)), tmp_path / name
+        )
