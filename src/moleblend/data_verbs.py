@@ -8,7 +8,7 @@ import tyro
 
 from moleblend.engines import Engine
 from moleblend.molecule import FeatureVersion
-from moleblend.terminal import SHOWN, Argument, call, print_verbs, say
+from moleblend.terminal import Argument, call, print_verbs, progress, say
 
 ShardFormatFlag = Literal["arrow", "parquet"]
 
@@ -65,8 +65,6 @@ def _build(
         address: of a Ray cluster; by default Ray is started on this machine.
         resume: go on with a build that was stopped.
     """
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
     from moleblend.build import build_store, count_unfinished, parts_folder
     from moleblend.conformers import ConformerConfig, cache_folder
 
@@ -77,17 +75,8 @@ def _build(
         kept_in = None if no_cache else cache or cache_folder()
         wanted = ConformerConfig(conformers, seed, prune_rms, limit_s, kept_in)
     n_before = count_unfinished(out)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[rows]:,} rows"),
-        TimeRemainingColumn(),
-    )
     try:
-        with Progress(
-            *columns, console=SHOWN, transient=True, disable=not SHOWN.is_terminal
-        ) as bar:
-            task = bar.add_task(f"reading {source}", total=None, rows=0)
+        with progress(f"reading {source}") as tell:
             account = build_store(
                 source,
                 out,
@@ -100,9 +89,7 @@ def _build(
                 n_processes=processes,
                 address=address,
                 resume=resume,
-                on_progress=lambda done, share: bar.update(
-                    task, rows=done, completed=share or 0, total=share and 1
-                ),
+                on_progress=tell,
             )
     finally:
         if count_unfinished(out) > n_before:

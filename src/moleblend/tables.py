@@ -7,7 +7,7 @@ import io
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, TypeVar
@@ -151,15 +151,15 @@ def smiles_table(smiles: Sequence[str], names: Sequence[str] | None = None) -> T
 def read_pieces(path: str | Path, n_rows: int | None) -> Iterator[Table]:
     """Read a file as `read_table` does, `n_rows` rows at a time; only those are in memory.
 
-    A text file is read twice: first to learn its encoding and whether a .gz is whole.
+    A text file is read twice: first to learn its encoding, whether a .gz is whole, and which
+    properties the records of an SDF have.
 
     Args:
         path: the file.
         n_rows: rows of a piece, of which the last may have fewer; None reads all at once.
 
     Returns:
-        At least one piece, of no rows where the file has none. The columns of an SDF are those that
-        the records of the piece have.
+        At least one piece, of no rows where the file has none.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -464,8 +464,18 @@ def _smi_pieces(
 
 
 def _sdf_pieces(path: Path, n_rows: int | None) -> Iterator[Table]:
+    if n_rows is None:
+        records = list(read_sdf(path))
+        yield _sdf_table(path, records, dict.fromkeys(name for _, told in records for name in told))
+        return
+    n_all, names = 0, {}
+    for _, told in read_sdf(path):  # read twice, as any record may have a property of its own
+        n_all += 1
+        names.update(dict.fromkeys(told))
     for n_before, records in _grouped(read_sdf(path), n_rows):
-        yield _sdf_table(path, records, n_before)
+        share_read = (n_before + len(records)) / max(n_all, 1)
+        table = _sdf_table(path, records, names)
+        yield replace(table, n_before=n_before, share_read=share_read)
 
 
 def _grouped(items: Iterator[_Item], n_items: int | None) -> Iterator[tuple[int, list[_Item]]]:
@@ -478,14 +488,16 @@ def _grouped(items: Iterator[_Item], n_items: int | None) -> Iterator[tuple[int,
             return
 
 
-def _sdf_table(path: Path, records: list[tuple[str, dict[str, str]]], n_before: int) -> Table:
+def _sdf_table(
+    path: Path, records: list[tuple[str, dict[str, str]]], names: Iterable[str]
+) -> Table:
     blocks = tuple(block for block, _ in records)
     titles = [block.split("\n", 1)[0].strip() for block in blocks]
     columns = {"name": pa.array(titles, pa.string())}
-    for name in dict.fromkeys(name for _, properties in records for name in properties):
+    for name in names:
         cells = [properties.get(name) for _, properties in records]
         columns[name] = pa.array(cells, pa.string())
-    return Table(path, pa.table(columns), blocks=blocks, n_before=n_before)
+    return Table(path, pa.table(columns), blocks=blocks)
 
 
 def _texts(table: Table, name: str) -> list[str]:
