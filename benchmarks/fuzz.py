@@ -84,7 +84,7 @@ class TooSlowError(Exception):
 def fuzz(options: Options) -> Outcome:
     """Throw inputs at the readers until there were enough."""
     chance, outcome = random.Random(options.seed), Outcome()
-    makers = (delimited, delimited, smi, sdf, parquet, junk)
+    makers = (delimited, delimited, stray_quote, smi, sdf, parquet, junk)
     singles = (mol_block, xyz)
     with tempfile.TemporaryDirectory() as folder:
         while outcome.n_inputs < options.n_inputs:
@@ -156,6 +156,19 @@ def delimited(folder: Path, chance: random.Random) -> tuple[Path, int]:
     if chance.random() < 0.2:
         path, encoded = folder / f"t{ending}.gz", gzip.compress(encoded)
     path.write_bytes(encoded)
+    return path, n_rows
+
+
+def stray_quote(folder: Path, chance: random.Random) -> tuple[Path, int]:
+    """Write a csv file in which one row has a quote that another program forgot to close."""
+    n_rows = chance.randrange(1, 200)
+    rows = [f"{chance.choice(SEEDS)},{chance.random():.2f},note" for _ in range(n_rows)]
+    row, place = chance.randrange(n_rows), chance.randrange(3)
+    cells = rows[row].split(",")
+    cells[place] = f'"{cells[place]}'
+    rows[row] = ",".join(cells)
+    path = folder / "t.csv"
+    path.write_text("\n".join(["smiles,y,note", *rows, ""]))
     return path, n_rows
 
 
@@ -303,8 +316,7 @@ def _read(path: Path, n_rows: int | None) -> Iterator[str]:
     `n_rows` is None where the file is none that has rows.
     """
     n_read = 0
-    _, pieces = read_pieces(path, 64)
-    for piece in pieces:
+    for piece in read_pieces(path, 64):
         items = list(read_molecules(piece))
         if len(items) != len(piece):
             raise AssertionError(f"{len(items)} items of a piece of {len(piece)} rows")

@@ -6,7 +6,10 @@ Tests that need one skip where it is not set. With `MOLEBLEND_NO_SKIP=1`, which 
 the data is, a run in which anything skipped fails.
 """
 
+import logging
 import os
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -60,6 +63,26 @@ def parity_fixture(pytestconfig: pytest.Config) -> Path:
         if not stem.with_name(name).is_file():
             pytest.fail(f"MOLEBLEND_PARITY_FIXTURE is {stem}, but there is no {name} beside it")
     return stem
+
+
+@pytest.fixture(scope="session")
+def ray_here() -> Iterator[None]:
+    """Ray on this machine, started once for all tests of a worker."""
+    ray = pytest.importorskip("ray")
+    # Ray leaves the log files of its own processes open, and warns of what it will do with GPUs.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+            runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}},
+        )
+        yield
+        ray.shutdown()
 
 
 def _path_from_environment(variable: str, root: Path) -> Path:

@@ -1,6 +1,9 @@
 import gzip
 import os
-from dataclasses import replace
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -9,11 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from moleblend import build
-from moleblend.build import build_store
-from moleblend.chem import read_smiles
-from moleblend.molecule import MoleculeError
+from moleblend.build import BuildAccount, build_store, count_unfinished
+from moleblend.chem import add_positions, read_smiles
+from moleblend.conformers import ConformerConfig
 from moleblend.store import MoleculeStore
-from moleblend.tables import Rejected
 
 METHANOL = """{title}
   hand
@@ -46,40 +48,81 @@ def account_file(out):
     return pyarrow.csv.read_csv(out.with_name(f"{out.name}.rejected.csv")).to_pylist()
 
 
-def reason(*arguments, **named):
-    with pytest.raises(ValueError, match=r".") as caught:
+def reason(*arguments, kind=ValueError, **named):
+    with pytest.raises(kind, match=r".") as caught:
         build_store(*arguments, **named)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
+def contents(folder):
+    """The bytes of every file of a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def test_every_row_is_accounted_for_in_order(source, tmp_path):
     out = tmp_path / "out.arrow"
-    seen = []
-    account = build_store(source, out, n_processes=1, on_progress=lambda *n: seen.append(n))
-    assert (account.n_rows, account.n_written) == (300, 297)
-    assert [(item.row, item.id) for item in account.rejected] == [
+    account = build_store(source, out, n_processes=1)
+    assert account == BuildAccount(300, 297, 3, 0, n_shards=1, n_resumed=0, notes=())
+    assert [(line["row"], line["id"]) for line in account_file(out)] == [
         (5, "m5"),
         (100, "m100"),
         (300, "m300"),
     ]
-    assert account_file(out) == [
-        {"row": item.row, "id": item.id, "reason": item.reason} for item in account.rejected
-    ]
-    assert account.flat == ()
-    assert seen == [(64, 300), (128, 300), (192, 300), (256, 300), (300, 300)]
+    assert account_file(out)[2]["reason"] == "the row has 3 cells, the header has 2"
     store = MoleculeStore(out)
-    gone = {item.id for item in account.rejected}
-    assert [m.id for m in store] == [f"m{i}" for i in range(1, 301) if f"m{i}" not in gone]
+    gone = {5, 100, 300}
+    assert [m.id for m in store] == [f"m{i}" for i in range(1, 301) if i not in gone]
     assert [m.n_atoms for m in store][:6] == [1, 2, 3, 4, 6, 7]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "in.csv",
+        "out.arrow",
+        "out.arrow.rejected.csv",
+    }
 
 
-def test_processes_change_nothing(source, tmp_path):
-    one, two = tmp_path / "one.arrow", tmp_path / "two.arrow"
-    alone = build_store(source, one, n_processes=1, features="ogb-1")
-    assert build_store(source, two, n_processes=2, features="ogb-1") == alone
-    assert MoleculeStore(one).features == "ogb-1"
-    assert MoleculeStore(one).fingerprint == MoleculeStore(two).fingerprint
+@pytest.mark.usefixtures("ray_here")
+def test_neither_processes_nor_ray_change_anything(source, tmp_path):
+    options = {"features": "ogb-1", "shard_rows": 64}
+    alone = build_store(source, tmp_path / "one", n_processes=1, **options)
+    expected = contents(tmp_path / "one")
+    assert sorted(expected) == [*(f"shard-{k:05}.arrow" for k in range(5)), "store.json"]
+    assert MoleculeStore(tmp_path / "one").features == "ogb-1"
+    assert build_store(source, tmp_path / "two", n_processes=2, **options) == alone
+    assert contents(tmp_path / "two") == expected
+    assert build_store(source, tmp_path / "ray", engine="ray", **options) == alone
+    assert contents(tmp_path / "ray") == expected
+    rejected = (tmp_path / "one.rejected.csv").read_bytes()
+    assert (tmp_path / "ray.rejected.csv").read_bytes() == rejected
+
+
+def test_a_file_and_a_folder_are_the_same_store(source, tmp_path):
+    build_store(source, tmp_path / "file.arrow", n_processes=1, shard_rows=130)
+    build_store(source, tmp_path / "folder", n_processes=1, shard_rows=70)
+    build_store(source, tmp_path / "whole.arrow", n_processes=1)
+    one, other = MoleculeStore(tmp_path / "file.arrow"), MoleculeStore(tmp_path / "folder")
+    assert len(one) == len(other) == 297
+    assert (
+        one.fingerprint == other.fingerprint == MoleculeStore(tmp_path / "whole.arrow").fingerprint
+    )
+    for a, b in zip(one, other, strict=True):
+        assert (a.id, a.smiles) == (b.id, b.smiles)
+        np.testing.assert_array_equal(a.bonds, b.bonds)
+
+
+def test_progress_is_told(source, tmp_path):
+    seen = []
+    build_store(
+        source,
+        tmp_path / "out",
+        n_processes=1,
+        shard_rows=70,
+        on_progress=lambda *told: seen.append(told),
+    )
+    assert [rows for rows, _ in seen] == [70, 140, 210, 280, 300]
+    shares = [share for _, share in seen]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
 
 
 @pytest.mark.parametrize("name", ["in.sdf", "in.sdf.gz"])
@@ -88,10 +131,11 @@ def test_sdf_is_numbered_through(tmp_path, name):
     text = text.replace("m100\n  hand", "m100\nbroken")
     data = text.replace("m70\n  hand\n\n  2  1", "m70\n  hand\n\n  9  1").encode()
     (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
-    account = build_store(tmp_path / name, tmp_path / "out.arrow", n_processes=1)
+    out = tmp_path / "out.arrow"
+    account = build_store(tmp_path / name, out, n_processes=1, shard_rows=40)
     assert (account.n_rows, account.n_written) == (130, 129)
-    assert [(item.row, item.id) for item in account.rejected] == [(70, "m70")]
-    store = MoleculeStore(tmp_path / "out.arrow")
+    assert [(line["row"], line["id"]) for line in account_file(out)] == [(70, "m70")]
+    store = MoleculeStore(out)
     assert store[-1].id == "m130"
     assert all(molecule.n_conformers == 1 for molecule in store)
 
@@ -109,40 +153,207 @@ def test_parquet_with_geometry(tmp_path):
     assert np.ptp(second.positions[0, :, 0]) == np.float32(1.4)
 
 
-def test_conformers_have_a_seed_for_each_row(tmp_path):
-    (tmp_path / "in.smi").write_text("CCO a\nCCO b\n" * 40)
-
-    def positions(name, **named):
-        account = build_store(
-            tmp_path / "in.smi", tmp_path / name, n_conformers=2, limit_s=60.0, **named
-        )
-        assert account.flat == ()
-        return np.stack([molecule.positions for molecule in MoleculeStore(tmp_path / name)])
-
-    first = positions("1.arrow", n_processes=1)
-    assert first.shape == (80, 2, 3, 3)
-    assert len(np.unique(first[:, 0].round(4), axis=0)) == 80
-    np.testing.assert_array_equal(first, positions("2.arrow", n_processes=2))
-    later = positions("3.arrow", n_processes=1, seed=1)
-    assert (abs(first - later).max(axis=(1, 2, 3)) > 1e-3).all()
+# --- conformers ----------------------------------------------------------------------------------
 
 
-def test_molecules_without_conformers_stay_in_2d(tmp_path, monkeypatch):
-    def stubborn(molecule, *, seed, n_conformers, limit_s):
-        assert limit_s == 3
-        if molecule.id == "b":
-            raise MoleculeError("b: could not be embedded")
-        shape = (n_conformers, molecule.n_atoms, 3)
-        return replace(molecule, positions=np.full(shape, seed % 97, np.float32))
+def test_conformers_depend_on_the_molecule_and_the_seed_alone(tmp_path):
+    (tmp_path / "in.smi").write_text("CCO a\nCCCO b\n" * 40)
+    (tmp_path / "other.smi").write_text("C\nCCCO b\n")
+    wanted = ConformerConfig(n_conformers=2, seed=3, limit_s=60.0)
 
-    monkeypatch.setattr(build, "add_positions", stubborn)
-    (tmp_path / "in.smi").write_text("CCO a\nCC b\nnonsense c\n")
+    def build(source, name, **named):
+        account = build_store(tmp_path / source, tmp_path / name, conformers=wanted, **named)
+        assert account.n_flat == 0
+        return MoleculeStore(tmp_path / name)
+
+    first = build("in.smi", "1.arrow", n_processes=1)
+    assert first.fingerprint == build("in.smi", "2.arrow", n_processes=2).fingerprint
+    expected = add_positions(read_smiles("CCCO"), seed=3, n_conformers=2)
+    for molecule in (first[1], first[79], build("other.smi", "3.arrow")[1]):
+        np.testing.assert_array_equal(molecule.positions, expected.positions)
+        np.testing.assert_array_equal(molecule.energies, expected.energies)
+        assert molecule.force_field == "MMFF94"
+
+
+def test_molecules_without_conformers_stay_in_2d(tmp_path):
+    (tmp_path / "in.smi").write_text("CCO a\nC1#CC#CC#C1 b\nnonsense c\n" + "C" * 400 + " d\n")
     out = tmp_path / "out.arrow"
-    account = build_store(tmp_path / "in.smi", out, n_conformers=1, limit_s=3.0)
-    assert account.flat == (Rejected(2, "b", "2D only: could not be embedded"),)
-    assert [item.row for item in account.rejected] == [3]
-    assert [line["row"] for line in account_file(out)] == [2, 3]
-    assert [molecule.n_conformers for molecule in MoleculeStore(out)] == [1, 0]
+    wanted = ConformerConfig(n_conformers=1, limit_s=1.0)
+    account = build_store(tmp_path / "in.smi", out, conformers=wanted)
+    assert (account.n_written, account.n_rejected, account.n_flat) == (3, 1, 2)
+    lines = account_file(out)
+    assert [line["row"] for line in lines] == [2, 3, 4]
+    assert lines[0]["reason"] == "2D only: could not be embedded: ETKDGv3 finds no geometry"
+    assert lines[2]["reason"] == "2D only: no geometry within 1 s"
+    assert [molecule.n_conformers for molecule in MoleculeStore(out)] == [1, 0, 0]
+
+
+def test_a_second_build_finds_conformers_in_the_cache(tmp_path, monkeypatch):
+    (tmp_path / "in.smi").write_text("CCO a\nCCC b\n")
+    wanted = ConformerConfig(cache=tmp_path / "cache")
+    build_store(tmp_path / "in.smi", tmp_path / "1.arrow", conformers=wanted)
+
+    def compute(*_):
+        raise AssertionError("this was computed before")
+
+    monkeypatch.setattr("moleblend.conformers.ConformerWorker.add_positions", compute)
+    build_store(tmp_path / "in.smi", tmp_path / "2.arrow", conformers=wanted)
+    first, second = (MoleculeStore(tmp_path / f"{k}.arrow") for k in (1, 2))
+    assert first.fingerprint == second.fingerprint
+    with pytest.raises(AssertionError):
+        build_store(
+            tmp_path / "in.smi",
+            tmp_path / "3.arrow",
+            conformers=ConformerConfig(seed=1, cache=tmp_path / "cache"),
+        )
+
+
+# --- stopped and resumed -------------------------------------------------------------------------
+
+
+def stopped(after):
+    """A function for `on_progress` that stops the build."""
+
+    def stop(n_rows, _):
+        if n_rows >= after:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def test_a_stopped_build_goes_on_with_the_missing_shards(source, tmp_path):
+    options = {"n_processes": 1, "shard_rows": 40}
+    build_store(source, tmp_path / "unbroken", **options)
+    out, parts = tmp_path / "out", tmp_path / ".out.parts"
+    with pytest.raises(KeyboardInterrupt):
+        build_store(source, out, **options, on_progress=stopped(170))
+    assert not out.exists()
+    assert count_unfinished(out) == 4
+    whole = {path: path.stat().st_mtime_ns for path in parts.glob("shard-*")}
+    (parts / ".shard-00004.arrow.1234abcd").write_text("what a killed build leaves")
+    assert "unfinished build: --resume" in reason(source, out, **options)
+    (parts / "shard-00001.arrow").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        build_store(source, out, **options, resume=True, on_progress=stopped(210))
+    assert count_unfinished(out) == 5
+    for path, modified in whole.items():
+        assert path.stat().st_mtime_ns == modified or "00001" in path.name
+    account = build_store(source, out, **options, resume=True)
+    assert (account.n_rows, account.n_rejected, account.n_shards, account.n_resumed) == (
+        300,
+        3,
+        8,
+        5,
+    )
+    assert contents(out) == contents(tmp_path / "unbroken")
+    assert account_file(out) == account_file(tmp_path / "unbroken")
+    assert not parts.exists()
+    assert "no unfinished build" in reason(source, tmp_path / "other", resume=True)
+
+
+def test_a_resumed_build_goes_on_as_it_began(tmp_path):
+    source, out = tmp_path / "in.smi", tmp_path / "out.arrow"
+    source.write_text("".join(f"{'C' * (i % 4 + 1)} m{i}\n" for i in range(150)))
+    options = {"n_processes": 1, "shard_rows": 40, "conformers": ConformerConfig(limit_s=60.0)}
+    with pytest.raises(KeyboardInterrupt):
+        build_store(source, out, **options, on_progress=stopped(100))
+    before = contents(tmp_path / ".out.arrow.parts")
+    for changed, name in [
+        ({"shard_rows": 41}, "shard_rows"),
+        ({"features": "ogb-1"}, "features"),
+        ({"conformers": ConformerConfig(limit_s=60.0, seed=1)}, "conformers.seed"),
+        ({"conformers": None}, "conformers.n_conformers"),
+    ]:
+        text = reason(source, out, **{**options, **changed}, resume=True)
+        assert f"these differ: {name}" in text
+    source.write_text(source.read_text().replace(" m7\n", " m8\n"))
+    assert "these differ: source; remove the folder" in reason(source, out, **options, resume=True)
+    assert contents(tmp_path / ".out.arrow.parts") == before
+
+
+def test_nothing_is_left_of_a_build_that_had_no_whole_shard(source, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        build_store(source, tmp_path / "out", n_processes=1, on_progress=stopped(1))
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_killed_twice_and_resumed_is_the_unbroken_build(tmp_path):
+    """With SIGKILL, at whatever moment that is."""
+    source = tmp_path / "in.csv"
+    rows = [f"{'C' * (i % 9 + 1)}O,m{i}\n" for i in range(4_000)]
+    rows[1_400] = "nonsense,x\n"
+    source.write_text("smiles,name\n" + "".join(rows))
+    command = [sys.executable, "-m", "moleblend.cli", "data", "build", str(source)]
+    options = ["--shard-rows", "200", "--processes", "2"]
+    out, counts = tmp_path / "out.arrow", []
+    for k in range(2):
+        resume = ["--resume"] if k else []
+        with subprocess.Popen(
+            [*command, str(out), *options, *resume], stderr=subprocess.DEVNULL
+        ) as build:
+            deadline = time.monotonic() + 60
+            while count_unfinished(out) < 4 * (k + 1):
+                assert build.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+            build.send_signal(signal.SIGKILL)
+        assert not out.exists()
+        counts.append(count_unfinished(out))
+    assert 4 <= counts[0] <= counts[1] < 20
+    end = subprocess.run([*command, str(out), *options, "--resume"], capture_output=True, text=True)
+    assert end.returncode == 0
+    assert "of 20 shards were there already" in end.stderr
+    assert "3,999 of 4,000 rows" in end.stderr
+    unbroken = tmp_path / "unbroken.arrow"
+    build_store(source, unbroken, shard_rows=200, n_processes=1)
+    assert out.read_bytes() == unbroken.read_bytes()
+    assert account_file(out) == account_file(unbroken)
+    assert not (tmp_path / ".out.arrow.parts").exists()
+
+
+# --- other tools ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["arrow", "parquet"])
+def test_duckdb_polars_and_datasets_read_the_shards(tmp_path, ending):
+    (tmp_path / "in.smi").write_text("".join(f"{'C' * (i % 9 + 1)}O m{i}\n" for i in range(50)))
+    build_store(
+        tmp_path / "in.smi",
+        tmp_path / "out",
+        shard_rows=20,
+        shard_format=ending,
+        conformers=ConformerConfig(),
+    )
+    shards = sorted((tmp_path / "out").glob("shard-*"))
+    assert [path.suffix for path in shards] == [f".{ending}"] * 3
+    polars = pytest.importorskip("polars")
+    read = polars.read_ipc if ending == "arrow" else polars.read_parquet
+    frame = polars.concat([read(path) for path in shards])
+    assert frame["id"].to_list() == [f"m{i}" for i in range(50)]
+    assert frame["atoms"].list.len().to_list()[:2] == [18, 27]
+    assert frame["energies"].list.len().to_list() == [1] * 50
+    duckdb = pytest.importorskip("duckdb")
+    if ending == "arrow":  # through pyarrow, as DuckDB has no Arrow reader without an extension
+        shard = pa.ipc.open_file(pa.memory_map(str(shards[1]))).read_all()  # noqa: F841
+        asked = "SELECT id, len(atoms) / 9, len(positions) / 3 FROM shard LIMIT 1"
+    else:
+        asked = f"SELECT id, len(atoms) / 9, len(positions) / 3 FROM '{shards[1]}' LIMIT 1"
+    assert duckdb.sql(asked).fetchall() == [("m20", 4, 4)]
+    datasets = pytest.importorskip("datasets")
+    loaded = datasets.load_dataset(
+        ending, data_files=[str(path) for path in shards], cache_dir=str(tmp_path / "hf")
+    )["train"]
+    assert loaded.num_rows == 50
+    assert loaded[21]["smiles"] == "CCCCO"
+    assert len(loaded[21]["bonds"]) == 2 * 4
+    if ending == "parquet":
+        with pytest.raises(ValueError, match="shards are Parquet"):
+            MoleculeStore(tmp_path / "out")
+    else:
+        assert len(MoleculeStore(shards[2])) == 10  # a shard is a store of its own
+
+
+# --- refused -------------------------------------------------------------------------------------
 
 
 def test_nothing_but_the_account_if_no_row_can_be_read(tmp_path):
@@ -169,20 +380,29 @@ def test_notes_reach_the_account(tmp_path):
 
 def test_refused_before_anything_is_read(source, tmp_path):
     assert "ends in .arrow" in reason(source, tmp_path / "out.parquet")
+    assert "make a folder" in reason(source, tmp_path / "out.arrow", shard_format="parquet")
     copy = tmp_path / "copy.arrow"
     copy.symlink_to(source)
     assert "overwrite" in reason(source, copy)
-    assert "at least one process" in reason(source, tmp_path / "out.arrow", n_processes=0)
-    with pytest.raises(FileNotFoundError):
-        build_store(tmp_path / "no.csv", tmp_path / "out.arrow")
+    assert "at least one worker" in reason(source, tmp_path / "out.arrow", n_processes=0)
+    assert "at least one row" in reason(source, tmp_path / "out.arrow", shard_rows=0)
+    reason(tmp_path / "no.csv", tmp_path / "out.arrow", kind=FileNotFoundError)
     assert "'smiles', 'name'" in reason(
         source, tmp_path / "out.arrow", smiles="structure", n_processes=1
     )
+    (tmp_path / "folder").mkdir()
+    assert "a folder of that name" in reason(source, tmp_path / "folder")
+    assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "copy.arrow", "folder"}
+
+
+def test_damage_in_a_later_row_is_said(tmp_path):
+    (tmp_path / "in.csv").write_text("smiles,name\n" + "C,a\n" * 9 + 'C,"a\n')
+    assert "line 11: the row cannot be read" in reason(tmp_path / "in.csv", tmp_path / "out.arrow")
     assert not (tmp_path / "out.arrow").exists()
 
 
 def test_columns_are_checked_in_a_process_too(source, tmp_path):
-    text = reason(source, tmp_path / "out.arrow", smiles="structure", n_processes=2)
+    text = reason(source, tmp_path / "out", smiles="structure", n_processes=2, shard_rows=50)
     assert "'smiles', 'name'" in text
 
 
@@ -193,7 +413,7 @@ def die(*_, **__):
 def test_a_process_that_dies_is_said(source, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "_read_piece", die)
     with pytest.raises(ChildProcessError, match="died"):
-        build_store(source, tmp_path / "out.arrow", n_processes=2)
+        build_store(source, tmp_path / "out.arrow", n_processes=2, shard_rows=50)
     assert list(tmp_path.iterdir()) == [source]
 
 

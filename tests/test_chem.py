@@ -12,7 +12,7 @@ from conftest import AWKWARD
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem
-from rdkit.Chem import rdDepictor, rdDistGeom
+from rdkit.Chem import rdDepictor, rdDistGeom, rdForceFieldHelpers
 from safetensors.numpy import load_file
 
 from moleblend import chem
@@ -353,8 +353,59 @@ def test_fragments_of_a_salt_lie_apart(smiles):
 def test_the_minimiser_reads_the_clock(monkeypatch):
     clock = itertools.count()
     monkeypatch.setattr(chem, "monotonic", lambda: next(clock))
-    with pytest.raises(MoleculeError, match=r"minimised within 2 s"):
+    with pytest.raises(chem.TooSlowError, match=r"minimised within 2 s"):
         chem.add_positions(read_smiles(DRUGS[0]), limit_s=2.0)
+
+
+def test_energies_are_those_of_the_force_field():
+    """Of MMFF94 where it has parameters, of UFF where only that has them, else unknown."""
+    molecule = chem.add_positions(read_smiles("CCCCO"), seed=1, n_conformers=3)
+    assert molecule.force_field == "MMFF94"
+    mol = Chem.AddHs(Chem.MolFromSmiles("CCCCO"))
+    rdDistGeom.EmbedMolecule(mol, randomSeed=1)
+    ((_, minimum),) = rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(mol, maxIters=2000)
+    assert molecule.energies.dtype == np.float32
+    assert molecule.energies.shape == (3,)
+    assert (abs(molecule.energies - minimum) < 5).all()  # conformers of butanol, in kcal/mol
+    boron = chem.add_positions(read_smiles("CB(O)O"))
+    assert (boron.force_field, boron.energies.shape) == ("UFF", (1,))
+    assert np.isfinite(boron.energies).all()
+    unknown = chem.add_positions(read_smiles("CC.[Rn]"))
+    assert (unknown.force_field, unknown.energies) == ("", None)
+    assert read_smiles("C").energies is None
+
+
+def aligned_rms(one, other):
+    """RMSD after the best rotation (Kabsch)."""
+    one, other = one - one.mean(0), other - other.mean(0)
+    u, s, vt = np.linalg.svd(one.T @ other)
+    s[-1] *= np.sign(np.linalg.det(u @ vt))
+    return np.sqrt(max(((one**2).sum() + (other**2).sum() - 2 * s.sum()) / len(one), 0))
+
+
+def test_pruned_conformers_differ_and_the_best_is_kept():
+    molecule = read_smiles("CC(N)CCO")
+    whole = chem.add_positions(molecule, seed=3, n_conformers=12)
+    pruned = chem.add_positions(molecule, seed=3, n_conformers=12, prune_rms=0.3)
+    assert whole.n_conformers == 12
+    assert 1 < pruned.n_conformers < 12
+    assert (np.diff(pruned.energies) >= 0).all()
+    assert pruned.energies[0] == whole.energies.min()
+    for k, (one, energy) in enumerate(zip(pruned.positions, pruned.energies, strict=True)):
+        (place,) = np.flatnonzero((whole.positions == one).all((1, 2)))
+        assert whole.energies[place] == energy
+        assert all(aligned_rms(one, other) > 0.3 for other in pruned.positions[:k])
+    for one in whole.positions:  # what is gone is near something that was kept
+        assert min(aligned_rms(one, other) for other in pruned.positions) <= 0.3
+
+
+def test_pruning_counts_symmetry():
+    """All geometries of benzene are one, whichever atom is the first."""
+    rigid = chem.add_positions(read_smiles("c1ccccc1"), n_conformers=4, prune_rms=0.2)
+    assert rigid.n_conformers == 1
+    assert chem.add_positions(read_smiles("[H][H]"), n_conformers=2, prune_rms=0.2).n_conformers
+    with pytest.raises(ValueError, match="prune_rms"):
+        chem.add_positions(read_smiles("C"), prune_rms=-1.0)
 
 
 def test_conformers_of_small_seeds_do_not_repeat():
@@ -369,7 +420,7 @@ def test_conformers_of_small_seeds_do_not_repeat():
 def test_conformers_that_cannot_be_had():
     with pytest.raises(MoleculeError, match="finds no geometry"):
         chem.add_positions(read_smiles("C1#CC#CC#C1"))
-    with pytest.raises(MoleculeError, match=r"embedded within 0\.5 s"):
+    with pytest.raises(chem.TooSlowError, match=r"embedded within 0\.5 s"):
         chem.add_positions(read_smiles("C" * 120), limit_s=0.5)
     with pytest.raises(ValueError, match="n_conformers"):
         chem.add_positions(read_smiles("C"), n_conformers=0)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from moleblend import checkpoint, cli, pretrain
+from moleblend import build, checkpoint, cli, pretrain
 from moleblend.chem import read_smiles
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import HeadsConfig, Model, ModelConfig, Target
@@ -123,6 +123,60 @@ def test_from_a_table_to_predictions(folder: Path, capfd: pytest.CaptureFixture[
     assert pq.read_table(folder / "out.parquet").column("embedding").null_count == 1
 
 
+def test_a_build_that_is_stopped_and_resumed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = ["data", "build", "chains.csv", "built", "--shard-rows", "10", "--processes", "1"]
+    original = build._Shards.write
+
+    def pressed(self: build._Shards, number: int, *rest: object) -> None:
+        if number == 2:
+            raise KeyboardInterrupt
+        original(self, number, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build._Shards, "write", pressed)
+        assert cli.main(command) == 130
+    kept = "what was built is kept in .built.parts: --resume goes on with it"
+    assert capfd.readouterr().err == f"{kept}\nmoleblend: stopped\n"
+    assert cli.main(command) == 2
+    assert "--resume goes on with it, removing the folder begins" in capfd.readouterr().err
+    assert cli.main([*command, "--resume"]) == 0
+    said = capfd.readouterr().err
+    assert said.startswith(
+        "2 of 3 shards were there already\n30 of 30 rows are in built; 0 rejected"
+    )
+    assert len(MoleculeStore(folder / "built")) == 30
+    assert not (folder / ".built.parts").exists()
+    pretrain = "pretrain recipe.toml --data built --out pre --schedule.steps 2"
+    assert cli.main(pretrain.split()) == 0
+
+
+def test_conformers_are_kept_in_the_users_cache(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    (folder / "two.smi").write_text("CCCCO a\nCC b\n")
+    kept = folder / "cache/moleblend/conformers.sqlite"
+
+    def build(out: str, flags: str) -> list[int]:
+        assert cli.main(f"data build two.smi {out} {flags}".split()) == 0
+        return [molecule.n_conformers for molecule in MoleculeStore(folder / out)]
+
+    assert build("1.arrow", "") == [0, 0]
+    assert build("2.arrow", "--conformers 1 --no-cache") == [1, 1]
+    assert not kept.exists()
+    pruned, one = build("3.arrow", "--conformers 6 --prune-rms 0.2")
+    assert 1 < pruned <= 6
+    assert one == 1
+    assert kept.is_file()
+    assert build("4.arrow", "--conformers 1 --cache other") == [1, 1]
+    assert (folder / "other/conformers.sqlite").is_file()
+    capfd.readouterr()
+    assert cli.main(["data", "build", "two.smi", "5.arrow", "--cache", "other", "--no-cache"]) == 2
+    assert "either a cache (other) or none" in capfd.readouterr().err
+
+
 def test_files_that_are_not_there(refuse: Refuse) -> None:
     missing = "missing.csv: there is no such file"
     assert refuse("train missing.csv --target y --out run") == missing
@@ -186,7 +240,7 @@ def test_truncated_files_and_those_of_another_version(folder: Path, refuse: Refu
     with pa.ipc.new_file(folder / "newer.arrow", newer):
         pass
     said = refuse("pretrain recipe.toml --data newer.arrow --out run")
-    assert "a store of version 9, but this moleblend reads version 1" in said
+    assert "a store of version 9, but this moleblend reads version 2" in said
     model = (folder / "model.safetensors").read_bytes()
     (folder / "cut.safetensors").write_bytes(model[: len(model) // 2])
     for verb in (
@@ -258,6 +312,9 @@ def test_outputs_that_cannot_be(folder: Path, refuse: Refuse) -> None:
     assert "this is a folder" in refuse(f"{predict} folder.csv")
     assert "ends in .npy or" in refuse("embed model.safetensors chains.csv out")
     assert "ends in .arrow" in refuse("data build chains.csv out.store")
+    assert "make a folder" in refuse("data build chains.csv out.arrow --format parquet")
+    assert "no unfinished build" in refuse("data build chains.csv out.arrow --resume")
+    assert "needs engine ray" in refuse("data build chains.csv out.arrow --address 10.0.0.1:6379")
     (folder / "run").mkdir()
     (folder / "run/config.json").write_text("{}")
     occupied = "run holds a run already: --resume continues it, another --out starts a new one"
@@ -282,7 +339,7 @@ def test_a_system_error_is_a_sentence_too(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", str(folder / "out.csv"))
 
-    monkeypatch.setattr("moleblend.tables.write_table", full)
+    monkeypatch.setattr("moleblend.library.write_tables", full)
     said = refuse("predict model.safetensors chains.csv out.csv")
     assert said == f"{folder / 'out.csv'}: No space left on device"
 

@@ -15,7 +15,7 @@ from moleblend.chem import add_positions, read_smiles
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import HeadsConfig, Model, ModelConfig, Target
 from moleblend.molecule import Molecule, MoleculeError
-from moleblend.predict import Predictor, in_batches, in_units, write_embeddings
+from moleblend.predict import Predictor, in_batches, in_units
 from moleblend.tables import read_molecules, read_table, write_table
 
 QM9 = Path(predict.__file__).parent / "data" / "qm9_2000.parquet"
@@ -242,42 +242,6 @@ def test_a_model_without_targets_embeds_only(tmp_path: Path) -> None:
     assert vectors.shape == (3, 16)
     assert np.isnan(vectors[1]).all()
     assert vectors[0] == pytest.approx(vectors[2], abs=1e-5)  # the same molecule
-
-
-def test_embeddings_in_every_kind_of_file(make: Make, tmp_path: Path) -> None:
-    source = tmp_path / "in.csv"
-    source.write_text("smiles,id\nCCO,a\nnonsense,b\nCC,c\n")
-    table, vectors = make("2d").embed_table(source)
-    assert table.column_names == ["smiles", "id", "status", "reason"]
-    for ending in ("npy", "parquet", "csv"):
-        write_embeddings(table, vectors, tmp_path / "new" / f"out.{ending}")
-    out = tmp_path / "new"
-    np.testing.assert_array_equal(np.load(out / "out.npy"), vectors)
-    rows = pa.csv.read_csv(out / "out.npy.rows.csv")
-    assert rows.column("status").to_pylist() == ["ok", "invalid", "ok"]
-    parquet = pq.read_table(out / "out.parquet")
-    lists = parquet.column("embedding").to_pylist()
-    assert lists[1] is None
-    np.testing.assert_array_equal(np.array(lists[2], np.float32), vectors[2])
-    text = pa.csv.read_csv(out / "out.csv")
-    assert text.column_names[4:] == [f"e{k}" for k in range(16)]
-    assert text.column("e3").to_pylist() == [
-        pytest.approx(float(vectors[0, 3])),
-        None,
-        pytest.approx(float(vectors[2, 3])),
-    ]
-
-
-def test_embeddings_do_not_write_over_columns(make: Make, tmp_path: Path) -> None:
-    source = tmp_path / "in.csv"
-    source.write_text("smiles,e1,embedding\nCCO,a,b\n")
-    table, vectors = make("2d").embed_table(source)
-    for ending, name in (("csv", "e1"), ("parquet", "embedding")):
-        with pytest.raises(ValueError, match=f"the input has a column '{name}' already"):
-            write_embeddings(table, vectors, tmp_path / f"out.{ending}")
-    with pytest.raises(ValueError, match=r"tables are written as .*, not \.txt"):
-        write_embeddings(table.select(["smiles"]), vectors, tmp_path / "out.txt")
-    assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []
 
 
 def test_batches_hold_every_molecule_once_and_stay_small() -> None:

@@ -11,12 +11,16 @@ from hypothesis import strategies as st
 
 from moleblend.chem import read_smiles
 from moleblend.molecule import Molecule
-from moleblend.store import MoleculeStore, write_store
+from moleblend.store import MoleculeStore, read_batches, write_manifest, write_store
 
 
-def made(n_atoms=3, n_bonds=2, n_conformers=1, id="ünnamed", smiles="CCO", seed=0):
+def made(
+    n_atoms=3, n_bonds=2, n_conformers=1, id="ünnamed", smiles="CCO", seed=0, has_energies=False
+):
     """A molecule of arbitrary numbers, which is all the store cares about."""
     random = np.random.default_rng(seed)
+    energies = random.normal(size=n_conformers).astype(np.float32)
+    is_known = has_energies and n_conformers > 0
     return Molecule(
         atoms=random.integers(0, 256, (n_atoms, 9), np.uint8),
         bonds=random.integers(0, n_atoms, (n_bonds, 2), np.int32),
@@ -25,6 +29,8 @@ def made(n_atoms=3, n_bonds=2, n_conformers=1, id="ünnamed", smiles="CCO", seed
         id=id,
         smiles=smiles,
         source_atoms=random.integers(0, 2**31 - 1, n_atoms, np.int32),
+        energies=energies if is_known else None,
+        force_field="UFF" if is_known else "",
     )
 
 
@@ -36,6 +42,7 @@ molecules = st.builds(
     id=st.text(),
     smiles=st.text(),
     seed=st.integers(0, 99),
+    has_energies=st.booleans(),
 )
 
 
@@ -107,10 +114,19 @@ def test_index(path):
         assert "there are 10" in reason(store.__getitem__, index, kind=IndexError)
 
 
-def test_arrays_are_views_of_the_mapped_file(path):
+def test_arrays_are_views_of_the_mapped_file(path, monkeypatch):
+    maps = []
+    opened = pa.memory_map
+
+    def remembered(name):
+        maps.append(opened(name))
+        return maps[-1]
+
+    monkeypatch.setattr(pa, "memory_map", remembered)
     store = MoleculeStore(path)
-    store._map.seek(0)
-    mapped = np.frombuffer(store._map.read_buffer(), np.uint8)
+    (one,) = maps
+    one.seek(0)
+    mapped = np.frombuffer(one.read_buffer(), np.uint8)
     assert mapped.nbytes == path.stat().st_size
     for molecule in store:
         for field in fields(Molecule):
@@ -160,6 +176,8 @@ def test_fingerprint_is_that_of_the_content(tmp_path):
         [three[0], moved, three[2]],
         [three[0], replace(three[1], id="4"), three[2]],
         [replace(three[0], id="0C", smiles="CO"), *three[1:]],
+        [replace(three[0], energies=np.ones(1, np.float32)), *three[1:]],
+        [replace(three[0], force_field="UFF"), *three[1:]],
         [],
     ]
     assert len({whole, *map(fingerprint, others)}) == len(others) + 1
@@ -204,7 +222,7 @@ def test_not_a_store(tmp_path):
 
 def test_other_versions(path):
     assert len(MoleculeStore(rewritten(path))) == 10
-    assert "version 7, but this moleblend reads version 1" in reason(
+    assert "version 7, but this moleblend reads version 2" in reason(
         MoleculeStore, rewritten(path, version="7")
     )
     assert "features 'cip-9', but this moleblend knows cip-1 and ogb-1" in reason(
@@ -240,3 +258,49 @@ def test_an_open_store_survives_its_replacement(path):
     write_store([made()], Path(path), features="cip-1")
     assert store[9].id == "m9"
     assert len(MoleculeStore(path)) == 1
+
+
+# --- folders of shards ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The ten molecules of `path`, and no others, in three shards of which one is empty."""
+    given = [made(n_atoms=i + 1, n_conformers=i % 3, id=f"m{i}", seed=i) for i in range(10)]
+    for number, part in enumerate((given[:4], [], given[4:])):
+        write_store(part, tmp_path / "ten" / f"shard-{number}.arrow", features="cip-1")
+    shards = sorted((tmp_path / "ten").iterdir())
+    write_manifest(tmp_path / "ten", shards, features="cip-1")
+    return tmp_path / "ten"
+
+
+def test_a_folder_is_the_store_that_a_file_is(folder, path):
+    ours, whole = MoleculeStore(folder), MoleculeStore(path)
+    assert ours.fingerprint == whole.fingerprint
+    assert_same(list(ours), list(whole))
+    assert ours[-7].id == "m3"
+    assert_same(list(pickle.loads(pickle.dumps(ours))), list(whole))
+
+
+def test_a_folder_that_is_not_whole(folder, tmp_path):
+    told = (folder / "store.json").read_text()
+    (tmp_path / "empty").mkdir()
+    assert "not a folder of shards" in reason(MoleculeStore, tmp_path / "empty")
+    for damaged in (told[:-20], "{}", "[]", told.replace("fingerprint", "print")):
+        (folder / "store.json").write_text(damaged)
+        assert "missing or damaged" in reason(MoleculeStore, folder)
+    (folder / "store.json").write_text(told.replace('"version": "2"', '"version": "3"'))
+    assert "a store of version 3" in reason(MoleculeStore, folder)
+    (folder / "store.json").write_text(told)
+    write_store([made()], folder / "shard-0.arrow", features="cip-1")
+    assert "7 molecules in the shards, but store.json says 10" in reason(MoleculeStore, folder)
+    (folder / "shard-2.arrow").unlink()
+    assert "shard-2.arrow: the file is truncated or not a" in reason(MoleculeStore, folder)
+
+
+def test_batches_of_a_file_that_is_no_store(tmp_path):
+    for name in ("t.arrow", "t.parquet"):
+        (tmp_path / name).write_text("smiles\nC\n")
+        assert "not a moleblend store" in reason(
+            lambda path: list(read_batches(path)), tmp_path / name
+        )

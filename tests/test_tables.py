@@ -1,4 +1,5 @@
 import gzip
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +103,6 @@ def test_ragged_rows_stay_and_say_so(tmp_path):
     assert items[2] == Rejected(3, "row 3", "the row has 3 cells, the header has 2")
 
 
-def test_a_quote_that_never_ends_is_refused_where_it_begins(tmp_path):
-    path = write(tmp_path / "t.csv", 'smiles,name\nC,a\nCC,"b\nCCC,c\n')
-    assert "line 3" in reason(read_table, path)
-
-
 def test_latin_1_is_read_and_noted(tmp_path):
     path = write(tmp_path / "t.csv", "smiles,name\nC,Müller\n", encoding="latin-1")
     table = read_table(path)
@@ -145,28 +141,100 @@ def test_parquet_keeps_types(tmp_path):
     assert read_table(tmp_path / "t.parquet").columns.equals(columns)
 
 
-@pytest.mark.parametrize("ending", [".csv", ".sdf", ".parquet"])
-@pytest.mark.parametrize("n_rows", [1, 3, 7, 100])
-def test_pieces_are_the_table(tmp_path, ending, n_rows):
-    path = tmp_path / f"t{ending}"
-    if ending == ".sdf":
-        write(path, "".join(record(METHANOL, y=str(i)) for i in range(7)))
-    else:
-        ragged = "x," if ending == ".csv" else ""
-        text = "smiles,y\n" + "".join(f"{'C' * i},{i}\n" for i in range(1, 7)) + f"C,{ragged}7\n"
-        table = read_table(write(tmp_path / "t.csv", text))
-        write_table(table.columns, path) if ending == ".parquet" else None
+AWKWARD_FILES = {
+    "ragged.csv": b"smiles,y\nC,1\nCC\n\nCCC,1,2\n  \nCCCC,4,\nO,5\nN,6\n",
+    "quoted.csv": b"\xef\xbb\xbfsmiles,note\r\n"
+    b'C,"a\r\n\r\nb"\r\n\r\nCC,"x ""y"",z"\rN,\r\nO,1\nS,2',
+    "no rows.csv": b"smiles,y\n",
+    "latin.tsv": "smiles\tname\nC\tMüller\nCC\ta\nCCC\tb\n".encode("latin-1"),
+    "lines.smi": b"CC\tan ethane \n\n C\r\nO  water\n\t\nN\rS x y z",
+    "blocks.sdf": "".join(
+        record(block, **named)
+        for block, named in [(METHANOL, {"y": 1}), (BROKEN, {}), (METHANOL, {"y": 2, "z": 3})] * 2
+    ).encode(),
+}
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 3, 5, 100])
+@pytest.mark.parametrize("name", [*AWKWARD_FILES, "ragged.csv.gz", "lines.smi.gz", "blocks.sdf.gz"])
+def test_pieces_are_the_table(tmp_path, name, n_rows):
+    data = AWKWARD_FILES[name.removesuffix(".gz")]
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    assert_pieces_are_the_table(path, n_rows)
+
+
+def assert_pieces_are_the_table(path, n_rows):
     whole = read_table(path)
-    n_found, pieces = read_pieces(path, n_rows)
-    pieces = list(pieces)
-    assert n_found == 7
-    assert max(map(len, pieces)) == min(n_rows, 7)
-    assert [row for piece in pieces for row in cells(piece)] == cells(whole)
-    assert [piece.place(row) for piece in pieces for row in range(len(piece))] == [
-        whole.place(row) for row in range(7)
-    ]
-    rejected = [m for p in pieces for m in read(p) if isinstance(m, Rejected)]
-    assert rejected == [m for m in read(whole) if isinstance(m, Rejected)]
+    pieces = list(read_pieces(path, n_rows))
+    assert [len(piece) for piece in pieces[:-1]] == [n_rows] * (len(pieces) - 1)
+    assert 0 < len(pieces[-1]) <= n_rows or len(whole) == 0
+    seen = 0
+    for piece in pieces:
+        assert piece.n_before == seen
+        assert piece.notes == whole.notes
+        same = whole.piece(seen, seen + len(piece))
+        assert (piece.flaws, piece.lines, piece.blocks) == (same.flaws, same.lines, same.blocks)
+        assert piece.columns.equals(same.columns)
+        seen += len(piece)
+    assert seen == len(whole)
+    shares = [piece.share_read for piece in pieces]
+    assert shares == sorted(shares)
+    assert len(whole) == 0 or shares[-1] == 1.0
+
+
+@pytest.mark.parametrize("n_rows", [1, 4, 7, 100])
+def test_pieces_of_parquet_cross_row_groups(tmp_path, n_rows):
+    columns = pa.table(
+        {
+            "smiles": pa.array(["C", None, "CC"] * 7).dictionary_encode(),
+            "v": pa.array([[1.5, 2], None, []] * 7, pa.list_(pa.float32())),
+        }
+    )
+    pq.write_table(columns, tmp_path / "t.parquet", row_group_size=6)
+    assert_pieces_are_the_table(tmp_path / "t.parquet", n_rows)
+    pq.write_table(columns.slice(0, 0), tmp_path / "t.parquet")
+    assert_pieces_are_the_table(tmp_path / "t.parquet", n_rows)
+
+
+cell_texts = st.text(st.sampled_from('C1 ,"\n\r\t\u00e9\ufeff'), max_size=6)
+
+
+@settings(deadline=None)  # the disk sets the pace
+@given(text=cell_texts, n_rows=st.integers(1, 3), encoding=st.sampled_from(["utf-8", "latin-1"]))
+@pytest.mark.parametrize("ending", [".csv", ".smi"])
+def test_pieces_of_any_text_are_the_table(tmp_path_factory, ending, text, n_rows, encoding):
+    path = tmp_path_factory.mktemp("any") / f"t{ending}"
+    path.write_bytes(text.encode(encoding, errors="replace"))
+    try:
+        read_table(path)
+    except ValueError as error:
+        refused = str(error)
+    else:
+        assert_pieces_are_the_table(path, n_rows)
+        return
+    assert reason(lambda: list(read_pieces(path, n_rows))) == refused
+
+
+def test_only_a_piece_is_in_memory(tmp_path):
+    path = write(tmp_path / "t.csv", "smiles,y\n" + "CCCCCCCCCC,1234567890\n" * 100_000)
+    pieces = read_pieces(path, 100)
+    next(pieces)
+    tracemalloc.start()
+    for _ in range(300):
+        next(pieces)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 500_000 < path.stat().st_size
+
+
+def test_what_was_read_before_the_damage_has_been_given(tmp_path):
+    path = tmp_path / "t.sdf.gz"
+    path.write_bytes(gzip.compress(record(METHANOL).encode() * 99)[:-9])
+    pieces = read_pieces(path, 40)
+    assert len(next(pieces)) == 40
+    assert "ends too early" in reason(list, pieces)
+    assert "at least one row" in reason(read_pieces, path, 0)
 
 
 @pytest.mark.parametrize(
@@ -399,3 +467,32 @@ def test_moleculenet_files(data_folder, name, n_rows, smiles, label, n_missing):
     assert find_smiles_column(table) == smiles
     if label:
         assert np.isnan(numbers(table, label)).sum() == n_missing
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, None])
+def test_an_unclosed_quote_costs_one_row(tmp_path, n_rows):
+    """It would take all rows behind it into one cell."""
+    text = 'smiles,y\nC,1\n"CC,2\nCCC,3\n"C",4\n"a\nb",5\n"C"C,6\nCN,7\n'
+    path = write(tmp_path / "t.csv", text)
+    tables = list(read_pieces(path, n_rows))
+    rows = [row for table in tables for row in cells(table)]
+    assert rows == [
+        ("C", "1"),
+        ('"CC,2', ""),
+        ("CCC", "3"),
+        ("C", "4"),
+        ("a\nb", "5"),
+        ('"C"C,6', ""),
+        ("CN", "7"),
+    ]
+    assert [line for table in tables for line in table.lines or ()] == [2, 3, 4, 5, 6, 8, 9]
+    flaws = {t.n_before + row: text for t in tables for row, text in t.flaws.items()}
+    assert flaws.keys() == {1, 5}
+    assert all(flaw.startswith("cannot be read: ") for flaw in flaws.values())
+    items = [item for table in tables for item in read_molecules(table)]
+    assert [type(item) for item in items].count(Rejected) == 3  # and a SMILES of two lines
+
+
+def test_a_header_that_cannot_be_read(tmp_path):
+    text = reason(read_table, write(tmp_path / "t.csv", '"smiles,y\nC,1\n'))
+    assert text.startswith(f"{tmp_path / 't.csv'}, line 1: cannot be read: ")

@@ -11,11 +11,12 @@ from rich.table import Table as RichTable
 
 from moleblend import __version__
 from moleblend.data_verbs import data
-from moleblend.terminal import SHOWN, Argument, call, check_out, parse, print_verbs, say
+from moleblend.engines import Engine
+from moleblend.terminal import SHOWN, Argument, call, check_out, parse, print_verbs, progress, say
 
 if TYPE_CHECKING:
+    from moleblend.library import FileAccount
     from moleblend.recovery import Score
-    from moleblend.tables import Table
 
 ViewsFlag = Literal["2d", "3d", "both"]
 ErrorsFlag = Literal["keep", "skip", "raise"]
@@ -105,8 +106,7 @@ def _train(arguments: list[str]) -> None:
 
 
 def _predict(arguments: list[str]) -> None:
-    from moleblend.predict import Predictor
-    from moleblend.tables import write_table
+    from moleblend.library import predict_file
 
     def run(
         model: Annotated[Argument[Path], tyro.conf.arg(metavar="MODEL")],
@@ -115,6 +115,9 @@ def _predict(arguments: list[str]) -> None:
         views: ViewsFlag | None = None,
         smiles: str | None = None,
         errors: ErrorsFlag = "keep",
+        engine: Engine = "processes",
+        processes: int = 1,
+        address: str | None = None,
     ) -> None:
         """Predict the targets of a fine-tuned model: every input row comes back, in order.
 
@@ -125,18 +128,31 @@ def _predict(arguments: list[str]) -> None:
             views: what of each molecule is used; by default what the model was trained to see.
             smiles: the SMILES column; found by name by default.
             errors: rows that cannot be used are kept with their reason, skipped, or end the run.
+            engine: processes of this machine, or the workers of Ray (pip install 'moleblend[ray]').
+            processes: 1 uses all cores by threads; several suit machines of many cores.
+            address: of a Ray cluster; by default Ray is started on this machine.
         """
         check_out(out, source, (".csv", ".tsv", ".parquet"))
-        predictor = Predictor(model)
-        table = predictor.predict(_read(source), views=views, smiles=smiles, errors=errors)
-        write_table(table, out)
-        _print_statuses(table.column("status").to_pylist(), out)
+        with progress(f"reading {source}") as tell:
+            account = predict_file(
+                model,
+                source,
+                out,
+                views=views,
+                smiles=smiles,
+                errors=errors,
+                engine=engine,
+                n_processes=processes,
+                address=address,
+                on_progress=tell,
+            )
+        _print_account(account, out)
 
     call(run, "predict", arguments)
 
 
 def _embed(arguments: list[str]) -> None:
-    from moleblend.predict import Predictor, write_embeddings
+    from moleblend.library import embed_file
 
     def run(
         model: Annotated[Argument[Path], tyro.conf.arg(metavar="MODEL")],
@@ -145,6 +161,9 @@ def _embed(arguments: list[str]) -> None:
         views: ViewsFlag | None = None,
         smiles: str | None = None,
         errors: ErrorsFlag = "keep",
+        engine: Engine = "processes",
+        processes: int = 1,
+        address: str | None = None,
     ) -> None:
         """Write one vector per molecule.
 
@@ -156,13 +175,25 @@ def _embed(arguments: list[str]) -> None:
             views: what of each molecule is used; by default what the model was trained to see.
             smiles: the SMILES column; found by name by default.
             errors: rows that cannot be used are kept with their reason, skipped, or end the run.
+            engine: processes of this machine, or the workers of Ray (pip install 'moleblend[ray]').
+            processes: 1 uses all cores by threads; several suit machines of many cores.
+            address: of a Ray cluster; by default Ray is started on this machine.
         """
         check_out(out, source, (".npy", ".csv", ".tsv", ".parquet"))
-        table, vectors = Predictor(model).embed_table(
-            _read(source), views=views, smiles=smiles, errors=errors
-        )
-        write_embeddings(table, vectors, out)
-        _print_statuses(table.column("status").to_pylist(), out)
+        with progress(f"reading {source}") as tell:
+            account = embed_file(
+                model,
+                source,
+                out,
+                views=views,
+                smiles=smiles,
+                errors=errors,
+                engine=engine,
+                n_processes=processes,
+                address=address,
+                on_progress=tell,
+            )
+        _print_account(account, out)
 
     call(run, "embed", arguments)
 
@@ -224,16 +255,6 @@ _ABOUT = {
 }
 
 
-def _read(source: Path) -> "Table":
-    """Read a table and tell what there is to be said about it."""
-    from moleblend.tables import read_table
-
-    table = read_table(source)
-    for note in table.notes:
-        say(note)
-    return table
-
-
 def _sentence(error: Exception) -> str:
     """Say in one line what an error says."""
     if isinstance(error, OSError) and error.strerror:  # raised by the system, not by us
@@ -272,10 +293,11 @@ def _print_metrics(part: str, metrics: dict[str, dict[str, float | None]]) -> No
         say(f"{part}  {target}  {told}")
 
 
-def _print_statuses(statuses: list[str], out: Path) -> None:
-    counts = {status: statuses.count(status) for status in dict.fromkeys(statuses)}
-    told = ", ".join(f"{count:,} {status}" for status, count in counts.items())
-    say(f"{len(statuses):,} rows written to {out}" + (f": {told}" if told else ""))
+def _print_account(account: "FileAccount", out: Path) -> None:
+    for note in account.notes:
+        say(note)
+    told = ", ".join(f"{count:,} {status}" for status, count in account.statuses.items())
+    say(f"{account.n_rows:,} rows written to {out}" + (f": {told}" if told else ""))
 
 
 if __name__ == "__main__":

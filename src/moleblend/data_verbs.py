@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
+from moleblend.engines import Engine
 from moleblend.molecule import FeatureVersion
-from moleblend.terminal import SHOWN, Argument, call, print_verbs, say
+from moleblend.terminal import Argument, call, print_verbs, progress, say
+
+ShardFormatFlag = Literal["arrow", "parquet"]
 
 
 def data(arguments: list[str]) -> None:
@@ -25,48 +28,79 @@ def data(arguments: list[str]) -> None:
 
 def _build(
     source: Annotated[Argument[Path], tyro.conf.arg(name="in", metavar="IN")],
-    out: Annotated[Argument[Path], tyro.conf.arg(metavar="OUT.arrow")],
+    out: Annotated[Argument[Path], tyro.conf.arg(metavar="OUT")],
     features: FeatureVersion = "cip-1",
-    processes: int | None = None,
     conformers: int = 0,
     seed: int = 0,
-    smiles: str | None = None,
+    prune_rms: float = 0.0,
     limit_s: float = 20.0,
+    cache: Path | None = None,
+    no_cache: bool = False,
+    smiles: str | None = None,
+    shard_rows: int = 16_384,
+    shard_format: Annotated[ShardFormatFlag, tyro.conf.arg(name="format")] = "arrow",
+    engine: Engine = "processes",
+    processes: int | None = None,
+    address: str | None = None,
+    resume: bool = False,
 ) -> None:
     """Build a store for pretraining: moleblend data build IN OUT.arrow.
 
     Args:
         source: csv, tsv, smi, sdf (also .gz) or parquet file of molecules.
-        out: the store; OUT.rejected.csv beside it accounts for every row that did not make it.
+        out: the store: OUT.arrow is one file, OUT a folder of shards. OUT.rejected.csv beside it
+            accounts for every row that did not make it.
         features: cip-1 (default), or ogb-1 for the published configuration.
-        processes: one for each core by default.
         conformers: geometries to compute for each molecule that comes without.
         seed: of the conformers.
-        smiles: the SMILES column; found by name by default.
+        prune_rms: of conformers within this RMSD (in angstrom) one is kept; 0 keeps all.
         limit_s: seconds after which the conformers of one molecule are given up.
+        cache: folder of conformers computed before; by default the user's cache folder.
+        no_cache: neither use nor keep computed conformers.
+        smiles: the SMILES column; found by name by default.
+        shard_rows: rows in a shard; what a killed build loses at most.
+        shard_format: parquet writes a folder of shards for other tools only.
+        engine: processes of this machine, or the workers of Ray (pip install 'moleblend[ray]').
+        processes: one for each core by default.
+        address: of a Ray cluster; by default Ray is started on this machine.
+        resume: go on with a build that was stopped.
     """
-    from rich.progress import Progress
+    from moleblend.build import build_store, count_unfinished, parts_folder
+    from moleblend.conformers import ConformerConfig, cache_folder
 
-    from moleblend.build import build_store
-
-    with Progress(console=SHOWN, transient=True, disable=not SHOWN.is_terminal) as bar:
-        task = bar.add_task(f"reading {source}", total=None)
-        account = build_store(
-            source,
-            out,
-            features=features,
-            n_processes=processes,
-            n_conformers=conformers,
-            seed=seed,
-            smiles=smiles,
-            limit_s=limit_s,
-            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+    if cache is not None and no_cache:
+        raise ValueError(f"either a cache ({cache}) or none, not both")
+    wanted = None
+    if conformers:
+        kept_in = None if no_cache else cache or cache_folder()
+        wanted = ConformerConfig(conformers, seed, prune_rms, limit_s, kept_in)
+    n_before = count_unfinished(out)
+    try:
+        with progress(f"reading {source}") as tell:
+            account = build_store(
+                source,
+                out,
+                features=features,
+                conformers=wanted,
+                smiles=smiles,
+                shard_rows=shard_rows,
+                shard_format=shard_format,
+                engine=engine,
+                n_processes=processes,
+                address=address,
+                resume=resume,
+                on_progress=tell,
+            )
+    finally:
+        if count_unfinished(out) > n_before:
+            say(f"what was built is kept in {parts_folder(out)}: --resume goes on with it")
     for note in account.notes:
         say(note)
+    if account.n_resumed:
+        say(f"{account.n_resumed:,} of {account.n_shards:,} shards were there already")
     say(
         f"{account.n_written:,} of {account.n_rows:,} rows are in {out}; "
-        f"{len(account.rejected):,} rejected, {len(account.flat):,} without the geometry asked "
+        f"{account.n_rejected:,} rejected, {account.n_flat:,} without the geometry asked "
         f"for: {out}.rejected.csv"
     )
 

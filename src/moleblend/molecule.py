@@ -62,6 +62,8 @@ class Molecule:
         source_atoms: for each atom, its index (hydrogens counted) in the input the molecule was
             read from.
         features: the version of the features.
+        energies: of the geometries, in kcal/mol by `force_field`; None where they are not known.
+        force_field: MMFF94 or UFF, whose energies cannot be compared; empty where there are none.
     """
 
     atoms: UInt8[np.ndarray, "n 9"]
@@ -72,6 +74,8 @@ class Molecule:
     smiles: str
     source_atoms: Int32[np.ndarray, " n"]
     features: FeatureVersion = "cip-1"
+    energies: Float32[np.ndarray, " c"] | None = None
+    force_field: str = ""
 
     def __post_init__(self) -> None:
         """Refuse a record that no later step could use."""

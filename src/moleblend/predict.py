@@ -16,7 +16,6 @@ from moleblend import checkpoint
 from moleblend.batch import Batch, collate
 from moleblend.blending import Blend, Views, show
 from moleblend.chem import add_positions
-from moleblend.files import replacing
 from moleblend.heads import Target
 from moleblend.molecule import FeatureVersion, Molecule, MoleculeError
 from moleblend.tables import (
@@ -25,7 +24,6 @@ from moleblend.tables import (
     read_molecules,
     read_table,
     smiles_table,
-    write_table,
 )
 
 Errors = Literal["keep", "skip", "raise"]
@@ -303,38 +301,3 @@ def _joined(
     for name, values in added.items():
         columns = columns.append_column(name, values)
     return columns.take(_kept(rows, errors))
-
-
-def write_embeddings(
-    table: pa.Table, vectors: Float32[np.ndarray, "n d"], path: str | Path
-) -> None:
-    """Write rows and their vectors.
-
-    Args:
-        table: the rows, as `Predictor.embed_table` gives them.
-        vectors: one per row; NaN where the row cannot be used.
-        path: ending in .parquet (a column `embedding`), .csv or .tsv (columns e0, e1, ...), or .npy
-            (the vectors alone, float32; the rows then go to PATH.rows.csv).
-
-    Raises:
-        ValueError: the path ends otherwise, or a row has a column of such a name.
-    """
-    path = Path(path)
-    if path.suffix == ".npy":
-        write_table(table, path.with_name(f"{path.name}.rows.csv"))
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.save(file, vectors)
-        return
-    if path.suffix == ".parquet":
-        is_unknown = pa.array(np.isnan(vectors).any(1))
-        flat = pa.array(vectors.ravel())
-        added = {
-            "embedding": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1], mask=is_unknown)
-        }
-    else:
-        added = {f"e{k}": pa.array(column, from_pandas=True) for k, column in enumerate(vectors.T)}
-    for name, column in added.items():
-        if name in table.column_names:
-            raise ValueError(f"{path}: the input has a column {name!r} already; rename it")
-        table = table.append_column(name, column)
-    write_table(table, path)

@@ -31,7 +31,7 @@ from torch import Tensor
 from moleblend import __version__, checkpoint
 from moleblend.batch import Batch, collate
 from moleblend.blending import draw_blend
-from moleblend.build import build_store
+from moleblend.build import build_store, count_unfinished
 from moleblend.config import from_dict, to_dict
 from moleblend.files import replacing
 from moleblend.heads import Model, ModelConfig
@@ -397,17 +397,18 @@ def _find_data(config: PretrainConfig, console: Console, *, is_resumed: bool) ->
     data = Path(config.data)
     if not config.data:
         raise ValueError("no data: --data names a store or a file of molecules")
-    if data.suffix == ".arrow":
+    if data.suffix == ".arrow" or data.is_dir():
         return data
     built = Path(config.out) / "data.arrow"
     if not (is_resumed and built.is_file()):
         with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-            task = bar.add_task(f"building {built}", total=None)
+            task = bar.add_task(f"building {built}", total=1)
             account = build_store(
                 data,
                 built,
                 features=config.encoder.features,
-                on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+                resume=count_unfinished(built) > 0,
+                on_progress=lambda _, share: bar.update(task, completed=share),
             )
         console.print(
             f"{account.n_written:,} of {account.n_rows:,} rows are in {built}", soft_wrap=True

@@ -1,21 +1,29 @@
-"""Many molecules in one memory-mapped Arrow file, each read as views of the file."""
+"""Many molecules in memory-mapped Arrow files, each read as views of its file.
+
+A store is one Arrow IPC file, or a folder of such files (shards) with a `store.json` that says what
+belongs to it.
+"""
 
 import hashlib
+import json
 import operator
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import SupportsIndex, cast, get_args
+from typing import Any, SupportsIndex, cast, get_args
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from moleblend.files import replacing
 from moleblend.molecule import FeatureVersion, Molecule
 
-_FORMAT = b"moleblend-store"
-_SCHEMA_VERSION = b"1"
+STORE_VERSION = "2"
+_FORMAT = "moleblend-store"
+_MANIFEST = "store.json"
 
 # Flat lists: the shapes follow from the number of atoms. Large ones: no limit on values in a batch.
 _ARRAYS = {
@@ -23,9 +31,10 @@ _ARRAYS = {
     "bonds": np.dtype(np.int32),
     "bond_features": np.dtype(np.uint8),
     "positions": np.dtype(np.float32),
+    "energies": np.dtype(np.float32),
     "source_atoms": np.dtype(np.int32),
 }
-_TEXTS = ("id", "smiles")
+_TEXTS = ("id", "smiles", "force_field")
 
 
 def write_store(
@@ -51,26 +60,131 @@ def write_store(
     """
     if batch_size < 1:
         raise ValueError(f"a batch has at least one molecule, not {batch_size}")
-    schema = _schema(features)
-    remaining, n_written, content = iter(molecules), 0, hashlib.sha256(features.encode())
-    with (
-        replacing(Path(path)) as temporary,
-        pa.OSFile(str(temporary), "wb") as sink,
-        pa.ipc.new_file(sink, schema) as writer,
-    ):
-        while batch := list(islice(remaining, batch_size)):
-            for molecule in batch:
-                if molecule.features != features:
-                    raise ValueError(
-                        f"{molecule.id}: its features are {molecule.features}, "
-                        f"those of the store {features}"
-                    )
-                _add_to(content, molecule)
-            writer.write_batch(_record_batch(batch, schema))
-            n_written += len(batch)
-        # The hash is known only now, too late for the schema: an empty batch carries it.
-        writer.write_batch(_record_batch([], schema), {"sha256": content.hexdigest()})
+    remaining = iter(molecules)
+    groups = iter(lambda: list(islice(remaining, batch_size)), [])
+    return write_batches((pack(group, features) for group in groups), path, features=features)
+
+
+def pack(molecules: Sequence[Molecule], features: FeatureVersion) -> pa.RecordBatch:
+    """Put molecules into a record batch of a store.
+
+    Raises:
+        ValueError: a molecule has another feature version.
+    """
+    for molecule in molecules:
+        if molecule.features != features:
+            raise ValueError(
+                f"{molecule.id}: its features are {molecule.features}, "
+                f"those of the store {features}"
+            )
+    columns: list[pa.Array] = [
+        _ragged([getattr(molecule, name) for molecule in molecules], kind)
+        for name, kind in _ARRAYS.items()
+    ]
+    for name in _TEXTS:
+        texts = [getattr(molecule, name) for molecule in molecules]
+        columns += [pa.array(texts, pa.large_string())]
+    return pa.record_batch(columns, schema=_schema(features))
+
+
+def write_batches(
+    batches: Iterable[pa.RecordBatch], path: str | Path, *, features: FeatureVersion
+) -> int:
+    """Write record batches of `pack` to a store, whole or not at all, one after the other.
+
+    Args:
+        batches: any number; empty ones are left out.
+        path: the file. With the ending .parquet it is an export for other tools, with the same
+            columns, which `MoleculeStore` does not read.
+        features: the feature version.
+
+    Returns:
+        The number of molecules written.
+    """
+    path, schema = Path(path), _schema(features)
+    n_written, content = 0, _Content(features)
+    with replacing(path) as temporary:
+        if path.suffix == ".parquet":
+            with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+                for batch in batches:
+                    if batch.num_rows:
+                        writer.write_batch(batch)
+                        n_written += batch.num_rows
+            return n_written
+        with (
+            pa.OSFile(str(temporary), "wb") as sink,
+            pa.ipc.new_file(sink, schema) as writer,
+        ):
+            for batch in batches:
+                if batch.num_rows:
+                    content.add(batch)
+                    writer.write_batch(batch)
+                    n_written += batch.num_rows
+            # The hash is known only now, too late for the schema: an empty batch carries it.
+            writer.write_batch(pack([], features), {"sha256": content.hexdigest()})
     return n_written
+
+
+def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    """Read the record batches of a file of `write_batches`, one in memory at a time.
+
+    Raises:
+        ValueError: it is truncated, not a store, or one of another version.
+    """
+    try:
+        if path.suffix == ".parquet":
+            with pq.ParquetFile(path) as file:
+                _check(path, file.schema_arrow)
+                yield from file.iter_batches(1024)
+            return
+        # Read, not mapped: a mapped file counts as memory of this process.
+        with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as reader:
+            _check(path, reader.schema)
+            for index in range(reader.num_record_batches):
+                if (batch := reader.get_batch(index)).num_rows:
+                    yield batch
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _unreadable(path) from error
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    """What `store.json` says about a folder of shards.
+
+    Attributes:
+        format: always the same.
+        version: of the schema.
+        features: the feature version of all molecules.
+        shards: names of the files, in the order of the molecules.
+        n_molecules: in all of them.
+        fingerprint: as of a store that is one file.
+    """
+
+    format: str
+    version: str
+    features: str
+    shards: tuple[str, ...]
+    n_molecules: int
+    fingerprint: str
+
+
+def write_manifest(folder: Path, shards: Sequence[Path], *, features: FeatureVersion) -> None:
+    """Make a store of the files in a folder, which are read through once for the fingerprint."""
+    content, n_molecules = _Content(features), 0
+    for shard in shards:
+        for batch in read_batches(shard):
+            content.add(batch)
+            n_molecules += batch.num_rows
+    manifest = _Manifest(
+        format=_FORMAT,
+        version=STORE_VERSION,
+        features=features,
+        shards=tuple(shard.name for shard in shards),
+        n_molecules=n_molecules,
+        fingerprint=content.hexdigest(),
+    )
+    with replacing(folder / _MANIFEST) as temporary:
+        temporary.write_text(json.dumps(asdict(manifest), indent=1) + "\n", encoding="utf-8")
 
 
 class MoleculeStore:
@@ -80,10 +194,11 @@ class MoleculeStore:
     store can be sent to other processes: they map the file anew.
 
     Attributes:
-        path: the file.
+        path: the file, or the folder of shards.
         features: the feature version of its molecules.
         fingerprint: SHA-256 over the feature version and all molecules in order, computed while
-            writing. Stores with the same molecules have the same one, in whatever batches.
+            writing. Stores with the same molecules have the same one, in whatever batches and
+            shards.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -92,25 +207,41 @@ class MoleculeStore:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).resolve()
-        if not self.path.is_file():
+        self._chunks: list[_Chunk] = []
+        if self.path.is_dir():
+            manifest = _read_manifest(self.path)
+            self.features = _known(self.path, manifest.version, manifest.features)
+            for shard in manifest.shards:
+                self._add_file(self.path / shard)
+            self.fingerprint = manifest.fingerprint
+        elif self.path.is_file():
+            self.features, self.fingerprint = self._add_file(self.path)
+        else:
             raise FileNotFoundError(f"{path}: there is no such store")
-        try:
-            self._map = pa.memory_map(str(self.path))
-            reader = pa.ipc.open_file(self._map)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise _unreadable(self.path) from error
-        self.features = _check(self.path, reader.schema)
-        if reader.num_record_batches == 0:
-            raise _unreadable(self.path)
-        *batches, last = range(reader.num_record_batches)
-        metadata = reader.get_batch_with_custom_metadata(last).custom_metadata
-        if metadata is None or b"sha256" not in metadata:
-            raise _unreadable(self.path)
-        self.fingerprint = metadata[b"sha256"].decode()
-        self._chunks = [_Chunk(reader.get_batch(index), self.features) for index in batches]
         ends = np.cumsum([len(chunk) for chunk in self._chunks], dtype=np.int64).tolist()
         self._starts = [0, *ends[:-1]]
         self._n_molecules = ends[-1] if ends else 0
+        if self.path.is_dir() and self._n_molecules != manifest.n_molecules:
+            raise ValueError(
+                f"{self.path}: {self._n_molecules} molecules in the shards, but {_MANIFEST} says "
+                f"{manifest.n_molecules}"
+            )
+
+    def _add_file(self, path: Path) -> tuple[FeatureVersion, str]:
+        """Map one file; give its feature version and fingerprint."""
+        try:
+            reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise _unreadable(path) from error
+        features = _check(path, reader.schema)
+        if reader.num_record_batches == 0:
+            raise _unreadable(path)
+        *batches, last = range(reader.num_record_batches)
+        metadata = reader.get_batch_with_custom_metadata(last).custom_metadata
+        if metadata is None or b"sha256" not in metadata:
+            raise _unreadable(path)
+        self._chunks += [_Chunk(reader.get_batch(index), features) for index in batches]
+        return features, metadata[b"sha256"].decode()
 
     def __len__(self) -> int:
         return self._n_molecules
@@ -144,17 +275,19 @@ class _Chunk:
         self._texts = []
         for name in _TEXTS:
             _, offsets, letters = batch.column(name).buffers()
-            self._texts.append((memoryview(offsets).cast("q"), memoryview(letters)))
+            self._texts.append((memoryview(offsets).cast("q"), memoryview(letters or b"")))
 
     def __len__(self) -> int:
         return self._n_rows
 
     def molecule(self, row: int) -> Molecule:
         """Give the molecule of one row."""
-        atoms, bonds, bond_features, positions, source_atoms = (
+        atoms, bonds, bond_features, positions, energies, source_atoms = (
             values[ends[row] : ends[row + 1]] for ends, values in self._arrays
         )
-        id, smiles = (str(text[ends[row] : ends[row + 1]], "utf-8") for ends, text in self._texts)
+        id, smiles, force_field = (
+            str(text[ends[row] : ends[row + 1]], "utf-8") for ends, text in self._texts
+        )
         return Molecule(
             atoms=atoms.reshape(-1, 9),
             bonds=bonds.reshape(-1, 2),
@@ -164,29 +297,65 @@ class _Chunk:
             smiles=smiles,
             source_atoms=source_atoms,
             features=self._features,
+            energies=energies if len(energies) else None,
+            force_field=force_field,
         )
+
+
+class _Content:
+    """SHA-256 over molecules in order, whatever batches they come in.
+
+    Each column has two hashes, one of its values and one of how many belong to each molecule, so
+    that no two lists of molecules give the same bytes.
+    """
+
+    def __init__(self, features: FeatureVersion) -> None:
+        self._features = features
+        self._columns = [(name, hashlib.sha256(), hashlib.sha256()) for name in (*_ARRAYS, *_TEXTS)]
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Go on with the molecules of a batch that is not empty."""
+        for name, sizes, values in self._columns:
+            column = batch.column(name)
+            if name in _TEXTS:
+                _, offsets, letters = column.buffers()
+                ends = np.frombuffer(offsets, np.int64)[column.offset :][: len(column) + 1]
+                held = np.frombuffer(letters or b"", np.uint8)
+            else:
+                ends, held = column.offsets.to_numpy(), column.values.to_numpy()
+            sizes.update(np.diff(ends).astype("<i8").tobytes())
+            values.update(held[ends[0] : ends[-1]].tobytes())
+
+    def hexdigest(self) -> str:
+        """The hash of all molecules so far."""
+        whole = hashlib.sha256(self._features.encode())
+        for _, sizes, values in self._columns:
+            whole.update(sizes.digest() + values.digest())
+        return whole.hexdigest()
 
 
 def _schema(features: FeatureVersion) -> pa.Schema:
     fields = [(name, pa.large_list(pa.from_numpy_dtype(kind))) for name, kind in _ARRAYS.items()]
     fields += [(name, pa.large_string()) for name in _TEXTS]
-    return pa.schema(
-        fields, {b"format": _FORMAT, b"version": _SCHEMA_VERSION, b"features": features.encode()}
-    )
+    metadata = {"format": _FORMAT, "version": STORE_VERSION, "features": features}
+    return pa.schema(fields, metadata)
 
 
 def _check(path: Path, schema: pa.Schema) -> FeatureVersion:
     """Check that a schema is one we write and give its feature version."""
-    metadata = schema.metadata or {}
-    if metadata.get(b"format") != _FORMAT:
+    metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+    if metadata.get("format") != _FORMAT:
         raise _unreadable(path)
-    version = metadata.get(b"version", b"none")
-    if version != _SCHEMA_VERSION:
+    return _known(path, metadata.get("version", "none"), metadata.get("features", "none"))
+
+
+def _known(path: Path, version: str, features: str) -> FeatureVersion:
+    """Check that this moleblend reads such a store and give its feature version."""
+    if version != STORE_VERSION:
         raise ValueError(
-            f"{path}: a store of version {version.decode()}, but this moleblend reads version "
-            f"{_SCHEMA_VERSION.decode()}: build it anew"
+            f"{path}: a store of version {version}, but this moleblend reads version "
+            f"{STORE_VERSION}: build it anew"
         )
-    features = metadata.get(b"features", b"none").decode()
     if features not in get_args(FeatureVersion):
         raise ValueError(
             f"{path}: a store with features {features!r}, but this moleblend knows "
@@ -195,31 +364,30 @@ def _check(path: Path, schema: pa.Schema) -> FeatureVersion:
     return cast(FeatureVersion, features)
 
 
+def _read_manifest(folder: Path) -> _Manifest:
+    try:
+        told: dict[str, Any] = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        shards = tuple(map(str, told.pop("shards")))
+        manifest = _Manifest(shards=shards, **told)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{folder}: not a folder of shards: its {_MANIFEST} is missing or damaged"
+        ) from error
+    if any(name.endswith(".parquet") for name in manifest.shards):
+        raise ValueError(
+            f"{folder}: its shards are Parquet, an export for other tools; moleblend itself reads "
+            "Arrow shards"
+        )
+    return manifest
+
+
 def _unreadable(path: Path) -> ValueError:
     return ValueError(f"{path}: the file is truncated or not a moleblend store")
 
 
-def _record_batch(molecules: list[Molecule], schema: pa.Schema) -> pa.RecordBatch:
-    columns: list[pa.Array] = [
-        _ragged([getattr(molecule, name) for molecule in molecules], kind)
-        for name, kind in _ARRAYS.items()
-    ]
-    for name in _TEXTS:
-        texts = [getattr(molecule, name) for molecule in molecules]
-        columns += [pa.array(texts, pa.large_string())]
-    return pa.record_batch(columns, schema=schema)
-
-
-def _ragged(arrays: list[np.ndarray], kind: np.dtype) -> pa.LargeListArray:
-    """Put arrays of any size into one column of flat lists."""
-    ends = np.cumsum([0, *(array.size for array in arrays)], dtype=np.int64)
-    values = np.concatenate([np.empty(0, kind), *(array.ravel() for array in arrays)])
+def _ragged(arrays: list[np.ndarray | None], kind: np.dtype) -> pa.LargeListArray:
+    """Put arrays of any size into one column of flat lists; None is an empty list."""
+    ends = np.cumsum([0, *(0 if array is None else array.size for array in arrays)], dtype=np.int64)
+    given = (array.ravel() for array in arrays if array is not None)
+    values = np.concatenate([np.empty(0, kind), *given])
     return pa.LargeListArray.from_arrays(ends, values)
-
-
-def _add_to(content: "hashlib._Hash", molecule: Molecule) -> None:
-    """Hash one molecule: first the sizes, so that no two molecules give the same bytes."""
-    pieces = [getattr(molecule, name).encode() for name in _TEXTS]
-    pieces += [getattr(molecule, name).tobytes() for name in _ARRAYS]
-    content.update(np.array([len(piece) for piece in pieces], np.int64).tobytes())
-    content.update(b"".join(pieces))

@@ -1,14 +1,17 @@
 """Tables of molecules as the user's file has them: every row, in order, whole."""
 
+import codecs
 import csv
 import gzip
 import io
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +22,15 @@ from moleblend.chem import read_mol_block, read_sdf, read_smiles, read_xyz
 from moleblend.files import replacing
 from moleblend.molecule import ATOM_FEATURE_SIZES, FeatureVersion, Molecule, MoleculeError
 
-csv.field_size_limit(2**30)  # else one cell of 131,072 letters would end the whole file
+_Item = TypeVar("_Item")
+
+# The 131,072 letters that csv allows a cell would end a file at a long one; an unclosed quote is
+# noticed after so many.
+csv.field_size_limit(1 << 24)
+
+_BYTES_AT_ONCE = 1 << 20
+_PARQUET_ROWS_AT_ONCE = 16_384
+
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _READABLE = ".csv, .tsv, .smi, .sdf (each also with .gz) and .parquet"
 _WRITABLE = ".csv, .tsv and .parquet"
@@ -41,6 +52,8 @@ class Table:
         lines: for a text file, the line on which each row starts.
         notes: what the user should be told about the file, one sentence each.
         n_before: rows of the file that stand before the first one of this table.
+        share_read: how much of the file is read with the last row of this table, from 0 to 1; None
+            where that is not known. For progress only.
     """
 
     source: Path
@@ -50,6 +63,7 @@ class Table:
     lines: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
     n_before: int = 0
+    share_read: float | None = None
 
     def __len__(self) -> int:
         return self.columns.num_rows
@@ -89,9 +103,10 @@ class Table:
             columns=rows.take(np.arange(len(rows))),  # a slice would carry the whole table along
             blocks=self.blocks[start:stop] if self.blocks else None,
             flaws={row - start: text for row, text in self.flaws.items() if start <= row < stop},
-            lines=self.lines[start:stop] if self.lines else None,
+            lines=None if self.lines is None else self.lines[start:stop],
             notes=self.notes,
             n_before=self.n_before + start,
+            share_read=self.share_read,
         )
 
     def _described(self) -> str:
@@ -123,14 +138,8 @@ def read_table(path: str | Path) -> Table:
         FileNotFoundError: there is no such file.
         ValueError: it is empty, of another kind, or damaged.
     """
-    path = Path(path)
-    ending = _ending(path)
-    if ending == ".parquet":
-        return _read_parquet(path)
-    if ending == ".sdf":
-        return _sdf_table(path, list(read_sdf(path)), n_before=0)
-    text, notes = _read_text(path)
-    return _read_smi(path, text, notes) if ending == ".smi" else _read_csv(path, text, notes)
+    (table,) = read_pieces(path, None)
+    return table
 
 
 def smiles_table(smiles: Sequence[str], names: Sequence[str] | None = None) -> Table:
@@ -141,22 +150,35 @@ def smiles_table(smiles: Sequence[str], names: Sequence[str] | None = None) -> T
     return Table(source=Path("input"), columns=pa.table(columns))
 
 
-def read_pieces(path: str | Path, n_rows: int) -> tuple[int, Iterator[Table]]:
-    """Read a file as `read_table` does, `n_rows` rows at a time; an SDF is streamed.
+def read_pieces(path: str | Path, n_rows: int | None) -> Iterator[Table]:
+    """Read a file as `read_table` does, `n_rows` rows at a time; only those are in memory.
+
+    A text file is read twice: first to learn its encoding, whether a .gz is whole, and which
+    properties the records of an SDF have.
+
+    Args:
+        path: the file.
+        n_rows: rows of a piece, of which the last may have fewer; None reads all at once.
 
     Returns:
-        The number of rows of the file (for which an SDF is read through once), and the pieces.
+        At least one piece, of no rows where the file has none.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is empty, of another kind, or damaged.
+        ValueError: it is empty, of another kind, or damaged; where the damage shows only in a later
+            row, the pieces before it have been given.
     """
     path = Path(path)
-    if _ending(path) == ".sdf":
-        return sum(1 for _ in read_sdf(path)), _stream_sdf(path, n_rows)
-    table = read_table(path)
-    starts = range(0, len(table), n_rows)
-    return len(table), (table.piece(start, start + n_rows) for start in starts)
+    ending = _ending(path)
+    if n_rows is not None and n_rows < 1:
+        raise ValueError(f"a piece has at least one row, not {n_rows}")
+    if ending == ".parquet":
+        return _parquet_pieces(path, n_rows)
+    if ending == ".sdf":
+        return _sdf_pieces(path, n_rows)
+    encoding, notes = _sniff(path)
+    read = _smi_pieces if ending == ".smi" else _csv_pieces
+    return read(path, encoding, notes, n_rows)
 
 
 def find_smiles_column(table: Table) -> str:
@@ -261,21 +283,31 @@ def write_table(columns: pa.Table, path: str | Path) -> None:
     Raises:
         ValueError: the ending is another one.
     """
+    write_tables([columns], path)
+
+
+def write_tables(pieces: Iterable[pa.Table], path: str | Path) -> None:
+    """Write tables of the same columns, at least one, below each other, as `write_table` does."""
     path = Path(path)
     ending = path.suffix.lower()
     if ending != ".parquet" and ending not in _DELIMITERS:
         raise ValueError(
             f"{path}: tables are written as {_WRITABLE}, not {ending or 'a bare name'}"
         )
+    remaining = iter(pieces)
+    first = next(remaining)
     with replacing(path) as temporary:
         if ending == ".parquet":
-            pq.write_table(columns, temporary)
+            with pq.ParquetWriter(temporary, first.schema) as writer:
+                for piece in chain([first], remaining):
+                    writer.write_table(piece)
             return
         with temporary.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(_UnixLines(file), delimiter=_DELIMITERS[ending])
-            writer.writerow(columns.column_names)
-            for batch in columns.to_batches(max_chunksize=10_000):
-                writer.writerows(zip(*map(_cells, batch.columns), strict=True))
+            writer.writerow(first.column_names)
+            for piece in chain([first], remaining):
+                for batch in piece.to_batches(max_chunksize=10_000):
+                    writer.writerows(zip(*map(_cells, batch.columns), strict=True))
 
 
 class _UnixLines:
@@ -304,85 +336,221 @@ def _ending(path: Path) -> str:
     return ending
 
 
-def _read_parquet(path: Path) -> Table:
+def _parquet_pieces(path: Path, n_rows: int | None) -> Iterator[Table]:
+    n_before = 0
     try:
         with pq.ParquetFile(path) as file:
-            return Table(path, file.read())
+            n_all = file.metadata.num_rows
+            if n_rows is None or n_all == 0:
+                yield Table(path, file.read(), share_read=1.0)
+                return
+            waiting = file.schema_arrow.empty_table()
+            for batch in file.iter_batches(min(n_rows, _PARQUET_ROWS_AT_ONCE)):
+                waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch])])
+                while len(waiting) >= n_rows or 0 < len(waiting) == n_all - n_before:
+                    rows = waiting.slice(0, n_rows)
+                    waiting = waiting.slice(n_rows)
+                    share = (n_before + len(rows)) / n_all
+                    yield Table(path, rows, n_before=n_before, share_read=share)
+                    n_before += len(rows)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path}: not a Parquet file, or a truncated one ({error})") from error
 
 
-def _read_text(path: Path) -> tuple[str, tuple[str, ...]]:
-    """Read a text file; give the text and what is to be said about it."""
-    data = path.read_bytes()
-    if path.suffix.lower() == ".gz":
-        try:
-            data = gzip.decompress(data)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{path}: not a whole gzip file ({error})") from error
-    try:
-        text, notes = data.decode("utf-8-sig"), ()
-    except UnicodeDecodeError:
-        text, notes = data.decode("latin-1"), (f"{path} is not UTF-8, it was read as Latin-1",)
-    if not text.strip():
+def _sniff(path: Path) -> tuple[str, tuple[str, ...]]:
+    """Read a text file once to give its encoding and what is to be said about it.
+
+    Raises:
+        ValueError: it has nothing but blanks, or is not a whole gzip file.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    is_utf8 = is_blank = True
+    with path.open("rb") as stored:
+        file, data = _unpacked(path, stored), b"begin"
+        while data:
+            try:
+                data = file.read(_BYTES_AT_ONCE)
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                raise ValueError(f"{path}: not a whole gzip file ({error})") from error
+            if is_utf8:
+                try:
+                    is_blank &= not decoder.decode(data, final=not data).strip()
+                except UnicodeDecodeError:
+                    is_utf8 = is_blank = False
+    if is_blank:
         raise ValueError(f"{path}: the file is empty")
-    return text, notes
+    if is_utf8:
+        return "utf-8-sig", ()
+    return "latin-1", (f"{path} is not UTF-8, it was read as Latin-1",)
 
 
-def _read_csv(path: Path, text: str, notes: tuple[str, ...]) -> Table:
-    delimiter = _DELIMITERS[_ending(path)]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    records: list[list[str]] = []
-    lines: list[int] = []
-    start = 1
-    try:
-        for cells in reader:
-            if cells and not (len(cells) == 1 and cells[0].isspace()):
-                records.append(cells)
-                lines.append(start)
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {start}: the row cannot be read ({error})") from error
-    header, rows = records[0], records[1:]
-    flaws = {}
-    for row, cells in enumerate(rows):
-        if len(cells) < len(header) or any(cells[len(header) :]):
-            flaws[row] = f"the row has {len(cells)} cells, the header has {len(header)}"
-        if len(cells) != len(header):
-            rows[row] = (cells + [""] * len(header))[: len(header)]
-    columns = zip(*rows, strict=True) if rows else [()] * len(header)
-    arrays = [pa.chunked_array([pa.array(cells, pa.string())]) for cells in columns]
-    table = pa.Table.from_arrays(arrays, names=header)
-    return Table(path, table, flaws=flaws, lines=tuple(lines[1:]), notes=notes)
+def _unpacked(path: Path, stored: io.BufferedReader) -> io.BufferedReader | gzip.GzipFile:
+    """Give the bytes of a file, those inside where it is a .gz."""
+    is_packed = path.suffix.lower() == ".gz"
+    return gzip.GzipFile(fileobj=stored) if is_packed else stored
 
 
-def _read_smi(path: Path, text: str, notes: tuple[str, ...]) -> Table:
-    lines, smiles, names = [], [], []
-    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
-        if line.strip():
-            first, *rest = line.strip().split(maxsplit=1)
-            lines.append(number)
-            smiles.append(first)
-            names.append("".join(rest))
-    columns = pa.table({"smiles": pa.array(smiles), "name": pa.array(names)})
-    return Table(path, columns, lines=tuple(lines), notes=notes)
+@contextmanager
+def _open_lines(
+    path: Path, encoding: str, newline: str | None
+) -> Generator[tuple[TextIO, Callable[[], float]], None, None]:
+    """Open a text file; give its lines and the function that says what share of it is read."""
+    n_bytes = path.stat().st_size
+    with (
+        path.open("rb") as stored,
+        io.TextIOWrapper(_unpacked(path, stored), encoding, newline=newline) as lines,
+    ):
+        yield lines, lambda: min(stored.tell() / n_bytes, 1.0)
 
 
-def _stream_sdf(path: Path, n_rows: int) -> Iterator[Table]:
-    records, n_before = read_sdf(path), 0
-    while batch := list(islice(records, n_rows)):
-        yield _sdf_table(path, batch, n_before)
-        n_before += len(batch)
+def _csv_pieces(
+    path: Path, encoding: str, notes: tuple[str, ...], n_rows: int | None
+) -> Iterator[Table]:
+    with _open_lines(path, encoding, newline="") as (lines, share_read):
+        records = _csv_records(lines, _DELIMITERS[_ending(path)])
+        header = next(records, None)
+        if header is None:
+            raise ValueError(f"{path}: the file is empty")
+        if header.flaw:
+            raise ValueError(f"{path}, line {header.line}: {header.flaw}")
+        names = header.cells
+        for n_before, found in _grouped(records, n_rows):
+            flaws, rows = {}, []
+            for row, record in enumerate(found):
+                cells, flaw = record.cells, record.flaw
+                if not flaw and (len(cells) < len(names) or any(cells[len(names) :])):
+                    flaw = f"the row has {len(cells)} cells, the header has {len(names)}"
+                if flaw:
+                    flaws[row] = flaw
+                rows.append((cells + [""] * (len(names) - len(cells)))[: len(names)])
+            columns = zip(*rows, strict=True) if rows else [()] * len(names)
+            arrays = [pa.chunked_array([pa.array(cells, pa.string())]) for cells in columns]
+            yield Table(
+                path,
+                pa.Table.from_arrays(arrays, names=names),
+                flaws=flaws,
+                lines=tuple(record.line for record in found),
+                notes=notes,
+                n_before=n_before,
+                share_read=share_read(),
+            )
 
 
-def _sdf_table(path: Path, records: list[tuple[str, dict[str, str]]], n_before: int) -> Table:
+@dataclass(frozen=True)
+class _Record:
+    """One row of a csv file that is not blank: the line on which it starts, and its cells.
+
+    A row that cannot be read has a flaw, and its first line as its only cell.
+    """
+
+    line: int
+    cells: list[str]
+    flaw: str = ""
+
+
+class _Lines:
+    """Lines for a csv reader; those of a row that cannot be read are given again but for one."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._fresh = iter(lines)
+        self._again: deque[str] = deque()
+        self.taken: list[str] = []
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        self.taken.append(self._again.popleft() if self._again else next(self._fresh))
+        return self.taken[-1]
+
+    def take_back(self) -> str:
+        """Give the first line of the row at hand; the reader shall have the others anew."""
+        first, *others = self.taken
+        self._again.extendleft(reversed(others))
+        return first
+
+
+def _csv_records(lines: Iterable[str], delimiter: str) -> Iterator[_Record]:
+    """Give every row that is not blank.
+
+    A quote that is not closed would take all rows behind it into one cell. Where a row cannot be
+    read, only its first line is given up, and reading goes on with the second.
+    """
+    given, line = _Lines(lines), 1
+    reader = csv.reader(given, delimiter=delimiter, strict=True)
+    while True:
+        given.taken.clear()
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield _Record(line, [given.take_back().rstrip("\r\n")], f"cannot be read: {error}")
+            reader = csv.reader(given, delimiter=delimiter, strict=True)
+            line += 1
+            continue
+        if cells and not (len(cells) == 1 and cells[0].isspace()):
+            yield _Record(line, cells)
+        line += len(given.taken)
+
+
+def _smi_pieces(
+    path: Path, encoding: str, notes: tuple[str, ...], n_rows: int | None
+) -> Iterator[Table]:
+    with _open_lines(path, encoding, newline=None) as (lines, share_read):
+        found_lines = (
+            (number, line.strip().split(maxsplit=1))
+            for number, line in enumerate(lines, start=1)
+            if line.strip()
+        )
+        for n_before, found in _grouped(found_lines, n_rows):
+            smiles = pa.array([first for _, (first, *_) in found], pa.string())
+            names = pa.array(["".join(rest) for _, (_, *rest) in found], pa.string())
+            yield Table(
+                path,
+                pa.table({"smiles": smiles, "name": names}),
+                lines=tuple(number for number, _ in found),
+                notes=notes,
+                n_before=n_before,
+                share_read=share_read(),
+            )
+
+
+def _sdf_pieces(path: Path, n_rows: int | None) -> Iterator[Table]:
+    if n_rows is None:
+        records = list(read_sdf(path))
+        yield _sdf_table(path, records, dict.fromkeys(name for _, told in records for name in told))
+        return
+    n_all, names = 0, {}
+    for _, told in read_sdf(path):  # read twice, as any record may have a property of its own
+        n_all += 1
+        names.update(dict.fromkeys(told))
+    for n_before, records in _grouped(read_sdf(path), n_rows):
+        share_read = (n_before + len(records)) / max(n_all, 1)
+        table = _sdf_table(path, records, names)
+        yield replace(table, n_before=n_before, share_read=share_read)
+
+
+def _grouped(items: Iterator[_Item], n_items: int | None) -> Iterator[tuple[int, list[_Item]]]:
+    """Cut into lists of `n_items`, each with the number of items before it; at least one list."""
+    n_before = 0
+    while (group := list(islice(items, n_items))) or n_before == 0:
+        yield n_before, group
+        n_before += len(group)
+        if not group:
+            return
+
+
+def _sdf_table(
+    path: Path, records: list[tuple[str, dict[str, str]]], names: Iterable[str]
+) -> Table:
     blocks = tuple(block for block, _ in records)
     titles = [block.split("\n", 1)[0].strip() for block in blocks]
     columns = {"name": pa.array(titles, pa.string())}
-    for name in dict.fromkeys(name for _, properties in records for name in properties):
+    for name in names:
         cells = [properties.get(name) for _, properties in records]
         columns[name] = pa.array(cells, pa.string())
-    return Table(path, pa.table(columns), blocks=blocks, n_before=n_before)
+    return Table(path, pa.table(columns), blocks=blocks)
 
 
 def _texts(table: Table, name: str) -> list[str]:

@@ -1,14 +1,15 @@
 """The terminal: where things are said, and how a verb's flags are filled."""
 
 import io
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 import tyro
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 Argument = tyro.conf.Positional
 
@@ -51,6 +52,24 @@ def print_verbs(command: str, verbs: dict[str, str]) -> None:
     print(f"usage: {command} VERB [--help]\n")
     for verb, about in verbs.items():
         print(f"  {verb:<10}{about}")
+
+
+@contextmanager
+def progress(what: str) -> Generator[Callable[[int, float | None], None], None, None]:
+    """Show how far a file is read; give the function that is told rows and share of the file."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[rows]:,} rows"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=SHOWN, transient=True, disable=not SHOWN.is_terminal) as bar:
+        task = bar.add_task(what, total=None, rows=0)
+
+        def tell(n_rows: int, share: float | None) -> None:
+            bar.update(task, rows=n_rows, completed=share or 0, total=share and 1)
+
+        yield tell
 
 
 def say(text: str) -> None:
