@@ -230,7 +230,9 @@ def test_only_a_piece_is_in_memory(tmp_path):
 
 def test_what_was_read_before_the_damage_has_been_given(tmp_path):
     path = tmp_path / "t.sdf.gz"
-    path.write_bytes(gzip.compress(record(METHANOL).encode() * 99)[:-9])
+    random = np.random.default_rng(0)  # else all would be packed into one block
+    records = [record(METHANOL) + random.bytes(300).hex() + "\n" for _ in range(200)]
+    path.write_bytes(gzip.compress("".join(records).encode())[:-9])
     pieces = read_pieces(path, 40)
     assert len(next(pieces)) == 40
     assert "ends too early" in reason(list, pieces)
