@@ -228,14 +228,12 @@ def test_only_a_piece_is_in_memory(tmp_path):
     assert peak < 500_000 < path.stat().st_size
 
 
-def test_what_was_read_before_the_damage_has_been_given(tmp_path):
+def test_a_file_that_ends_too_early_is_refused_before_a_row_is_given(tmp_path):
     path = tmp_path / "t.sdf.gz"
     random = np.random.default_rng(0)  # else all would be packed into one block
     records = [record(METHANOL) + random.bytes(300).hex() + "\n" for _ in range(200)]
     path.write_bytes(gzip.compress("".join(records).encode())[:-9])
-    pieces = read_pieces(path, 40)
-    assert len(next(pieces)) == 40
-    assert "ends too early" in reason(list, pieces)
+    assert "ends too early" in reason(next, read_pieces(path, 40))
     assert "at least one row" in reason(read_pieces, path, 0)
 
 
