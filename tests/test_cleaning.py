@@ -189,6 +189,16 @@ def test_outliers_are_flagged_and_stay(tmp_path):
     )
 
 
+def test_outliers_are_those_of_the_rows_that_are_left(tmp_path):
+    rows = ["N,1000", "N,2000", *(f"{'C' * (k + 1)},{k}" for k in range(9)), "OC,50"]
+    table = table_of(tmp_path, "smiles,y", *rows)
+    cleaned = clean(table, CleaningConfig(outliers=3.5, duplicates="drop"), ["y"])
+    assert cleaned.n_outliers == {"y": 1}
+    assert "outlier" in cleaned.account[11].reason
+    assert [account.action for account in cleaned.account[:2]] == ["dropped", "dropped"]
+    assert "outlier" not in cleaned.account[0].reason
+
+
 def test_robust_z():
     values = np.array([1.0, 2.0, 3.0, np.nan, 13.0])
     expected = (values - 2.5) / 1.4826  # the median distance from 2.5 is 1 (0.5, 0.5, 1.5, 10.5)

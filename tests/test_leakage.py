@@ -58,6 +58,13 @@ def test_by_hand():
     assert test.quantiles["median"] == np.median(test.similarity)
 
 
+def test_rows_are_those_of_the_file():
+    found = leakage(["C1CC", "OCC", "CCN", "CCCO", "CCO"], Split(rows(2, 4), rows(3), rows(1)))
+    assert found.nearest[1].rows.tolist() == [1]
+    assert found.nearest[1].train_rows.tolist() == [4]
+    assert found.find("molecule", "train", "test").first.tolist() == [4]
+
+
 def test_parts_without_rows():
     found = leakage(["CC", "CC"], Split(rows(0), rows(), rows(1)))
     assert found.nearest[0].quantiles == {}
@@ -78,7 +85,8 @@ def test_a_row_that_is_no_molecule():
 
 
 def test_a_scaffold_split_shares_no_scaffold(data_folder):
-    smiles = read_table(data_folder / "unimol_split/esol.csv.gz").column("smiles").to_pylist()[:300]
+    table = read_table(data_folder / "moleculenet/delaney-processed.csv").piece(0, 300)
+    smiles = table.column("smiles").to_pylist()
     found = leakage(smiles, scaffold_split(smiles))
     for pair in (("train", "validation"), ("train", "test"), ("validation", "test")):
         assert found.find("scaffold", *pair).n_shared == 0

@@ -319,9 +319,9 @@ def test_bbbp_on_its_scaffolds(data_folder):
     table = read_table(data_folder / "moleculenet/BBBP.csv").piece(0, 700)
     columns, splits, reasons = split_table(table, "scaffold")
     assert columns.num_rows == 700
-    assert list(reasons) == [59, 61, 391, 614, 642]
+    assert len(reasons) == 11
     split = splits["split"]
-    assert [len(part) for part in parts(split)] == [556, 69, 70]
+    assert [len(part) for part in parts(split)] == [551, 69, 69]
     smiles = table.column("smiles").to_pylist()
     groups = {row: scaffolds([smiles[row]])[0] for row in flat(parts(split))}
     assert is_whole([groups.get(row, row) for row in range(700)], split)

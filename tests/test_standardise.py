@@ -21,7 +21,7 @@ STEPS = [largest_fragment, neutralise, canonical_tautomer, explicit_hydrogens]
         ("CC(=O)[O-].[Na+]", "CC(=O)[O-]"),
         ("[Na+].[Cl-]", "[Cl-]"),
         ("Cl.CCN", "CCN"),
-        ("O=[Si]([O-])[O-].C", "C"),  # organic before inorganic
+        ("[O-]P(=O)([O-])OP(=O)([O-])[O-].CO", "CO"),  # organic before inorganic
         ("CCO", "CCO"),
     ],
 )

@@ -111,7 +111,7 @@ def grouped_split(
 
     Groups too large for half of validation or test come first, in random order, then all others in
     random order; each goes to train while it has room for the whole group, else to validation, else
-    to test. So validation and test consist of many small groups.
+    to test. So no single group fills validation or test, where large ones fit into train.
 
     Args:
         groups: what each row belongs to.
