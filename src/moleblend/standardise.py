@@ -48,8 +48,8 @@ def neutralise(smiles: str) -> str:
         MoleculeError: RDKit refuses the SMILES.
 
     Example:
-        >>> neutralise("CC(=O)[O-]"), neutralise("C[N+](C)(C)CC(=O)[O-]")
-        ('CC(=O)O', 'C[N+](C)(C)CC(=O)[O-]')
+        >>> neutralise("CC(=O)[O-]"), neutralise("CC(=O)[O-].[Na+]")
+        ('CC(=O)O', 'CC(=O)[O-].[Na+]')
     """
     return _after(smiles, rdMolStandardize.Uncharger().uncharge)
 
