@@ -138,6 +138,7 @@ def test_duplicates(tmp_path, how, rows, y, z):
     found = (account[5].action, account[5].reason, account[6].action, account[7].action)
     assert found == expected
     assert (account[8].action, account[9].action) == ("unchanged", "merged")
+    assert account[8].reason == "merged with row 10"
 
 
 def test_labels_agree_within_the_tolerance(tmp_path):
@@ -253,6 +254,10 @@ def test_what_is_refused(tmp_path):
         clean(table, CleaningConfig(outliers=3.5))
     with pytest.raises(ValueError, match=r"row 2 \(line 3\).* not 'high'"):
         clean(table, CleaningConfig(), ["y"])
+    columns = pa.table({"smiles": ["CC.Cl"], "coordinates": [[0.0] * 9]})
+    with pytest.raises(ValueError, match=r"what column 'coordinates' lists .* would not follow"):
+        clean(Table(MEMORY, columns), EVERYTHING)
+    assert len(clean(Table(MEMORY, columns), CleaningConfig(drop_invalid=True)).account) == 1
     with pytest.raises(ValueError, match="not negative"):
         CleaningConfig(tolerance=-1.0)
 

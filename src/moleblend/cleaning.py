@@ -167,11 +167,18 @@ def clean(
         smiles: the SMILES column; left out, it is found by name.
 
     Raises:
-        ValueError: a column is missing or holds something else, duplicates or outliers are asked
-            for without targets, or classes would have to be averaged.
+        ValueError: a column is missing or holds something else, a molecule with a geometry is to be
+            changed, duplicates or outliers are asked for without targets, or classes would have to
+            be averaged.
     """
     if (config.duplicates != "off" or config.outliers) and not targets:
         raise ValueError("duplicates and outliers are about labels: name at least one target")
+    lists = [field.name for field in table.columns.schema if pa.types.is_nested(field.type)]
+    if lists and any(getattr(config, step) for step in _STEPS):
+        raise ValueError(
+            f"{table.source}: what column {lists[0]!r} lists for each atom would not follow a "
+            "molecule that changes; clean a table without it"
+        )
     labels = np.full((len(table), len(targets)), np.nan)
     for k, target in enumerate(targets):
         labels[:, k] = numbers(table, target)
@@ -199,9 +206,8 @@ def clean(
             n_outliers[target] = len(far)
     columns = _replace(columns, name, {k: row.after for k, row in enumerate(rows) if row.steps})
     for k, target in enumerate(targets):
-        old, new = labels[:, k], new_labels[:, k]
-        is_new = (old != new) & ~(np.isnan(old) & np.isnan(new))
-        columns = _replace(columns, target, {int(r): new[r] for r in np.flatnonzero(is_new)})
+        changed = np.flatnonzero(_differ(labels[:, k], new_labels[:, k]))
+        columns = _replace(columns, target, {int(row): new_labels[row, k] for row in changed})
     out_rows = {int(row): place + 1 for place, row in enumerate(left)}
     account = tuple(
         Account(
@@ -303,18 +309,16 @@ def _merge(
                 f"same molecule as row {first + 1}" + (f"; {told}" if told else ""), "merged"
             )
         old = labels[first].copy()
-        labels[first] = merged
         changed = [
             f"{targets[k]} was {'empty' if np.isnan(old[k]) else f'{old[k]:.6g}'}"
-            for k in range(len(targets))
-            if old[k] != merged[k] and not (np.isnan(old[k]) and np.isnan(merged[k]))
+            for k in np.flatnonzero(_differ(old, merged))
         ]
-        if changed:
-            note = "; ".join(
-                [*changed, f"merged with {_places(others)}", *([told] if told else [])]
-            )
-            action = "changed" if rows[first].action == "unchanged" else rows[first].action
-            rows[first] = rows[first].noted(note, action)
+        labels[first] = merged
+        was = rows[first].action
+        rows[first] = rows[first].noted(
+            "; ".join([*changed, f"merged with {_places(others)}", *([told] if told else [])]),
+            "changed" if changed and was == "unchanged" else was,
+        )
     return rows, labels, n_contradicting
 
 
@@ -332,6 +336,13 @@ def _contradict(found: Float64[np.ndarray, "m t"], tolerance: float) -> Bool[np.
     is_known = ~np.isnan(found)
     spread = np.where(is_known, found, -np.inf).max(0) - np.where(is_known, found, np.inf).min(0)
     return spread - tolerance > 1e-12 * np.where(is_known, np.abs(found), 0).max(0)
+
+
+def _differ(
+    old: Float64[np.ndarray, " m"], new: Float64[np.ndarray, " m"]
+) -> Bool[np.ndarray, " m"]:
+    """Where two labels are not the same; two that are missing are."""
+    return (old != new) & ~(np.isnan(old) & np.isnan(new))
 
 
 def _one(found: Float64[np.ndarray, " m"], is_odd: bool, config: CleaningConfig) -> float:

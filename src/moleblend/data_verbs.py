@@ -78,7 +78,7 @@ def _split(
     out: Annotated[Argument[Path], tyro.conf.arg(metavar="OUT.csv")],
     by: str,
     folds: int | None = None,
-    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    fractions: tuple[float, float, float] | None = None,
     seed: int = 0,
     column: str = "split",
     smiles: str | None = None,
@@ -92,7 +92,7 @@ def _split(
         by: scaffold (the largest sets first, nothing random), balanced (scaffolds in random order),
             cluster (Butina on ECFP4), random, or a column whose values stay together.
         folds: write this many columns split_1, split_2, ... instead, one for each fold.
-        fractions: of train, validation and test.
+        fractions: of train, validation and test, 0.8 0.1 0.1 if left out.
         seed: of what is random.
         column: name of the new column.
         smiles: the SMILES column; found by name by default.

@@ -232,7 +232,7 @@ def split_table(
     by: str,
     *,
     n_folds: int | None = None,
-    fractions: Fractions = (0.8, 0.1, 0.1),
+    fractions: Fractions | None = None,
     seed: int = 0,
     column: str = "split",
     smiles: str | None = None,
@@ -243,7 +243,7 @@ def split_table(
         table: the rows.
         by: one of `SPLITS`, or a column: rows with the same value stay together.
         n_folds: makes a column for each fold, `column` with _1, _2, ... at its end.
-        fractions: of train, validation and test, where no folds are asked for.
+        fractions: of train, validation and test; left out, 0.8, 0.1 and 0.1. Folds take none.
         seed: of what is random.
         column: the new column; beside it stands `column` with _reason at its end.
         smiles: the SMILES column; left out, it is found by name.
@@ -256,6 +256,9 @@ def split_table(
     Raises:
         ValueError: a column is missing or there already, or no such split can be made.
     """
+    if n_folds is not None and fractions is not None:
+        raise ValueError("folds are equal parts: ask for folds or for fractions")
+    fractions = fractions or (0.8, 0.1, 0.1)
     columns, _ = with_smiles(table, smiles)
     names = [column] if n_folds is None else [f"{column}_{k + 1}" for k in range(n_folds)]
     for name in (*names, f"{column}_reason"):
