@@ -20,7 +20,7 @@ import tyro
 from rich.console import Console
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
-from moleblend.chem import count_ecfp4
+from moleblend.fingerprints import count_ecfp4
 from moleblend.metrics import binary_metrics, regression_metrics
 from moleblend.molecule import MoleculeError
 from moleblend.splits import given_split

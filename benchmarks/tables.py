@@ -1,7 +1,7 @@
-"""Write the tables of README.md from the figures beside this file.
+"""Write the tables of README.md and docs/guide.md from the figures beside this file.
 
 python -m benchmarks.tables          # rewrites what stands between the markers
-python -m benchmarks.tables --check  # says whether README.md is up to date, and exits 1 if not
+python -m benchmarks.tables --check  # says whether the files are up to date, and exits 1 if not
 """
 
 import csv
@@ -11,23 +11,35 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
+GUIDE = HERE.parent / "docs" / "guide.md"
 
 
 def main(is_check: bool) -> int:
     """Rewrite or check the tables."""
-    text = README.read_text(encoding="utf-8")
+    results = [
+        rewrite(README, {"views": views(), "properties": properties()}, is_check),
+        rewrite(GUIDE, {"leakage": leakage()}, is_check),
+    ]
+    return int(is_check and not all(results))
+
+
+def rewrite(path: Path, tables: dict[str, str], is_check: bool) -> bool:
+    """Put the tables between their markers, unless it is a check; say whether they stood there."""
+    text = path.read_text(encoding="utf-8")
     new = text
-    for name, table in (("views", views()), ("properties", properties())):
+    for name, table in tables.items():
         before, start, rest = new.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition(f"<!-- end of {name} -->")
         if not (start and end):
-            raise ValueError(f"{README}: the markers of the table {name!r} are missing")
+            raise ValueError(f"{path}: the markers of the table {name!r} are missing")
         new = before + start + table + end + after
     if is_check:
-        print("README.md is up to date" if new == text else "README.md: run benchmarks.tables")
-        return int(new != text)
-    README.write_text(new, encoding="utf-8")
-    return 0
+        print(
+            f"{path.name} is up to date" if new == text else f"{path.name}: run benchmarks.tables"
+        )
+    else:
+        path.write_text(new, encoding="utf-8")
+    return new == text
 
 
 def views() -> str:
@@ -64,6 +76,34 @@ def properties() -> str:
             spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.3f}{spread} ({len(values)})" if values else "")
         lines.append(f"| {model} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def leakage() -> str:
+    """Tabulate what the test part of each published split shares with train."""
+    lines = [
+        "| | train / valid. / test | molecules | skeletons | scaffolds (test rows) | Tanimoto |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in _read(HERE / "leakage.csv"):
+        sizes = " / ".join(
+            f"{int(row[f'rows in {part}']):,}" for part in ("train", "validation", "test")
+        )
+        shared = [row[f"{kind} in train and test"] for kind in ("molecule", "skeleton")]
+        scaffolds = row["scaffold in train and test"]
+        rows = row["scaffold in train and test, rows of test"]
+        median, low, high = (
+            f"{float(row[f'test to train, {quantile}']):.2f}"
+            for quantile in ("median", "5%", "95%")
+        )
+        cells = (
+            row["dataset"],
+            sizes,
+            *shared,
+            f"{scaffolds} ({rows})",
+            f"{median} ({low} to {high})",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

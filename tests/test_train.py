@@ -19,7 +19,7 @@ from moleblend.encoder import EncoderConfig
 from moleblend.heads import HeadsConfig, Model, ModelConfig
 from moleblend.metrics import Metrics
 from moleblend.predict import Predictor
-from moleblend.splits import scaffold_split
+from moleblend.splits import SPLITS, scaffold_split
 from moleblend.tables import read_table
 from moleblend.train import TrainConfig, TrainResult, property_loss
 
@@ -213,6 +213,17 @@ def test_scaffold_split_is_that_of_the_usable_rows(config: TrainConfig) -> None:
     result, _ = run(replace(config, split="scaffold", epochs=1))
     canonical = [row.molecule.smiles for row in result.rows if row.molecule is not None]
     expected = scaffold_split(canonical)
+    assert result.parts.test.tolist() == (expected.test + 1).tolist()
+    assert result.parts.train.tolist() == (expected.train + 1).tolist()
+
+
+@pytest.mark.parametrize("kind", ["balanced", "cluster"])
+def test_other_splits_are_those_of_the_usable_rows(config: TrainConfig, kind: str) -> None:
+    smiles = ["nonsense", *CHAINS[:20], *(f"C1{'C' * n}1" for n in range(2, 12))]
+    write(Path(config.data), smiles=smiles, y=[float(k) for k in range(len(smiles))])
+    result, _ = run(replace(config, split=kind, epochs=1, seed=3))
+    canonical = [row.molecule.smiles for row in result.rows if row.molecule is not None]
+    expected = SPLITS[kind](canonical, (0.8, 0.1, 0.1), 3)
     assert result.parts.test.tolist() == (expected.test + 1).tolist()
     assert result.parts.train.tolist() == (expected.train + 1).tolist()
 

@@ -1,4 +1,4 @@
-"""From SMILES, mol blocks and XYZ to `Molecule`; conformers, scaffolds, drawings. All of RDKit.
+"""From SMILES, mol blocks and XYZ to `Molecule`; conformers, drawings. All by RDKit.
 
 A `cip-1` record is a function of its canonical SMILES alone: whatever was read is written as
 canonical SMILES, and that text is read again. So the record cannot depend on how a molecule was
@@ -20,18 +20,16 @@ from pathlib import Path
 from time import monotonic
 
 import numpy as np
-from jaxtyping import Float, Float64, Int, Int32, Integer, UInt8, UInt32
+from jaxtyping import Float, Float64, Int, Int32, Integer, UInt8
 from rdkit import Chem, rdBase
 from rdkit.Chem import (
     rdCIPLabeler,
     rdDetermineBonds,
     rdDistGeom,
-    rdFingerprintGenerator,
     rdForceFieldHelpers,
     rdMolAlign,
 )
 from rdkit.Chem.Draw import rdMolDraw2D
-from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from .molecule import FARTHEST, FeatureVersion, Molecule, MoleculeError
 
@@ -404,44 +402,29 @@ def add_positions(
     )
 
 
-def scaffold(smiles: str) -> str:
-    """Return the Bemis-Murcko scaffold with its chirality, as canonical SMILES; "" without a ring.
-
-    Raises:
-        MoleculeError: RDKit refuses the SMILES.
-
-    Example:
-        >>> scaffold("CC(=O)Oc1ccccc1C(=O)O"), scaffold("CCO")
-        ('c1ccccc1', '')
-    """
-    mol, _ = _parse_smiles(smiles.strip(), smiles)
-    return MurckoScaffold.MurckoScaffoldSmiles(mol=mol, includeChirality=True)
-
-
-def count_ecfp4(smiles: str, n_bits: int = 2048) -> UInt32[np.ndarray, " n_bits"]:
-    """Count the circular environments of radius 2 (ECFP4), folded to `n_bits`.
-
-    Raises:
-        MoleculeError: RDKit refuses the SMILES.
-    """
-    mol, _ = _parse_smiles(smiles.strip(), smiles)
-    generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=n_bits)
-    return generator.GetCountFingerprintAsNumPy(mol)
-
-
 def draw_svg(smiles: str, width: int, height: int) -> str:
     """Draw a molecule as an `<svg>` element of `width` x `height` pixels on no background.
 
     Raises:
         MoleculeError: RDKit refuses the SMILES.
     """
-    mol, _ = _parse_smiles(smiles.strip(), smiles)
+    mol = parse(smiles)
     drawing = rdMolDraw2D.MolDraw2DSVG(width, height)
     drawing.drawOptions().clearBackground = False
     rdMolDraw2D.PrepareAndDrawMolecule(drawing, mol)
     drawing.FinishDrawing()
     text = drawing.GetDrawingText()
     return text[text.index("<svg") :]
+
+
+def parse(smiles: str) -> Chem.Mol:
+    """Read a SMILES into RDKit's own record, for the other modules that know RDKit.
+
+    Raises:
+        MoleculeError: no SMILES, or one that RDKit refuses, with its reason.
+    """
+    mol, _ = _parse_smiles(smiles.strip(), smiles)
+    return mol
 
 
 def _parse_smiles(text: str, name: str) -> tuple[Chem.Mol, list[int]]:

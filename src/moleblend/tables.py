@@ -199,6 +199,33 @@ def find_smiles_column(table: Table) -> str:
     raise ValueError(f"{table.source}: no column is called 'smiles'; {table._described()}")
 
 
+def with_smiles(table: Table, smiles: str | None = None) -> tuple[pa.Table, str]:
+    """Give the columns of a table and the name of that with SMILES.
+
+    The mol blocks of an SDF become canonical SMILES in a new last column `smiles`, null where a
+    block is no molecule. Their geometry does not come along.
+
+    Args:
+        table: the rows.
+        smiles: the column; left out, it is found by name.
+
+    Raises:
+        ValueError: no such column, none that could be it, or an SDF with a field `smiles`.
+    """
+    if smiles is not None or table.blocks is None:
+        name = smiles or find_smiles_column(table)
+        _texts(table, name)
+        return table.columns, name
+    if "smiles" in table.names:
+        raise ValueError(
+            f"{table.source}: it has mol blocks and a field 'smiles', say which one counts"
+        )
+    written = [
+        item.smiles if isinstance(item, Molecule) else None for item in read_molecules(table)
+    ]
+    return table.columns.append_column("smiles", pa.array(written, pa.string())), "smiles"
+
+
 def numbers(table: Table, name: str) -> Float64[np.ndarray, " n"]:
     """Read a column of numbers.
 

@@ -77,6 +77,14 @@ def say(text: str) -> None:
     SHOWN.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
+def say_some(lines: Sequence[str], most: int = 5) -> None:
+    """Print the first lines, and how many there are more."""
+    for line in lines[:most]:
+        say(line)
+    if len(lines) > most:
+        say(f"and {len(lines) - most:,} more")
+
+
 def check_out(out: Path, source: Path, endings: Sequence[str]) -> None:
     """Refuse a file that cannot be written before the work is done, not after it."""
     if out.suffix.lower() not in endings:

@@ -33,7 +33,7 @@ from moleblend.heads import Model, ModelConfig, Target
 from moleblend.metrics import Metrics, binary_metrics, mean_metric, regression_metrics
 from moleblend.molecule import Molecule
 from moleblend.predict import Row, in_batches, in_units, prepare
-from moleblend.splits import Split, given_split, random_split, scaffold_split
+from moleblend.splits import SPLITS, Split, given_split
 from moleblend.tables import Table, numbers, read_molecules, read_table, write_table
 
 
@@ -47,7 +47,8 @@ class TrainConfig:
         out: the run folder.
         source: model file to start from, or `scratch` for random weights.
         smiles: the SMILES column; found by name if empty.
-        split: `scaffold`, `random`, or a column that says train, valid or test for each row.
+        split: `scaffold`, `balanced` (scaffolds in random order), `cluster` (Butina on ECFP4),
+            `random`, or a column that says train, valid or test for each row.
         task: `regression`, `binary`, or `auto`: binary if all labels of a target are 0 or 1.
         units: unit of each target, for the record.
         views: what is used of each molecule: `2d`, `3d`, `both`; `auto` is both if any row has a
@@ -457,10 +458,9 @@ def _split(
     table: Table, usable: Int64[np.ndarray, " n"], data: Labelled, config: TrainConfig
 ) -> Split:
     """Split the usable rows; every part needs some."""
-    if config.split == "scaffold":
-        split = scaffold_split([molecule.smiles for molecule in data.molecules])
-    elif config.split == "random":
-        split = random_split(len(data), seed=config.seed)
+    if config.split in SPLITS:
+        smiles = [molecule.smiles for molecule in data.molecules]
+        split = SPLITS[config.split](smiles, (0.8, 0.1, 0.1), config.seed)
     else:
         split = given_split(_named_parts(table, usable, config.split))
     for name in ("train", "validation", "test"):

@@ -1,0 +1,94 @@
+"""Account for the published splits: what stands in two parts, how near test is to train.
+
+    python -m benchmarks.leakage --sets esol bbbp
+
+Writes `benchmarks/leakage.csv`, one row per set of protocol U; a set that is there stays.
+"""
+
+import csv
+import hashlib
+import os
+import time
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import tyro
+
+from moleblend.leakage import leakage
+from moleblend.splits import read_split
+from moleblend.tables import read_table
+
+HERE = Path(__file__).parent
+KINDS = ("molecule", "skeleton", "scaffold")
+PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to account for.
+
+    Attributes:
+        sets: names of files in unimol_split; all but muv, whose 1.4 thousand million pairs would
+            take longer than the ten others together.
+        results: the table to append to.
+    """
+
+    sets: tuple[str, ...] = (
+        "bace",
+        "bbbp",
+        "clintox",
+        "esol",
+        "freesolv",
+        "hiv",
+        "lipo",
+        "sider",
+        "tox21",
+        "toxcast",
+    )
+    results: Path = HERE / "leakage.csv"
+
+
+def main(options: Options) -> None:
+    """Account for every set that is not in the table yet."""
+    folder = os.environ.get("MOLEBLEND_DATA")
+    if not folder:
+        raise ValueError("MOLEBLEND_DATA must name the folder that holds unimol_split")
+    done = set()
+    if options.results.is_file():
+        with options.results.open(newline="", encoding="utf-8") as file:
+            done = {row["dataset"] for row in csv.DictReader(file)}
+    for name in options.sets:
+        if name in done:
+            continue
+        started = time.perf_counter()
+        data = Path(folder) / "unimol_split" / f"{name}.csv.gz"
+        smiles, split, reasons = read_split(read_table(data), "split", smiles="smiles")
+        found = leakage(smiles, split)
+        row: dict[str, object] = {
+            "dataset": name,
+            "protocol": "U",
+            "split_hash": hashlib.sha256(data.read_bytes()).hexdigest()[:12],
+            **{f"rows in {part}": found.n_rows[part] for part in PARTS},
+            "rows in no part": len(reasons),
+        }
+        for kind in KINDS:
+            for first, second in combinations(PARTS, 2):
+                shared = found.find(kind, first, second)
+                row[f"{kind} in {first} and {second}"] = shared.n_shared
+                row[f"{kind} in {first} and {second}, rows of {second}"] = len(shared.second)
+        for near in found.nearest:
+            for quantile, value in near.quantiles.items():
+                row[f"{near.part} to train, {quantile}"] = f"{value:.3f}"
+        row["seconds"] = f"{time.perf_counter() - started:.0f}"
+        is_new = not options.results.exists()
+        with options.results.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, row.keys())
+            if is_new:
+                writer.writeheader()
+            writer.writerow(row)
+        print(name, row["seconds"], "s")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

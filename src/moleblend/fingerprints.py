@@ -1,0 +1,133 @@
+"""What makes molecules alike: scaffolds, circular fingerprints, Tanimoto, clusters. By RDKit."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float64, Int64, UInt32
+from rdkit.Chem import rdFingerprintGenerator
+from rdkit.Chem.Scaffolds import MurckoScaffold
+from rdkit.DataStructs import BulkTanimotoSimilarity, ExplicitBitVect
+
+from .chem import parse
+from .molecule import MoleculeError
+
+MOST_TO_CLUSTER = 50_000
+"""Molecules; every one is compared with every other, so time grows with the square."""
+
+_ECFP4 = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
+
+
+def scaffold(smiles: str) -> str:
+    """Return the Bemis-Murcko scaffold with its chirality, as canonical SMILES; "" without a ring.
+
+    Raises:
+        MoleculeError: RDKit refuses the SMILES.
+
+    Example:
+        >>> scaffold("CC(=O)Oc1ccccc1C(=O)O"), scaffold("CCO")
+        ('c1ccccc1', '')
+    """
+    return MurckoScaffold.MurckoScaffoldSmiles(mol=parse(smiles), includeChirality=True)
+
+
+def count_ecfp4(smiles: str, n_bits: int = 2048) -> UInt32[np.ndarray, " n_bits"]:
+    """Count the circular environments of radius 2 (ECFP4), folded to `n_bits`.
+
+    Raises:
+        MoleculeError: RDKit refuses the SMILES.
+    """
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=n_bits)
+    return generator.GetCountFingerprintAsNumPy(parse(smiles))
+
+
+def nearest(
+    smiles: Sequence[str], references: Sequence[str]
+) -> tuple[Float64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+    """Find for each molecule the reference that is most similar: Tanimoto on 2,048 bits of ECFP4.
+
+    Memory grows with the number of molecules, not with that of pairs.
+
+    Args:
+        smiles: the molecules that ask.
+        references: those they are compared with, at least one.
+
+    Returns:
+        The similarities, and where the (first) nearest stands in `references`.
+
+    Raises:
+        MoleculeError: RDKit refuses a SMILES; the message has its place.
+        ValueError: there is nothing to compare with.
+    """
+    if not references:
+        raise ValueError("there is no molecule to compare with")
+    known = _prints(references)
+    similarity, place = np.zeros(len(smiles)), np.zeros(len(smiles), np.int64)
+    for k, bits in enumerate(_prints(smiles)):
+        found = BulkTanimotoSimilarity(bits, known)
+        similarity[k] = max(found)
+        place[k] = found.index(similarity[k])
+    return similarity, place
+
+
+def cluster(smiles: Sequence[str], similarity: float = 0.65) -> Int64[np.ndarray, " n"]:
+    """Cluster by Butina's method, on 2,048 bits of ECFP4.
+
+    Of the molecules that are in no cluster yet, the one with the most neighbours among all becomes
+    a centre, and takes those of its neighbours that are still free. Equal counts are decided by the
+    bits, so the clusters do not depend on the order of the molecules. RDKit's own `ClusterData` is
+    the same, but wants the distances of all pairs at once; here memory grows with the number of
+    molecules only.
+
+    Args:
+        smiles: the molecules, at most `MOST_TO_CLUSTER`.
+        similarity: Tanimoto from which two molecules are neighbours, above 0 and at most 1.
+
+    Returns:
+        The number of each molecule's cluster, counted from 0 in the order in which they were made.
+
+    Raises:
+        MoleculeError: RDKit refuses a SMILES; the message has its place.
+        ValueError: too many molecules, or no similarity.
+
+    Reference:
+        Butina, J. Chem. Inf. Comput. Sci. 1999, doi:10.1021/ci9803381.
+    """
+    if not 0 < similarity <= 1:
+        raise ValueError(f"similarity must be above 0 and at most 1, {similarity} came")
+    if len(smiles) > MOST_TO_CLUSTER:
+        raise ValueError(
+            f"{len(smiles):,} molecules are too many to cluster, all pairs of at most "
+            f"{MOST_TO_CLUSTER:,} are compared"
+        )
+    given = _prints(smiles)
+    order = sorted(range(len(given)), key=lambda k: given[k].ToBinary())
+    prints = [given[k] for k in order]
+    n_neighbours = np.zeros(len(prints), np.int64)
+    for k in range(1, len(prints)):
+        near = np.flatnonzero(np.array(BulkTanimotoSimilarity(prints[k], prints[:k])) >= similarity)
+        n_neighbours[near] += 1
+        n_neighbours[k] += len(near)
+    numbers = np.full(len(prints), -1, np.int64)
+    n_clusters = 0
+    for centre in sorted(range(len(prints)), key=lambda k: (n_neighbours[k], k), reverse=True):
+        if numbers[centre] >= 0:
+            continue
+        if n_neighbours[centre]:
+            free = np.flatnonzero(numbers < 0)
+            found = BulkTanimotoSimilarity(prints[centre], [prints[k] for k in free])
+            numbers[free[np.array(found) >= similarity]] = n_clusters
+        numbers[centre] = n_clusters
+        n_clusters += 1
+    result = np.empty_like(numbers)
+    result[order] = numbers
+    return result
+
+
+def _prints(smiles: Sequence[str]) -> list[ExplicitBitVect]:
+    prints = []
+    for row, text in enumerate(smiles):
+        try:
+            prints.append(_ECFP4.GetFingerprint(parse(text)))
+        except MoleculeError as error:
+            raise MoleculeError(f"row {row}: {error}") from error
+    return prints
