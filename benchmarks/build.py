@@ -55,6 +55,7 @@ class Options:
         engine: processes or ray.
         processes: of the build.
         conformers: geometries of each molecule; nothing is taken from a cache.
+        keep: where the last store and its account are left.
         results: the table to append to.
     """
 
@@ -64,6 +65,7 @@ class Options:
     engine: str = "processes"
     processes: int = os.cpu_count() or 1
     conformers: int = 0
+    keep: Path | None = None
     results: Path = Path(__file__).parent / "build.csv"
 
 
@@ -82,11 +84,15 @@ def main(options: Options) -> None:
                 raise ValueError(f"{options.source} has {n_written} rows, not {n_rows}")
             del tables
             seconds, peak = measure(command(options, source, out))
-            n_molecules = len(MoleculeStore(out))
+            n_molecules, n_bytes = len(MoleculeStore(out)), out.stat().st_size
+            if options.keep:
+                out.replace(options.keep)
+                account = out.with_name(f"{out.name}.rejected.csv")
+                account.replace(options.keep.with_name(f"{options.keep.name}.rejected.csv"))
             found = {
                 "molecules_per_s": n_molecules / seconds,
                 "peak_mb": peak / 1e6,
-                "bytes_per_molecule": out.stat().st_size / n_molecules,
+                "bytes_per_molecule": n_bytes / n_molecules,
             }
         first = first or found
         row = {
