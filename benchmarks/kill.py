@@ -2,9 +2,10 @@
 
     python -m benchmarks.kill --source train.csv.gz --kills 2
 
-Builds a store twice: once unbroken (or takes one that is there), once killed (all processes of the build at once) after a
-third, two thirds, ... of the time that the first took, and resumed. The two stores and the two
-accounts of rejected rows have to be the same files. Appends a row to `benchmarks/kill.csv`.
+Builds a store twice: once unbroken (or takes one that is there), once killed (all processes of the
+build at once) after a third, two thirds, ... of the time that the first took, and resumed. The two
+stores and the two accounts of rejected rows have to be the same files. Appends a row to
+`benchmarks/kill.csv`.
 """
 
 import csv
