@@ -1,13 +1,9 @@
 """From a file of molecules to a store, in several processes, with an account of every row."""
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +11,7 @@ import pyarrow as pa
 
 from moleblend.chem import add_positions
 from moleblend.molecule import FeatureVersion, Molecule, MoleculeError
+from moleblend.processes import in_order
 from moleblend.store import write_store
 from moleblend.tables import Rejected, Table, read_molecules, read_pieces, write_table
 
@@ -94,9 +91,7 @@ def build_store(
     )
     n_rows, pieces = read_pieces(source, _ROWS_IN_A_PIECE)
     n_pieces = -(-n_rows // _ROWS_IN_A_PIECE)
-    read_pieces_in_order = _in_order(
-        read, pieces, min(n_processes or os.cpu_count() or 1, n_pieces)
-    )
+    read_pieces_in_order = in_order(read, pieces, min(n_processes or os.cpu_count() or 1, n_pieces))
     rejected: list[Rejected] = []
     flat: list[Rejected] = []
     notes: dict[str, None] = {}
@@ -156,32 +151,6 @@ def _read_piece(
             reason = str(error).removeprefix(f"{item.id}: ")
             flat.append(Rejected(row, item.id, f"2D only: {reason}"))
     return _ReadPiece(rows, flat, piece.notes)
-
-
-def _in_order(
-    read: Callable[[Table], _ReadPiece], pieces: Iterable[Table], n_processes: int
-) -> Iterator[_ReadPiece]:
-    """Read pieces in several processes; a few of them are under way at a time."""
-    if n_processes <= 1:
-        yield from map(read, pieces)
-        return
-    # Spawned, not forked: torch and Arrow have threads, which a fork would break.
-    pool = ProcessPoolExecutor(n_processes, mp_context=get_context("spawn"))
-    under_way: deque[Future[_ReadPiece]] = deque()
-    try:
-        for piece in pieces:
-            under_way.append(pool.submit(read, piece))
-            if len(under_way) > 2 * n_processes:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
-    except BrokenProcessPool as error:
-        raise ChildProcessError(
-            "a process that read molecules died: out of memory, a crash inside RDKit, or a script "
-            "without `if __name__ == '__main__':`"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _write_account(rows: list[Rejected], path: Path) -> None:
