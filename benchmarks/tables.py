@@ -1,7 +1,7 @@
-"""Write the tables of README.md from the figures beside this file.
+"""Write the tables of README.md and docs/datasets.md from the figures beside this file.
 
 python -m benchmarks.tables          # rewrites what stands between the markers
-python -m benchmarks.tables --check  # says whether README.md is up to date, and exits 1 if not
+python -m benchmarks.tables --check  # says whether the pages are up to date, and exits 1 if not
 """
 
 import csv
@@ -9,25 +9,72 @@ import statistics
 import sys
 from pathlib import Path
 
+import moleblend.datasets
+
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
+DATASETS = HERE.parent / "docs" / "datasets.md"
 
 
 def main(is_check: bool) -> int:
     """Rewrite or check the tables."""
-    text = README.read_text(encoding="utf-8")
+    pages = {
+        README: {"views": views(), "properties": properties()},
+        DATASETS: {"sets": sets(), "counts": counts()},
+    }
+    stale = [page for page, tables in pages.items() if not _write(page, tables, is_check)]
+    for page in stale:
+        print(f"{page.name}: run benchmarks.tables")
+    if is_check and not stale:
+        print("the tables are up to date")
+    return int(bool(stale))
+
+
+def _write(page: Path, tables: dict[str, str], is_check: bool) -> bool:
+    """Put tables between their markers; say whether the page is up to date."""
+    text = page.read_text(encoding="utf-8")
     new = text
-    for name, table in (("views", views()), ("properties", properties())):
+    for name, table in tables.items():
         before, start, rest = new.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition(f"<!-- end of {name} -->")
         if not (start and end):
-            raise ValueError(f"{README}: the markers of the table {name!r} are missing")
+            raise ValueError(f"{page}: the markers of the table {name!r} are missing")
         new = before + start + table + end + after
     if is_check:
-        print("README.md is up to date" if new == text else "README.md: run benchmarks.tables")
-        return int(new != text)
-    README.write_text(new, encoding="utf-8")
-    return 0
+        return new == text
+    page.write_text(new, encoding="utf-8")
+    return True
+
+
+def sets() -> str:
+    """Tabulate what is known of the data sets."""
+    lines = ["| set | what it is | labels | metric | licence |", "|---|---|---|---|---|"]
+    for name, known in moleblend.datasets.DATASETS.items():
+        labels = f"{known.n_tasks}, {known.task}" if known.task else ""
+        lines.append(f"| `{name}` | {known.title} | {labels} | {known.metric} | {known.licence} |")
+    return "\n".join(lines) + "\n"
+
+
+def counts() -> str:
+    """Tabulate what the files hold against the counts of the literature."""
+    lines = [
+        "| set | rows | molecules | literature | labels | hash | defects |",
+        "|---|--:|--:|--:|--:|---|---|",
+    ]
+    rows = _read(HERE / "datasets.csv")
+    for row in rows:
+        part = "" if row["parsed"] == row["rows"] else f" of {int(row['parsed']):,} read"
+        cells = [
+            f"`{row['dataset']}`",
+            f"{int(row['rows']):,}",
+            f"{int(row['valid']):,}{part}",
+            f"{int(row['literature']):,}",
+            f"{int(row['labels']):,}",
+            f"{row['hash']} `{row['content_sha256'][:12]}`",
+            "; ".join(filter(None, (row["defects"], row["not_as_known"]))),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + f"\n\nCounted on {rows[0]['date']}.\n"
 
 
 def views() -> str:

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 from jaxtyping import Float, Int, Int32, Integer, UInt8, UInt32
@@ -324,8 +324,26 @@ def _open_sdf(path: Path) -> Generator[TextIO, None, None]:
         raw = archive.extractfile(member) if member else None
         if raw is None:
             raise ValueError(f"{path}: there is no .sdf file in the archive")
-        with io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace") as file:
+        forward = io.BufferedReader(_Forward(raw))
+        with io.TextIOWrapper(forward, encoding="utf-8", errors="backslashreplace") as file:
             yield file
+
+
+class _Forward(io.RawIOBase):
+    """A file inside a tar that streams by; on Python 3.11 it fails when asked if it can seek."""
+
+    def __init__(self, file: Any) -> None:  # noqa: ANN401 (what tarfile gives is no IO[bytes])
+        self._file = file
+
+    def readable(self) -> bool:
+        """Say that it can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 (whatever holds bytes)
+        """Read the next bytes."""
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def _split_record(lines: list[str]) -> tuple[str, dict[str, str]]:

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -371,6 +372,9 @@ _U_CONTENT = {
     "lipo": "4946243c76b276d9445fdbb11d3543cdaca6ebcf42e03ba86789202cd0e636a7",
 }
 
+_MOST_NAMED = 30
+"""Labels that a command names one by one."""
+
 _FROM_RAW = ("muv", "toxcast")
 """Sets whose train part is the raw file without the molecules of the other two parts."""
 
@@ -397,15 +401,128 @@ def _on_protocol_u(name: str) -> Dataset:
         citation=f"Zhou et al. (Uni-Mol), ICLR 2023; Li et al. (MUBen), TMLR 2024, "
         f"arXiv:2306.10060, whose repository has the parts; {raw.citation}",
         literature=sum(_U_SIZES[name]),
-        expected=_U_EXPECTED.get(name),
+        expected=_EXPECTED.get(f"{name}-u"),
         note="",
         differs="",
     )
 
 
-_EXPECTED: dict[str, Counts] = {}
-
-_U_EXPECTED: dict[str, Counts] = {}
+_EXPECTED = {
+    "bbbp": Counts(
+        rows=2_050,
+        labels=2_050,
+        positives=1_567,
+        parsed=2_050,
+        valid=2_039,
+        largest=132,
+        repeated=64,
+        contradicting=10,
+    ),
+    "tox21": Counts(
+        rows=7_831, labels=77_946, positives=5_862, parsed=7_831, valid=7_823, largest=132
+    ),
+    "toxcast": Counts(
+        rows=8_597,
+        labels=1_538_395,
+        positives=127_070,
+        parsed=8_597,
+        valid=8_579,
+        largest=124,
+        fails=15,
+    ),
+    "sider": Counts(
+        rows=1_427, labels=38_529, positives=21_868, parsed=1_427, valid=1_427, largest=492
+    ),
+    "clintox": Counts(
+        rows=1_484,
+        labels=2_968,
+        positives=1_502,
+        parsed=1_484,
+        valid=1_480,
+        largest=136,
+        repeated=19,
+        contradicting=19,
+    ),
+    "muv": Counts(
+        rows=93_087, labels=249_886, positives=489, parsed=93_087, valid=93_087, largest=46
+    ),
+    "hiv": Counts(
+        rows=41_127,
+        labels=41_127,
+        positives=1_443,
+        parsed=41_127,
+        valid=41_120,
+        largest=222,
+        blank_lines=41_126,
+    ),
+    "bace": Counts(rows=1_513, labels=1_513, positives=691, parsed=1_513, valid=1_513, largest=97),
+    "esol": Counts(
+        rows=1_128,
+        labels=1_128,
+        parsed=1_128,
+        valid=1_128,
+        largest=55,
+        repeated=11,
+        contradicting=1,
+        padded=212,
+    ),
+    "freesolv": Counts(rows=642, labels=642, parsed=642, valid=642, largest=24),
+    "lipo": Counts(rows=4_200, labels=4_200, parsed=4_200, valid=4_200, largest=115),
+    "bbbp-u": Counts(
+        rows=2_039,
+        labels=2_039,
+        positives=1_560,
+        parsed=2_039,
+        valid=2_039,
+        largest=132,
+        repeated=64,
+        contradicting=10,
+    ),
+    "tox21-u": Counts(
+        rows=7_831, labels=77_946, positives=5_862, parsed=7_831, valid=7_823, largest=132
+    ),
+    "toxcast-u": Counts(
+        rows=8_579, labels=1_534_076, positives=126_652, parsed=8_579, valid=8_579, largest=124
+    ),
+    "sider-u": Counts(
+        rows=1_427, labels=38_529, positives=21_868, parsed=1_427, valid=1_427, largest=492
+    ),
+    "clintox-u": Counts(
+        rows=1_478,
+        labels=2_956,
+        positives=1_496,
+        parsed=1_478,
+        valid=1_478,
+        largest=136,
+        repeated=19,
+        contradicting=19,
+    ),
+    "muv-u": Counts(
+        rows=93_087, labels=249_886, positives=489, parsed=93_087, valid=93_087, largest=46
+    ),
+    "hiv-u": Counts(
+        rows=41_127, labels=41_127, positives=1_443, parsed=41_127, valid=41_120, largest=222
+    ),
+    "bace-u": Counts(
+        rows=1_513, labels=1_513, positives=691, parsed=1_513, valid=1_513, largest=97
+    ),
+    "esol-u": Counts(
+        rows=1_128,
+        labels=1_128,
+        parsed=1_128,
+        valid=1_128,
+        largest=55,
+        repeated=11,
+        contradicting=1,
+    ),
+    "freesolv-u": Counts(rows=642, labels=642, parsed=642, valid=642, largest=24),
+    "lipo-u": Counts(rows=4_200, labels=4_200, parsed=4_200, valid=4_200, largest=115),
+    "qm9": Counts(
+        rows=130_831, labels=1_569_972, parsed=130_831, valid=130_828, largest=9, repeated=87
+    ),
+    "moses": Counts(rows=1_936_962, parsed=193_697, valid=193_697, largest=26),
+}
+"""What the files with the known content hold. RDKit 2026.9.1 read their molecules."""
 
 _QM9_REFERENCES = {
     "u0": (-0.500273, -37.846772, -54.583861, -75.064579, -99.718730),
@@ -558,6 +675,73 @@ def find(name: str) -> Path:
     raise FileNotFoundError(f"{name} is not here: {get}, or put it at {folders()[0] / wanted.file}")
 
 
+def is_here(name: str) -> bool:
+    """Say whether the file of a data set lies in one of the folders."""
+    try:
+        find(name)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def describe(name: str) -> list[tuple[str, str]]:
+    """Tell what is known of a data set, where it lies or belongs, and how to use it.
+
+    Returns:
+        Headings and texts.
+
+    Raises:
+        ValueError: there is no such set.
+    """
+    known = dataset(name)
+    place = folders()[0] / known.file
+    path = find(name) if is_here(name) else place
+    rows = [("set", f"{name}: {known.title}")]
+    if known.n_tasks:
+        units = sorted({(known.units or {}).get(task, "") for task in known.tasks} - {""})
+        told = ", ".join(known.tasks) if known.tasks else f"{known.n_tasks} columns"
+        rows.append(("labels", told + (f" ({', '.join(units)})" if units else "")))
+        rows.append(("task", f"{known.task}, {known.metric}"))
+    rows += [
+        ("columns", known.columns),
+        ("split", known.split),
+        ("molecules", f"{known.literature:,} in the literature"),
+        ("licence", known.licence),
+        ("citation", known.citation),
+    ]
+    for source in known.sources:
+        by_content = known.is_as_published and known.content and not known.differs
+        told = source.hash or ("known by its content" if by_content else "hash not known")
+        rows.append(("source", f"{source.url} ({told})"))
+    hash_told = f"sha256:{known.content}" if known.content else "hash not known"
+    rows.append(("content", f"{hash_told}{', but ' + known.differs if known.differs else ''}"))
+    if known.note:
+        rows.append(("note", known.note))
+    rows.append(("file", str(path) if is_here(name) else f"not here; it belongs at {place}"))
+    if not is_here(name) and known.kind != "conformers":
+        rows.append(("fetch", f"moleblend data fetch {name}"))
+    rows.append(("use", _command(name, known, path)))
+    return rows
+
+
+def _command(name: str, known: Dataset, path: Path) -> str:
+    """Give the command that trains on a set, or makes a store of it for pretraining."""
+    if known.kind == "pcqm4mv2":
+        return f"moleblend data export {name} {name}.parquet"
+    if not known.n_tasks:
+        return f"moleblend data build {shlex.quote(str(path))} {name}.arrow"
+    smiles = "" if known.smiles == "smiles" else f" --smiles {known.smiles}"
+    tasks = known.tasks
+    if not tasks and known.n_tasks <= _MOST_NAMED and is_here(name):
+        tasks = known.task_names(read_table(path).names)
+    targets = " ".join(map(shlex.quote, tasks)) or f"LABEL ... ({known.n_tasks} columns)"
+    split = " --split split" if "`split`" in known.split else ""
+    return (
+        f"moleblend train {shlex.quote(str(path))}{smiles}{split} --out runs/{name} "
+        f"--target {targets}"
+    )
+
+
 def read(name: str) -> Table:
     """Read a data set that is a table: its rows as they stand in the file, none dropped.
 
@@ -622,8 +806,8 @@ def fetch(name: str, folder: Path | None = None, on_progress: Progress | None = 
     path = folder / wanted.file
     if wanted.kind == "conformers":
         raise ValueError(
-            f"{name} is not fetched: {wanted.note}; write them as SDF or Parquet and put that at "
-            f"{path}"
+            f"{name} is not fetched: {wanted.note}; what is made of it, as SDF or Parquet, belongs "
+            f"at {path}"
         )
     if path.exists():
         return path

@@ -8,7 +8,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -26,6 +26,7 @@ from moleblend.tables import Rejected, Table, read_molecules, read_pieces
 
 _ROWS, _SPLIT = "pcqm4m-v2/raw/data.csv.gz", "pcqm4m-v2/split_dict.pt"
 _HEADER = ["idx", "smiles", "homolumogap"]
+_COLUMNS = pa.schema([("index", pa.int64()), ("smiles", pa.string()), ("gap", pa.float64())])
 
 _ARRAYS = (
     "numpy.core.multiarray._reconstruct",
@@ -61,17 +62,17 @@ def read_pcqm4mv2(path: str | Path, n_rows: int = 50_000) -> Iterator[Table]:
 def _piece(path: Path, rows: list[list[str]], n_before: int) -> Table:
     try:
         index, smiles, gaps = zip(*rows, strict=True)
-        columns = {
-            "index": pa.array([int(cell) for cell in index], pa.int64()),
-            "smiles": pa.array(smiles, pa.string()),
-            "gap": pa.array([float(cell) if cell else None for cell in gaps], pa.float64()),
-        }
+        columns = [
+            [int(cell) for cell in index],
+            smiles,
+            [float(cell) if cell else None for cell in gaps],
+        ]
     except ValueError as error:
         raise ValueError(
             f"{path}: a row from {n_before + 1} to {n_before + len(rows)} of {_ROWS} is not an "
             f"index, a SMILES and a gap ({error})"
         ) from error
-    return Table(path, pa.table(columns), n_before=n_before)
+    return Table(path, pa.table(columns, schema=_COLUMNS), n_before=n_before)
 
 
 def pcqm4mv2_split(path: str | Path) -> dict[str, Int64[np.ndarray, " m"]]:
@@ -121,16 +122,13 @@ def write_pcqm4mv2(path: str | Path, out: Path) -> None:
     for number, rows in enumerate(parts.values()):
         part_of[rows] = number
     names = pa.array(list(parts))
-    with replacing(out) as temporary, ExitStack() as stack:
-        writer: pq.ParquetWriter | None = None
+    schema = _COLUMNS.append(pa.field("split", pa.string()))
+    with replacing(out) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for piece in read_pcqm4mv2(path):
             rows = part_of[piece.n_before : piece.n_before + len(piece)]
             if len(rows) < len(piece) or (rows < 0).any():
-                raise ValueError(f"{path}: some rows of data.csv.gz are in no part of split_dict.pt")
-            columns = piece.columns.append_column("split", names.take(pa.array(rows)))
-            if writer is None:
-                writer = stack.enter_context(pq.ParquetWriter(temporary, columns.schema))
-            writer.write_table(columns)
+                raise ValueError(f"{path}: a row of {_ROWS} is in no part of {_SPLIT}")
+            writer.write_table(piece.columns.append_column("split", names.take(pa.array(rows))))
 
 
 def stream_pcqm4mv2_sdf(path: str | Path) -> Iterator[tuple[int, str]]:
