@@ -36,7 +36,6 @@ def main(n_processes: int | None) -> None:
                 **asdict(found.counts),
                 "hash": found.hash,
                 "content_sha256": content_sha256(find(name)),
-                "defects": "; ".join(found.defects),
                 "not_as_known": "; ".join(found.surprises),
             }
         )

@@ -7,20 +7,22 @@ python -m benchmarks.tables --check  # says whether the pages are up to date, an
 import csv
 import statistics
 import sys
+from dataclasses import fields
 from pathlib import Path
 
-import moleblend.datasets
+from moleblend.datasets import DATASETS, Counts
+from moleblend.inventory import defects
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
-DATASETS = HERE.parent / "docs" / "datasets.md"
+PAGE = HERE.parent / "docs" / "datasets.md"
 
 
 def main(is_check: bool) -> int:
     """Rewrite or check the tables."""
     pages = {
         README: {"views": views(), "properties": properties()},
-        DATASETS: {"sets": sets(), "counts": counts()},
+        PAGE: {"sets": sets(), "counts": counts()},
     }
     stale = [page for page, tables in pages.items() if not _write(page, tables, is_check)]
     for page in stale:
@@ -49,7 +51,7 @@ def _write(page: Path, tables: dict[str, str], is_check: bool) -> bool:
 def sets() -> str:
     """Tabulate what is known of the data sets."""
     lines = ["| set | what it is | labels | metric | licence |", "|---|---|---|---|---|"]
-    for name, known in moleblend.datasets.DATASETS.items():
+    for name, known in DATASETS.items():
         labels = f"{known.n_tasks}, {known.task}" if known.task else ""
         lines.append(f"| `{name}` | {known.title} | {labels} | {known.metric} | {known.licence} |")
     return "\n".join(lines) + "\n"
@@ -63,15 +65,17 @@ def counts() -> str:
     ]
     rows = _read(HERE / "datasets.csv")
     for row in rows:
-        part = "" if row["parsed"] == row["rows"] else f" of {int(row['parsed']):,} read"
+        found = Counts(**{field.name: int(row[field.name]) for field in fields(Counts)})
+        wrong = defects(found)
+        part = "" if found.parsed == found.rows else f" of {found.parsed:,} read"
         cells = [
             f"`{row['dataset']}`",
-            f"{int(row['rows']):,}",
-            f"{int(row['valid']):,}{part}",
+            f"{found.rows:,}",
+            f"{found.valid:,}{part}",
             f"{int(row['literature']):,}",
-            f"{int(row['labels']):,}",
+            f"{found.labels:,}",
             f"{row['hash']} `{row['content_sha256'][:12]}`",
-            "; ".join(filter(None, (row["defects"], row["not_as_known"]))),
+            "; ".join(filter(None, (*wrong, row["not_as_known"]))),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + f"\n\nCounted on {rows[0]['date']}.\n"

@@ -189,6 +189,10 @@ def test_a_published_file_is_kept_if_it_is_the_known_one(
     published.clear()
     assert fetch("bbbp") == path  # it is here already
     assert fetch("bbbp", here / "cache") == path
+    path.write_bytes(b"of someone else")
+    with pytest.raises(ValueError, match=r"BBBP\.csv is not the bbbp that moleblend knows"):
+        fetch("bbbp")
+    assert path.read_bytes() == b"of someone else"
 
 
 def test_a_set_that_is_known_to_differ_is_kept(here: Path, published: dict[str, bytes]) -> None:

@@ -23,6 +23,7 @@ class Server(ThreadingHTTPServer):
     ranges = True
     breaks_after: int | None = None
     asked: list[str | None]
+    sent: list[int]
 
     @property
     def url(self) -> str:
@@ -48,6 +49,7 @@ class Handler(BaseHTTPRequestHandler):
         body = server.content[start:]
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        server.sent.append(len(body[: server.breaks_after]))
         with suppress(BrokenPipeError, ConnectionResetError):  # whoever asked has seen enough
             self.wfile.write(body[: server.breaks_after])
 
@@ -58,7 +60,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[Server]:
     server = Server(("127.0.0.1", 0), Handler)
-    server.asked = []
+    server.asked, server.sent = [], []
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield server
@@ -97,6 +99,7 @@ def test_a_broken_download_goes_on_where_it_broke(
     download(server.url, path, known_hash=known_hash)
     assert path.read_bytes() == CONTENT
     assert server.asked == [None, None, "bytes=300000-"]
+    assert server.sent[-1] == len(CONTENT) - 300_000
     assert not hidden(tmp_path)
 
 
@@ -127,6 +130,8 @@ def test_bytes_of_two_versions_are_never_joined(
     server.ranges = change != "no ranges"
     download(server.url, path, known_hash=None)
     assert path.read_bytes() == CONTENT[::-1]
+    if change in ("another version", "no version"):
+        assert server.asked == [None, None]
 
 
 def test_a_wrong_hash_leaves_nothing(tmp_path: Path, server: Server) -> None:

@@ -62,12 +62,12 @@ def test_what_a_table_holds(put: Any) -> None:
     assert found.hash == "ok"
     assert found.surprises == ()
     assert found.defects == (
-        "2 rows are no molecules",
-        "1 rows have the word FAIL for a SMILES",
-        "3 rows repeat a molecule",
-        "1 molecules contradict themselves",
-        "1 SMILES have blanks around them",
-        "an empty line after 1 rows",
+        "rows that are no molecules: 2",
+        "rows with FAIL for a SMILES: 1",
+        "rows that repeat a molecule: 3",
+        "molecules that contradict themselves: 1",
+        "SMILES with blanks around them: 1",
+        "rows before an empty line: 1",
     )
 
 

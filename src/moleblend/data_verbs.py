@@ -183,8 +183,8 @@ def _export(
 
 def _print(table: RichTable) -> None:
     """Print a table, in a pipe as wide as its rows need to be to stay readable."""
-    console = Console()
-    console.print(table, width=None if console.is_terminal else 160)
+    is_terminal = Console().is_terminal
+    Console(width=None if is_terminal else 160).print(table)
 
 
 DATA_VERBS: dict[str, tuple[Callable[..., None], str]] = {

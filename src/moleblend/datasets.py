@@ -29,6 +29,9 @@ from moleblend.tables import Table, read_table, write_table
 Kind = Literal["table", "pcqm4mv2", "sdf", "conformers"]
 """A table is read whole; PCQM4Mv2's zip, its SDF and sets of many conformers are streamed."""
 
+Verdict = Literal["ok", "another content", "unknown"]
+"""Whether a file has the hash that is known of it."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -799,7 +802,7 @@ def fetch(name: str, folder: Path | None = None, on_progress: Progress | None = 
     Raises:
         DownloadError: it cannot be had; the message says which file to put where.
         ValueError: there is no such set, it cannot be fetched, or its content is not what it
-            should be (what was fetched is gone then).
+            should be (what was fetched is gone then, what was there before is not).
     """
     wanted = dataset(name)
     folder = folder or cache()
@@ -810,6 +813,11 @@ def fetch(name: str, folder: Path | None = None, on_progress: Progress | None = 
             f"at {path}"
         )
     if path.exists():
+        if compare_hash(name, path) == "another content" and not wanted.differs:
+            raise ValueError(
+                f"{path} is not the {name} that moleblend knows (another hash); move it away to "
+                "fetch that"
+            )
         return path
     make = _MAKERS.get(name)
     if make is None:
@@ -823,13 +831,29 @@ def fetch(name: str, folder: Path | None = None, on_progress: Progress | None = 
         if raw != name and raw in _NEEDS_RAW:
             parts["raw"] = fetch(raw, folder, on_progress)
         write_table(make(parts), path)
-    if wanted.content and content_sha256(path) != wanted.content and not wanted.differs:
+    if compare_hash(name, path) == "another content" and not wanted.differs:
         path.unlink()
         raise ValueError(
             f"{name}: what came from {wanted.sources[0].url} is not the {name} that moleblend "
-            "knows (another SHA-256), so it was not kept"
+            "knows (another hash), so it was not kept"
         )
     return path
+
+
+def compare_hash(name: str, path: Path) -> Verdict:
+    """Compare a file with what is known of a data set.
+
+    Returns:
+        "unknown" if no hash is known.
+    """
+    known = dataset(name)
+    if known.content:
+        return "ok" if content_sha256(path) == known.content else "another content"
+    published = known.sources[0].hash
+    if known.is_as_published and published:
+        kind, _, expected = published.partition(":")
+        return "ok" if pooch.file_hash(str(path), kind) == expected else "another content"
+    return "unknown"
 
 
 def content_sha256(path: Path) -> str:

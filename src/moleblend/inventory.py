@@ -7,13 +7,12 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import pooch
 from jaxtyping import Float64
 
-from moleblend.datasets import Counts, Dataset, content_sha256, dataset, find, read
+from moleblend.datasets import Counts, Dataset, Verdict, compare_hash, dataset, find, read
 from moleblend.molecule import Molecule
 from moleblend.processes import in_order
 from moleblend.streams import pcqm4mv2_split, read_pcqm4mv2
@@ -31,7 +30,6 @@ _LARGE = 200
 _FAR_APART = 0.5
 """Labels of the same molecule that are further apart contradict each other."""
 
-Verdict = Literal["ok", "another content", "unknown"]
 Progress = Callable[[int, int], None]
 
 
@@ -93,16 +91,16 @@ def check(
         counts, labels = _count_pcqm4mv2(path, n_processes, on_progress)
     else:
         counts, labels = _count_records(path, n_processes, on_progress)
-    verdict = _compare_hash(known, path)
-    surprises: list[str] = []
+    verdict = compare_hash(name, path)
+    surprises = ["its content is not the known one"] if verdict == "another content" else []
     if known.expected:
-        surprises = [
+        surprises += [
             f"{field.name} {getattr(counts, field.name):,}, expected "
             f"{getattr(known.expected, field.name):,}"
             for field in fields(Counts)
             if getattr(counts, field.name) != getattr(known.expected, field.name)
         ]
-    return Check(name, path, verdict, counts, labels, _defects(counts), tuple(surprises))
+    return Check(name, path, verdict, counts, labels, defects(counts), tuple(surprises))
 
 
 def _count_table(
@@ -224,27 +222,15 @@ def _filled(values: Float64[np.ndarray, "m t"], by: float) -> Float64[np.ndarray
     return np.where(np.isnan(values), by, values)
 
 
-def _compare_hash(known: Dataset, path: Path) -> Verdict:
-    if known.content:
-        return "ok" if content_sha256(path) == known.content else "another content"
-    published = known.sources[0].hash
-    if known.is_as_published and published:
-        kind, _, expected = published.partition(":")
-        return "ok" if pooch.file_hash(str(path), kind) == expected else "another content"
-    return "unknown"
-
-
-def _defects(counts: Counts) -> tuple[str, ...]:
-    """Put what is wrong with a set in words."""
-    words = {
-        "{:,} rows are no molecules": counts.parsed - counts.valid,
-        "{:,} rows have the word FAIL for a SMILES": counts.fails,
-        "{:,} rows repeat a molecule": counts.repeated,
-        "{:,} molecules contradict themselves": counts.contradicting,
-        "{:,} SMILES have blanks around them": counts.padded,
-        "an empty line after {:,} rows": counts.blank_lines,
-        "the largest molecule has {:,} heavy atoms": counts.largest
-        if counts.largest > _LARGE
-        else 0,
+def defects(counts: Counts) -> tuple[str, ...]:
+    """Put what is wrong with a set in words, one phrase each."""
+    numbers = {
+        "rows that are no molecules": counts.parsed - counts.valid,
+        "rows with FAIL for a SMILES": counts.fails,
+        "rows that repeat a molecule": counts.repeated,
+        "molecules that contradict themselves": counts.contradicting,
+        "SMILES with blanks around them": counts.padded,
+        "rows before an empty line": counts.blank_lines,
+        "heavy atoms of the largest": counts.largest if counts.largest > _LARGE else 0,
     }
-    return tuple(phrase.format(n) for phrase, n in words.items() if n)
+    return tuple(f"{words}: {n:,}" for words, n in numbers.items() if n)
