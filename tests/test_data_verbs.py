@@ -75,7 +75,7 @@ def test_check(capfd: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     out, _ = run(capfd, "check --processes 1")
     (esol,) = [line for line in out.splitlines() if " esol " in line]
     cells = [cell.strip() for cell in esol.split("│")[1:-1]]
-    assert cells == ["esol", "2", "1", "1,128", "2", "ok", "rows that are no molecules: 1"]
+    assert cells == ["esol", "2", "1", "1,128", "2", "ok", "rows not read as a molecule: 1"]
     known = replace(DATASETS["esol"], expected=datasets.Counts(rows=2, labels=2, parsed=2, valid=2))
     monkeypatch.setitem(DATASETS, "esol", known)
     out, err = run(capfd, "check esol --processes 1", code=2)

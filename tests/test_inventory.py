@@ -62,7 +62,7 @@ def test_what_a_table_holds(put: Any) -> None:
     assert found.hash == "ok"
     assert found.surprises == ()
     assert found.defects == (
-        "rows that are no molecules: 2",
+        "rows not read as a molecule: 2",
         "rows with FAIL for a SMILES: 1",
         "rows that repeat a molecule: 3",
         "molecules that contradict themselves: 1",

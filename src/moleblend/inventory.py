@@ -225,7 +225,7 @@ def _filled(values: Float64[np.ndarray, "m t"], by: float) -> Float64[np.ndarray
 def defects(counts: Counts) -> tuple[str, ...]:
     """Put what is wrong with a set in words, one phrase each."""
     numbers = {
-        "rows that are no molecules": counts.parsed - counts.valid,
+        "rows not read as a molecule": counts.parsed - counts.valid,
         "rows with FAIL for a SMILES": counts.fails,
         "rows that repeat a molecule": counts.repeated,
         "molecules that contradict themselves": counts.contradicting,
