@@ -1,45 +1,86 @@
-"""Write the tables of README.md and docs/guide.md from the figures beside this file.
+"""Write the tables of README.md, docs/guide.md and docs/datasets.md from the figures here.
 
 python -m benchmarks.tables          # rewrites what stands between the markers
-python -m benchmarks.tables --check  # says whether the files are up to date, and exits 1 if not
+python -m benchmarks.tables --check  # says whether the pages are up to date, and exits 1 if not
 """
 
 import csv
 import statistics
 import sys
+from dataclasses import fields
 from pathlib import Path
+
+from moleblend.datasets import DATASETS, Counts
+from moleblend.inventory import defects
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 GUIDE = HERE.parent / "docs" / "guide.md"
+PAGE = HERE.parent / "docs" / "datasets.md"
 
 
 def main(is_check: bool) -> int:
     """Rewrite or check the tables."""
-    results = [
-        rewrite(README, {"views": views(), "properties": properties()}, is_check),
-        rewrite(GUIDE, {"leakage": leakage()}, is_check),
-    ]
-    return int(is_check and not all(results))
+    pages = {
+        README: {"views": views(), "properties": properties()},
+        GUIDE: {"leakage": leakage()},
+        PAGE: {"sets": sets(), "counts": counts()},
+    }
+    stale = [page for page, tables in pages.items() if not _write(page, tables, is_check)]
+    for page in stale:
+        print(f"{page.name}: run benchmarks.tables")
+    if is_check and not stale:
+        print("the tables are up to date")
+    return int(bool(stale))
 
 
-def rewrite(path: Path, tables: dict[str, str], is_check: bool) -> bool:
-    """Put the tables between their markers, unless it is a check; say whether they stood there."""
-    text = path.read_text(encoding="utf-8")
+def _write(page: Path, tables: dict[str, str], is_check: bool) -> bool:
+    """Put tables between their markers; say whether the page is up to date."""
+    text = page.read_text(encoding="utf-8")
     new = text
     for name, table in tables.items():
         before, start, rest = new.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition(f"<!-- end of {name} -->")
         if not (start and end):
-            raise ValueError(f"{path}: the markers of the table {name!r} are missing")
+            raise ValueError(f"{page}: the markers of the table {name!r} are missing")
         new = before + start + table + end + after
     if is_check:
-        print(
-            f"{path.name} is up to date" if new == text else f"{path.name}: run benchmarks.tables"
-        )
-    else:
-        path.write_text(new, encoding="utf-8")
-    return new == text
+        return new == text
+    page.write_text(new, encoding="utf-8")
+    return True
+
+
+def sets() -> str:
+    """Tabulate what is known of the data sets."""
+    lines = ["| set | what it is | labels | metric | licence |", "|---|---|---|---|---|"]
+    for name, known in DATASETS.items():
+        labels = f"{known.n_tasks}, {known.task}" if known.task else ""
+        lines.append(f"| `{name}` | {known.title} | {labels} | {known.metric} | {known.licence} |")
+    return "\n".join(lines) + "\n"
+
+
+def counts() -> str:
+    """Tabulate what the files hold against the counts of the literature."""
+    lines = [
+        "| set | rows | molecules | literature | labels | hash | defects |",
+        "|---|--:|--:|--:|--:|---|---|",
+    ]
+    rows = _read(HERE / "datasets.csv")
+    for row in rows:
+        found = Counts(**{field.name: int(row[field.name]) for field in fields(Counts)})
+        wrong = defects(found)
+        part = "" if found.parsed == found.rows else f" of {found.parsed:,} read"
+        cells = [
+            f"`{row['dataset']}`",
+            f"{found.rows:,}",
+            f"{found.valid:,}{part}",
+            f"{int(row['literature']):,}",
+            f"{found.labels:,}",
+            f"{row['hash']} `{row['content_sha256'][:12]}`",
+            "; ".join(filter(None, (*wrong, row["not_as_known"]))),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + f"\n\nCounted on {rows[0]['date']}.\n"
 
 
 def views() -> str:

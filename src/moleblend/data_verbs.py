@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.table import Table as RichTable
 
+from moleblend.dataset_verbs import DATASET_VERBS
 from moleblend.engines import Engine
 from moleblend.molecule import FeatureVersion
 from moleblend.terminal import (
@@ -268,5 +269,6 @@ DATA_VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "split": (_split, "divide a table into train, validation and test"),
     "leakage": (_leakage, "tell what stands in two parts of a split"),
     "clean": (_clean, "standardise molecules and merge duplicates, with an account"),
+    **DATASET_VERBS,
 }
 """The verbs and what they are for."""

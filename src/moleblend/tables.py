@@ -32,7 +32,7 @@ _BYTES_AT_ONCE = 1 << 20
 _PARQUET_ROWS_AT_ONCE = 16_384
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
-_READABLE = ".csv, .tsv, .smi, .sdf (each also with .gz) and .parquet"
+_READABLE = ".csv, .tsv, .smi, .sdf (each also with .gz), .sdf.tar.gz and .parquet"
 _WRITABLE = ".csv, .tsv and .parquet"
 _SMILES_NAMES = ("canonical_smiles", "isomeric_smiles", "mol", "structure")
 _NO_NUMBER = ("", "na", "n/a", "nan", "none", "null")
@@ -356,6 +356,8 @@ def _ending(path: Path) -> str:
         raise ValueError(f"{path}: this is a folder, a file was expected")
     name = Path(path.name.lower())
     ending = Path(name.stem).suffix if name.suffix == ".gz" else name.suffix
+    if name.name.endswith(".sdf.tar.gz"):
+        ending = ".sdf"
     if ending not in (".csv", ".tsv", ".smi", ".sdf") and name.suffix != ".parquet":
         raise ValueError(f"{path}: unknown ending; known are {_READABLE}")
     if path.stat().st_size == 0:
