@@ -246,7 +246,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
 
 _ABOUT = {
     "demo": "see the whole method work on embedded molecules",
-    "data": "build a store of molecules from a file",
+    "data": "fetch, check, clean, split and store molecules",
     "pretrain": "pretrain a model by blending views",
     "train": "fine-tune a model on measured molecules",
     "predict": "predict properties of molecules",
