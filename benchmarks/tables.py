@@ -22,7 +22,12 @@ PAGE = HERE.parent / "docs" / "datasets.md"
 def main(is_check: bool) -> int:
     """Rewrite or check the tables."""
     pages = {
-        README: {"views": views(), "properties": properties()},
+        README: {
+            "views": views(),
+            "properties": properties(),
+            "featurise": featurise(),
+            "build": build(),
+        },
         GUIDE: {"leakage": leakage()},
         PAGE: {"sets": sets(), "counts": counts()},
     }
@@ -145,6 +150,37 @@ def leakage() -> str:
             f"{median} ({low} to {high})",
         )
         lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def featurise() -> str:
+    """Tabulate the way from SMILES to a batch, beside the straightforward one."""
+    rows = _read(HERE / "featurise.csv")
+    lines = [
+        "| molecules/s, one process | " + " | ".join(dict.fromkeys(r["data"] for r in rows)) + " |",
+        "|---|--:|--:|",
+    ]
+    for way in dict.fromkeys(row["way"] for row in rows):
+        cells = [
+            f"{int(row['molecules_per_s']):,} ({float(row['ratio_to_plain']):.1f}x)"
+            for row in rows
+            if row["way"] == way
+        ]
+        lines.append(f"| {way} | {' | '.join(cells)} |")
+    return "\n".join(lines) + f"\n\nMeasured on {rows[0]['date']}.\n"
+
+
+def build() -> str:
+    """Tabulate what building stores of more and more molecules takes."""
+    lines = [
+        "| rows | conformers | molecules/s | peak memory, MB | bytes per molecule |",
+        "|--:|--:|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {int(row['rows']):,} | {row['conformers']} | {int(row['molecules_per_s']):,} "
+        f"| {row['peak_mb']} | {row['bytes_per_molecule']} |"
+        for row in _read(HERE / "build.csv")
+    ]
     return "\n".join(lines) + "\n"
 
 
