@@ -94,6 +94,15 @@ def test_arguments_are_refused_at_once(monkeypatch):
         list(map_in_order(double, [1], engine="ray"))
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"])
+def test_an_address_where_no_cluster_is(address, monkeypatch):
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with pytest.raises(ValueError, match=f"^{address}: no Ray cluster answers there"):
+        list(map_in_order(double, [1], engine="ray", address=address))
+    with pytest.raises(ValueError, match="a host and a port"):
+        list(map_in_order(double, [1], engine="ray", address="auto"))
+
+
 SCRIPT = """
 import os, sys, time
 from moleblend.engines import map_in_order

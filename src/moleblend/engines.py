@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -111,16 +112,15 @@ def _on_ray(
         raise ValueError("engine ray needs Ray: pip install 'moleblend[ray]'") from error
     is_ours = not ray.is_initialized()
     if is_ours:
-        try:
-            ray.init(
-                address=address or "local",
-                num_cpus=None if address else n_workers,
-                include_dashboard=None if address else False,
-                log_to_driver=False,
-                logging_level=logging.CRITICAL,
-            )
-        except (ConnectionError, RuntimeError) as error:
-            raise ValueError(f"{address}: no Ray cluster answers there ({error})") from error
+        if address is not None:
+            _knock(address)
+        ray.init(
+            address=address or "local",
+            num_cpus=None if address else n_workers,
+            include_dashboard=None if address else False,
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+        )
     task = ray.remote(_apply)
     n_cores = max(int(ray.cluster_resources().get("CPU", 1)), 1)
     most = _UNDER_WAY * (n_workers or n_cores)
@@ -136,6 +136,19 @@ def _on_ray(
             ray.cancel(reference)
         if is_ours:
             ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Refuse an address where nobody answers: Ray itself would go on asking for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):
+        raise ValueError(
+            f"{address}: the address of a Ray cluster is a host and a port, as in a:6379"
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"{address}: no Ray cluster answers there ({error})") from error
 
 
 def _apply(function: Callable[[_Item], _Result], item: _Item) -> _Result:
