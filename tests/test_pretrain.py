@@ -188,7 +188,9 @@ def test_held_out_molecules_are_never_trained_on(
     assert set(read) == set(range(N_MOLECULES)) - set(held[0].tolist())
 
 
-def test_every_molecule_once_per_epoch(config: PretrainConfig) -> None:
+@pytest.mark.parametrize("how", ["similar", "random"])
+def test_every_molecule_once_per_epoch(config: PretrainConfig, how: Any) -> None:
+    config = replace(config, schedule=replace(config.schedule, batches=how))
     store = MoleculeStore(config.data)
     _, trained_on = pretrain._hold_out(len(store), config)
     batches = StepBatches(store, trained_on, config)
@@ -200,6 +202,24 @@ def test_every_molecule_once_per_epoch(config: PretrainConfig) -> None:
     for rows in epochs:
         assert sorted(rows) == trained_on.tolist()
     assert epochs[0] != epochs[1] != epochs[2]
+
+
+@pytest.mark.parametrize(("how", "is_similar"), [("similar", True), ("random", False)])
+def test_batches_are_of_similar_size_unless_at_random(
+    config: PretrainConfig, tmp_path: Path, how: Any, is_similar: bool
+) -> None:
+    chains = [read_smiles("C" * (1 + k % 20)) for k in range(160)]
+    write_store(chains, tmp_path / "chains.arrow", features="cip-1")
+    config = replace(config, schedule=replace(config.schedule, batches=how))
+    store = MoleculeStore(tmp_path / "chains.arrow")
+    batches = StepBatches(store, np.arange(160), config)
+    spreads = [np.ptp([store[row].n_atoms for row in batches.rows_of(step)]) for step in range(16)]
+    assert (max(spreads) < 4) == is_similar
+    assert (min(spreads) > 8) != is_similar
+
+
+def test_sizes_are_those_of_the_molecules(store: Path, molecules: list[Molecule]) -> None:
+    assert MoleculeStore(store).n_atoms().tolist() == [m.n_atoms for m in molecules]
 
 
 def test_a_batch_depends_on_seed_and_step_alone(config: PretrainConfig) -> None:

@@ -114,24 +114,24 @@ def collate(
 
 
 def shuffled_batches(
-    n_atoms: Sequence[int], batch_size: int, chance: np.random.Generator
-) -> list[list[int]]:
+    n_atoms: Int64[np.ndarray, " m"], batch_size: int, chance: np.random.Generator
+) -> list[Int64[np.ndarray, " k"]]:
     """Group all molecules at random into batches of similar size, so that little is padded.
 
     They are shuffled, sorted by size within pools of 16 batches, and the batches shuffled again.
 
     Args:
         n_atoms: of each molecule.
-        batch_size: molecules in a batch; only the last of a pool may have fewer.
+        batch_size: molecules in a batch; only one batch may have fewer.
         chance: the only source of chance.
 
     Returns:
         Places of the molecules of each batch; each molecule stands in exactly one.
     """
-    order, sizes = chance.permutation(len(n_atoms)), np.asarray(n_atoms)
-    batches: list[list[int]] = []
+    order = chance.permutation(len(n_atoms))
+    batches: list[np.ndarray] = []
     for start in range(0, len(order), _POOL * batch_size):
         pool = order[start : start + _POOL * batch_size]
-        pool = pool[np.argsort(sizes[pool], kind="stable")]
-        batches += [pool[k : k + batch_size].tolist() for k in range(0, len(pool), batch_size)]
+        pool = pool[np.argsort(n_atoms[pool], kind="stable")]
+        batches += [pool[k : k + batch_size] for k in range(0, len(pool), batch_size)]
     return [batches[k] for k in chance.permutation(len(batches))]

@@ -17,6 +17,8 @@ class ScheduleConfig:
     Attributes:
         steps: optimiser steps of the whole run.
         batch_size: molecules in a step.
+        batches: of molecules of `similar` size, drawn anew for each epoch, so that little is padded
+            (default); or at `random`, as published.
         learning_rate: at the end of the warm-up.
         warmup_steps: steps over which the rate rises from 0; then it falls to 0 along a cosine.
         betas: of Adam.
@@ -26,6 +28,7 @@ class ScheduleConfig:
 
     steps: int = 20_000
     batch_size: int = 64
+    batches: Literal["similar", "random"] = "similar"
     learning_rate: float = 5e-4
     warmup_steps: int = 1_000
     betas: tuple[float, float] = (0.9, 0.999)

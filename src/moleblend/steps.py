@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int64
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from moleblend.batch import Batch, collate
+from moleblend.batch import Batch, collate, shuffled_batches
 from moleblend.recipe import PretrainConfig
 from moleblend.store import MoleculeStore
 
@@ -25,7 +25,7 @@ def seeded(seed: int, step: int) -> torch.Generator:
 class StepBatches(Dataset):
     """The batch of every step of a run: a function of the seed and the step alone.
 
-    Each epoch is a new permutation of all molecules; its last batch may be smaller.
+    Each epoch has every molecule once, in batches drawn anew; one of them may be smaller.
     """
 
     def __init__(
@@ -33,15 +33,19 @@ class StepBatches(Dataset):
     ) -> None:
         self.store, self.rows, self.seed = store, rows, config.seed
         self.batch_size = config.schedule.batch_size
-        self._epoch, self._order = -1, rows
+        # Batches at random are batches of molecules that all count as of one size.
+        is_similar = config.schedule.batches == "similar"
+        self._sizes = store.n_atoms()[rows] if is_similar else np.zeros_like(rows)
+        self._epoch, self._batches = -1, []
 
     def rows_of(self, step: int) -> Int64[np.ndarray, " b"]:
         """Give the rows of the store that a step trains on."""
         epoch, place = divmod(step, math.ceil(len(self.rows) / self.batch_size))
         if epoch != self._epoch:
-            shuffled = np.random.default_rng((self.seed, epoch)).permutation(self.rows)
-            self._epoch, self._order = epoch, shuffled
-        return self._order[place * self.batch_size : (place + 1) * self.batch_size]
+            chance = np.random.default_rng((self.seed, epoch))
+            self._batches = shuffled_batches(self._sizes, self.batch_size, chance)
+            self._epoch = epoch
+        return self.rows[self._batches[place]]
 
     def __getitem__(self, index: int) -> Batch:
         molecules = [self.store[int(row)] for row in self.rows_of(index)]

@@ -17,6 +17,7 @@ from typing import Any, SupportsIndex, cast, get_args
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Int64
 
 from moleblend.files import replacing
 from moleblend.molecule import FeatureVersion, Molecule
@@ -254,6 +255,11 @@ class MoleculeStore:
         chunk = bisect_right(self._starts, wanted) - 1
         return self._chunks[chunk].molecule(wanted - self._starts[chunk])
 
+    def n_atoms(self) -> Int64[np.ndarray, " m"]:
+        """Give the number of atoms of every molecule, without reading them."""
+        sizes = [chunk.n_atoms() for chunk in self._chunks]
+        return np.concatenate([np.zeros(0, np.int64), *sizes])
+
     def __iter__(self) -> Iterator[Molecule]:
         return (self[index] for index in range(len(self)))
 
@@ -279,6 +285,11 @@ class _Chunk:
 
     def __len__(self) -> int:
         return self._n_rows
+
+    def n_atoms(self) -> Int64[np.ndarray, " m"]:
+        """Give the number of atoms of every molecule: each has one source atom."""
+        ends, _ = self._arrays[tuple(_ARRAYS).index("source_atoms")]
+        return np.diff(np.asarray(ends))
 
     def molecule(self, row: int) -> Molecule:
         """Give the molecule of one row."""

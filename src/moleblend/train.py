@@ -310,12 +310,12 @@ class FineTuning(pl.LightningModule):
         """Batches of an epoch; their order and the conformers follow from the seed."""
         part, chance = self.training_part, np.random.default_rng(self.config.seed)
         labels = torch.from_numpy(_scaled(part.labels, self.model.config.targets))
-        n_atoms = [molecule.n_atoms for molecule in part.molecules]
+        n_atoms = np.array([molecule.n_atoms for molecule in part.molecules], np.int64)
 
-        def gather(places: Sequence[int]) -> tuple[Batch, Tensor]:
+        def gather(places: list[int]) -> tuple[Batch, Tensor]:
             molecules = [part.molecules[place] for place in places]
             conformers = [int(chance.integers(max(m.n_conformers, 1))) for m in molecules]
-            return collate(molecules, conformers), labels[list(places)]
+            return collate(molecules, conformers), labels[places]
 
         return DataLoader(
             range(len(part)),  # ty: ignore[invalid-argument-type] (a sequence is all that is needed)
@@ -327,7 +327,10 @@ class FineTuning(pl.LightningModule):
         """AdamW with a warm-up and a cosine."""
         config = self.config
         optimiser = torch.optim.AdamW(
-            self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+            self.model.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=True,
         )
         steps = -(-len(self.training_part) // config.batch_size)
         warmup, total = config.warmup_epochs * steps, config.epochs * steps
@@ -397,12 +400,13 @@ class _Epochs(Sampler[list[int]], Sized):
     """New batches of all molecules for every epoch."""
 
     def __init__(
-        self, n_atoms: Sequence[int], batch_size: int, chance: np.random.Generator
+        self, n_atoms: Int64[np.ndarray, " m"], batch_size: int, chance: np.random.Generator
     ) -> None:
         self.n_atoms, self.batch_size, self.chance = n_atoms, batch_size, chance
 
     def __iter__(self) -> Iterator[list[int]]:
-        return iter(shuffled_batches(self.n_atoms, self.batch_size, self.chance))
+        batches = shuffled_batches(self.n_atoms, self.batch_size, self.chance)
+        return (batch.tolist() for batch in batches)
 
     def __len__(self) -> int:
         """Number of batches."""
