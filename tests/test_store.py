@@ -178,6 +178,7 @@ def test_fingerprint_is_that_of_the_content(tmp_path):
         [replace(three[0], id="0C", smiles="CO"), *three[1:]],
         [replace(three[0], energies=np.ones(1, np.float32)), *three[1:]],
         [replace(three[0], force_field="UFF"), *three[1:]],
+        [replace(three[0], id="01"), replace(three[1], id=""), three[2]],
         [],
     ]
     assert len({whole, *map(fingerprint, others)}) == len(others) + 1
