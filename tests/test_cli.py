@@ -15,6 +15,7 @@ import torch
 
 from moleblend import build, checkpoint, cli, pretrain
 from moleblend.chem import read_smiles
+from moleblend.data_verbs import DATA_VERBS
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import HeadsConfig, Model, ModelConfig, Target
 from moleblend.store import MoleculeStore, write_store
@@ -300,7 +301,8 @@ def test_flags_that_are_wrong(refuse: Refuse) -> None:
 def test_verbs_that_do_not_exist(refuse: Refuse) -> None:
     said = refuse("pretain --data x")
     assert said.startswith("there is no verb 'pretain'; demo, data, pretrain, train")
-    assert refuse("data bild").startswith("there is no 'data bild'; the verbs are build")
+    said = refuse("data bild")
+    assert said == f"there is no 'data bild'; the verbs are {', '.join(DATA_VERBS)}"
 
 
 def test_outputs_that_cannot_be(folder: Path, refuse: Refuse) -> None:
@@ -364,7 +366,7 @@ def test_ctrl_c_has_its_own_exit_code(
     assert cli.main([*command, "--resume"]) == 0
 
 
-@pytest.mark.parametrize("verb", [*cli.VERBS, "data build"])
+@pytest.mark.parametrize("verb", [*cli.VERBS, *(f"data {verb}" for verb in DATA_VERBS)])
 def test_help_of_every_verb(verb: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*verb.split(), "--help"]) == 0
     said = capfd.readouterr()

@@ -5,7 +5,6 @@ import pytest
 from test_streams import ogb_zip
 
 from moleblend import cli, datasets
-from moleblend.data_verbs import DATA_VERBS
 from moleblend.datasets import DATASETS, content_sha256, replace
 from moleblend.download import DownloadError, Progress
 
@@ -31,13 +30,6 @@ def run(capfd: Said, command: str, code: int = 0) -> tuple[str, str]:
     assert cli.main(["data", *command.split()]) == code
     said = capfd.readouterr()
     return said.out, said.err
-
-
-@pytest.mark.parametrize("verb", DATA_VERBS)
-def test_help(verb: str, capfd: Said) -> None:
-    out, err = run(capfd, f"{verb} --help")
-    assert f"moleblend data {verb}" in out
-    assert err == ""
 
 
 def test_list(capfd: Said) -> None:
