@@ -12,7 +12,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from moleblend.datasets import DATASETS, content_sha256, find, is_here
+from moleblend.catalogue import DATASETS
+from moleblend.datasets import content_sha256, find, is_here
 from moleblend.files import replacing
 from moleblend.inventory import check
 

@@ -10,7 +10,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from moleblend.datasets import DATASETS, Counts
+from moleblend.catalogue import DATASETS, Counts
 from moleblend.inventory import defects
 
 HERE = Path(__file__).parent

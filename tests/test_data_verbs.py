@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -5,7 +6,8 @@ import pytest
 from test_streams import ogb_zip
 
 from moleblend import cli, datasets
-from moleblend.datasets import DATASETS, content_sha256, replace
+from moleblend.catalogue import DATASETS, Counts
+from moleblend.datasets import content_sha256
 from moleblend.download import DownloadError, Progress
 
 Said = pytest.CaptureFixture[str]
@@ -68,7 +70,7 @@ def test_check(capfd: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     (esol,) = [line for line in out.splitlines() if " esol " in line]
     cells = [cell.strip() for cell in esol.split("│")[1:-1]]
     assert cells == ["esol", "2", "1", "1,128", "2", "ok", "rows not read as a molecule: 1"]
-    known = replace(DATASETS["esol"], expected=datasets.Counts(rows=2, labels=2, parsed=2, valid=2))
+    known = replace(DATASETS["esol"], expected=Counts(rows=2, labels=2, parsed=2, valid=2))
     monkeypatch.setitem(DATASETS, "esol", known)
     out, err = run(capfd, "check esol --processes 1", code=2)
     assert " esol " in out

@@ -1,7 +1,6 @@
 import gzip
 import hashlib
-import re
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from moleblend import datasets
+from moleblend.catalogue import DATASETS, Dataset
 from moleblend.datasets import (
-    DATASETS,
-    Dataset,
     atomisation_energies,
     content_sha256,
     describe,
@@ -26,9 +24,6 @@ from moleblend.datasets import (
 from moleblend.download import DownloadError
 from moleblend.tables import Table, read_table
 
-MOLECULENET = ["bbbp", "tox21", "toxcast", "sider", "clintox", "muv", "hiv", "bace", "esol"]
-MOLECULENET += ["freesolv", "lipo"]
-
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -38,32 +33,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-# --- the dict ------------------------------------------------------------------------------------
-
-
-def test_the_sets_are_there() -> None:
-    on_u = [f"{name}-u" for name in MOLECULENET]
-    others = ["qm9", "pcqm4mv2", "pcqm4mv2-3d", "moses", "geom-drugs"]
-    assert list(DATASETS) == [*MOLECULENET, *on_u, *others]
-
-
-@pytest.mark.parametrize("name", DATASETS)
-def test_what_is_known_is_complete(name: str) -> None:
-    known = DATASETS[name]
-    for key in ("title", "file", "sources", "columns", "split", "licence", "citation"):
-        assert getattr(known, key), key
-    assert not known.content or re.fullmatch("[0-9a-f]{64}", known.content)
-    for source in known.sources:
-        assert re.match(r"https?://\S+$|pypi:[\w-]+==[\d.]+$", source.url)
-        assert source.hash is None or re.fullmatch(
-            "md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}", source.hash
-        )
-    assert bool(known.task) == bool(known.metric) == bool(known.n_tasks)
-    assert known.tasks == () or len(known.tasks) == known.n_tasks
-    if known.task == "regression":
-        assert set(known.tasks) <= set(known.units or {})
-    files = [file for other in DATASETS.values() for file in (other.file, *other.also)]
-    assert len(files) == len(set(files))
+# --- what is said of them ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -169,7 +139,7 @@ def published(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
 
 
 def known(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> Dataset:
-    changed = datasets.replace(DATASETS[name], **changes)
+    changed = replace(DATASETS[name], **changes)
     monkeypatch.setitem(DATASETS, name, changed)
     return changed
 
@@ -302,9 +272,3 @@ def test_raw_parts_make_protocol_u_again(data_folder: Path) -> None:
     train = np.array(table.column("smiles").to_pylist())[rows]
     others = set(np.array(table.column("smiles").to_pylist())[~rows].tolist())
     assert [smiles for smiles in raw if smiles not in others] == train.tolist()
-
-
-def test_fields_have_a_line_each() -> None:
-    assert Dataset.__doc__
-    for field in fields(Dataset):
-        assert f"        {field.name}: " in Dataset.__doc__

@@ -1,5 +1,6 @@
 import hashlib
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import pytest
 from test_streams import BLOCK, ogb_tar, ogb_zip, split_pt
 
 from moleblend import datasets
-from moleblend.datasets import DATASETS, Counts, Source, content_sha256, replace
+from moleblend.catalogue import DATASETS, Counts, Source
+from moleblend.datasets import content_sha256
 from moleblend.inventory import check
 
 

@@ -13,7 +13,8 @@ from moleblend.terminal import SHOWN, Argument, check_out, say
 
 def _list() -> None:
     """List the data sets, and which of them are here: moleblend data list."""
-    from moleblend.datasets import DATASETS, is_here
+    from moleblend.catalogue import DATASETS
+    from moleblend.datasets import is_here
 
     table = RichTable("set", "molecules", "labels", "what it is", "here")
     for name, known in DATASETS.items():
@@ -64,7 +65,8 @@ def _check(names: Argument[tuple[str, ...]] = (), processes: int | None = None) 
     """
     from rich.progress import Progress
 
-    from moleblend.datasets import DATASETS, dataset, is_here
+    from moleblend.catalogue import DATASETS
+    from moleblend.datasets import dataset, is_here
     from moleblend.inventory import check
 
     columns = ("set", "rows", "molecules", "literature", "labels", "hash", "defects")

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from moleblend.datasets import Counts, Dataset, Verdict, compare_hash, dataset, find, read
+from moleblend.catalogue import Counts, Dataset
+from moleblend.datasets import Verdict, compare_hash, dataset, find, read
 from moleblend.engines import map_in_order
 from moleblend.molecule import Molecule
 from moleblend.streams import pcqm4mv2_split, read_pcqm4mv2
