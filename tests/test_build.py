@@ -395,10 +395,14 @@ def test_refused_before_anything_is_read(source, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "copy.arrow", "folder"}
 
 
-def test_damage_in_a_later_row_is_said(tmp_path):
-    (tmp_path / "in.csv").write_text("smiles,name\n" + "C,a\n" * 9 + 'C,"a\n')
-    assert "line 11: the row cannot be read" in reason(tmp_path / "in.csv", tmp_path / "out.arrow")
-    assert not (tmp_path / "out.arrow").exists()
+def test_damage_in_a_later_row_costs_that_row(tmp_path):
+    (tmp_path / "in.csv").write_text("smiles,name\n" + "C,a\n" * 9 + 'C,"b\nCC,c\n')
+    out = tmp_path / "out.arrow"
+    account = build_store(tmp_path / "in.csv", out, n_processes=1)
+    assert (account.n_rows, account.n_written) == (11, 10)
+    (row,) = account_file(out)
+    assert row["row"] == 10
+    assert row["reason"].startswith("cannot be read: ")
 
 
 def test_columns_are_checked_in_a_process_too(source, tmp_path):
