@@ -162,7 +162,8 @@ def featurise() -> str:
     ]
     for way in dict.fromkeys(row["way"] for row in rows):
         cells = [
-            f"{int(row['molecules_per_s']):,} ({float(row['ratio_to_plain']):.1f}x)"
+            f"{int(row['molecules_per_s']):,} ({float(row['ratio_to_plain']):.1f}x, "
+            f"{float(row['share_of_rdkit_parsing']):.0%})"
             for row in rows
             if row["way"] == way
         ]
