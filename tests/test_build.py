@@ -15,6 +15,7 @@ from moleblend import build
 from moleblend.build import BuildAccount, build_store, count_unfinished
 from moleblend.chem import add_positions, read_smiles
 from moleblend.conformers import ConformerConfig
+from moleblend.files import alone_with
 from moleblend.store import MoleculeStore
 
 METHANOL = """{title}
@@ -432,3 +433,14 @@ def test_qm9_geometry_survives(data_folder, tmp_path):
         elements = np.array(row["atomic_numbers"])[molecule.source_atoms]
         np.testing.assert_array_equal(molecule.atoms[:, 0] + 1, elements)
         assert sorted(read_smiles(row["smiles"]).atoms[:, 0]) == sorted(molecule.atoms[:, 0])
+
+
+def test_two_builds_of_one_store(source, tmp_path):
+    """The second would remove what the first is writing."""
+    out = tmp_path / "out.arrow"
+    with alone_with(out):
+        assert "another process is working on it" in reason(source, out)
+        assert "another process is working on it" in reason(source, out, resume=True)
+    assert not out.exists()
+    build_store(source, out, n_processes=1)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".out")]

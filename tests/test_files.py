@@ -2,7 +2,7 @@ import stat
 
 import pytest
 
-from moleblend.files import replacing
+from moleblend.files import alone_with, replacing
 
 
 def test_no_half_file_and_the_old_one_stays(tmp_path):
@@ -39,3 +39,17 @@ def test_a_folder_is_not_replaced(tmp_path):
     with pytest.raises(ValueError, match="folder"), replacing(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_at_a_time(tmp_path):
+    path = tmp_path / "new" / "out.arrow"
+    with alone_with(path):
+        told = r"out\.arrow: another process is working on it"
+        with pytest.raises(ValueError, match=told), alone_with(path):
+            pass
+        with alone_with(tmp_path / "new" / "other.arrow"):
+            pass
+    (tmp_path / "new" / ".out.arrow.lock").touch()  # left by a process that was killed
+    with pytest.raises(KeyError), alone_with(path):
+        raise KeyError
+    assert not list((tmp_path / "new").iterdir())

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from filelock import FileLock
 from pytorch_lightning.loggers import Logger
 from rich.console import Console
 
@@ -21,6 +20,7 @@ from moleblend import checkpoint, pretrain
 from moleblend.blending import BlendConfig
 from moleblend.chem import read_smiles
 from moleblend.encoder import EncoderConfig
+from moleblend.files import alone_with
 from moleblend.heads import HeadsConfig
 from moleblend.molecule import FeatureVersion, Molecule
 from moleblend.objectives import ObjectiveConfig
@@ -116,7 +116,6 @@ def test_what_a_run_leaves_behind(config: PretrainConfig) -> None:
         "validation.csv",
         "state.ckpt",
         "model.safetensors",
-        ".lock",
     }
     log = rows_of(out / "log.csv")
     assert list(log[0]) == [
@@ -304,7 +303,8 @@ def test_resume_of_a_finished_run_gives_the_same_scores(config: PretrainConfig) 
 def test_a_folder_has_one_run_at_a_time(config: PretrainConfig) -> None:
     break_off(config, 5)
     before = (Path(config.out) / "log.csv").read_bytes()
-    with FileLock(Path(config.out) / ".lock"), pytest.raises(ValueError, match="another process"):
+    state = Path(config.out) / "state.ckpt"
+    with alone_with(state), pytest.raises(ValueError, match="another process"):
         run(config, resume=True)
     assert (Path(config.out) / "log.csv").read_bytes() == before
     run(config, resume=True)

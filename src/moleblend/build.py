@@ -21,7 +21,7 @@ from moleblend import __version__
 from moleblend.chem import RDKIT_VERSION
 from moleblend.conformers import ConformerConfig, Conformers
 from moleblend.engines import Engine, map_in_order
-from moleblend.files import replacing
+from moleblend.files import alone_with, replacing
 from moleblend.molecule import FeatureVersion, Molecule, MoleculeError
 from moleblend.store import STORE_VERSION, pack, read_batches, write_batches, write_manifest
 from moleblend.tables import Rejected, Table, read_molecules, read_pieces, write_tables
@@ -101,7 +101,8 @@ def build_store(
     Raises:
         FileNotFoundError: there is no such source.
         ValueError: the source or none of its rows can be read, an argument is refused, `out` is
-            there as a folder, or an unfinished build is there and `resume` false, or the reverse.
+            there as a folder, another process is building it, or an unfinished build is there and
+            `resume` false, or the reverse.
         ChildProcessError: a process died (no memory left, or a crash inside RDKit).
     """
     source, out = Path(source), Path(out)
@@ -124,27 +125,28 @@ def build_store(
         del wanted["conformers.cache"]
         origin |= wanted
     shards = _Shards(parts_folder(out), shard_format, features)
-    shards.settle(origin, resume=resume)
-    n_resumed = len(shards.whole())
     piece_rows = _ROWS_IN_A_BATCH if conformers is None else _ROWS_IN_A_PIECE
-    try:
-        results = map_in_order(
-            partial(_read_piece, smiles=smiles, features=features, conformers=conformers),
-            _pieces(tables, shards, piece_rows),
-            engine=engine,
-            n_workers=n_processes,
-            address=address,
-        )
-        for number, found in groupby(results, key=lambda piece: piece.shard):
-            shards.write(number, _told(found, on_progress), _ROWS_IN_A_BATCH // piece_rows)
-        account = _settle_account(shards, source, out, n_resumed)
-        shards.finish(out)
-    finally:
-        if not shards.whole():
-            shutil.rmtree(shards.folder, ignore_errors=True)
-        if conformers is not None and _opened.cache_info().currsize:
-            _opened(conformers).close()
-            _opened.cache_clear()
+    with alone_with(out):
+        shards.settle(origin, resume=resume)
+        n_resumed = len(shards.whole())
+        try:
+            results = map_in_order(
+                partial(_read_piece, smiles=smiles, features=features, conformers=conformers),
+                _pieces(tables, shards, piece_rows),
+                engine=engine,
+                n_workers=n_processes,
+                address=address,
+            )
+            for number, found in groupby(results, key=lambda piece: piece.shard):
+                shards.write(number, _told(found, on_progress), _ROWS_IN_A_BATCH // piece_rows)
+            account = _settle_account(shards, source, out, n_resumed)
+            shards.finish(out)
+        finally:
+            if not shards.whole():
+                shutil.rmtree(shards.folder, ignore_errors=True)
+            if conformers is not None and _opened.cache_info().currsize:
+                _opened(conformers).close()
+                _opened.cache_clear()
     return account
 
 

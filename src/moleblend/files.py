@@ -1,10 +1,12 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and that one process at a time works on."""
 
 import os
 import secrets
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 
 @contextmanager
@@ -28,3 +30,26 @@ def replacing(path: Path) -> Generator[Path, None, None]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone_with(path: Path) -> Generator[None, None, None]:
+    """Keep other processes from working on `path` meanwhile; `.NAME.lock` beside it says so.
+
+    What a killed process leaves of it holds nobody up.
+
+    Raises:
+        ValueError: another process does.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = path.with_name(f".{path.name}.lock")
+    lock = FileLock(name)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(f"{path}: another process is working on it") from error
+    try:
+        yield
+    finally:
+        name.unlink(missing_ok=True)
+        lock.release()

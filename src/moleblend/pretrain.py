@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from filelock import FileLock, Timeout
 from jaxtyping import Float, Int64
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
@@ -33,7 +32,7 @@ from moleblend.batch import Batch, collate
 from moleblend.blending import draw_blend
 from moleblend.build import build_store, count_unfinished
 from moleblend.config import from_dict, to_dict
-from moleblend.files import replacing
+from moleblend.files import alone_with, replacing
 from moleblend.heads import Model, ModelConfig
 from moleblend.objectives import Loss, blend_then_predict
 from moleblend.recipe import PretrainConfig
@@ -115,7 +114,7 @@ def pretrain(
         f"{len(held_out):,} held out; {config.schedule.steps:,} steps, {n_epochs:.1f} epochs"
     )
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    with _alone_in(out), journal.heeding_interrupts(), warnings.catch_warnings():
+    with alone_with(state), journal.heeding_interrupts(), warnings.catch_warnings():
         # Batches are made in the training process on purpose: for small molecules that is fastest.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         # Lightning 2.6 asks torch 2.13 in a way that torch has renamed.
@@ -367,16 +366,6 @@ class _Journal(pl.Callback):
         card = replace(self.card, notes={"step": step, "config": to_dict(self.config)})
         checkpoint.save(self.run.model, self.out / "model.safetensors", card)
         self.clock += time.perf_counter() - started  # validation is no training time
-
-
-@contextmanager
-def _alone_in(out: Path) -> Generator[None, None, None]:
-    """Keep a second process from writing to the same run folder."""
-    try:
-        with FileLock(out / ".lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise ValueError(f"{out}: another process is training in this folder") from error
 
 
 def _peak_mb() -> float:
