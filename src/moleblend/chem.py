@@ -25,7 +25,7 @@ from time import monotonic
 from typing import Any, TextIO
 
 import numpy as np
-from jaxtyping import Float, Float64, Int, Int32, Integer, UInt8
+from jaxtyping import Float, Float32, Float64, Int, Int32, Integer, UInt8
 from rdkit import Chem, rdBase
 from rdkit.Chem import (
     rdCIPLabeler,
@@ -530,12 +530,12 @@ def _record(
             mol, kept = _parse_smiles(smiles, name or smiles)
             order = [order[i] for i in kept]
             source = [source[i] for i in order]
-            positions = positions[:, order]
+            positions = _reordered(positions, order)
         if has_stereo := _STEREO_MARK.search(smiles) is not None:
             _label(mol)
         mol, order = _drop_stereo_hydrogens(mol, smiles, features)
         source = [source[i] for i in order]
-        positions = positions[:, order]
+        positions = _reordered(positions, order)
     else:
         has_stereo = not written or _STEREO_MARK.search(written) is not None
         smiles = written or Chem.MolToSmiles(mol, canonical=False)
@@ -550,6 +550,13 @@ def _record(
         source_atoms=np.array(source, np.int32),
         features=features,
     )
+
+
+def _reordered(
+    positions: Float32[np.ndarray, "c n 3"], order: list[int]
+) -> Float32[np.ndarray, "c m 3"]:
+    """Put atoms in another order; most molecules have no positions, and then it costs nothing."""
+    return positions[:, order] if len(positions) else np.zeros((0, len(order), 3), np.float32)
 
 
 def _label(mol: Chem.Mol) -> None:
