@@ -40,6 +40,14 @@ AWKWARD = [
 """SMILES that RDKit reads and that naive code fails on."""
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing of the user's cache is used, and nothing is left in it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def awkward() -> list[str]:
     """`AWKWARD`, for a test that wants all of them at once, as in one batch."""

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from moleblend import checkpoint, predict
-from moleblend.chem import add_positions, read_smiles
+from moleblend.chem import TooSlowError, add_positions, read_smiles
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import HeadsConfig, Model, ModelConfig, Target
 from moleblend.molecule import Molecule, MoleculeError
 from moleblend.predict import Predictor, in_batches, in_units
-from moleblend.tables import read_molecules, read_table, write_table
+from moleblend.tables import Rejected, read_molecules, read_table, write_table
 
 QM9 = Path(predict.__file__).parent / "data" / "qm9_2000.parquet"
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8, max_atoms=40)
@@ -263,3 +263,25 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"half a model")
     with pytest.raises(ValueError, match="not a model file, or cut short"):
         Predictor(path)
+
+
+def test_a_stuck_molecule_is_used_in_2d(monkeypatch):
+    """The process that computes geometries is the one of `conformers`, whose limit holds."""
+    closed = []
+
+    class Stuck:
+        def __init__(self, config):
+            assert config.n_conformers == 3
+
+        def add_positions(self, molecule):
+            raise TooSlowError(f"{molecule.id}: no geometry within 20 s")
+
+        def close(self):
+            closed.append(True)
+
+    monkeypatch.setattr(predict, "Conformers", Stuck)
+    items = [read_smiles("CCO"), Rejected(2, "x", "no")]
+    told = [(row.status, row.reason) for row in predict.prepare(items, "both", 512, 3)]
+    assert told == [("ok_2d_only", "CCO: no geometry within 20 s"), ("invalid", "no")]
+    assert predict.prepare(items, "3d", 512, 3)[0].status == "no_3d"
+    assert len(closed) == 2

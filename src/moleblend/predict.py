@@ -1,6 +1,7 @@
 """From molecules in any form to a table: one row out for every row in, in order."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -15,7 +16,7 @@ from torch import Tensor
 from moleblend import checkpoint
 from moleblend.batch import Batch, collate
 from moleblend.blending import Blend, Views, show
-from moleblend.chem import add_positions
+from moleblend.conformers import ConformerConfig, Conformers, cache_folder
 from moleblend.heads import Target
 from moleblend.molecule import FeatureVersion, Molecule, MoleculeError
 from moleblend.tables import (
@@ -177,7 +178,7 @@ class Predictor:
             items = [_checked(item, config.features) for item in source]
             table = smiles_table([item.smiles for item in items], [item.id for item in items])
         n_conformers = int(self.card.notes.get("conformers", 0))
-        rows = [prepare(item, used, config.max_atoms, n_conformers) for item in items]
+        rows = prepare(items, used, config.max_atoms, n_conformers)
         if errors == "raise":
             for k, row in enumerate(rows):
                 if row.molecule is None:
@@ -202,15 +203,30 @@ class Predictor:
         return results
 
 
-def prepare(item: Molecule | Rejected, views: Views, max_atoms: int, n_conformers: int = 0) -> Row:
-    """Decide how a row is used.
+def prepare(
+    items: Iterable[Molecule | Rejected], views: Views, max_atoms: int, n_conformers: int = 0
+) -> list[Row]:
+    """Decide how each row is used.
 
     Args:
-        item: what the row was read as.
-        views: what shall be used of it.
+        items: what the rows were read as.
+        views: what shall be used of them.
         max_atoms: larger molecules are refused.
-        n_conformers: geometries to compute where geometry is used and the row has none.
+        n_conformers: geometries to compute where geometry is used and a row has none; in a process
+            of its own, as by `conformers.Conformers`, and kept in the user's cache.
     """
+    if not n_conformers:
+        return [_prepare(item, views, max_atoms, None) for item in items]
+    with closing(Conformers(ConformerConfig(n_conformers, cache=cache_folder()))) as conformers:
+        return [_prepare(item, views, max_atoms, conformers.add_positions) for item in items]
+
+
+def _prepare(
+    item: Molecule | Rejected,
+    views: Views,
+    max_atoms: int,
+    add_positions: Callable[[Molecule], Molecule] | None,
+) -> Row:
     if isinstance(item, Rejected):
         return Row(None, "invalid", item.reason)
     if item.n_atoms > max_atoms:
@@ -219,9 +235,9 @@ def prepare(item: Molecule | Rejected, views: Views, max_atoms: int, n_conformer
     if views == "2d" or item.n_conformers:
         return Row(item, "ok")
     reason = "no geometry in the input"
-    if n_conformers:
+    if add_positions is not None:
         try:
-            return Row(add_positions(item, n_conformers=n_conformers), "ok")
+            return Row(add_positions(item), "ok")
         except MoleculeError as error:
             reason = str(error)
     if views == "3d":

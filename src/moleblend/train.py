@@ -440,7 +440,7 @@ def _read_rows(
         views = "both" if has_3d else "2d"
     else:
         views = config.views
-    return views, [prepare(item, views, encoder.max_atoms, config.conformers) for item in items]
+    return views, prepare(items, views, encoder.max_atoms, config.conformers)
 
 
 def _with_label(row: Row, labels: Float64[np.ndarray, " t"]) -> Row:
