@@ -282,42 +282,6 @@ def test_xyz_text():
             chem.parse_xyz(text)
 
 
-@pytest.mark.parametrize("name", ["some.sdf", "some.sdf.gz"])
-def test_sdf_loses_no_record(tmp_path, name):
-    good = mol_block("CO")
-    fields = ">  <ID>  (1)\nmethanol\n\n> <note>\ntwo\nlines <x>\n\n"
-    text = f"{good}{fields}$$$$\nbroken\n$$$$\n{good}$$$$\n{good[:90]}"
-    opened = gzip.open if name.endswith(".gz") else open
-    with opened(tmp_path / name, "wt", newline="\r\n") as file:
-        file.write(text)
-    records = list(chem.read_sdf(tmp_path / name))
-    assert [properties for _, properties in records] == [
-        {"ID": "methanol", "note": "two\nlines <x>"},
-        {},
-        {},
-        {},
-    ]
-    assert records[0][0] == good
-    assert read_mol_block(records[2][0]).smiles == "CO"
-    for block in (records[1][0], records[3][0]):
-        with pytest.raises(MoleculeError):
-            read_mol_block(block)
-
-
-def test_sdf_that_is_missing_or_cut(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.sdf"):
-        next(chem.read_sdf(tmp_path / "none.sdf"))
-    blocks = [mol_block(smiles) for smiles in DRUGS[:3]]
-    packed = gzip.compress("$$$$\n".join(blocks).encode())
-    (tmp_path / "cut.sdf.gz").write_bytes(packed[: len(packed) // 2])
-    found = []
-    with pytest.raises(ValueError, match="ends too early"):
-        found.extend(chem.read_sdf(tmp_path / "cut.sdf.gz"))
-    (tmp_path / "text.sdf.gz").write_bytes(b"not gzip")
-    with pytest.raises(ValueError, match="damaged"):
-        list(chem.read_sdf(tmp_path / "text.sdf.gz"))
-
-
 @pytest.mark.parametrize(
     "smiles", ["C", "[Na+].CC(=O)[O-]", "CCO.Cl", "[H]/N=C(/C)CC", "N[Pt](Cl)(Cl)N", *DRUGS[:2]]
 )

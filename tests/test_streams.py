@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from moleblend.chem import read_mol_block, read_sdf
+from moleblend.chem import read_mol_block
 from moleblend.molecule import Molecule
+from moleblend.sdf import read_sdf
 from moleblend.streams import (
     pcqm4mv2_split,
     read_conformers,

@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
-from moleblend.chem import read_sdf
 from moleblend.files import replacing
 from moleblend.molecule import FeatureVersion, Molecule
+from moleblend.sdf import read_sdf
 from moleblend.tables import Rejected, Table, read_molecules, read_pieces
 
 _ROWS, _SPLIT = "pcqm4m-v2/raw/data.csv.gz", "pcqm4m-v2/split_dict.pt"

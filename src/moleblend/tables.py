@@ -18,9 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float64, Num
 
-from moleblend.chem import read_mol_block, read_sdf, read_smiles, read_xyz
+from moleblend.chem import read_mol_block, read_smiles, read_xyz
 from moleblend.files import replacing
 from moleblend.molecule import ATOM_FEATURE_SIZES, FeatureVersion, Molecule, MoleculeError
+from moleblend.sdf import read_sdf
 
 _Item = TypeVar("_Item")
 
