@@ -37,7 +37,7 @@ from moleblend.blending import BlendConfig, draw_blend, show
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import HeadsConfig, Model, ModelConfig
 from moleblend.objectives import ObjectiveConfig, blend_then_predict
-from moleblend.tables import Rejected, read_molecules, read_table
+from moleblend.tables import Rejected, Table, read_molecules
 
 SMALL = {"width": 256, "ffn_width": 256, "n_layers": 6, "n_heads": 8, "n_kernels": 64}
 CONFIGS = {
@@ -300,11 +300,9 @@ def read(name: str, data: str, n_batches: int) -> list[Batch]:
         columns, source = ["smiles", "coordinates_mA"], pc.field("source") == "moses"
     table = pq.read_table(path, columns=columns, filters=source)
     rows = np.random.default_rng(0).choice(len(table), n_molecules, replace=False)
-    cache = Path(os.environ.get("TMPDIR", "/tmp")) / f"moleblend-step-{os.getpid()}.parquet"
-    pq.write_table(table.take(rows), cache)
     features = CONFIGS[name].encoder.features
-    molecules = list(read_molecules(read_table(cache), features=features))
-    cache.unlink()
+    drawn = Table(path, table.take(rows))
+    molecules = list(read_molecules(drawn, features=features))
     kept = [item for item in molecules if not isinstance(item, Rejected)]
     if len(kept) < n_molecules:
         raise ValueError(f"{n_molecules - len(kept)} of {n_molecules} molecules could not be read")

@@ -341,7 +341,7 @@ def test_a_system_error_is_a_sentence_too(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", str(folder / "out.csv"))
 
-    monkeypatch.setattr("moleblend.library.write_tables", full)
+    monkeypatch.setattr("moleblend.screening.write_tables", full)
     said = refuse("predict model.safetensors chains.csv out.csv")
     assert said == f"{folder / 'out.csv'}: No space left on device"
 

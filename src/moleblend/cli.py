@@ -15,8 +15,8 @@ from moleblend.engines import Engine
 from moleblend.terminal import SHOWN, Argument, call, check_out, parse, print_verbs, progress, say
 
 if TYPE_CHECKING:
-    from moleblend.library import FileAccount
     from moleblend.recovery import Score
+    from moleblend.screening import FileAccount
 
 ViewsFlag = Literal["2d", "3d", "both"]
 ErrorsFlag = Literal["keep", "skip", "raise"]
@@ -105,97 +105,66 @@ def _train(arguments: list[str]) -> None:
     say(f"the model is {result.model}, {report}")
 
 
+@dataclass(frozen=True)
+class _Screening:
+    """What `predict` and `embed` are told.
+
+    Attributes:
+        model: model file; `predict` needs one of `moleblend train`.
+        source: csv, tsv, smi, sdf (also .gz) or parquet file of molecules.
+        out: csv, tsv or parquet file to write. For `embed` also .npy, the vectors alone (NaN where
+            a row cannot be used), with the rows in OUT.rows.csv.
+        views: what of each molecule is used; by default what the model was trained to see.
+        smiles: the SMILES column; found by name by default.
+        errors: rows that cannot be used are kept with their reason, skipped, or end the run.
+        engine: processes of this machine, or the workers of Ray (pip install 'moleblend[ray]').
+        processes: 1 uses all cores by threads; several suit machines of many cores.
+        address: of a Ray cluster; by default Ray is started on this machine.
+    """
+
+    model: Annotated[Argument[Path], tyro.conf.arg(metavar="MODEL")]
+    source: Annotated[Argument[Path], tyro.conf.arg(name="in", metavar="IN")]
+    out: Annotated[Argument[Path], tyro.conf.arg(metavar="OUT")]
+    views: ViewsFlag | None = None
+    smiles: str | None = None
+    errors: ErrorsFlag = "keep"
+    engine: Engine = "processes"
+    processes: int = 1
+    address: str | None = None
+
+
 def _predict(arguments: list[str]) -> None:
-    from moleblend.library import predict_file
+    from moleblend.screening import predict_file
 
-    def run(
-        model: Annotated[Argument[Path], tyro.conf.arg(metavar="MODEL")],
-        source: Annotated[Argument[Path], tyro.conf.arg(name="in", metavar="IN")],
-        out: Annotated[Argument[Path], tyro.conf.arg(metavar="OUT")],
-        views: ViewsFlag | None = None,
-        smiles: str | None = None,
-        errors: ErrorsFlag = "keep",
-        engine: Engine = "processes",
-        processes: int = 1,
-        address: str | None = None,
-    ) -> None:
-        """Predict the targets of a fine-tuned model: every input row comes back, in order.
-
-        Args:
-            model: model file of `moleblend train`.
-            source: csv, tsv, smi, sdf (also .gz) or parquet file of molecules.
-            out: csv, tsv or parquet file to write.
-            views: what of each molecule is used; by default what the model was trained to see.
-            smiles: the SMILES column; found by name by default.
-            errors: rows that cannot be used are kept with their reason, skipped, or end the run.
-            engine: processes of this machine, or the workers of Ray (pip install 'moleblend[ray]').
-            processes: 1 uses all cores by threads; several suit machines of many cores.
-            address: of a Ray cluster; by default Ray is started on this machine.
-        """
-        check_out(out, source, (".csv", ".tsv", ".parquet"))
-        with progress(f"reading {source}") as tell:
-            account = predict_file(
-                model,
-                source,
-                out,
-                views=views,
-                smiles=smiles,
-                errors=errors,
-                engine=engine,
-                n_processes=processes,
-                address=address,
-                on_progress=tell,
-            )
-        _print_account(account, out)
-
-    call(run, "predict", arguments)
+    about = "Predict the targets of a fine-tuned model: every input row comes back, in order."
+    told = parse(_Screening, "predict", arguments, description=about)
+    _screen(predict_file, told, (".csv", ".tsv", ".parquet"))
 
 
 def _embed(arguments: list[str]) -> None:
-    from moleblend.library import embed_file
+    from moleblend.screening import embed_file
 
-    def run(
-        model: Annotated[Argument[Path], tyro.conf.arg(metavar="MODEL")],
-        source: Annotated[Argument[Path], tyro.conf.arg(name="in", metavar="IN")],
-        out: Annotated[Argument[Path], tyro.conf.arg(metavar="OUT")],
-        views: ViewsFlag | None = None,
-        smiles: str | None = None,
-        errors: ErrorsFlag = "keep",
-        engine: Engine = "processes",
-        processes: int = 1,
-        address: str | None = None,
-    ) -> None:
-        """Write one vector per molecule.
+    about = "Write one vector per molecule."
+    told = parse(_Screening, "embed", arguments, description=about)
+    _screen(embed_file, told, (".npy", ".csv", ".tsv", ".parquet"))
 
-        Args:
-            model: any model file.
-            source: csv, tsv, smi, sdf (also .gz) or parquet file of molecules.
-            out: .parquet or .csv, the input rows with status and vector; or .npy, the vectors alone
-                (NaN where a row cannot be used), with the rows in OUT.rows.csv.
-            views: what of each molecule is used; by default what the model was trained to see.
-            smiles: the SMILES column; found by name by default.
-            errors: rows that cannot be used are kept with their reason, skipped, or end the run.
-            engine: processes of this machine, or the workers of Ray (pip install 'moleblend[ray]').
-            processes: 1 uses all cores by threads; several suit machines of many cores.
-            address: of a Ray cluster; by default Ray is started on this machine.
-        """
-        check_out(out, source, (".npy", ".csv", ".tsv", ".parquet"))
-        with progress(f"reading {source}") as tell:
-            account = embed_file(
-                model,
-                source,
-                out,
-                views=views,
-                smiles=smiles,
-                errors=errors,
-                engine=engine,
-                n_processes=processes,
-                address=address,
-                on_progress=tell,
-            )
-        _print_account(account, out)
 
-    call(run, "embed", arguments)
+def _screen(answer: "Callable[..., FileAccount]", told: _Screening, endings: Sequence[str]) -> None:
+    check_out(told.out, told.source, endings)
+    with progress(f"reading {told.source}") as tell:
+        account = answer(
+            told.model,
+            told.source,
+            told.out,
+            views=told.views,
+            smiles=told.smiles,
+            errors=told.errors,
+            engine=told.engine,
+            n_processes=told.processes,
+            address=told.address,
+            on_progress=tell,
+        )
+    _print_account(account, told.out)
 
 
 def _convert(arguments: list[str]) -> None:

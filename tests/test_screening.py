@@ -7,12 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from moleblend import checkpoint, library
+from moleblend import checkpoint, screening
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import Model, ModelConfig, Target
-from moleblend.library import FileAccount, embed_file, predict_file, write_embeddings
 from moleblend.molecule import MoleculeError
 from moleblend.predict import Predictor
+from moleblend.screening import FileAccount, embed_file, predict_file, write_embeddings
 from moleblend.tables import read_table, write_table
 
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8, max_atoms=40)
@@ -35,7 +35,7 @@ def model(tmp_path: Path) -> Path:
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """45 rows in five pieces, one of which has no molecule, and a row that is too large."""
-    monkeypatch.setattr(library, "_ROWS_IN_A_PIECE", 10)
+    monkeypatch.setattr(screening, "_ROWS_IN_A_PIECE", 10)
     smiles = [("C" * (k % 12 + 1)) + "ON"[k % 2] for k in range(45)]
     smiles[10:20] = ["nonsense"] * 10
     smiles[44] = "C" * 41

@@ -1,4 +1,4 @@
-"""Predict and embed files of any size: piece by piece, in several processes or on Ray."""
+"""Screening: files of any size predicted or embedded, in several processes or on Ray."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
