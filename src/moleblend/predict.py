@@ -99,6 +99,8 @@ class Predictor:
             ValueError: the model has no targets, the file cannot be read, it has a column that the
                 output needs, or the model was not trained for these views.
             MoleculeError: a row cannot be used and `errors` is "raise".
+            ChildProcessError: conformers are to be computed, and their process cannot start: a
+                script needs `if __name__ == "__main__":`.
         """
         targets = self.model.config.targets
         if not targets:
