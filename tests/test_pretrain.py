@@ -310,6 +310,22 @@ def test_a_folder_has_one_run_at_a_time(config: PretrainConfig) -> None:
     run(config, resume=True)
 
 
+def test_a_run_may_be_made_longer_until_its_rate_falls(
+    config: PretrainConfig, tmp_path: Path
+) -> None:
+    long = replace(config, schedule=replace(config.schedule, fall_steps=4))
+    short = replace(long, schedule=replace(long.schedule, steps=8))
+    whole = replace(long, out=str(tmp_path / "whole"))
+    run(whole)
+    break_off(short, 4)  # the rate falls from step 4 on, so that of step 4 itself is whole
+    run(long, resume=True)
+    assert losses(long) == losses(whole)
+    told = json.loads((Path(config.out) / "config.json").read_text())
+    assert told["config"]["schedule"]["steps"] == long.schedule.steps
+    with pytest.raises(ValueError, match=r"these differ: schedule$"):
+        run(replace(long, schedule=replace(long.schedule, steps=20)), resume=True)
+
+
 def test_resume_refuses_another_run(config: PretrainConfig, tmp_path: Path) -> None:
     break_off(config, 6)
     with pytest.raises(ValueError, match=r"these differ: seed, schedule$"):
@@ -557,6 +573,7 @@ def test_a_run_that_cannot_be_is_refused(changed: dict[str, Any], told: str) -> 
     [
         ({"steps": 0}, "steps and batch_size must be at least 1, 0 and 64 came"),
         ({"steps": 10, "warmup_steps": 10}, "warmup_steps must be below steps, 10 of 10 came"),
+        ({"steps": 2_000, "fall_steps": 1_001}, "fall_steps must be 1 to 1000, the steps after"),
         ({"learning_rate": 0.0}, "learning_rate and clip_norm must be positive, 0.0 and 5.0 came"),
     ],
 )
@@ -569,6 +586,9 @@ def test_the_rate_rises_and_falls() -> None:
     schedule = ScheduleConfig(steps=110, warmup_steps=10)
     factors = [schedule.factor(step) for step in (0, 5, 10, 60, 110, 500)]
     assert factors == pytest.approx([0, 0.5, 1, 0.5, 0, 0])
+    late = replace(schedule, fall_steps=20)
+    factors = [late.factor(step) for step in (5, 10, 60, 90, 100, 110)]
+    assert factors == pytest.approx([0.5, 1, 1, 1, 0.5, 0])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

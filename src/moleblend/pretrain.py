@@ -99,7 +99,7 @@ def pretrain(
             f"build the store anew with --features {features}"
         )
     held_out, trained_on = _hold_out(len(store), config)
-    _settle_config(config, store.fingerprint, out, resume=resume)
+    _settle_config(config, store.fingerprint, out, step or 0, resume=resume)
     if step == config.schedule.steps:
         console.print(f"{out}: the run is finished, all {step:,} steps were done before")
         return PretrainResult(out / "model.safetensors", _read_scores(out), 0.0, _peak_mb())
@@ -419,35 +419,47 @@ def _hold_out(
     return np.sort(order[: config.n_held_out]), np.sort(order[config.n_held_out :])
 
 
-def _settle_config(config: PretrainConfig, fingerprint: str, out: Path, *, resume: bool) -> None:
-    """Write the configuration, or check that a resumed run goes on with the same one."""
+def _settle_config(
+    config: PretrainConfig, fingerprint: str, out: Path, step: int, *, resume: bool
+) -> None:
+    """Write the configuration; that of a resumed run has to be the same up to the saved step."""
     path = out / "config.json"
-    if not (resume and path.is_file()):
-        out.mkdir(parents=True, exist_ok=True)
-        told = {
-            "config": to_dict(config),
-            "data_fingerprint": fingerprint,
-            "moleblend": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "machine": platform.platform(),
-        }
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-        return
-    told = json.loads(path.read_text(encoding="utf-8"))
-    if not {"config", "data_fingerprint"} <= told.keys():
-        raise ValueError(f"{out} holds no pretraining run that could be resumed")
-    before = from_dict(PretrainConfig, told["config"], str(path))
-    same_place = replace(
-        config, data=before.data, out=before.out, device=before.device, n_workers=before.n_workers
-    )
-    if same_place != before or told["data_fingerprint"] != fingerprint:
-        then, now = to_dict(before), to_dict(same_place)
-        changed = [name for name in then if then[name] != now[name]] or ["the data"]
-        raise ValueError(
-            f"{out}: a resumed run goes on as it began, but these differ: {', '.join(changed)}"
+    if resume and path.is_file():
+        told = json.loads(path.read_text(encoding="utf-8"))
+        if not {"config", "data_fingerprint"} <= told.keys():
+            raise ValueError(f"{out} holds no pretraining run that could be resumed")
+        before = from_dict(PretrainConfig, told["config"], str(path))
+        same_place = replace(
+            config,
+            data=before.data,
+            out=before.out,
+            device=before.device,
+            n_workers=before.n_workers,
         )
+        n_steps = config.schedule.steps
+        longer = replace(before, schedule=replace(before.schedule, steps=n_steps))
+        is_changed = same_place not in (before, longer) or not all(
+            config.schedule.factor(k) == before.schedule.factor(k) for k in range(step + 1)
+        )
+        if is_changed or told["data_fingerprint"] != fingerprint:
+            then, now = to_dict(before), to_dict(same_place)
+            changed = [name for name in then if then[name] != now[name]] or ["the data"]
+            raise ValueError(
+                f"{out}: a resumed run goes on as it began, but these differ: {', '.join(changed)}"
+            )
+        if same_place == before:
+            return
+    out.mkdir(parents=True, exist_ok=True)
+    told = {
+        "config": to_dict(config),
+        "data_fingerprint": fingerprint,
+        "moleblend": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+    }
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
 def _read_scores(out: Path) -> list[Score]:

@@ -20,7 +20,10 @@ class ScheduleConfig:
         batches: of molecules of `similar` size, drawn anew for each epoch, so that little is padded
             (default); or at `random`, as published.
         learning_rate: at the end of the warm-up.
-        warmup_steps: steps over which the rate rises from 0; then it falls to 0 along a cosine.
+        warmup_steps: steps over which the rate rises from 0.
+        fall_steps: last steps, over which the rate falls to 0 along a cosine; all after the warm-up
+            if left out. As long as the rate has not begun to fall, a run may be resumed with more
+            or fewer steps.
         betas: of Adam.
         weight_decay: decoupled.
         clip_norm: largest norm of the gradient.
@@ -31,6 +34,7 @@ class ScheduleConfig:
     batches: Literal["similar", "random"] = "similar"
     learning_rate: float = 5e-4
     warmup_steps: int = 1_000
+    fall_steps: int | None = None
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     clip_norm: float = 5.0
@@ -45,6 +49,12 @@ class ScheduleConfig:
             raise ValueError(
                 f"warmup_steps must be below steps, {self.warmup_steps} of {self.steps} came"
             )
+        after = self.steps - self.warmup_steps
+        if self.fall_steps is not None and not 1 <= self.fall_steps <= after:
+            raise ValueError(
+                f"fall_steps must be 1 to {after}, the steps after the warm-up, "
+                f"{self.fall_steps} came"
+            )
         if not (self.learning_rate > 0 and self.clip_norm > 0):
             raise ValueError(
                 "learning_rate and clip_norm must be positive, "
@@ -55,8 +65,9 @@ class ScheduleConfig:
         """Share of the learning rate at a step."""
         if step < self.warmup_steps:
             return step / self.warmup_steps
-        done = (step - self.warmup_steps) / (self.steps - self.warmup_steps)
-        return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+        n_falling = self.fall_steps or self.steps - self.warmup_steps
+        fallen = (step - (self.steps - n_falling)) / n_falling
+        return 0.5 * (1 + math.cos(math.pi * min(max(fallen, 0.0), 1.0)))
 
 
 @dataclass(frozen=True)
