@@ -1,7 +1,7 @@
 """Data of the checkpoint that the package carries: QM9 and corpus3d, less all that is tested on.
 
-    python -m benchmarks.interim runs/interim/data.arrow
-    moleblend pretrain recipes/interim.toml --data runs/interim/data.arrow --out runs/interim/run
+python -m benchmarks.interim runs/interim/data.arrow
+moleblend pretrain recipes/interim.toml --data runs/interim/data.arrow --out runs/interim/run
 """
 
 import os

@@ -16,14 +16,14 @@ import torch
 from pytorch_lightning.loggers import Logger
 from rich.console import Console
 
-from moleblend import checkpoint, pretrain
+from moleblend import checkpoint, journal, pretrain
 from moleblend.blending import BlendConfig
 from moleblend.chem import read_smiles
 from moleblend.encoder import EncoderConfig
 from moleblend.files import alone_with
 from moleblend.heads import HeadsConfig
 from moleblend.molecule import FeatureVersion, Molecule
-from moleblend.objectives import ObjectiveConfig
+from moleblend.objectives import Loss, ObjectiveConfig
 from moleblend.recipe import PretrainConfig, ScheduleConfig
 from moleblend.steps import StepBatches
 from moleblend.store import MoleculeStore, write_store
@@ -94,15 +94,15 @@ def weights(config: PretrainConfig) -> dict[str, torch.Tensor]:
 
 def break_off(config: PretrainConfig, step: int, *, resume: bool = False) -> None:
     """Run until a step is all done, then end as a kill would: without another word to the disk."""
-    original = pretrain._Journal.on_train_batch_end
+    original = journal.Journal.on_train_batch_end
 
-    def end(self: pretrain._Journal, trainer: pl.Trainer, *rest: Any) -> None:
+    def end(self: journal.Journal, trainer: pl.Trainer, *rest: Any) -> None:
         original(self, trainer, *rest)
         if trainer.global_step == step:
             raise StopHereError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretrain._Journal, "on_train_batch_end", end)
+        patch.setattr(journal.Journal, "on_train_batch_end", end)
         with pytest.raises(StopHereError):
             run(config, resume=resume)
 
@@ -174,14 +174,14 @@ def test_held_out_molecules_are_never_trained_on(
         lambda self, row: (read.append(int(row)), original(self, row))[1],
     )
     held: list[np.ndarray] = []
-    start = pretrain._Journal.__init__
+    start = journal.Journal.__init__
 
-    def note(self, a, b, held_out, *rest) -> None:
-        start(self, a, b, held_out, *rest)
+    def note(self, a, b, c, held_out, *rest) -> None:
+        start(self, a, b, c, held_out, *rest)
         held.append(held_out)
         read.clear()
 
-    monkeypatch.setattr(pretrain._Journal, "__init__", note)
+    monkeypatch.setattr(journal.Journal, "__init__", note)
     run(config)
     assert len(set(held[0].tolist())) == N_HELD_OUT
     assert set(read) == set(range(N_MOLECULES)) - set(held[0].tolist())
@@ -283,7 +283,7 @@ def test_a_kill_while_saving_keeps_the_last_state(
 def test_a_state_without_sums_can_be_resumed(config: PretrainConfig) -> None:
     """Runs saved before the sums were part of the state."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretrain._Journal, "state_dict", lambda _: {})
+        patch.setattr(journal.Journal, "state_dict", lambda _: {})
         break_off(config, 6)
     run(config, resume=True)
     assert [row[0] for row in losses(config)] == ["4", "8", "12"]
@@ -372,7 +372,7 @@ def break_loss(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     original = pretrain.blend_then_predict
     n_calls = iter(range(1, 1000))
 
-    def broken(*arguments) -> pretrain.Loss:
+    def broken(*arguments) -> Loss:
         loss = original(*arguments)
         return replace(loss, total=loss.total * math.nan) if next(n_calls) == step else loss
 
@@ -396,14 +396,14 @@ def test_a_loss_that_is_no_number_stops_the_run(config: PretrainConfig) -> None:
 def test_weights_that_are_no_numbers_are_never_saved(config: PretrainConfig) -> None:
     """An infinite gradient spoils the weights although the loss was finite."""
     with pytest.MonkeyPatch.context() as patch:
-        original = pretrain._Journal.on_before_backward
+        original = journal.Journal.on_before_backward
 
         def spoil(self, trainer, pl_module, loss) -> None:
             original(self, trainer, pl_module, loss)
             if trainer.global_step == 9:  # step 10 is saved
                 loss.register_hook(lambda gradient: gradient * math.inf)
 
-        patch.setattr(pretrain._Journal, "on_before_backward", spoil)
+        patch.setattr(journal.Journal, "on_before_backward", spoil)
         with pytest.raises(FloatingPointError, match="a weight of step 10 is not finite"):
             run(config)
     _, told = run(config, resume=True)
@@ -419,7 +419,7 @@ def test_ctrl_c_finishes_the_step_and_saves(
         original = pretrain.blend_then_predict
         n_calls = iter(range(1, 1000))
 
-        def pressed(*arguments) -> pretrain.Loss:
+        def pressed(*arguments) -> Loss:
             if next(n_calls) == 3:
                 os.kill(os.getpid(), number)
             return original(*arguments)
@@ -439,7 +439,7 @@ def test_a_second_ctrl_c_stops_at_once(config: PretrainConfig) -> None:
     before = signal.getsignal(signal.SIGINT)
     with pytest.MonkeyPatch.context() as patch:
 
-        def pressed(*_) -> pretrain.Loss:
+        def pressed(*_) -> Loss:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
             raise AssertionError("the second one did nothing")
@@ -541,7 +541,7 @@ def test_tensorboard_gets_the_log_where_it_is_installed(
             pass
 
     loggers: list[Remembering] = []
-    monkeypatch.setattr(pretrain, "TensorBoardLogger", Remembering)
+    monkeypatch.setattr(journal, "TensorBoardLogger", Remembering)
     run(config)
     assert [step for step, _ in loggers[0].logged] == [4, 8, 12]
     assert {"loss", "path_length", "bonds", "distance"} <= loggers[0].logged[0][1]
@@ -551,8 +551,8 @@ def test_without_tensorboard_there_is_none(tmp_path: Path, monkeypatch: pytest.M
     def missing(*_, **__) -> None:
         raise ModuleNotFoundError
 
-    monkeypatch.setattr(pretrain, "TensorBoardLogger", missing)
-    assert pretrain._tensorboard(tmp_path) is False
+    monkeypatch.setattr(journal, "TensorBoardLogger", missing)
+    assert journal.tensorboard(tmp_path) is False
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,299 @@
+"""What a pretraining run writes down: its log, validations, states and model."""
+
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from csv import DictReader, DictWriter
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from jaxtyping import Int64
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from moleblend import checkpoint
+from moleblend.batch import Batch, collate
+from moleblend.config import to_dict
+from moleblend.files import replacing
+from moleblend.heads import Model
+from moleblend.recipe import PretrainConfig
+from moleblend.recovery import Score, score_views
+from moleblend.steps import StepBatches
+from moleblend.store import MoleculeStore
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """What a run leaves behind.
+
+    Attributes:
+        model: path of the model file.
+        scores: the last validation.
+        molecules_per_s: of training alone, since the run was last started; 0 if it was finished.
+        peak_mb: largest memory of the process.
+    """
+
+    model: Path
+    scores: list[Score]
+    molecules_per_s: float
+    peak_mb: float
+
+
+class Journal(pl.Callback):
+    """Writes the log, the validations and the states of a run, and shows progress."""
+
+    def __init__(
+        self,
+        model: Model,
+        batches: StepBatches,
+        store: MoleculeStore,
+        held_out: Int64[np.ndarray, " v"],
+        config: PretrainConfig,
+        console: Console,
+    ) -> None:
+        self.model, self.batches = model, batches
+        self.config, self.console = config, console
+        self.out = Path(config.out)
+        self.held_out = [store[int(row)] for row in held_out]
+        self.card = checkpoint.Card(
+            trained_by="pretrain",
+            data=Path(config.data).name,
+            data_fingerprint=store.fingerprint,
+            views="both" if any(molecule.n_conformers for molecule in store) else "2d",
+        )
+        self.scores: list[Score] = []
+        self.is_interrupted = False
+        self.sums: dict[str, float] = {}
+        self.n_summed = 0
+        self.n_molecules, self.n_molecules_run, self.seconds_run = 0, 0, 0.0
+        self.bar = Progress(
+            TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
+            BarColumn(),
+            TextColumn("{task.fields[losses]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next line of the log needs of the steps before a save."""
+        return {"sums": self.sums, "n_summed": self.n_summed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the sums of the steps before the save."""
+        self.sums, self.n_summed = state_dict["sums"], state_dict["n_summed"]
+
+    @contextmanager
+    def heeding_interrupts(self) -> Generator[None, None, None]:
+        """Let Ctrl-C or SIGTERM wait for the end of the step, and a second one act as ever."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread hears of Ctrl-C
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def note(number: int, _: object) -> None:
+            self.is_interrupted = True
+            signal.signal(number, before[signal.Signals(number)])
+
+        for number in before:
+            signal.signal(number, note)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Cut what was written after the resumed step, and start the clock."""
+        for name in ("log.csv", "validation.csv"):
+            _cut_after(self.out / name, trainer.global_step)
+        if trainer.global_step:
+            self.console.print(f"resumed at step {trainer.global_step:,}")
+        total = self.config.schedule.steps
+        self.task = self.bar.add_task("", total=total, completed=trainer.global_step, losses="")
+        self.bar.start()
+        self.clock = time.perf_counter()
+
+    def on_before_backward(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,  # noqa: ARG002
+        loss: Tensor,
+    ) -> None:
+        """Stop before a loss that is no number reaches the weights."""
+        if not bool(loss.isfinite()):
+            raise self._not_a_number("the loss", trainer.global_step + 1)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,  # noqa: ARG002
+        outputs: Tensor | Mapping[str, Any] | None,
+        batch: Batch,
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Add up the losses; log, validate and save when it is time."""
+        step, config = trainer.global_step, self.config
+        assert isinstance(outputs, Mapping)
+        for name, part in outputs.items():
+            self.sums[name] = self.sums.get(name, 0.0) + part.item()
+        self.n_summed += 1
+        self.n_molecules += len(batch)
+        self.bar.update(self.task, completed=step)
+        is_last = step == config.schedule.steps
+        is_logged, is_validated, is_saved = (
+            step % every == 0 or is_last
+            for every in (config.log_every, config.validate_every, config.save_every)
+        )
+        is_saved |= self.is_interrupted
+        if (is_validated or is_saved) and not all(
+            bool(weight.isfinite().all()) for weight in self.model.parameters()
+        ):
+            raise self._not_a_number("a weight", step)
+        if is_logged:
+            self._log(trainer)
+        if is_validated:
+            self._validate(step)
+        if is_saved:
+            # A save interrupted half way must leave the last one whole.
+            trainer.save_checkpoint(self.out / "state.tmp")
+            (self.out / "state.tmp").replace(self.out / "state.ckpt")
+        if self.is_interrupted:
+            self.console.print(f"stopped after step {step:,}, which is saved: --resume goes on")
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Let go of the terminal."""
+        self.bar.stop()
+
+    def on_exception(
+        self,
+        trainer: pl.Trainer,  # noqa: ARG002
+        pl_module: pl.LightningModule,  # noqa: ARG002
+        exception: BaseException,  # noqa: ARG002
+    ) -> None:
+        """Let go of the terminal."""
+        self.bar.stop()
+
+    def result(self) -> PretrainResult:
+        """Say what the run left behind."""
+        return PretrainResult(
+            model=self.out / "model.safetensors",
+            scores=self.scores,
+            molecules_per_s=self.n_molecules_run / max(self.seconds_run, 1e-9),
+            peak_mb=peak_mb(),
+        )
+
+    def _not_a_number(self, what: str, step: int) -> FloatingPointError:
+        """Say which molecules came last, and where the run can be taken up."""
+        rows = self.batches.rows_of(step - 1)
+        names = ", ".join(self.batches.store[int(row)].id for row in rows[:8])
+        more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
+        state = self.out / "state.ckpt"
+        saved = f"{state} has an earlier step" if state.is_file() else "no state was saved yet"
+        return FloatingPointError(
+            f"{what} of step {step} is not finite; its molecules are {names}{more}; {saved}"
+        )
+
+    def _log(self, trainer: pl.Trainer) -> None:
+        """Write the mean losses since the last line."""
+        now = time.perf_counter()
+        seconds = now - self.clock
+        means = {name: total / self.n_summed for name, total in self.sums.items()}
+        row = {
+            "step": trainer.global_step,
+            "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+            **means,
+            "molecules_per_s": self.n_molecules / seconds,
+        }
+        _append(self.out / "log.csv", [row])
+        if trainer.logger:
+            trainer.logger.log_metrics(row, step=trainer.global_step)
+        losses = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
+        losses += f"  {row['molecules_per_s']:.0f} molecules/s"
+        self.bar.update(self.task, losses=losses)
+        if not self.console.is_terminal:
+            self.console.print(f"step {trainer.global_step}  {losses}", soft_wrap=True)
+        self.n_molecules_run += self.n_molecules
+        self.seconds_run += seconds
+        self.sums, self.n_summed, self.n_molecules = {}, 0, 0
+        self.clock = time.perf_counter()
+
+    def _validate(self, step: int) -> None:
+        """Score the held-out molecules and write the model file."""
+        started = time.perf_counter()
+        size = self.config.schedule.batch_size
+        batches = (collate(self.held_out[k : k + size]) for k in range(0, len(self.held_out), size))
+        self.scores = score_views(self.model, batches, self.config.blend, self.config.seed)
+        rows = [{"step": step, **asdict(score)} for score in self.scores]
+        _append(self.out / "validation.csv", rows)
+        card = replace(self.card, notes={"step": step, "config": to_dict(self.config)})
+        checkpoint.save(self.model, self.out / "model.safetensors", card)
+        self.clock += time.perf_counter() - started  # validation is no training time
+
+
+def peak_mb() -> float:
+    """Largest memory of the process so far, which Linux tells in KiB and macOS in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1024**2
+
+
+def read_scores(out: Path) -> list[Score]:
+    """Read the scores of the last validation."""
+    with (out / "validation.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(DictReader(file))
+    return [
+        Score(
+            view=row["view"],
+            shown=row["shown"],
+            metric=row["metric"],
+            value=float(row["value"]),
+            trivial=float(row["trivial"]) if row["trivial"] else None,
+            n=int(row["n"]),
+        )
+        for row in rows
+        if row["step"] == rows[-1]["step"]
+    ]
+
+
+def tensorboard(out: Path) -> Logger | bool:
+    """Log to TensorBoard too where it is installed."""
+    try:
+        return TensorBoardLogger(out, name="", version="tensorboard")
+    except ModuleNotFoundError:
+        return False
+
+
+def _append(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Append rows to a csv file, with a header if it is new."""
+    if not rows:
+        return
+    is_new = not path.is_file() or path.stat().st_size == 0
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = DictWriter(file, list(rows[0]))
+        if is_new:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def _cut_after(path: Path, step: int) -> None:
+    """Drop the rows of steps that a resumed run does again; an interrupted last line goes too."""
+    if not path.is_file() or path.stat().st_size == 0:
+        return
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = DictReader(file)
+        names = list(reader.fieldnames or ())
+        rows = [row for row in reader if None not in row.values()]
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(row for row in rows if int(row["step"]) <= step)
