@@ -1,0 +1,259 @@
+"""Fine-tuned models beside a random forest and chemprop: the same splits, rows and scoring.
+
+    python -m benchmarks.compare --chemprop /path/to/chemprop --sets esol bbbp --seeds 0 1 2
+
+Appends to `benchmarks/results.csv` one row per set, protocol, model and seed; a row that is there
+stays. Every model is trained by the command that a user would type, in a process of its own, and
+told the same rows and parts; it predicts the test part once, and all predictions are scored here.
+On protocol U the split is the column of the file, on H it is `scaffold_split` of the raw file.
+"""
+
+import csv
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+import tyro
+from jaxtyping import Float64
+
+from moleblend.catalogue import DATASETS
+from moleblend.datasets import read
+from moleblend.metrics import binary_metrics, mean_metric, regression_metrics
+from moleblend.splits import read_split, scaffold_split
+from moleblend.tables import Rejected, numbers, read_molecules, read_table, write_table
+
+Protocol = Literal["U", "H"]
+ModelName = Literal["pretrained", "random weights", "random forest", "chemprop"]
+
+FIELDS = (
+    "dataset",
+    "protocol",
+    "split_hash",
+    "model",
+    "seed",
+    "metric",
+    "value",
+    "unit",
+    "checkpoint",
+    "commit",
+    "device",
+    "minutes",
+    "peak_mb",
+)
+UNITS = {"esol": "log mol/L", "freesolv": "kcal/mol", "lipo": "log D"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to run.
+
+    Attributes:
+        sets: names of data sets of MoleculeNet.
+        protocols: U, H or both.
+        models: which to train.
+        seeds: one run for each.
+        checkpoint: model file that `pretrained` starts from; left out, the one of the package.
+        chemprop: its command, in an environment of its own; chemprop is left out without it.
+        out: folder for the runs.
+        results: the table to append to.
+    """
+
+    sets: tuple[str, ...] = ("freesolv", "esol", "bbbp", "bace", "clintox", "sider", "lipo")
+    protocols: tuple[Protocol, ...] = ("U",)
+    models: tuple[ModelName, ...] = ("random forest", "pretrained", "random weights", "chemprop")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    checkpoint: Path | None = None
+    chemprop: Path | None = None
+    out: Path = Path("runs/compare")
+    results: Path = Path(__file__).parent / "results.csv"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One set on one protocol, written down for all models.
+
+    Attributes:
+        name: of the set.
+        protocol: U or H.
+        data: csv with the columns `smiles`, the targets, and `split` (train, val, test).
+        test: the rows of the test part.
+        targets: the columns to predict.
+        is_regression: what the targets are; else all are binary.
+    """
+
+    name: str
+    protocol: Protocol
+    data: Path
+    test: Path
+    targets: tuple[str, ...]
+    is_regression: bool
+
+    @property
+    def metric(self) -> str:
+        """What is compared; the mean over the targets."""
+        return "RMSE" if self.is_regression else "ROC-AUC"
+
+    @property
+    def split_hash(self) -> str:
+        """Of rows, labels and parts."""
+        return hashlib.sha256(self.data.read_bytes()).hexdigest()[:12]
+
+
+def main(options: Options) -> None:
+    """Run everything that is not in the table yet."""
+    git = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    source = [] if options.checkpoint is None else ["--from", str(options.checkpoint)]
+    done = _read(options.results)
+    for seed in options.seeds:
+        for name in options.sets:
+            for protocol in options.protocols:
+                task = prepare(name, protocol, options.out)
+                for model in options.models:
+                    if model == "chemprop" and options.chemprop is None:
+                        continue
+                    used = _hash_of(options.checkpoint) if model == "pretrained" else ""
+                    if (name, protocol, model, str(seed), used) in done:
+                        continue
+                    run = options.out / f"{name}-{protocol}-{model.replace(' ', '-')}-{seed}"
+                    start = source if model == "pretrained" else ["--from", "scratch"]
+                    minutes, peak_mb, predicted = train_and_predict(
+                        task, model, seed, run, start, options.chemprop
+                    )
+                    value = score(task, predicted)
+                    row = (
+                        *(name, protocol, task.split_hash, model, seed, task.metric),
+                        f"{value:.4f}",
+                        *(UNITS.get(name, ""), used, commit),
+                        f"CPU, {torch.get_num_threads()} thread(s)",
+                        f"{minutes:.1f}",
+                        f"{peak_mb:.0f}",
+                    )
+                    _append(options.results, row)
+                    print(*row, flush=True)
+
+
+def prepare(name: str, protocol: Protocol, out: Path) -> Task:
+    """Write the rows that are molecules, with their labels and parts, as every model reads them."""
+    known = DATASETS[f"{name}-u" if protocol == "U" else name]
+    table = read(f"{name}-u" if protocol == "U" else name)
+    targets = known.task_names(table.names)
+    if protocol == "U":
+        texts, split, _ = read_split(table, "split", smiles=known.smiles)
+    else:
+        items = list(read_molecules(table, smiles=known.smiles))
+        texts = ["" if isinstance(item, Rejected) else item.smiles for item in items]
+        rows = np.flatnonzero([bool(text) for text in texts])
+        split = scaffold_split([texts[row] for row in rows])
+        split = type(split)(*(rows[part] for part in (split.train, split.validation, split.test)))
+    part_of = {int(row): "train" for row in split.train}
+    part_of |= {int(row): "val" for row in split.validation}
+    part_of |= {int(row): "test" for row in split.test}
+    kept = sorted(part_of)
+    columns: dict[str, pa.Array] = {"smiles": pa.array([texts[row] for row in kept])}
+    for target in targets:
+        columns[target] = pa.array(numbers(table, target)[kept], from_pandas=True)
+    columns["split"] = pa.array([part_of[row] for row in kept])
+    whole = pa.table(columns)
+    out.mkdir(parents=True, exist_ok=True)
+    data, test = out / f"{name}-{protocol}.csv", out / f"{name}-{protocol}-test.csv"
+    write_table(whole, data)
+    write_table(whole.filter(pc.equal(whole["split"], "test")), test)
+    return Task(name, protocol, data, test, targets, known.task == "regression")
+
+
+def train_and_predict(
+    task: Task, model: ModelName, seed: int, run: Path, start: Sequence[str], chemprop: Path | None
+) -> tuple[float, float, Float64[np.ndarray, "m t"]]:
+    """Train one model; give the minutes and MB of the training, and what it predicts for test."""
+    predicted = run.with_suffix(".predicted.csv")
+    data, test, targets = str(task.data), str(task.test), list(task.targets)
+    if model == "random forest":
+        kind = "regression" if task.is_regression else "binary"
+        command = [sys.executable, "-m", "benchmarks.forest", data, str(predicted)]
+        minutes, peak_mb = _timed([*command, "--kind", kind, "--seed", str(seed)], run)
+        names = targets
+    elif model == "chemprop":
+        kind = "regression" if task.is_regression else "classification"
+        common = ["--smiles-columns", "smiles", "--accelerator", "cpu"]
+        train = [str(chemprop), "train", "--data-path", data, "--task-type", kind, *common]
+        train += ["--target-columns", *targets, "--splits-column", "split"]
+        train += ["--pytorch-seed", str(seed), "--output-dir", str(run)]
+        minutes, peak_mb = _timed(train, run)
+        predict = [str(chemprop), "predict", "--test-path", test, *common]
+        predict += ["--model-paths", str(next(run.rglob("best.pt")))]
+        _timed([*predict, "--preds-path", str(predicted)], run)
+        names = targets
+    else:
+        command = [sys.executable, "-m", "moleblend.cli"]
+        options = ["--split", "split", "--seed", str(seed), "--out", str(run), *start]
+        train = [*command, "train", data, "--smiles", "smiles", "--target", *targets, *options]
+        minutes, peak_mb = _timed(train, run)
+        _timed([*command, "predict", str(run / "model.safetensors"), test, str(predicted)], run)
+        ending = "pred" if task.is_regression else "prob"
+        names = [f"{target}_{ending}" for target in targets]
+    table = read_table(predicted)
+    return minutes, peak_mb, np.stack([numbers(table, name) for name in names], 1)
+
+
+def score(task: Task, predicted: Float64[np.ndarray, "m t"]) -> float:
+    """Mean of the metric over the targets for which the test part defines it."""
+    table = read_table(task.test)
+    labels = np.stack([numbers(table, name) for name in task.targets], 1)
+    measure = regression_metrics if task.is_regression else binary_metrics
+    found = [measure(predicted[:, k], labels[:, k]) for k in range(len(task.targets))]
+    value = mean_metric(found, task.metric)
+    if value is None:
+        raise ValueError(f"{task.test}: {task.metric} is defined for no target")
+    return value
+
+
+def _timed(command: list[str], run: Path) -> tuple[float, float]:
+    """Run a command in a process of its own; give its minutes and its largest memory in MB."""
+    log = run.with_suffix(".log")
+    started = time.perf_counter()
+    with log.open("a", encoding="utf-8") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise ChildProcessError(f"{' '.join(command[:4])} ended with {status}: see {log}")
+    return (time.perf_counter() - started) / 60, usage.ru_maxrss / 1024
+
+
+def _hash_of(checkpoint: Path | None) -> str:
+    if checkpoint is None:
+        from moleblend.checkpoint import packaged
+
+        checkpoint = packaged()
+    return hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:12]
+
+
+def _read(path: Path) -> set[tuple[str, ...]]:
+    if not path.is_file():
+        return set()
+    names = ("dataset", "protocol", "model", "seed", "checkpoint")
+    with path.open(newline="", encoding="utf-8") as file:
+        return {tuple(row[name] for name in names) for row in csv.DictReader(file)}
+
+
+def _append(path: Path, row: tuple[object, ...]) -> None:
+    is_new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if is_new:
+            writer.writerow(FIELDS)
+        writer.writerow(row)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
