@@ -147,9 +147,17 @@ class Model(nn.Module):
         Raises:
             ValueError: the model has no pretraining heads.
         """
+        return self.views_heads()(batch, blend, self.encoder(batch, blend))
+
+    def views_heads(self) -> "PairHeads":
+        """Give the heads that predict views.
+
+        Raises:
+            ValueError: the model has no pretraining heads.
+        """
         if self.pair_heads is None:
             raise ValueError("this model has no pretraining heads")
-        return self.pair_heads(batch, blend, self.encoder(batch, blend))
+        return self.pair_heads
 
 
 class PairHeads(nn.Module):
@@ -196,6 +204,13 @@ class OuterProduct(nn.Module):
         """Describe every ordered pair of atoms."""
         return self.contract(atoms, self.linear.weight, self.linear.bias)
 
+    def sides(
+        self, atoms: Float[Tensor, "b n d"]
+    ) -> tuple[Float[Tensor, "b n r"], Float[Tensor, "b n r"]]:
+        """Give what an atom is as the first of a pair, and as the second."""
+        rows = self.row_norm(F.gelu(self.row(atoms)))
+        return rows, self.column_norm(F.gelu(self.column(atoms)))
+
     def contract(
         self,
         atoms: Float[Tensor, "b n d"],
@@ -203,10 +218,8 @@ class OuterProduct(nn.Module):
         bias: Float[Tensor, " c"],
     ) -> Float[Tensor, "b n n c"]:
         """logits_ijc = sum over a, e of r_ia w_cae c_je + b_c."""
-        b, n, _ = atoms.shape
-        rows = self.row_norm(F.gelu(self.row(atoms)))
-        columns = self.column_norm(F.gelu(self.column(atoms)))
-        rank = rows.shape[-1]
+        rows, columns = self.sides(atoms)
+        b, n, rank = rows.shape
         # [b n (a c)]: the column side first, for every j
         half = columns @ weight.view(-1, rank, rank).permute(2, 1, 0).flatten(1)
         # [b n n c]
