@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from moleblend.batch import Batch
 from moleblend.blending import Blend
@@ -144,7 +145,7 @@ class Encoder(nn.Module):
         self.centrality = nn.Linear(config.n_kernels, config.width)
         self.virtual_bias = nn.Parameter(torch.zeros(config.n_heads))
         self.norm = nn.LayerNorm(config.width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         rates = torch.linspace(0, config.stochastic_depth, config.n_layers).tolist()
         self.layers = nn.ModuleList(Layer(config, rate) for rate in rates)
         initialise(self)
@@ -189,7 +190,7 @@ class Encoder(nn.Module):
         virtual, atoms = self.atom_embedding(batch, has_degree)
         if kernels is not None:
             # The sum runs over real atoms, the atom itself included.
-            seen = (kernels * batch.is_atom[:, None, :, None]).sum(2)
+            seen = (batch.is_atom[:, None, None].to(kernels.dtype) @ kernels)[:, :, 0]
             centrality = self.config.centrality_scale * self.centrality(seen)
             atoms = atoms + centrality * has_centrality[..., None]
         return torch.cat([virtual, atoms], 1)
@@ -294,9 +295,7 @@ class GaussianKernels(nn.Module):
         elements = batch.atoms[..., 0]
         scale = self.scale[0][elements][:, :, None] + self.scale[1][elements][:, None, :]
         shift = self.shift[0][elements][:, :, None] + self.shift[1][elements][:, None, :]
-        width = self.widths.abs() + 0.01
-        offset = ((scale * distance + shift)[..., None] - self.centres) / width
-        return torch.exp(-0.5 * offset**2) / (math.sqrt(2 * _LITERAL_PI) * width)
+        return _Gaussians.apply(scale * distance + shift, self.centres, self.widths.abs() + 0.01)
 
     @torch.no_grad()
     def spread(self, longest: float = 10.0) -> None:
@@ -306,6 +305,52 @@ class GaussianKernels(nn.Module):
         self.widths.fill_(longest / max(n_kernels - 1, 1))
         self.scale.fill_(0.5)  # two halves: v is the distance in Å
         self.shift.zero_()
+
+
+class _Gaussians(torch.autograd.Function):
+    """g_k(v) = exp(-o_k^2 / 2) / (sqrt(2 pi) s_k) with o_k = (v - mu_k) / s_k.
+
+    Of the many [b n n k] tensors on the way only g is kept; o is computed again for the gradients
+    dg/dv = -g o / s, dg/dmu = g o / s and dg/ds = g (o^2 - 1) / s.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        value: Float[Tensor, "b n n"],
+        centres: Float[Tensor, " k"],
+        width: Float[Tensor, " k"],
+    ) -> Float[Tensor, "b n n k"]:
+        """Evaluate all Gaussians at all values."""
+        offset = (value[..., None] - centres).div_(width)
+        log_height = -torch.log(math.sqrt(2 * _LITERAL_PI) * width)
+        gaussians = torch.addcmul(log_height, offset, offset, value=-0.5).exp_()
+        ctx.save_for_backward(value, centres, width, gaussians)
+        return gaussians
+
+    @staticmethod
+    def backward(
+        ctx: FunctionCtx, outer: Float[Tensor, "b n n k"]
+    ) -> tuple[Float[Tensor, "b n n"], Float[Tensor, " k"], Float[Tensor, " k"]]:
+        """Give the gradients of values, centres and widths."""
+        value, centres, width, gaussians = ctx.saved_tensors
+        offset = (value[..., None] - centres).div_(width)
+        slope = outer * gaussians
+        to_height = slope.sum((0, 1, 2))
+        slope *= offset
+        to_value, to_centres = -(slope @ width.reciprocal()), slope.sum((0, 1, 2)) / width
+        to_width = (slope.mul_(offset).sum((0, 1, 2)) - to_height) / width
+        return to_value, to_centres, to_width
+
+
+class Dropout(nn.Dropout):
+    """The same dropout, at half the price on a CPU, whose `bernoulli_` is slower than `rand`."""
+
+    def forward(self, values: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+        """Set a share of the values to 0 and scale the others up."""
+        if values.is_cuda or not self.training or self.p == 0:
+            return super().forward(values)
+        return values * torch.rand_like(values).ge_(self.p).mul_(1 / (1 - self.p))
 
 
 class Layer(nn.Module):
@@ -322,11 +367,11 @@ class Layer(nn.Module):
         self.down = nn.Linear(config.ffn_width, width)
         self.ffn_norm = nn.LayerNorm(width)
         self.attention_dropout = config.attention_dropout
-        self.activation_dropout = nn.Dropout(config.activation_dropout)
+        self.activation_dropout = Dropout(config.activation_dropout)
         self.drops_tokens = config.depth_drops == "token"
         self.depth_rate = depth_rate
         # The published code drops tokens, not channels, wherever the depth rate is not 0.
-        self.dropout = nn.Dropout(0.0 if self.drops_tokens and depth_rate > 0 else config.dropout)
+        self.dropout = Dropout(0.0 if self.drops_tokens and depth_rate > 0 else config.dropout)
 
     def forward(
         self, tokens: Float[Tensor, "b t d"], bias: Float[Tensor, "b h t t"]

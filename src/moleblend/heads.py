@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from moleblend.batch import Batch
 from moleblend.blending import Blend
-from moleblend.encoder import Encoded, Encoder, EncoderConfig, initialise, pair_vectors
+from moleblend.encoder import Dropout, Encoded, Encoder, EncoderConfig, initialise, pair_vectors
 from moleblend.relations import N_HOPS
 
 
@@ -273,7 +273,7 @@ class Denoising(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         per_axis = heads.denoising == "per_axis"
         self.force = nn.Linear(width, 3 if per_axis else 1, bias=per_axis)
-        self.dropout = nn.Dropout(heads.denoising_dropout)
+        self.dropout = Dropout(heads.denoising_dropout)
 
     def forward(self, batch: Batch, blend: Blend, encoded: Encoded) -> Float[Tensor, "b n 3"]:
         """Predict the noise of every atom."""
