@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from moleblend.batch import collate
+from moleblend.batch import Packing, collate
 from moleblend.blending import BlendConfig, draw_blend, show
 from moleblend.chem import read_smiles
 from moleblend.encoder import Encoder, EncoderConfig, Layer, initialise
@@ -179,12 +179,17 @@ def test_a_layer_attends_then_transforms(encoder):
     layer = encoder.layers[0]
     tokens, bias = torch.randn(2, 5, 16), torch.randn(2, 4, 5, 5)
     bias[1, :, :, 3:] = -math.inf
+    is_token = torch.ones(2, 5, dtype=torch.bool)
+    is_token[1, 3:] = False
+    packing = Packing.of(is_token)
     q, k, v = (part.unflatten(-1, (4, 4)) for part in layer.qkv(tokens).chunk(3, -1))
     weights = (torch.einsum("bihc,bjhc->bhij", q, k) / 2 + bias).softmax(-1)
     mixed = torch.einsum("bhij,bjhc->bihc", weights, v).flatten(2)
     middle = layer.attention_norm(tokens + layer.out(mixed))
     expected = layer.ffn_norm(middle + layer.down(F.gelu(layer.up(middle))))
-    assert_same(layer(tokens, bias), expected)
+    assert_same(layer(tokens[is_token], bias, packing), expected[is_token])
+    bias.requires_grad_()
+    assert_same(layer(tokens[is_token], bias, packing), expected[is_token])
 
 
 # --- properties ----------------------------------------------------------------------------------
@@ -337,13 +342,15 @@ def test_stochastic_depth_drops_what_it_says(drops):
     config = replace(CONFIGS["default"], depth_drops=drops, dropout=0.0)
     layer = Layer(config, 0.25).train()
     torch.manual_seed(0)
-    branch = layer.drop(torch.ones(400, 300, 3))
+    packing = Packing.of(torch.ones(400, 300, dtype=torch.bool))
+    branch = layer.drop(torch.ones(400 * 300, 3), packing).view(400, 300, 3)
     shown = branch[:, :1, :1] if drops == "molecule" else branch[:1, :, :1]
     assert torch.equal(branch, shown.expand_as(branch))
     assert set(shown.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
     n = shown.numel()
     assert abs((shown == 0).sum() - 0.25 * n) < 4 * math.sqrt(n * 0.25 * 0.75)
-    assert torch.equal(layer.eval().drop(torch.ones(4, 3, 2)), torch.ones(4, 3, 2))
+    ones = torch.ones(400 * 300, 2)
+    assert torch.equal(layer.eval().drop(ones, packing), ones)
 
 
 @pytest.mark.parametrize(
@@ -352,7 +359,8 @@ def test_stochastic_depth_drops_what_it_says(drops):
 )
 def test_only_the_published_stochastic_depth_replaces_dropout(drops, rate, has_dropout):
     layer = Layer(replace(CONFIGS["default"], depth_drops=drops, dropout=0.5), rate).train()
-    channels = layer.drop(torch.ones(50, 20, 16)).flatten(0, 1)
+    packing = Packing.of(torch.ones(50, 20, dtype=torch.bool))
+    channels = layer.drop(torch.ones(50 * 20, 16), packing)
     kept = channels[channels.any(1)]
     assert (kept == 0).any() == has_dropout
 

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
+from torch.autograd.function import BackwardCFunction, FunctionCtx
 
-from moleblend.batch import Batch
+from moleblend.batch import Batch, Packing
 from moleblend.blending import Blend
 from moleblend.molecule import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES, FeatureVersion
 from moleblend.relations import N_BOND_KINDS, N_HOPS, UNREACHABLE
@@ -159,10 +159,13 @@ class Encoder(nn.Module):
         kernels = self.kernels(batch, blend) if shows_3d else None
         # [b h n+1 n+1] one view per pair, the virtual node first
         bias = self.pair_bias(batch, blend, kernels)
-        # [b n+1 d] atom features, and degree or centrality
-        tokens = self.dropout(self.norm(self.tokens(batch, blend, kernels)))
+        # [m d] atom features, and degree or centrality, of what is not padding
+        packing = Packing.of(F.pad(batch.is_atom, (1, 0), value=True))
+        tokens = self.dropout(self.norm(packing.pack(self.tokens(batch, blend, kernels))))
         for layer in self.layers:
-            tokens = layer(tokens, bias)
+            tokens = layer(tokens, bias, packing)
+        # [b n+1 d]
+        tokens = packing.pad(tokens)
         return Encoded(atoms=tokens[:, 1:], molecule=tokens[:, 0], pair_bias=bias)
 
     def pair_bias(
@@ -330,12 +333,12 @@ class _Gaussians(torch.autograd.Function):
 
     @staticmethod
     def backward(
-        ctx: FunctionCtx, outer: Float[Tensor, "b n n k"]
+        ctx: BackwardCFunction, *outer: Float[Tensor, "b n n k"]
     ) -> tuple[Float[Tensor, "b n n"], Float[Tensor, " k"], Float[Tensor, " k"]]:
         """Give the gradients of values, centres and widths."""
-        value, centres, width, gaussians = ctx.saved_tensors
+        value, centres, width, gaussians = list(ctx.saved_tensors)
         offset = (value[..., None] - centres).div_(width)
-        slope = outer * gaussians
+        slope = outer[0] * gaussians
         to_height = slope.sum((0, 1, 2))
         slope *= offset
         to_value, to_centres = -(slope @ width.reciprocal()), slope.sum((0, 1, 2)) / width
@@ -343,14 +346,22 @@ class _Gaussians(torch.autograd.Function):
         return to_value, to_centres, to_width
 
 
-class Dropout(nn.Dropout):
-    """The same dropout, at half the price on a CPU, whose `bernoulli_` is slower than `rand`."""
+def dropout(values: Float[Tensor, "*s"], rate: float) -> Float[Tensor, "*s"]:
+    """Set a share of the values to 0 and scale the others up.
 
-    def forward(self, values: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-        """Set a share of the values to 0 and scale the others up."""
-        if values.is_cuda or not self.training or self.p == 0:
-            return super().forward(values)
-        return values * torch.rand_like(values).ge_(self.p).mul_(1 / (1 - self.p))
+    On a CPU the random numbers are what it costs: `rand` takes half as long as `bernoulli_`.
+    """
+    if values.is_cuda or rate == 0:
+        return F.dropout(values, rate)
+    return values * torch.rand_like(values).ge_(rate).mul_(1 / (1 - rate))
+
+
+class Dropout(nn.Dropout):
+    """`dropout` in training."""
+
+    def forward(self, input: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+        """Apply it."""
+        return dropout(input, self.p if self.training else 0.0)
 
 
 class Layer(nn.Module):
@@ -374,32 +385,44 @@ class Layer(nn.Module):
         self.dropout = Dropout(0.0 if self.drops_tokens and depth_rate > 0 else config.dropout)
 
     def forward(
-        self, tokens: Float[Tensor, "b t d"], bias: Float[Tensor, "b h t t"]
-    ) -> Float[Tensor, "b t d"]:
+        self, tokens: Float[Tensor, "m d"], bias: Float[Tensor, "b h t t"], packing: Packing
+    ) -> Float[Tensor, "m d"]:
         """Attend along the biased pairs, then transform each token."""
-        tokens = self.attention_norm(tokens + self.drop(self.attend(tokens, bias)))
+        mixed = packing.pack(self.attend(packing.pad(self.qkv(tokens)), bias))
+        tokens = self.attention_norm(tokens + self.drop(self.out(mixed), packing))
         inner = self.activation_dropout(F.gelu(self.up(tokens)))
-        return self.ffn_norm(tokens + self.drop(self.down(inner)))
+        return self.ffn_norm(tokens + self.drop(self.down(inner), packing))
 
     def attend(
-        self, tokens: Float[Tensor, "b t d"], bias: Float[Tensor, "b h t t"]
+        self, qkv: Float[Tensor, "b t qkv"], bias: Float[Tensor, "b h t t"]
     ) -> Float[Tensor, "b t d"]:
         """softmax(q k^T / sqrt(d / h) + bias) v, per head."""
-        b, t, d = tokens.shape
-        q, k, v = self.qkv(tokens).view(b, t, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
-        dropout = self.attention_dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
-        return self.out(mixed.transpose(1, 2).reshape(b, t, d))
+        b, t, _ = qkv.shape
+        q, k, v = qkv.view(b, t, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
+        rate = self.attention_dropout if self.training else 0.0
+        if bias.requires_grad and bias.device.type == "cpu":
+            # For a bias that learns, torch has no fused kernel on a CPU. Written out it is faster.
+            weights = softmax(torch.add(bias, q @ k.transpose(-1, -2), alpha=q.shape[-1] ** -0.5))
+            mixed = dropout(weights, rate) @ v
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=rate)
+        return mixed.transpose(1, 2).flatten(2)
 
-    def drop(self, branch: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+    def drop(self, branch: Float[Tensor, "m d"], packing: Packing) -> Float[Tensor, "m d"]:
         """Ordinary dropout and stochastic depth."""
         branch = self.dropout(branch)
         if not self.training or self.depth_rate == 0:
             return branch
-        b, t, _ = branch.shape
-        shape = (1, t, 1) if self.drops_tokens else (b, 1, 1)
-        kept = torch.rand(shape, device=branch.device) >= self.depth_rate
-        return branch * kept / (1 - self.depth_rate)
+        n_molecules, n_tokens = packing.shape
+        n, group = (n_tokens, packing.column) if self.drops_tokens else (n_molecules, packing.row)
+        kept = torch.rand(n, device=branch.device) >= self.depth_rate
+        return branch * (kept / (1 - self.depth_rate))[group, None]
+
+
+def softmax(logits: Float[Tensor, "*s t"]) -> Float[Tensor, "*s t"]:
+    """Softmax over the last axis, which gets at least 16 columns: below, torch is slow on a CPU."""
+    n = logits.shape[-1]
+    return F.pad(logits, (0, max(0, 16 - n)), value=-math.inf).softmax(-1)[..., :n]
 
 
 @torch.no_grad()

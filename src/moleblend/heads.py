@@ -13,7 +13,15 @@ from torch import Tensor, nn
 
 from moleblend.batch import Batch
 from moleblend.blending import Blend
-from moleblend.encoder import Dropout, Encoded, Encoder, EncoderConfig, initialise, pair_vectors
+from moleblend.encoder import (
+    Dropout,
+    Encoded,
+    Encoder,
+    EncoderConfig,
+    initialise,
+    pair_vectors,
+    softmax,
+)
 from moleblend.relations import N_HOPS
 
 
@@ -280,7 +288,7 @@ class Denoising(nn.Module):
         b, n, _ = encoded.atoms.shape
         q, k, v = self.qkv(encoded.atoms).view(b, n, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
         logits = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5 + encoded.pair_bias[:, :, 1:, 1:]
-        weights = self.dropout(logits.softmax(-1))  # [b h n n]
+        weights = self.dropout(softmax(logits))  # [b h n n]
         force = self.force.weight.view(-1, self.n_heads, v.shape[-1])  # [x h c]
         pull = torch.einsum("bhjc,xhc->bhjx", v, force)
         strength = torch.einsum("bhij,bhjx->bijx", weights, pull)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
+from torch.autograd.function import BackwardCFunction, FunctionCtx
 
 from moleblend.batch import Batch
 from moleblend.blending import Blend
@@ -156,9 +156,7 @@ def denoising_loss(
         error = 1 - F.cosine_similarity(predicted, blend.noise, dim=-1, eps=1e-8)
         return _mean(error, is_scored)
     variance = _mean(blend.noise.square().mean(-1), is_scored)
-    return _mean((predicted - blend.noise).square().mean(-1), is_scored) / variance.clamp(
-        min=1e-8
-    )
+    return _mean((predicted - blend.noise).square().mean(-1), is_scored) / variance.clamp(min=1e-8)
 
 
 def _mean(values: Float[Tensor, "*s"], is_scored: Bool[Tensor, "*s"]) -> Float[Tensor, ""]:
@@ -205,12 +203,17 @@ class _PairCrossEntropy(torch.autograd.Function):
             row, column, right = rows[piece], columns[piece // n], classes[piece]
             half = (row @ turned).unflatten(-1, (rank, -1))
             logits = torch.baddbmm(bias, column, half)  # [i n c]
-            likely = logits.unflatten(-1, (right.shape[-1], -1)).log_softmax(-1)
             is_ignored, right = right == _IGNORED, right.clamp(min=0)[..., None]
-            total -= likely.gather(-1, right)[..., 0].masked_fill_(is_ignored, 0).sum()
-
-            error = likely.exp_().scatter_(-1, right, -1.0, reduce="add")
-            error = error.masked_fill_(is_ignored[..., None], 0).view_as(logits)
+            # By hand, since torch's softmax is slow on a CPU for fewer than 16 classes.
+            logits = logits.unflatten(-1, (right.shape[-2], -1))
+            logits -= logits.amax(-1, keepdim=True)
+            chosen = logits.gather(-1, right)
+            error = logits.exp_()
+            weight_of_all = error.sum(-1, keepdim=True)
+            total += (weight_of_all.log() - chosen)[..., 0].masked_fill_(is_ignored, 0).sum()
+            # The gradient of the logits: how likely each class is, less 1 for the right one.
+            error = error.div_(weight_of_all).scatter_(-1, right, -1.0, reduce="add")
+            error = error.masked_fill_(is_ignored[..., None], 0).flatten(2)
             to_half = (column.transpose(1, 2) @ error).flatten(1)
             to_rows[piece] = to_half @ turned.T
             to_columns.index_add_(0, piece // n, error @ half.transpose(1, 2))
@@ -221,6 +224,6 @@ class _PairCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: FunctionCtx, outer: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
+    def backward(ctx: BackwardCFunction, *outer: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
         """Scale the gradients that stand already."""
-        return *(outer * gradient for gradient in ctx.saved_tensors), None
+        return *(outer[0] * gradient for gradient in ctx.saved_tensors), None
