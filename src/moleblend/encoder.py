@@ -400,12 +400,13 @@ class Layer(nn.Module):
         b, t, _ = qkv.shape
         q, k, v = qkv.view(b, t, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
         rate = self.attention_dropout if self.training else 0.0
-        if bias.requires_grad and bias.device.type == "cpu":
-            # For a bias that learns, torch has no fused kernel on a CPU. Written out it is faster.
-            weights = softmax(torch.add(bias, q @ k.transpose(-1, -2), alpha=q.shape[-1] ** -0.5))
-            mixed = dropout(weights, rate) @ v
-        else:
+        if bias.is_cuda:
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=rate)
+        else:
+            # On a CPU torch has no fused kernel for a bias that learns or for dropout, and the one
+            # that it has for inference takes longer than this.
+            logits = torch.add(bias, q @ k.transpose(-1, -2), alpha=q.shape[-1] ** -0.5)
+            mixed = dropout(softmax(logits), rate) @ v
         return mixed.transpose(1, 2).flatten(2)
 
     def drop(self, branch: Float[Tensor, "m d"], packing: Packing) -> Float[Tensor, "m d"]:
