@@ -12,7 +12,16 @@ from torch import nn
 from moleblend.batch import Packing, collate
 from moleblend.blending import BlendConfig, draw_blend, show
 from moleblend.chem import read_smiles
-from moleblend.encoder import Encoder, EncoderConfig, Layer, initialise
+from moleblend.encoder import (
+    Dropout,
+    Encoder,
+    EncoderConfig,
+    Layer,
+    _Gaussians,
+    dropout,
+    initialise,
+    softmax,
+)
 from moleblend.molecule import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES
 from moleblend.relations import UNREACHABLE, bond_kinds
 
@@ -363,6 +372,35 @@ def test_only_the_published_stochastic_depth_replaces_dropout(drops, rate, has_d
     channels = layer.drop(torch.ones(50 * 20, 16), packing)
     kept = channels[channels.any(1)]
     assert (kept == 0).any() == has_dropout
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5])
+def test_dropout_keeps_the_mean_and_drops_its_share(rate):
+    torch.manual_seed(0)
+    values = torch.ones(200_000, requires_grad=True)
+    kept = dropout(values, rate)
+    assert set(kept.unique().tolist()) <= {0.0, torch.tensor(1 / (1 - rate)).item()}
+    spread = math.sqrt(len(values) * rate * (1 - rate))
+    assert abs((kept == 0).sum() - rate * len(values)) <= 4 * spread
+    kept.sum().backward()
+    assert torch.equal(values.grad, kept.detach())
+    assert torch.equal(Dropout(rate).eval()(values), values)
+
+
+@pytest.mark.parametrize("n", [1, 9, 16, 17])
+def test_softmax_of_few_and_many_columns(n):
+    logits = torch.randn(3, n, dtype=torch.float64, requires_grad=True)
+    assert_same(softmax(logits), logits.softmax(-1))
+    assert torch.autograd.gradcheck(softmax, logits)
+
+
+def test_gaussians_have_the_gradients_of_their_formula():
+    torch.manual_seed(0)
+    value = torch.randn(2, 3, 3, dtype=torch.float64, requires_grad=True)
+    centres, widths = torch.linspace(-1, 1, 4).double(), torch.linspace(0.3, 0.9, 4).double()
+    assert torch.autograd.gradcheck(
+        _Gaussians.apply, (value, centres.requires_grad_(), widths.requires_grad_())
+    )
 
 
 def test_depth_rates_grow_from_zero_in_the_first_layer():
