@@ -1,9 +1,11 @@
 """A step of pretraining, ours or the straightforward one, and the memory that it takes.
 
-`python -m benchmarks.one_step CONFIG WAY WHAT FILE` runs on the batches of FILE and prints the
-largest memory of this process in MB. It imports torch and the model, and no reader of molecules.
+`python -m benchmarks.one_step CONFIG WAY WHAT FILE LIMIT` runs on the batches of FILE and prints
+the largest memory of this process in MB; it fails if it would need more than LIMIT. It imports
+torch and the model, and no reader of molecules.
 """
 
+import resource
 import subprocess
 import sys
 import tempfile
@@ -69,11 +71,13 @@ def embedding(model: Model, way: str, views: Views) -> Callable[[Batch], object]
     return lambda batch: plain_model.encode(model.encoder, batch, show(batch, views))
 
 
-def peak_mb(name: str, batches: list[Batch], way: str, what: str = "step") -> int:
+def peak_mb(
+    name: str, batches: list[Batch], way: str, what: str = "step", limit_mb: int = 16_384
+) -> int:
     """Give the largest memory of a fresh process that does the steps, or embeds in 2D and 3D.
 
     Raises:
-        subprocess.CalledProcessError: it failed.
+        subprocess.CalledProcessError: it failed, as where it needs more than the limit.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "batches.safetensors"
@@ -83,13 +87,16 @@ def peak_mb(name: str, batches: list[Batch], way: str, what: str = "step") -> in
             for field in fields(Batch)
         }
         save_file(tensors, file)
-        command = [sys.executable, "-m", "benchmarks.one_step", name, way, what, str(file)]
+        arguments = [name, way, what, str(file), str(limit_mb)]
+        command = [sys.executable, "-m", "benchmarks.one_step", *arguments]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
     return int(done.stdout)
 
 
-def main(name: str, way: str, what: str, file: str) -> None:
+def main(name: str, way: str, what: str, file: str, limit_mb: str) -> None:
     """Do the steps, or embed, and print the largest memory."""
+    limit = int(limit_mb) * 2**20
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     tensors = load_file(file)
     names = [field.name for field in fields(Batch)]
     batches = [

@@ -10,6 +10,7 @@ largest molecule is found by bisection over fresh processes whose largest memory
 
 import csv
 import statistics
+import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -124,17 +125,25 @@ def times(what: str, sized: dict[int, Batch], n_rounds: int) -> dict[int, float]
     return {size: statistics.median(seconds) for size, seconds in taken.items()}
 
 
-def largest(what: str, limit_mb: int, precision: int = 20) -> tuple[str, str, float]:
+def largest(what: str, limit_mb: int, precision: int = 40) -> tuple[str, str, float]:
     """Find the largest peptide whose process stays below the limit, to within `precision` atoms."""
-    low, high = 320, 320
-    peak = 0
-    while (found := peak_mb(CONFIG, [collate([peptide(high)])], "ours", what)) <= limit_mb:
-        low, high, peak = high, 2 * high, found
+
+    def fits(n_atoms: int) -> bool:
+        batch = collate([peptide(n_atoms)])
+        try:
+            return peak_mb(CONFIG, [batch], "ours", what, limit_mb) <= limit_mb
+        except subprocess.CalledProcessError as error:
+            if "DefaultCPUAllocator: can't allocate memory" in error.stderr:
+                return False
+            raise
+
+    low = high = 640
+    while fits(high):
+        low, high = high, 2 * high
     while high - low > precision:
         middle = (low + high) // 2 // precision * precision
-        found = peak_mb(CONFIG, [collate([peptide(middle)])], "ours", what)
-        low, high, peak = (middle, high, found) if found <= limit_mb else (low, middle, peak)
-    return f"at most {limit_mb} MB (takes {peak})", "largest molecule, atoms", low
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return f"at most {limit_mb} MB", "largest molecule, atoms", low
 
 
 def draw(seconds: dict[tuple[str, str], dict[int, float]], path: Path) -> None:

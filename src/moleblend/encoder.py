@@ -423,7 +423,9 @@ class Layer(nn.Module):
 def softmax(logits: Float[Tensor, "*s t"]) -> Float[Tensor, "*s t"]:
     """Softmax over the last axis, which gets at least 16 columns: below, torch is slow on a CPU."""
     n = logits.shape[-1]
-    return F.pad(logits, (0, max(0, 16 - n)), value=-math.inf).softmax(-1)[..., :n]
+    if n >= 16:
+        return logits.softmax(-1)
+    return F.pad(logits, (0, 16 - n), value=-math.inf).softmax(-1)[..., :n]
 
 
 @torch.no_grad()
