@@ -3,12 +3,13 @@
     python -m benchmarks.scaling            # some five minutes; writes scaling.csv and the plot
 
 The molecules are peptides: one glycine and as many alanines as give the wanted number of heavy
-atoms. Their positions are a random walk of 1.5 Å steps: time
-does not depend on them. Exponents are slopes in a log-log fit over the sizes that a row names. The
-largest molecule is found by bisection over fresh processes whose largest memory is read.
+atoms. Their positions are a random walk of 1.5 Å steps: time does not depend on them. Exponents are
+slopes in a log-log fit over the sizes that a row names. The largest molecule is one whose fresh
+process stays within the limit, imports included.
 """
 
 import csv
+import math
 import statistics
 import subprocess
 import sys
@@ -128,22 +129,25 @@ def times(what: str, sized: dict[int, Batch], n_rounds: int) -> dict[int, float]
 def largest(what: str, limit_mb: int, precision: int = 40) -> tuple[str, str, float]:
     """Find the largest peptide whose process stays below the limit, to within `precision` atoms."""
 
-    def fits(n_atoms: int) -> bool:
+    def peak(n_atoms: int) -> float:
         batch = collate([peptide(n_atoms)])
         try:
-            return peak_mb(CONFIG, [batch], "ours", what, limit_mb) <= limit_mb
+            return peak_mb(CONFIG, [batch], "ours", what, limit_mb)
         except subprocess.CalledProcessError as error:
             if "DefaultCPUAllocator: can't allocate memory" in error.stderr:
-                return False
+                return math.inf
             raise
 
-    low = high = 640
-    while fits(high):
-        low, high = high, 2 * high
-    while high - low > precision:
-        middle = (low + high) // 2 // precision * precision
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return f"at most {limit_mb} MB", "largest molecule, atoms", low
+    # Memory grows with the pairs, which gives a guess; from there it walks.
+    low, high = 640, 960
+    below = peak(low)
+    pairs = low**2 + (limit_mb - below) * (high**2 - low**2) / (peak(high) - below)
+    n_atoms = round(math.sqrt(pairs) / precision) * precision
+    while peak(n_atoms) > limit_mb:
+        n_atoms -= precision
+    while peak(n_atoms + precision) <= limit_mb:
+        n_atoms += precision
+    return f"at most {limit_mb} MB", "largest molecule, atoms", n_atoms
 
 
 def draw(seconds: dict[tuple[str, str], dict[int, float]], path: Path) -> None:

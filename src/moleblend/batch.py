@@ -82,7 +82,7 @@ class Packing:
         """Put them back, zeros between them."""
         b, t = self.shape
         zeros = packed.new_zeros((b * t, packed.shape[1]))
-        return zeros.index_copy(0, self.row * t + self.column, packed).view(b, t, -1)
+        return zeros.index_copy_(0, self.row * t + self.column, packed).view(b, t, -1)
 
 
 def collate(
