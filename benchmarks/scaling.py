@@ -9,7 +9,6 @@ process stays within the limit, imports included.
 """
 
 import csv
-import math
 import statistics
 import subprocess
 import sys
@@ -126,28 +125,25 @@ def times(what: str, sized: dict[int, Batch], n_rounds: int) -> dict[int, float]
     return {size: statistics.median(seconds) for size, seconds in taken.items()}
 
 
-def largest(what: str, limit_mb: int, precision: int = 40) -> tuple[str, str, float]:
+def largest(what: str, limit_mb: int, precision: int = 80) -> tuple[str, str, float]:
     """Find the largest peptide whose process stays below the limit, to within `precision` atoms."""
 
-    def peak(n_atoms: int) -> float:
+    def fits(n_atoms: int) -> bool:
         batch = collate([peptide(n_atoms)])
         try:
-            return peak_mb(CONFIG, [batch], "ours", what, limit_mb)
+            return peak_mb(CONFIG, [batch], "ours", what, limit_mb) <= limit_mb
         except subprocess.CalledProcessError as error:
             if "DefaultCPUAllocator: can't allocate memory" in error.stderr:
-                return math.inf
+                return False
             raise
 
-    # Memory grows with the pairs, which gives a guess; from there it walks.
-    low, high = 640, 960
-    below = peak(low)
-    pairs = low**2 + (limit_mb - below) * (high**2 - low**2) / (peak(high) - below)
-    n_atoms = round(math.sqrt(pairs) / precision) * precision
-    while peak(n_atoms) > limit_mb:
-        n_atoms -= precision
-    while peak(n_atoms + precision) <= limit_mb:
-        n_atoms += precision
-    return f"at most {limit_mb} MB", "largest molecule, atoms", n_atoms
+    low = high = 960
+    while fits(high):
+        low, high = high, high * 3 // 2
+    while high - low > precision:
+        middle = (low + high) // 2 // precision * precision
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return f"at most {limit_mb} MB", "largest molecule, atoms", low
 
 
 def draw(seconds: dict[tuple[str, str], dict[int, float]], path: Path) -> None:
