@@ -48,8 +48,8 @@ def blend_then_predict(model: Model, batch: Batch, blend: Blend, config: Objecti
     parts = {
         "path_length": (config.path_length, cross_entropy(views.path_length, lengths)),
         "bonds": (config.bonds, cross_entropy(views.bonds, bonds)),
-        heads.geometry: (config.geometry, GEOMETRY_LOSSES[heads.geometry](views, batch)),
-        "denoising": (config.denoising, denoising_loss(views, batch, blend, config)),
+        heads.geometry: (config.geometry, GEOMETRY_LOSSES[heads.geometry](views.geometry, batch)),
+        "denoising": (config.denoising, denoising_loss(views.noise, batch, blend, config)),
     }
     total = torch.stack([weight * part for weight, part in parts.values()]).sum()
     return Loss(total=total, parts={name: part for name, (_, part) in parts.items()})
@@ -94,12 +94,12 @@ def encode(encoder: Encoder, batch: Batch, blend: Blend) -> Encoded:
     seen = (gaussians * batch.is_atom[:, None, :, None]).sum(2)
     atoms = atoms + config.centrality_scale * encoder.centrality(seen) * blend.atoms[..., 1:]
     tokens = torch.cat([embedding.virtual.expand(len(batch), 1, -1), atoms], 1)
-    tokens = encoder.dropout(encoder.norm(tokens))
+    tokens = F.dropout(encoder.norm(tokens), config.dropout, encoder.training)
     for layer in encoder.layers:
         assert isinstance(layer, Layer)
-        tokens = layer.attention_norm(tokens + layer.drop(attend(layer, tokens, bias)))
-        inner = layer.activation_dropout(F.gelu(layer.up(tokens)))
-        tokens = layer.ffn_norm(tokens + layer.drop(layer.down(inner)))
+        tokens = layer.attention_norm(tokens + drop(layer, attend(layer, tokens, bias)))
+        inner = F.dropout(F.gelu(layer.up(tokens)), layer.activation_dropout.p, layer.training)
+        tokens = layer.ffn_norm(tokens + drop(layer, layer.down(inner)))
     return Encoded(atoms=tokens[:, 1:], molecule=tokens[:, 0], pair_bias=bias)
 
 
@@ -137,6 +137,16 @@ def attend(
     return layer.out((shares @ v).transpose(1, 2).reshape(b, t, d))
 
 
+def drop(layer: Layer, branch: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+    """Drop channels, then tokens or molecules."""
+    branch = F.dropout(branch, layer.dropout.p, layer.training)
+    if not layer.training or layer.depth_rate == 0:
+        return branch
+    b, t, _ = branch.shape
+    kept = torch.rand((1, t, 1) if layer.drops_tokens else (b, 1, 1)) >= layer.depth_rate
+    return branch * kept / (1 - layer.depth_rate)
+
+
 def outer_product(head: OuterProduct, atoms: Float[Tensor, "b n d"]) -> Float[Tensor, "b n n c"]:
     """Linear map of r_i (x) c_j, which stands in memory."""
     rows = head.row_norm(F.gelu(head.row(atoms)))
@@ -163,7 +173,8 @@ def denoise(
         for part in head.qkv(encoded.atoms).chunk(3, -1)
     )
     logits = q @ k.transpose(-1, -2) / math.sqrt(d / head.n_heads)
-    shares = head.dropout((logits + encoded.pair_bias[:, :, 1:, 1:]).softmax(-1))
+    shares = (logits + encoded.pair_bias[:, :, 1:, 1:]).softmax(-1)
+    shares = F.dropout(shares, head.dropout.p, head.training)
     vectors = unit_vectors(batch.positions + blend.noise)
     axes = []
     for axis in range(3):

@@ -9,7 +9,7 @@ Our step and the straightforward one (`benchmarks/plain_model.py`: same paramete
 take turns on the same batches, and medians are compared. The floor is the time of the layers'
 matrix products alone (6 C^2 multiply-adds per token and layer, three times) at the rate at which
 this machine multiplies large fp32 matrices in the same run. Peak memory is that of a process of its
-own that does six steps.
+own that does six steps (`benchmarks/one_step.py`), its imports included.
 """
 
 import csv
@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -31,21 +30,10 @@ import torch
 import tyro
 from torch import nn
 
-from benchmarks import plain_model
+from benchmarks.one_step import CONFIGS, WAYS, Step, embedding, peak_mb
 from moleblend.batch import Batch, collate
-from moleblend.blending import BlendConfig, draw_blend, show
-from moleblend.encoder import EncoderConfig
-from moleblend.heads import HeadsConfig, Model, ModelConfig
-from moleblend.objectives import ObjectiveConfig, blend_then_predict
+from moleblend.blending import Views
 from moleblend.tables import Rejected, Table, read_molecules
-
-SMALL = {"width": 256, "ffn_width": 256, "n_layers": 6, "n_heads": 8, "n_kernels": 64}
-CONFIGS = {
-    "small": ModelConfig(encoder=EncoderConfig.published(**SMALL), heads=HeadsConfig.published()),
-    "small, default": ModelConfig(encoder=EncoderConfig(**SMALL)),
-    "base": ModelConfig(encoder=EncoderConfig.published(), heads=HeadsConfig.published()),
-}
-"""Sizes as in the published measurements; `small, default` has our repairs."""
 
 PUBLISHED = {
     ("small", "QM9", "step"): 131,
@@ -60,7 +48,6 @@ PUBLISHED = {
 """Molecules/s of the published code on another day, for orientation."""
 
 BATCH_SIZE = {"QM9": 32, "MOSES": 16}
-WAYS = {"ours": blend_then_predict, "plain": plain_model.blend_then_predict}
 
 
 @dataclass(frozen=True)
@@ -104,7 +91,7 @@ def main(options: Options) -> None:
     n_rounds = 8 if options.quick else options.n_rounds
     for name in ("small",) if options.quick else tuple(CONFIGS):
         for data in BATCH_SIZE:
-            rows += measure(name, data, n_rounds, with_memory=not options.quick)
+            rows += measure(name, data, n_rounds)
             for row in rows[-3:]:
                 print(row, flush=True)
             print(shares(name, data), flush=True)
@@ -117,7 +104,7 @@ def main(options: Options) -> None:
             writer.writerows(vars(row) for row in rows)
 
 
-def measure(name: str, data: str, n_rounds: int, *, with_memory: bool) -> list[Row]:
+def measure(name: str, data: str, n_rounds: int) -> list[Row]:
     """Time the step and inference of one configuration on one data set."""
     batches = read(name, data, 6)
     size, config = len(batches[0]), CONFIGS[name].encoder
@@ -125,7 +112,7 @@ def measure(name: str, data: str, n_rounds: int, *, with_memory: bool) -> list[R
     steps = {way: Step(name, way) for way in WAYS}
     seconds = interleaved({way: step.run for way, step in steps.items()}, batches, n_rounds)
     work = 2 * 6 * config.width**2 * tokens * config.n_layers * 3
-    peaks = {way: peak_mb(name, data, way) for way in WAYS} if with_memory else {}
+    peaks = {way: peak_mb(name, batches, way) for way in WAYS}
     rows = [
         Row(
             config=name,
@@ -143,13 +130,9 @@ def measure(name: str, data: str, n_rounds: int, *, with_memory: bool) -> list[R
         )
     ]
     model = steps["ours"].model.eval()
-    for what, views in (("2D", "2d"), ("2D+3D", "both")):
-        encoders: dict[str, Callable[[Batch], object]] = {
-            "ours": lambda batch, v=views: model.embed(batch, show(batch, v)),
-            "plain": lambda batch, v=views: plain_model.encode(
-                model.encoder, batch, show(batch, v)
-            ),
-        }
+    seen: dict[str, Views] = {"2D": "2d", "2D+3D": "both"}
+    for what, views in seen.items():
+        encoders = {way: embedding(model, way, views) for way in WAYS}
         with torch.inference_mode():
             seconds = interleaved(encoders, batches, n_rounds)
         rows.append(
@@ -169,34 +152,6 @@ def measure(name: str, data: str, n_rounds: int, *, with_memory: bool) -> list[R
             )
         )
     return rows
-
-
-class Step:
-    """One optimiser step of a configuration, ours or the straightforward one."""
-
-    def __init__(self, name: str, way: str) -> None:
-        torch.manual_seed(0)
-        self.compute = WAYS[way]
-        self.model = Model(CONFIGS[name]).train()
-        self.objective = ObjectiveConfig()
-        self.blend = BlendConfig()
-        if CONFIGS[name].encoder.features == "ogb-1":
-            self.objective = ObjectiveConfig.published()
-            self.blend = BlendConfig(draw="batch", whole=(0.0, 0.0))
-        self.generator = torch.Generator().manual_seed(0)
-        # Weight decay is 0 in both, so that AdamW is Adam.
-        self.optimiser = torch.optim.AdamW(
-            self.model.parameters(), lr=1e-5, weight_decay=0.0, fused=way == "ours"
-        )
-
-    def run(self, batch: Batch) -> None:
-        """Draw, predict, and move the weights."""
-        blend = draw_blend(batch, self.blend, self.generator)
-        loss = self.compute(self.model, batch, blend, self.objective)
-        self.optimiser.zero_grad()
-        loss.total.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
-        self.optimiser.step()
 
 
 def interleaved(
@@ -234,7 +189,7 @@ def shares(name: str, data: str) -> dict[str, float]:
         "edge path bias": encoder.edge_path_bias,
         "Gaussians": encoder.kernels,
         "distance bias": encoder.distance_bias,
-        "relation heads": nn.ModuleList([heads.path_length, heads.bonds, heads.geometry]),
+        "geometry head": heads.geometry,
         "denoising head": heads.noise,
         "layers": encoder.layers,
     }
@@ -248,10 +203,14 @@ def shares(name: str, data: str) -> dict[str, float]:
         for handle in handles:
             handle.remove()
     total = {event.key: event.cpu_time_total for event in profile.key_averages()}
+    own = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
     whole = sum(event.self_cpu_time_total for event in profile.key_averages())
     backward = sum(time for key, time in total.items() if key.startswith("autograd::engine"))
     told = {key: time / whole for key, time in total.items() if key.startswith("forward:")}
+    told["path and bond heads with their gradients"] = total["_PairCrossEntropy"] / whole
     told["backward"] = backward / whole
+    told["of all: matrix products"] = sum(own[f"aten::{k}"] for k in ("mm", "addmm", "bmm")) / whole
+    told["of all: random numbers"] = own["aten::uniform_"] / whole
     told["optimiser"] = sum(t for key, t in total.items() if "Optimizer.step" in key) / whole
     return {key: round(share, 3) for key, share in told.items()}
 
@@ -269,23 +228,6 @@ def _marked(module: nn.Module, label: str) -> list[torch.utils.hooks.RemovableHa
         open_marks.pop().__exit__(None, None, None)
 
     return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
-
-
-def peak_mb(name: str, data: str, way: str) -> float:
-    """Give the largest memory of a fresh process that does six steps."""
-    with get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak_mb, (name, data, way))
-
-
-def _peak_mb(name: str, data: str, way: str) -> float:
-    # A child's ru_maxrss begins at its parent's, so the kernel's own mark is set back and read.
-    batches, status = read(name, data, 6), Path("/proc/self/status")
-    Path("/proc/self/clear_refs").write_text("5")
-    step = Step(name, way)
-    for batch in batches:
-        step.run(batch)
-    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return round(int(line.split()[1]) / 1024)
 
 
 def read(name: str, data: str, n_batches: int) -> list[Batch]:

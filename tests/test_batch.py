@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from moleblend.batch import collate, shuffled_batches
+from moleblend.batch import Packing, collate, shuffled_batches
 from moleblend.chem import read_smiles
 from moleblend.molecule import MoleculeError
 from moleblend.relations import relate
@@ -124,3 +124,14 @@ def test_shuffled_batches_are_an_epoch_of_similar_sizes():
     assert padded < 1.1 * sum(sizes)
     (alone,) = shuffled_batches(np.array([3]), 32, np.random.default_rng(0))
     assert alone.tolist() == [0]
+
+
+def test_packed_rows_are_the_real_ones_and_come_back_with_zeros_between():
+    padded = torch.arange(12.0).view(2, 3, 2).requires_grad_()
+    packing = Packing.of(torch.tensor([[True, True, False], [True, False, True]]))
+    packed = packing.pad(packing.pack(padded))
+    assert packing.pack(padded).tolist() == [[0, 1], [2, 3], [6, 7], [10, 11]]
+    assert packed.tolist() == [[[0, 1], [2, 3], [0, 0]], [[6, 7], [0, 0], [10, 11]]]
+    assert (packing.row.tolist(), packing.column.tolist()) == ([0, 0, 1, 1], [0, 1, 0, 2])
+    (3 * packed).sum().backward()
+    assert padded.grad.tolist() == [[[3, 3], [3, 3], [0, 0]], [[3, 3], [0, 0], [3, 3]]]

@@ -9,10 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from moleblend.batch import collate
+from moleblend.batch import Packing, collate
 from moleblend.blending import BlendConfig, draw_blend, show
 from moleblend.chem import read_smiles
-from moleblend.encoder import Encoder, EncoderConfig, Layer, initialise
+from moleblend.encoder import (
+    Dropout,
+    Encoder,
+    EncoderConfig,
+    Layer,
+    _Gaussians,
+    dropout,
+    initialise,
+    softmax,
+)
 from moleblend.molecule import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES
 from moleblend.relations import UNREACHABLE, bond_kinds
 
@@ -179,12 +188,17 @@ def test_a_layer_attends_then_transforms(encoder):
     layer = encoder.layers[0]
     tokens, bias = torch.randn(2, 5, 16), torch.randn(2, 4, 5, 5)
     bias[1, :, :, 3:] = -math.inf
+    is_token = torch.ones(2, 5, dtype=torch.bool)
+    is_token[1, 3:] = False
+    packing = Packing.of(is_token)
     q, k, v = (part.unflatten(-1, (4, 4)) for part in layer.qkv(tokens).chunk(3, -1))
     weights = (torch.einsum("bihc,bjhc->bhij", q, k) / 2 + bias).softmax(-1)
     mixed = torch.einsum("bhij,bjhc->bihc", weights, v).flatten(2)
     middle = layer.attention_norm(tokens + layer.out(mixed))
     expected = layer.ffn_norm(middle + layer.down(F.gelu(layer.up(middle))))
-    assert_same(layer(tokens, bias), expected)
+    assert_same(layer(tokens[is_token], bias, packing), expected[is_token])
+    bias.requires_grad_()
+    assert_same(layer(tokens[is_token], bias, packing), expected[is_token])
 
 
 # --- properties ----------------------------------------------------------------------------------
@@ -337,13 +351,15 @@ def test_stochastic_depth_drops_what_it_says(drops):
     config = replace(CONFIGS["default"], depth_drops=drops, dropout=0.0)
     layer = Layer(config, 0.25).train()
     torch.manual_seed(0)
-    branch = layer.drop(torch.ones(400, 300, 3))
+    packing = Packing.of(torch.ones(400, 300, dtype=torch.bool))
+    branch = layer.drop(torch.ones(400 * 300, 3), packing).view(400, 300, 3)
     shown = branch[:, :1, :1] if drops == "molecule" else branch[:1, :, :1]
     assert torch.equal(branch, shown.expand_as(branch))
     assert set(shown.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
     n = shown.numel()
     assert abs((shown == 0).sum() - 0.25 * n) < 4 * math.sqrt(n * 0.25 * 0.75)
-    assert torch.equal(layer.eval().drop(torch.ones(4, 3, 2)), torch.ones(4, 3, 2))
+    ones = torch.ones(400 * 300, 2)
+    assert torch.equal(layer.eval().drop(ones, packing), ones)
 
 
 @pytest.mark.parametrize(
@@ -352,9 +368,39 @@ def test_stochastic_depth_drops_what_it_says(drops):
 )
 def test_only_the_published_stochastic_depth_replaces_dropout(drops, rate, has_dropout):
     layer = Layer(replace(CONFIGS["default"], depth_drops=drops, dropout=0.5), rate).train()
-    channels = layer.drop(torch.ones(50, 20, 16)).flatten(0, 1)
+    packing = Packing.of(torch.ones(50, 20, dtype=torch.bool))
+    channels = layer.drop(torch.ones(50 * 20, 16), packing)
     kept = channels[channels.any(1)]
     assert (kept == 0).any() == has_dropout
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5])
+def test_dropout_keeps_the_mean_and_drops_its_share(rate):
+    torch.manual_seed(0)
+    values = torch.ones(200_000, requires_grad=True)
+    kept = dropout(values, rate)
+    assert set(kept.unique().tolist()) <= {0.0, torch.tensor(1 / (1 - rate)).item()}
+    spread = math.sqrt(len(values) * rate * (1 - rate))
+    assert abs((kept == 0).sum() - rate * len(values)) <= 4 * spread
+    kept.sum().backward()
+    assert torch.equal(values.grad, kept.detach())
+    assert torch.equal(Dropout(rate).eval()(values), values)
+
+
+@pytest.mark.parametrize("n", [1, 9, 16, 17])
+def test_softmax_of_few_and_many_columns(n):
+    logits = torch.randn(3, n, dtype=torch.float64, requires_grad=True)
+    assert_same(softmax(logits), logits.softmax(-1))
+    assert torch.autograd.gradcheck(softmax, logits)
+
+
+def test_gaussians_have_the_gradients_of_their_formula():
+    torch.manual_seed(0)
+    value = torch.randn(2, 3, 3, dtype=torch.float64, requires_grad=True)
+    centres, widths = torch.linspace(-1, 1, 4).double(), torch.linspace(0.3, 0.9, 4).double()
+    assert torch.autograd.gradcheck(
+        _Gaussians.apply, (value, centres.requires_grad_(), widths.requires_grad_())
+    )
 
 
 def test_depth_rates_grow_from_zero_in_the_first_layer():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from moleblend import objectives
 from moleblend.batch import collate
 from moleblend.blending import BlendConfig, draw_blend
 from moleblend.chem import add_positions, read_smiles
@@ -314,10 +315,23 @@ def test_a_perfect_answer_costs_nothing_and_no_noise_predicted_costs_one():
     vectors = batch.positions[:, None] - batch.positions[:, :, None]
     views = lively(setting.model).predict_views(batch, blend)
     right = replace(views, geometry=vectors.norm(dim=-1, keepdim=True), noise=blend.noise)
-    assert distance_loss(right, batch) == 0
-    assert denoising_loss(right, batch, blend, setting.objective) == 0
+    assert distance_loss(right.geometry, batch) == 0
+    assert denoising_loss(right.noise, batch, blend, setting.objective) == 0
     none = replace(right, noise=torch.zeros_like(blend.noise))
-    assert denoising_loss(none, batch, blend, setting.objective).item() == pytest.approx(1)
+    assert denoising_loss(none.noise, batch, blend, setting.objective).item() == pytest.approx(1)
+
+
+def test_the_size_of_the_pieces_plays_no_role(setting, monkeypatch):
+    model, batch = lively(setting.model).eval(), collate(MIXED)
+    blend = drawn(batch, setting.blend)
+    found = []
+    for n_logits in (2**18, 1):
+        monkeypatch.setattr(objectives, "_LOGITS_AT_ONCE", n_logits)
+        model.zero_grad()
+        loss = blend_then_predict(model, batch, blend, setting.objective)
+        loss.total.backward()
+        found.append([loss.total, *(p.grad for p in model.parameters() if p.grad is not None)])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
 
 
 def test_negative_weights_are_refused():

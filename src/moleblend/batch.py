@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int16, Int64, UInt8
+from jaxtyping import Bool, Float, Float32, Int16, Int64, UInt8
 from torch import Tensor
 
 from moleblend.molecule import Molecule, MoleculeError
@@ -51,6 +51,38 @@ class Batch:
         """Move every tensor to a device."""
         moved = (getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self))
         return Batch(*moved)
+
+
+@dataclass(frozen=True, eq=False)
+class Packing:
+    """Where the m real ones of b rows of t places stand, so that no work is done on padding.
+
+    Attributes:
+        shape: b and t.
+        row: of each real one.
+        column: its place in the row.
+    """
+
+    shape: tuple[int, int]
+    row: Int64[Tensor, " m"]
+    column: Int64[Tensor, " m"]
+
+    @classmethod
+    def of(cls, is_real: Bool[Tensor, "b t"]) -> "Packing":
+        """Find the real ones."""
+        b, t = is_real.shape
+        row, column = is_real.nonzero(as_tuple=True)
+        return cls((b, t), row, column)
+
+    def pack(self, padded: Float[Tensor, "b t c"]) -> Float[Tensor, "m c"]:
+        """Take the real ones."""
+        return padded.flatten(0, 1).index_select(0, self.row * self.shape[1] + self.column)
+
+    def pad(self, packed: Float[Tensor, "m c"]) -> Float[Tensor, "b t c"]:
+        """Put them back, zeros between them."""
+        b, t = self.shape
+        zeros = packed.new_zeros((b * t, packed.shape[1]))
+        return zeros.index_copy_(0, self.row * t + self.column, packed).view(b, t, -1)
 
 
 def collate(

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction, FunctionCtx
 
-from moleblend.batch import Batch
+from moleblend.batch import Batch, Packing
 from moleblend.blending import Blend
 from moleblend.molecule import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES, FeatureVersion
 from moleblend.relations import N_BOND_KINDS, N_HOPS, UNREACHABLE
@@ -144,7 +145,7 @@ class Encoder(nn.Module):
         self.centrality = nn.Linear(config.n_kernels, config.width)
         self.virtual_bias = nn.Parameter(torch.zeros(config.n_heads))
         self.norm = nn.LayerNorm(config.width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         rates = torch.linspace(0, config.stochastic_depth, config.n_layers).tolist()
         self.layers = nn.ModuleList(Layer(config, rate) for rate in rates)
         initialise(self)
@@ -158,10 +159,13 @@ class Encoder(nn.Module):
         kernels = self.kernels(batch, blend) if shows_3d else None
         # [b h n+1 n+1] one view per pair, the virtual node first
         bias = self.pair_bias(batch, blend, kernels)
-        # [b n+1 d] atom features, and degree or centrality
-        tokens = self.dropout(self.norm(self.tokens(batch, blend, kernels)))
+        # [m d] atom features, and degree or centrality, of what is not padding
+        packing = Packing.of(F.pad(batch.is_atom, (1, 0), value=True))
+        tokens = self.dropout(self.norm(packing.pack(self.tokens(batch, blend, kernels))))
         for layer in self.layers:
-            tokens = layer(tokens, bias)
+            tokens = layer(tokens, bias, packing)
+        # [b n+1 d]
+        tokens = packing.pad(tokens)
         return Encoded(atoms=tokens[:, 1:], molecule=tokens[:, 0], pair_bias=bias)
 
     def pair_bias(
@@ -189,7 +193,7 @@ class Encoder(nn.Module):
         virtual, atoms = self.atom_embedding(batch, has_degree)
         if kernels is not None:
             # The sum runs over real atoms, the atom itself included.
-            seen = (kernels * batch.is_atom[:, None, :, None]).sum(2)
+            seen = (batch.is_atom[:, None, None].to(kernels.dtype) @ kernels)[:, :, 0]
             centrality = self.config.centrality_scale * self.centrality(seen)
             atoms = atoms + centrality * has_centrality[..., None]
         return torch.cat([virtual, atoms], 1)
@@ -294,9 +298,7 @@ class GaussianKernels(nn.Module):
         elements = batch.atoms[..., 0]
         scale = self.scale[0][elements][:, :, None] + self.scale[1][elements][:, None, :]
         shift = self.shift[0][elements][:, :, None] + self.shift[1][elements][:, None, :]
-        width = self.widths.abs() + 0.01
-        offset = ((scale * distance + shift)[..., None] - self.centres) / width
-        return torch.exp(-0.5 * offset**2) / (math.sqrt(2 * _LITERAL_PI) * width)
+        return _Gaussians.apply(scale * distance + shift, self.centres, self.widths.abs() + 0.01)
 
     @torch.no_grad()
     def spread(self, longest: float = 10.0) -> None:
@@ -306,6 +308,60 @@ class GaussianKernels(nn.Module):
         self.widths.fill_(longest / max(n_kernels - 1, 1))
         self.scale.fill_(0.5)  # two halves: v is the distance in Å
         self.shift.zero_()
+
+
+class _Gaussians(torch.autograd.Function):
+    """g_k(v) = exp(-o_k^2 / 2) / (sqrt(2 pi) s_k) with o_k = (v - mu_k) / s_k.
+
+    Of the many [b n n k] tensors on the way only g is kept; o is computed again for the gradients
+    dg/dv = -g o / s, dg/dmu = g o / s and dg/ds = g (o^2 - 1) / s.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        value: Float[Tensor, "b n n"],
+        centres: Float[Tensor, " k"],
+        width: Float[Tensor, " k"],
+    ) -> Float[Tensor, "b n n k"]:
+        """Evaluate all Gaussians at all values."""
+        offset = (value[..., None] - centres).div_(width)
+        log_height = -torch.log(math.sqrt(2 * _LITERAL_PI) * width)
+        gaussians = torch.addcmul(log_height, offset, offset, value=-0.5).exp_()
+        ctx.save_for_backward(value, centres, width, gaussians)
+        return gaussians
+
+    @staticmethod
+    def backward(
+        ctx: BackwardCFunction, *outer: Float[Tensor, "b n n k"]
+    ) -> tuple[Float[Tensor, "b n n"], Float[Tensor, " k"], Float[Tensor, " k"]]:
+        """Give the gradients of values, centres and widths."""
+        value, centres, width, gaussians = list(ctx.saved_tensors)
+        offset = (value[..., None] - centres).div_(width)
+        slope = outer[0] * gaussians
+        to_height = slope.sum((0, 1, 2))
+        slope *= offset
+        to_value, to_centres = -(slope @ width.reciprocal()), slope.sum((0, 1, 2)) / width
+        to_width = (slope.mul_(offset).sum((0, 1, 2)) - to_height) / width
+        return to_value, to_centres, to_width
+
+
+def dropout(values: Float[Tensor, "*s"], rate: float) -> Float[Tensor, "*s"]:
+    """Set a share of the values to 0 and scale the others up.
+
+    On a CPU the random numbers are what it costs: `rand` takes half as long as `bernoulli_`.
+    """
+    if values.is_cuda or rate == 0:
+        return F.dropout(values, rate)
+    return values * torch.rand_like(values).ge_(rate).mul_(1 / (1 - rate))
+
+
+class Dropout(nn.Dropout):
+    """`dropout` in training."""
+
+    def forward(self, input: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+        """Apply it."""
+        return dropout(input, self.p if self.training else 0.0)
 
 
 class Layer(nn.Module):
@@ -322,39 +378,54 @@ class Layer(nn.Module):
         self.down = nn.Linear(config.ffn_width, width)
         self.ffn_norm = nn.LayerNorm(width)
         self.attention_dropout = config.attention_dropout
-        self.activation_dropout = nn.Dropout(config.activation_dropout)
+        self.activation_dropout = Dropout(config.activation_dropout)
         self.drops_tokens = config.depth_drops == "token"
         self.depth_rate = depth_rate
         # The published code drops tokens, not channels, wherever the depth rate is not 0.
-        self.dropout = nn.Dropout(0.0 if self.drops_tokens and depth_rate > 0 else config.dropout)
+        self.dropout = Dropout(0.0 if self.drops_tokens and depth_rate > 0 else config.dropout)
 
     def forward(
-        self, tokens: Float[Tensor, "b t d"], bias: Float[Tensor, "b h t t"]
-    ) -> Float[Tensor, "b t d"]:
+        self, tokens: Float[Tensor, "m d"], bias: Float[Tensor, "b h t t"], packing: Packing
+    ) -> Float[Tensor, "m d"]:
         """Attend along the biased pairs, then transform each token."""
-        tokens = self.attention_norm(tokens + self.drop(self.attend(tokens, bias)))
+        mixed = packing.pack(self.attend(packing.pad(self.qkv(tokens)), bias))
+        tokens = self.attention_norm(tokens + self.drop(self.out(mixed), packing))
         inner = self.activation_dropout(F.gelu(self.up(tokens)))
-        return self.ffn_norm(tokens + self.drop(self.down(inner)))
+        return self.ffn_norm(tokens + self.drop(self.down(inner), packing))
 
     def attend(
-        self, tokens: Float[Tensor, "b t d"], bias: Float[Tensor, "b h t t"]
+        self, qkv: Float[Tensor, "b t qkv"], bias: Float[Tensor, "b h t t"]
     ) -> Float[Tensor, "b t d"]:
         """softmax(q k^T / sqrt(d / h) + bias) v, per head."""
-        b, t, d = tokens.shape
-        q, k, v = self.qkv(tokens).view(b, t, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
-        dropout = self.attention_dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
-        return self.out(mixed.transpose(1, 2).reshape(b, t, d))
+        b, t, _ = qkv.shape
+        q, k, v = qkv.view(b, t, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
+        rate = self.attention_dropout if self.training else 0.0
+        if bias.is_cuda:
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=rate)
+        else:
+            # On a CPU torch has no fused kernel for a bias that learns or for dropout, and the one
+            # that it has for inference takes longer than this.
+            logits = torch.add(bias, q @ k.transpose(-1, -2), alpha=q.shape[-1] ** -0.5)
+            mixed = dropout(softmax(logits), rate) @ v
+        return mixed.transpose(1, 2).flatten(2)
 
-    def drop(self, branch: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+    def drop(self, branch: Float[Tensor, "m d"], packing: Packing) -> Float[Tensor, "m d"]:
         """Ordinary dropout and stochastic depth."""
         branch = self.dropout(branch)
         if not self.training or self.depth_rate == 0:
             return branch
-        b, t, _ = branch.shape
-        shape = (1, t, 1) if self.drops_tokens else (b, 1, 1)
-        kept = torch.rand(shape, device=branch.device) >= self.depth_rate
-        return branch * kept / (1 - self.depth_rate)
+        n_molecules, n_tokens = packing.shape
+        n, group = (n_tokens, packing.column) if self.drops_tokens else (n_molecules, packing.row)
+        kept = torch.rand(n, device=branch.device) >= self.depth_rate
+        return branch * (kept / (1 - self.depth_rate))[group, None]
+
+
+def softmax(logits: Float[Tensor, "*s t"]) -> Float[Tensor, "*s t"]:
+    """Softmax over the last axis, which gets at least 16 columns: below, torch is slow on a CPU."""
+    n = logits.shape[-1]
+    if n >= 16:
+        return logits.softmax(-1)
+    return F.pad(logits, (0, 16 - n), value=-math.inf).softmax(-1)[..., :n]
 
 
 @torch.no_grad()

@@ -13,7 +13,15 @@ from torch import Tensor, nn
 
 from moleblend.batch import Batch
 from moleblend.blending import Blend
-from moleblend.encoder import Encoded, Encoder, EncoderConfig, initialise, pair_vectors
+from moleblend.encoder import (
+    Dropout,
+    Encoded,
+    Encoder,
+    EncoderConfig,
+    initialise,
+    pair_vectors,
+    softmax,
+)
 from moleblend.relations import N_HOPS
 
 
@@ -147,9 +155,17 @@ class Model(nn.Module):
         Raises:
             ValueError: the model has no pretraining heads.
         """
+        return self.views_heads()(batch, blend, self.encoder(batch, blend))
+
+    def views_heads(self) -> "PairHeads":
+        """Give the heads that predict views.
+
+        Raises:
+            ValueError: the model has no pretraining heads.
+        """
         if self.pair_heads is None:
             raise ValueError("this model has no pretraining heads")
-        return self.pair_heads(batch, blend, self.encoder(batch, blend))
+        return self.pair_heads
 
 
 class PairHeads(nn.Module):
@@ -196,6 +212,13 @@ class OuterProduct(nn.Module):
         """Describe every ordered pair of atoms."""
         return self.contract(atoms, self.linear.weight, self.linear.bias)
 
+    def sides(
+        self, atoms: Float[Tensor, "b n d"]
+    ) -> tuple[Float[Tensor, "b n r"], Float[Tensor, "b n r"]]:
+        """Give what an atom is as the first of a pair, and as the second."""
+        rows = self.row_norm(F.gelu(self.row(atoms)))
+        return rows, self.column_norm(F.gelu(self.column(atoms)))
+
     def contract(
         self,
         atoms: Float[Tensor, "b n d"],
@@ -203,10 +226,8 @@ class OuterProduct(nn.Module):
         bias: Float[Tensor, " c"],
     ) -> Float[Tensor, "b n n c"]:
         """logits_ijc = sum over a, e of r_ia w_cae c_je + b_c."""
-        b, n, _ = atoms.shape
-        rows = self.row_norm(F.gelu(self.row(atoms)))
-        columns = self.column_norm(F.gelu(self.column(atoms)))
-        rank = rows.shape[-1]
+        rows, columns = self.sides(atoms)
+        b, n, rank = rows.shape
         # [b n (a c)]: the column side first, for every j
         half = columns @ weight.view(-1, rank, rank).permute(2, 1, 0).flatten(1)
         # [b n n c]
@@ -260,14 +281,14 @@ class Denoising(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         per_axis = heads.denoising == "per_axis"
         self.force = nn.Linear(width, 3 if per_axis else 1, bias=per_axis)
-        self.dropout = nn.Dropout(heads.denoising_dropout)
+        self.dropout = Dropout(heads.denoising_dropout)
 
     def forward(self, batch: Batch, blend: Blend, encoded: Encoded) -> Float[Tensor, "b n 3"]:
         """Predict the noise of every atom."""
         b, n, _ = encoded.atoms.shape
         q, k, v = self.qkv(encoded.atoms).view(b, n, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
         logits = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5 + encoded.pair_bias[:, :, 1:, 1:]
-        weights = self.dropout(logits.softmax(-1))  # [b h n n]
+        weights = self.dropout(softmax(logits))  # [b h n n]
         force = self.force.weight.view(-1, self.n_heads, v.shape[-1])  # [x h c]
         pull = torch.einsum("bhjc,xhc->bhjx", v, force)
         strength = torch.einsum("bhij,bhjx->bijx", weights, pull)

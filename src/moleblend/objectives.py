@@ -7,15 +7,19 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction, FunctionCtx
 
 from moleblend.batch import Batch
 from moleblend.blending import Blend
 from moleblend.encoder import pair_vectors
-from moleblend.heads import HeadsConfig, Model, Views
+from moleblend.heads import HeadsConfig, Model, OuterProduct
 from moleblend.molecule import BOND_FEATURE_SIZES
 from moleblend.relations import N_BOND_KINDS
 
 _IGNORED = -100
+
+_LOGITS_AT_ONCE = 2**18
+"""Logits of pairs that stand in memory at one time: 1 MiB, which a cache holds."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +82,21 @@ def blend_then_predict(model: Model, batch: Batch, blend: Blend, config: Objecti
     Reference:
         Yu et al., ICLR 2024, arXiv:2307.06235, section 3.3.
     """
-    heads = model.config.heads
-    views = model.predict_views(batch, blend)
-    assert heads is not None
+    heads, config_of_heads = model.views_heads(), model.config.heads
+    assert config_of_heads is not None
+    encoded = model.encoder(batch, blend)
+    paths = path_classes(batch, config_of_heads.n_path_classes)
+    bonds = bond_classes(batch, config_of_heads)
+    geometry = GEOMETRY_LOSSES[config_of_heads.geometry](heads.geometry(encoded.atoms), batch)
+    noise = heads.noise(batch, blend, encoded) if bool(batch.has_positions.any()) else None
     weighted = {
-        "path_length": (config.path_length, path_length_loss(views, batch)),
-        "bonds": (config.bonds, bonds_loss(views, batch, heads)),
-        heads.geometry: (config.geometry, GEOMETRY_LOSSES[heads.geometry](views, batch)),
-        "denoising": (config.denoising, denoising_loss(views, batch, blend, config)),
+        "path_length": (
+            config.path_length,
+            _cross_entropy(heads.path_length, encoded.atoms, paths[..., None]),
+        ),
+        "bonds": (config.bonds, _cross_entropy(heads.bonds, encoded.atoms, bonds)),
+        config_of_heads.geometry: (config.geometry, geometry),
+        "denoising": (config.denoising, denoising_loss(noise, batch, blend, config)),
     }
     total = torch.stack([weight * part for weight, part in weighted.values()]).sum()
     return Loss(total=total, parts={name: part for name, (_, part) in weighted.items()})
@@ -114,27 +125,17 @@ def bond_classes(batch: Batch, heads: HeadsConfig) -> Int64[Tensor, "b n n k"]:
     return torch.where(batch.is_pair[..., None], classes[batch.edge_path.int()], _IGNORED)
 
 
-def path_length_loss(views: Views, batch: Batch) -> Float[Tensor, ""]:
-    """Cross entropy, mean over the ordered connected pairs of the batch."""
-    return _cross_entropy(views.path_length, path_classes(batch, views.path_length.shape[-1]))
-
-
-def bonds_loss(views: Views, batch: Batch, heads: HeadsConfig) -> Float[Tensor, ""]:
-    """Cross entropy, mean over all (i, j, hop) of the batch that have a bond."""
-    return _cross_entropy(views.bonds, bond_classes(batch, heads))
-
-
-def distance_loss(views: Views, batch: Batch) -> Float[Tensor, ""]:
+def distance_loss(predicted: Float[Tensor, "b n n 1"], batch: Batch) -> Float[Tensor, ""]:
     """Absolute error of the distance without noise in Å, mean over the ordered pairs."""
     is_scored = batch.is_pair & batch.has_positions[:, None, None]
     distance = pair_vectors(batch.positions).norm(dim=-1)
-    return _mean((views.geometry[..., 0] - distance).abs(), is_scored)
+    return _mean((predicted[..., 0] - distance).abs(), is_scored)
 
 
-def direction_loss(views: Views, batch: Batch) -> Float[Tensor, ""]:
+def direction_loss(predicted: Float[Tensor, "b n n 3"], batch: Batch) -> Float[Tensor, ""]:
     """1 - cos of the direction without noise: mean over a molecule's pairs, then over molecules."""
     is_scored = batch.is_pair & batch.has_positions[:, None, None]
-    error = 1 - F.cosine_similarity(views.geometry, pair_vectors(batch.positions), dim=-1, eps=1e-8)
+    error = 1 - F.cosine_similarity(predicted, pair_vectors(batch.positions), dim=-1, eps=1e-8)
     n_pairs = is_scored.sum((1, 2))
     per_molecule = torch.where(is_scored, error, 0).sum((1, 2)) / n_pairs.clamp(min=1)
     return _mean(per_molecule, n_pairs > 0)
@@ -144,20 +145,18 @@ GEOMETRY_LOSSES = {"distance": distance_loss, "direction": direction_loss}
 
 
 def denoising_loss(
-    views: Views, batch: Batch, blend: Blend, config: ObjectiveConfig
+    predicted: Float[Tensor, "b n 3"] | None, batch: Batch, blend: Blend, config: ObjectiveConfig
 ) -> Float[Tensor, ""]:
     """Error of the predicted noise, mean over atoms that have some and show their centrality."""
     has_noise = batch.is_atom & batch.has_positions[:, None] & blend.noise.any(-1)
     is_scored = has_noise & blend.atoms[..., 1]
-    if views.noise is None:
+    if predicted is None:
         return blend.noise.sum() * 0
     if config.noise_error == "cosine":
-        error = 1 - F.cosine_similarity(views.noise, blend.noise, dim=-1, eps=1e-8)
+        error = 1 - F.cosine_similarity(predicted, blend.noise, dim=-1, eps=1e-8)
         return _mean(error, is_scored)
     variance = _mean(blend.noise.square().mean(-1), is_scored)
-    return _mean((views.noise - blend.noise).square().mean(-1), is_scored) / variance.clamp(
-        min=1e-8
-    )
+    return _mean((predicted - blend.noise).square().mean(-1), is_scored) / variance.clamp(min=1e-8)
 
 
 def _mean(values: Float[Tensor, "*s"], is_scored: Bool[Tensor, "*s"]) -> Float[Tensor, ""]:
@@ -166,9 +165,65 @@ def _mean(values: Float[Tensor, "*s"], is_scored: Bool[Tensor, "*s"]) -> Float[T
 
 
 def _cross_entropy(
-    logits: Float[Tensor, "*s c"], classes: Int64[Tensor, "*s"]
+    head: OuterProduct, atoms: Float[Tensor, "b n d"], classes: Int64[Tensor, "b n n k"]
 ) -> Float[Tensor, ""]:
-    """Cross entropy over the scored places only; 0 where there are none."""
-    is_scored = classes != _IGNORED
-    total = F.cross_entropy(logits[is_scored], classes[is_scored], reduction="sum")
-    return total / is_scored.sum().clamp(min=1)
+    """Cross entropy, mean over the scored (i, j, hop) of the batch; 0 where there are none."""
+    rows, columns = head.sides(atoms)
+    total = _PairCrossEntropy.apply(rows, columns, head.linear.weight, head.linear.bias, classes)
+    return total / (classes != _IGNORED).sum().clamp(min=1)
+
+
+class _PairCrossEntropy(torch.autograd.Function):
+    """Sum of the cross entropies of the logits r_i W c_j + b, of which only few stand in memory.
+
+    Atoms i are taken in pieces, and with the logits of a piece at hand its gradients are cheap:
+    softmax minus the right class, once more through the same products. So they are computed at
+    once, and the logits forgotten.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        rows: Float[Tensor, "b n r"],
+        columns: Float[Tensor, "b n r"],
+        weight: Float[Tensor, "c rr"],
+        bias: Float[Tensor, " c"],
+        classes: Int64[Tensor, "b n n k"],
+    ) -> Float[Tensor, ""]:
+        """Sum over what is scored."""
+        _, n, rank = rows.shape
+        rows, classes = rows.flatten(0, 1), classes.flatten(0, 1)
+        # [r (r c)]: the row side is contracted first, so that the logits of one i are one product
+        turned = weight.view(-1, rank, rank).permute(1, 2, 0).flatten(1)
+        total = bias.new_zeros(())
+        to_rows, to_columns = torch.zeros_like(rows), torch.zeros_like(columns)
+        to_turned, to_bias = torch.zeros_like(turned), torch.zeros_like(bias)
+        scored = (classes != _IGNORED).flatten(1).any(1).nonzero()[:, 0]
+        for piece in scored.split(max(1, _LOGITS_AT_ONCE // (n * len(bias)))):
+            row, column, right = rows[piece], columns[piece // n], classes[piece]
+            half = (row @ turned).unflatten(-1, (rank, -1))
+            logits = torch.baddbmm(bias, column, half)  # [i n c]
+            is_ignored, right = right == _IGNORED, right.clamp(min=0)[..., None]
+            # By hand, since torch's softmax is slow on a CPU for fewer than 16 classes.
+            logits = logits.unflatten(-1, (right.shape[-2], -1))
+            logits -= logits.amax(-1, keepdim=True)
+            chosen = logits.gather(-1, right)
+            error = logits.exp_()
+            weight_of_all = error.sum(-1, keepdim=True)
+            total += (weight_of_all.log() - chosen)[..., 0].masked_fill_(is_ignored, 0).sum()
+            # The gradient of the logits: how likely each class is, less 1 for the right one.
+            error = error.div_(weight_of_all).scatter_(-1, right, -1.0, reduce="add")
+            error = error.masked_fill_(is_ignored[..., None], 0).flatten(2)
+            to_half = (column.transpose(1, 2) @ error).flatten(1)
+            to_rows[piece] = to_half @ turned.T
+            to_columns.index_add_(0, piece // n, error @ half.transpose(1, 2))
+            to_turned.addmm_(row.T, to_half)
+            to_bias += error.sum((0, 1))
+        to_weight = to_turned.view(rank, rank, -1).permute(2, 0, 1).reshape_as(weight)
+        ctx.save_for_backward(to_rows.view_as(columns), to_columns, to_weight, to_bias)
+        return total
+
+    @staticmethod
+    def backward(ctx: BackwardCFunction, *outer: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
+        """Scale the gradients that stand already."""
+        return *(outer[0] * gradient for gradient in ctx.saved_tensors), None

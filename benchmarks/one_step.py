@@ -1,0 +1,121 @@
+"""A step of pretraining, ours or the straightforward one, and the memory that it takes.
+
+`python -m benchmarks.one_step CONFIG WAY WHAT FILE LIMIT` runs on the batches of FILE and prints
+the largest memory of this process in MB; it fails if it would need more than LIMIT. It imports
+torch and the model, and no reader of molecules.
+"""
+
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from benchmarks import plain_model
+from moleblend.batch import Batch
+from moleblend.blending import BlendConfig, Views, draw_blend, show
+from moleblend.encoder import EncoderConfig
+from moleblend.heads import HeadsConfig, Model, ModelConfig
+from moleblend.objectives import ObjectiveConfig, blend_then_predict
+
+SMALL = {"width": 256, "ffn_width": 256, "n_layers": 6, "n_heads": 8, "n_kernels": 64}
+CONFIGS = {
+    "small": ModelConfig(encoder=EncoderConfig.published(**SMALL), heads=HeadsConfig.published()),
+    "small, default": ModelConfig(encoder=EncoderConfig(**SMALL)),
+    "base": ModelConfig(encoder=EncoderConfig.published(), heads=HeadsConfig.published()),
+}
+"""Sizes as in the published measurements; `small, default` has our repairs."""
+
+WAYS = {"ours": blend_then_predict, "plain": plain_model.blend_then_predict}
+
+
+class Step:
+    """One optimiser step of a configuration, ours or the straightforward one."""
+
+    def __init__(self, name: str, way: str) -> None:
+        torch.manual_seed(0)
+        self.compute = WAYS[way]
+        self.model = Model(CONFIGS[name]).train()
+        self.objective = ObjectiveConfig()
+        self.blend = BlendConfig()
+        if CONFIGS[name].encoder.features == "ogb-1":
+            self.objective = ObjectiveConfig.published()
+            self.blend = BlendConfig(draw="batch", whole=(0.0, 0.0))
+        self.generator = torch.Generator().manual_seed(0)
+        # Weight decay is 0 in both, so that AdamW is Adam.
+        self.optimiser = torch.optim.AdamW(
+            self.model.parameters(), lr=1e-5, weight_decay=0.0, fused=way == "ours"
+        )
+
+    def run(self, batch: Batch) -> None:
+        """Draw, predict, and move the weights."""
+        # First of all, or the old gradients stand in memory beside what the forward pass keeps.
+        self.optimiser.zero_grad()
+        blend = draw_blend(batch, self.blend, self.generator)
+        loss = self.compute(self.model, batch, blend, self.objective)
+        loss.total.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
+        self.optimiser.step()
+
+
+def embedding(model: Model, way: str, views: Views) -> Callable[[Batch], object]:
+    """Give a function that embeds a batch, ours or the straightforward one."""
+    if way == "ours":
+        return lambda batch: model.embed(batch, show(batch, views))
+    return lambda batch: plain_model.encode(model.encoder, batch, show(batch, views))
+
+
+def peak_mb(
+    name: str, batches: list[Batch], way: str, what: str = "step", limit_mb: int = 16_384
+) -> int:
+    """Give the largest memory of a fresh process that does the steps, or embeds in 2D and 3D.
+
+    Raises:
+        subprocess.CalledProcessError: it failed, as where it needs more than the limit.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "batches.safetensors"
+        tensors = {
+            f"{k} {field.name}": getattr(batch, field.name).contiguous()
+            for k, batch in enumerate(batches)
+            for field in fields(Batch)
+        }
+        save_file(tensors, file)
+        arguments = [name, way, what, str(file), str(limit_mb)]
+        command = [sys.executable, "-m", "benchmarks.one_step", *arguments]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return int(done.stdout)
+
+
+def main(name: str, way: str, what: str, file: str, limit_mb: str) -> None:
+    """Do the steps, or embed, and print the largest memory."""
+    limit = int(limit_mb) * 2**20
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    tensors = load_file(file)
+    names = [field.name for field in fields(Batch)]
+    batches = [
+        Batch(**{field: tensors[f"{k} {field}"] for field in names})
+        for k in range(len(tensors) // len(names))
+    ]
+    if what == "step":
+        step = Step(name, way)
+        for batch in batches:
+            step.run(batch)
+    else:
+        embed = embedding(Model(CONFIGS[name]).eval(), way, "both")
+        with torch.inference_mode():
+            for batch in batches:
+                embed(batch)
+    status = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in status if line.startswith("VmHWM"))
+    print(round(int(line.split()[1]) / 1024))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
