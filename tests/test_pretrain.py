@@ -191,7 +191,7 @@ def test_held_out_molecules_are_never_trained_on(
 def test_every_molecule_once_per_epoch(config: PretrainConfig, how: Any) -> None:
     config = replace(config, schedule=replace(config.schedule, batches=how))
     store = MoleculeStore(config.data)
-    _, trained_on = pretrain._hold_out(len(store), config)
+    _, trained_on = pretrain.hold_out(len(store), config)
     batches = StepBatches(store, trained_on, config)
     n_steps = math.ceil(len(trained_on) / config.schedule.batch_size)
     epochs = [
@@ -223,7 +223,7 @@ def test_sizes_are_those_of_the_molecules(store: Path, molecules: list[Molecule]
 
 def test_a_batch_depends_on_seed_and_step_alone(config: PretrainConfig) -> None:
     store = MoleculeStore(config.data)
-    _, trained_on = pretrain._hold_out(len(store), config)
+    _, trained_on = pretrain.hold_out(len(store), config)
     first, second = (StepBatches(store, trained_on, config) for _ in range(2))
     list(map(first.rows_of, range(9)))
     assert (first.rows_of(7) == second.rows_of(7)).all()
@@ -385,7 +385,7 @@ def test_a_loss_that_is_no_number_stops_the_run(config: PretrainConfig) -> None:
         with pytest.raises(FloatingPointError, match="the loss of step 7 is not finite") as caught:
             run(config)
     store = MoleculeStore(config.data)
-    _, trained_on = pretrain._hold_out(len(store), config)
+    _, trained_on = pretrain.hold_out(len(store), config)
     names = [store[int(row)].id for row in StepBatches(store, trained_on, config).rows_of(6)]
     assert f"{', '.join(names[:8])} and 2 more; " in str(caught.value)
     assert str(caught.value).endswith("state.ckpt has an earlier step")
