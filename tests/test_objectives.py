@@ -15,6 +15,7 @@ from moleblend.objectives import (
     ObjectiveConfig,
     blend_then_predict,
     bond_classes,
+    constant_losses,
     denoising_loss,
     distance_loss,
     path_classes,
@@ -318,6 +319,23 @@ def test_a_perfect_answer_costs_nothing_and_no_noise_predicted_costs_one():
     assert denoising_loss(right, batch, blend, setting.objective) == 0
     none = replace(right, noise=torch.zeros_like(blend.noise))
     assert denoising_loss(none, batch, blend, setting.objective).item() == pytest.approx(1)
+
+
+def test_the_losses_of_a_constant_guess_by_hand():
+    # CCO: pairs at 1, 1 and 2 bonds; all three hops and bonds are of one kind
+    molecule = replace(
+        read_smiles("CCO"), positions=np.array([[[0, 0, 0], [1, 0, 0], [3, 0, 0]]], np.float32)
+    )
+    batches = [collate([molecule]), collate([molecule, read_smiles("O")])]
+    told = constant_losses(batches, HeadsConfig(), ObjectiveConfig())
+    entropy = -(2 / 3 * math.log(2 / 3) + 1 / 3 * math.log(1 / 3))
+    # distances of 1, 2 and 3 Å: the median is 2
+    assert told == pytest.approx({"path_length": entropy, "distance": 2 / 3, "denoising": 1})
+    flat = [collate([read_smiles("CC=O")])]
+    without = ObjectiveConfig(path_length=0)
+    assert set(constant_losses(flat, HeadsConfig(), without)) == {"bonds"}
+    published = constant_losses(batches, HeadsConfig.published(), ObjectiveConfig.published())
+    assert published["direction"] == 1
 
 
 def test_negative_weights_are_refused():

@@ -34,7 +34,7 @@ from moleblend.states import LAST, kept_state
 from moleblend.steps import StepBatches
 from moleblend.store import MoleculeStore
 
-_LEARNT = 0.98
+_LEARNT = 0.995
 """Share of the loss of a constant guess below which a view counts as being learnt."""
 
 
