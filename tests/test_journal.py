@@ -78,7 +78,8 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
         ("validation.csv", 1, "state.ckpt is whole and has step 2, from which --resume goes on"),
         ("model.safetensors", 1, "state.ckpt is whole and has step 2, from which"),
         (".state.ckpt", 1, "no state was saved yet"),
-        (".state.ckpt", 4, "state.ckpt is whole and has step 2, from which --resume goes on"),
+        (".state.ckpt", 3, "state.ckpt is whole and has step 2, from which --resume goes on"),
+        (".state.ckpt", 4, "state.before.ckpt is whole and has step 2, from which"),
     ],
 )
 def test_a_full_disk_is_one_sentence_and_nothing_is_lost(
@@ -149,14 +150,14 @@ def test_a_view_that_is_not_learnt_is_named_once(
     config: PretrainConfig, learning_rate: float, is_warned: bool
 ) -> None:
     schedule = ScheduleConfig(
-        steps=112, batch_size=8, warmup_steps=2, learning_rate=learning_rate, fall_steps=1
+        steps=101, batch_size=4, warmup_steps=0, learning_rate=learning_rate, fall_steps=1
     )
-    told = run(replace(config, schedule=schedule, log_every=10, save_every=112, validate_every=112))
+    told = run(replace(config, schedule=schedule, log_every=20, save_every=101, validate_every=101))
     warnings = [line for line in told.splitlines() if line.startswith("warning")]
     if is_warned:
         # lengths of 1 to 6 bonds; all bonds are alike, so that there is nothing to learn of them
         (sentence,) = warnings
-        assert "warning at step 110: the loss of path_length is " in sentence
+        assert "warning at step 100: the loss of path_length is " in sentence
         assert ", and a constant guess has 1." in sentence
         assert "bonds" not in sentence
         assert "at a learning rate of 1e-09" in sentence
@@ -165,12 +166,14 @@ def test_a_view_that_is_not_learnt_is_named_once(
 
 
 def test_every_start_is_noted(
-    config: PretrainConfig, full_disk: Callable[[str, int], None]
+    config: PretrainConfig,
+    full_disk: Callable[[str, int], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     full_disk("log.csv", 4)
     with pytest.raises(OSError, match=r"log\.csv"):
         run(config)
-    full_disk("none", 1)
+    monkeypatch.undo()
     run(config, resume=True)
     starts = rows_of(Path(config.out) / "starts.csv")
     assert [start["step"] for start in starts] == ["0", "2"]

@@ -326,7 +326,7 @@ def judged_at(schedule: ScheduleConfig) -> int:
 def score_table(scores: Sequence[Score], step: int) -> Table:
     """Set out a validation for the terminal: views by how they were shown."""
     table = Table(
-        title=f"step {step:,}, on held-out molecules (in brackets: looked up in a table)",
+        title=f"step {step:,}, on held-out molecules (look-up)",
         title_justify="left",
         title_style="",
         box=None,
