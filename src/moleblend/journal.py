@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from csv import DictReader, DictWriter
 from dataclasses import asdict, dataclass, replace
@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 from jaxtyping import Int64
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from moleblend import checkpoint
@@ -55,6 +56,17 @@ class PretrainResult:
     peak_mb: float
 
 
+class _Bar(Progress):
+    """A progress bar with the losses in a line of their own below it."""
+
+    losses = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Give the bar, and the line."""
+        yield self.make_tasks_table(self.tasks)
+        yield Text(self.losses, overflow="ellipsis", no_wrap=True)
+
+
 class Journal(pl.Callback):
     """Writes the log, the validations and the states of a run, and shows progress."""
 
@@ -85,7 +97,7 @@ class Journal(pl.Callback):
         self.sums: dict[str, float] = {}
         self.n_summed = 0
         self.n_molecules, self.n_molecules_run, self.seconds_run = 0, 0, 0.0
-        self.bar = Progress(
+        self.bar = _Bar(
             TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[speed]}"),
@@ -243,10 +255,11 @@ class Journal(pl.Callback):
         _track(trainer, row)
         losses = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
         speed = f"{row['molecules_per_s']:.0f} molecules/s"
+        self.bar.losses = losses
         self.bar.update(self.task, speed=speed)
-        self.console.print(
-            f"step {trainer.global_step:,}  {losses}  {speed}", soft_wrap=True, highlight=False
-        )
+        if not self.console.is_terminal:
+            told = f"step {trainer.global_step:,}  {losses}  {speed}"
+            self.console.print(told, soft_wrap=True, highlight=False)
         self._judge(trainer.global_step, means, row["learning_rate"])
         self.n_molecules_run += self.n_molecules
         self.seconds_run += seconds
