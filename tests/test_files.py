@@ -2,7 +2,7 @@ import stat
 
 import pytest
 
-from moleblend.files import alone_with, replacing
+from moleblend.files import alone_with, replacing, sweep
 
 
 def test_no_half_file_and_the_old_one_stays(tmp_path):
@@ -53,3 +53,11 @@ def test_one_at_a_time(tmp_path):
     with pytest.raises(KeyError), alone_with(path):
         raise KeyError
     assert not list((tmp_path / "new").iterdir())
+
+
+def test_what_killed_processes_left_is_swept(tmp_path):
+    kept = [".log.csv.lock", ".other.csv.01234567", "log.csv", ".log.csv.0123456g"]
+    for name in (*kept, ".log.csv.01234567", ".log.csv.89abcdef"):
+        (tmp_path / name).touch()
+    sweep(tmp_path, ["log.csv"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)

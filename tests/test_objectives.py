@@ -16,6 +16,7 @@ from moleblend.objectives import (
     ObjectiveConfig,
     blend_then_predict,
     bond_classes,
+    constant_losses,
     denoising_loss,
     distance_loss,
     path_classes,
@@ -332,6 +333,23 @@ def test_the_size_of_the_pieces_plays_no_role(setting, monkeypatch):
         loss.total.backward()
         found.append([loss.total, *(p.grad for p in model.parameters() if p.grad is not None)])
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
+
+
+def test_the_losses_of_a_constant_guess_by_hand():
+    # CCO: pairs at 1, 1 and 2 bonds; all three hops and bonds are of one kind
+    molecule = replace(
+        read_smiles("CCO"), positions=np.array([[[0, 0, 0], [1, 0, 0], [3, 0, 0]]], np.float32)
+    )
+    batches = [collate([molecule]), collate([molecule, read_smiles("O")])]
+    told = constant_losses(batches, HeadsConfig(), ObjectiveConfig())
+    entropy = -(2 / 3 * math.log(2 / 3) + 1 / 3 * math.log(1 / 3))
+    # distances of 1, 2 and 3 Å: the median is 2
+    assert told == pytest.approx({"path_length": entropy, "distance": 2 / 3, "denoising": 1})
+    flat = [collate([read_smiles("CC=O")])]
+    without = ObjectiveConfig(path_length=0)
+    assert set(constant_losses(flat, HeadsConfig(), without)) == {"bonds"}
+    published = constant_losses(batches, HeadsConfig.published(), ObjectiveConfig.published())
+    assert published["direction"] == 1
 
 
 def test_negative_weights_are_refused():

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import Logger
 from rich.console import Console
 
 from moleblend import checkpoint, journal, pretrain
@@ -112,9 +111,11 @@ def test_what_a_run_leaves_behind(config: PretrainConfig) -> None:
     out = Path(config.out)
     assert {path.name for path in out.iterdir()} == {
         "config.json",
+        "starts.csv",
         "log.csv",
         "validation.csv",
         "state.ckpt",
+        "state.before.ckpt",
         "model.safetensors",
     }
     log = rows_of(out / "log.csv")
@@ -191,7 +192,7 @@ def test_held_out_molecules_are_never_trained_on(
 def test_every_molecule_once_per_epoch(config: PretrainConfig, how: Any) -> None:
     config = replace(config, schedule=replace(config.schedule, batches=how))
     store = MoleculeStore(config.data)
-    _, trained_on = pretrain._hold_out(len(store), config)
+    _, trained_on = pretrain.hold_out(len(store), config)
     batches = StepBatches(store, trained_on, config)
     n_steps = math.ceil(len(trained_on) / config.schedule.batch_size)
     epochs = [
@@ -223,7 +224,7 @@ def test_sizes_are_those_of_the_molecules(store: Path, molecules: list[Molecule]
 
 def test_a_batch_depends_on_seed_and_step_alone(config: PretrainConfig) -> None:
     store = MoleculeStore(config.data)
-    _, trained_on = pretrain._hold_out(len(store), config)
+    _, trained_on = pretrain.hold_out(len(store), config)
     first, second = (StepBatches(store, trained_on, config) for _ in range(2))
     list(map(first.rows_of, range(9)))
     assert (first.rows_of(7) == second.rows_of(7)).all()
@@ -261,20 +262,22 @@ def test_batches_from_another_process_train_the_same(
 def test_a_kill_while_saving_keeps_the_last_state(
     config: PretrainConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    save = pl.Trainer.save_checkpoint
+    save = torch.save
 
-    def torn(self: pl.Trainer, path: Path) -> None:
-        if self.global_step == 10:
-            Path(path).write_bytes(b"half a st")
+    def torn(content: dict[str, Any], file: Any) -> None:
+        if content["global_step"] == 10:
             raise StopHereError
-        save(self, path)
+        save(content, file)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pl.Trainer, "save_checkpoint", torn)
+        patch.setattr(torch, "save", torn)
         with pytest.raises(StopHereError):
             run(config)
+    half = Path(config.out) / ".state.ckpt.0123abcd"
+    half.write_bytes(b"half a st")  # as a killed process leaves it
     _, told = run(config, resume=True)
     assert "resumed at step 5" in told
+    assert not half.exists()
     whole = replace(config, out=str(tmp_path / "whole"))
     run(whole)
     assert losses(config) == losses(whole)
@@ -360,12 +363,48 @@ def test_another_kind_of_run_cannot_be_resumed(config: PretrainConfig) -> None:
     assert [path.name for path in folder.iterdir()] == ["config.json"]
 
 
-def test_a_truncated_state_is_refused(config: PretrainConfig) -> None:
-    break_off(config, 6)
+def spoil(path: Path) -> None:
+    """Flip a bit in the middle, which is inside the weights."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+@pytest.mark.parametrize("damage", [spoil, cut, Path.unlink])
+def test_a_damaged_state_is_passed_over_for_the_one_before(
+    config: PretrainConfig, tmp_path: Path, damage: Any
+) -> None:
+    whole = replace(config, out=str(tmp_path / "whole"))
+    run(whole)
+    break_off(config, 11)  # saved at 5 and 10
     state = Path(config.out) / "state.ckpt"
-    state.write_bytes(state.read_bytes()[:2000])
-    with pytest.raises(ValueError, match=r"state.ckpt: truncated, or not the saved state"):
+    damage(state)
+    _, told = run(config, resume=True)
+    assert (f"{state}: truncated or damaged" in told) == (damage is not Path.unlink)
+    assert "resumed at step 5" in told
+    assert losses(config) == losses(whole)
+    assert all(torch.equal(a, b) for a, b in zip(*map(_tensors, (config, whole)), strict=True))
+    starts = rows_of(Path(config.out) / "starts.csv")
+    assert [start["step"] for start in starts] == ["0", "5"]
+
+
+def _tensors(config: PretrainConfig) -> list[torch.Tensor]:
+    return list(weights(config).values())
+
+
+def test_damaged_states_alone_are_one_sentence(config: PretrainConfig) -> None:
+    break_off(config, 11)
+    before = {path: path.read_bytes() for path in Path(config.out).glob("*.csv")}
+    spoil(Path(config.out) / "state.ckpt")
+    cut(Path(config.out) / "state.before.ckpt")
+    told = r"state.ckpt: truncated .* and .*state.before.ckpt: truncated .* no other state is there"
+    with pytest.raises(ValueError, match=told):
         run(config, resume=True)
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def break_loss(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,10 +424,12 @@ def test_a_loss_that_is_no_number_stops_the_run(config: PretrainConfig) -> None:
         with pytest.raises(FloatingPointError, match="the loss of step 7 is not finite") as caught:
             run(config)
     store = MoleculeStore(config.data)
-    _, trained_on = pretrain._hold_out(len(store), config)
+    _, trained_on = pretrain.hold_out(len(store), config)
     names = [store[int(row)].id for row in StepBatches(store, trained_on, config).rows_of(6)]
     assert f"{', '.join(names[:8])} and 2 more; " in str(caught.value)
-    assert str(caught.value).endswith("state.ckpt has an earlier step")
+    assert str(caught.value).endswith(
+        "state.ckpt is whole and has step 5, from which --resume goes on"
+    )
     _, told = run(config, resume=True)
     assert "resumed at step 5" in told
 
@@ -520,39 +561,6 @@ def test_another_table_is_not_mistaken_for_one_built_before(
         run(replace(config, data=str(few)))
     run(replace(config, data=str(many)))
     assert len(MoleculeStore(Path(config.out) / "data.arrow")) == 29
-
-
-def test_tensorboard_gets_the_log_where_it_is_installed(
-    config: PretrainConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Remembering(Logger):
-        def __init__(self, folder: Path, **_: str) -> None:
-            super().__init__()
-            self.logged: list[tuple[int | None, set[str]]] = []
-            assert folder == Path(config.out)
-            loggers.append(self)
-
-        name, version = "remembering", "0"
-
-        def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-            self.logged.append((step, set(metrics)))
-
-        def log_hyperparams(self, *_, **__) -> None:
-            pass
-
-    loggers: list[Remembering] = []
-    monkeypatch.setattr(journal, "TensorBoardLogger", Remembering)
-    run(config)
-    assert [step for step, _ in loggers[0].logged] == [4, 8, 12]
-    assert {"loss", "path_length", "bonds", "distance"} <= loggers[0].logged[0][1]
-
-
-def test_without_tensorboard_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(*_, **__) -> None:
-        raise ModuleNotFoundError
-
-    monkeypatch.setattr(journal, "TensorBoardLogger", missing)
-    assert journal.tensorboard(tmp_path) is False
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,14 @@ def pretraining(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     settings = {"data": "molecules.arrow", "schedule": {"steps": 40, "betas": [0.9, 0.99]}}
-    (folder / "config.json").write_text(json.dumps({"config": settings}))
+    told = {
+        "config": settings,
+        "data_fingerprint": "0123456789abcdef" * 4,
+        "constant_losses": {"distance": 0.75},
+    }
+    (folder / "config.json").write_text(json.dumps(told))
+    starts = [{"step": step, "torch": "2.13", "command": f"a<{step}"} for step in (0, 20)]
+    write_csv(folder / "starts.csv", starts)
     log = [
         {
             "step": step,
@@ -188,8 +195,30 @@ def test_a_pretraining_page_has_the_last_validation(pretraining, tmp_path):
         "path length: accuracy",
         "direction: cosine",
         "loss: distance",
+        "learning rate",
         "molecules/s",
     ]
+
+
+def test_a_pretraining_page_says_how_the_run_was_made(pretraining, tmp_path):
+    page = write_pretrain_report(pretraining, tmp_path / "report.html")
+    rows = table_rows(page)
+    assert ["", "from step 0", "from step 20"] in rows
+    assert ["data", "0123456789abcdef", "0123456789abcdef"] in rows
+    assert ["command", "a<0", "a<20"] in rows
+    assert "Resumed at step 20." in words(page)
+    assert "the best constant guess has 0.75" in words(page)
+    loss = pictures(page)["loss: distance"]
+    assert "resumed" in loss
+    assert "constant guess" in loss
+    for file in ("model.safetensors", "log.csv", "starts.csv"):
+        assert any(row[0] == file for row in rows)
+
+
+def test_a_run_without_noted_starts_has_a_page_too(pretraining, tmp_path):
+    (pretraining / "starts.csv").unlink()
+    page = write_pretrain_report(pretraining, tmp_path / "report.html")
+    assert "Resumed" not in words(page)
 
 
 def test_the_same_run_gives_the_same_page(pretraining, tmp_path):

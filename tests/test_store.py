@@ -1,4 +1,5 @@
 import multiprocessing
+import os
 import pickle
 from dataclasses import fields, replace
 from pathlib import Path
@@ -296,7 +297,22 @@ def test_a_folder_that_is_not_whole(folder, tmp_path):
     write_store([made()], folder / "shard-0.arrow", features="cip-1")
     assert "7 molecules in the shards, but store.json says 10" in reason(MoleculeStore, folder)
     (folder / "shard-2.arrow").unlink()
-    assert "shard-2.arrow: the file is truncated or not a" in reason(MoleculeStore, folder)
+    missing = reason(MoleculeStore, folder, kind=FileNotFoundError)
+    assert "shard-2.arrow: this shard of the store is missing" in missing
+
+
+def test_a_shard_that_is_cut_while_it_is_read_is_named(folder):
+    """To read past the end of a mapped file would kill the process."""
+    store = MoleculeStore(folder)
+    assert store[0].id
+    shard = folder / "shard-0.arrow"
+    size = shard.stat().st_size
+    os.truncate(shard, 100)
+    told = reason(store.__getitem__, 0)
+    assert told.endswith(
+        f"shard-0.arrow: the file had {size:,} bytes when it was opened, and now has 100"
+    )
+    shard.unlink()
 
 
 def test_batches_of_a_file_that_is_no_store(tmp_path):

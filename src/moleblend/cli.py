@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from rich.table import Table as RichTable
 
 from moleblend import __version__
 from moleblend.data_verbs import data
@@ -15,7 +14,6 @@ from moleblend.engines import Engine
 from moleblend.terminal import SHOWN, Argument, call, check_out, parse, print_verbs, progress, say
 
 if TYPE_CHECKING:
-    from moleblend.recovery import Score
     from moleblend.screening import FileAccount
 
 ViewsFlag = Literal["2d", "3d", "both"]
@@ -74,18 +72,24 @@ def _pretrain(arguments: list[str]) -> None:
         Attributes:
             config: the run.
             resume: go on from the state saved in the run folder.
+            dry_run: say what the run would take, after a few steps on its data; nothing is written.
         """
 
         config: Annotated[PretrainConfig, tyro.conf.arg(name="")]
         resume: bool = False
+        dry_run: bool = False
 
     recipe = PretrainConfig()
     if arguments and not arguments[0].startswith("-"):
         recipe = read_recipe(PretrainConfig, Path(arguments[0]))
         arguments = arguments[1:]
     run = parse(Run, "pretrain", arguments, default=Run(recipe))
+    if run.dry_run:
+        from moleblend.rehearsal import rehearse
+
+        SHOWN.print(rehearse(run.config).table())
+        return
     result = pretrain(run.config, resume=run.resume, console=SHOWN)
-    _print_scores(result.scores)
     speed = f"{result.molecules_per_s:.0f} molecules/s, " if result.molecules_per_s else ""
     say(f"{speed}peak memory {result.peak_mb:.0f} MB")
     folder = Path(run.config.out)
@@ -240,17 +244,6 @@ def _report(write: Callable[[], Path]) -> str:
     except ValueError as missing:
         return f"no report is written: {missing}"
     return f"the report {write()}"
-
-
-def _print_scores(scores: "Sequence[Score]") -> None:
-    table = RichTable(title="what was learnt, on held-out molecules")
-    for column in ("view", "shown", "metric", "value", "look-up", "pairs"):
-        table.add_column(column, justify="left" if column in ("view", "shown") else "right")
-    for score in scores:
-        trivial = "" if score.trivial is None else f"{score.trivial:.3f}"
-        unit = f"{score.metric} (Å)" if score.metric == "MAE" else score.metric
-        table.add_row(score.view, score.shown, unit, f"{score.value:.3f}", trivial, f"{score.n:,}")
-    SHOWN.print(table)
 
 
 def _print_metrics(part: str, metrics: dict[str, dict[str, float | None]]) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,8 +28,21 @@ def replacing(path: Path) -> Generator[Path, None, None]:
             # Else a crash of the machine could leave the name without the bytes.
             os.fsync(file.fileno())
         temporary.replace(path)
+        if os.name == "posix":  # nor could the bytes be there without the name
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, names: Iterable[str]) -> None:
+    """Remove what killed processes left of files of these names that they were replacing."""
+    for name in names:
+        for temporary in folder.glob(f".{name}.{'[0-9a-f]' * 8}"):
+            temporary.unlink()
 
 
 @contextmanager

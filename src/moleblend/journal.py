@@ -1,11 +1,13 @@
 """What a pretraining run writes down: its log, validations, states and model."""
 
+import io
+import os
 import resource
 import signal
 import sys
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from csv import DictReader, DictWriter
 from dataclasses import asdict, dataclass, replace
@@ -15,20 +17,26 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 from jaxtyping import Int64
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from moleblend import checkpoint
 from moleblend.batch import Batch, collate
 from moleblend.config import to_dict
+from moleblend.environment import describe_environment
 from moleblend.files import replacing
 from moleblend.heads import Model
-from moleblend.recipe import PretrainConfig
-from moleblend.recovery import Score, score_views
+from moleblend.recipe import PretrainConfig, ScheduleConfig
+from moleblend.recovery import SHOWN, Score, score_views
+from moleblend.states import LAST, kept_state
 from moleblend.steps import StepBatches
 from moleblend.store import MoleculeStore
+
+_LEARNT = 0.995
+"""Share of the loss of a constant guess below which a view counts as being learnt."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,17 @@ class PretrainResult:
     peak_mb: float
 
 
+class _Bar(Progress):
+    """A progress bar with the losses in a line of their own below it."""
+
+    losses = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Give the bar, and the line."""
+        yield self.make_tasks_table(self.tasks)
+        yield Text(self.losses, overflow="ellipsis", no_wrap=True)
+
+
 class Journal(pl.Callback):
     """Writes the log, the validations and the states of a run, and shows progress."""
 
@@ -59,8 +78,11 @@ class Journal(pl.Callback):
         held_out: Int64[np.ndarray, " v"],
         config: PretrainConfig,
         console: Console,
+        constant_losses: Mapping[str, float],
     ) -> None:
         self.model, self.batches = model, batches
+        self.constant_losses = constant_losses
+        self.is_judged = False
         self.config, self.console = config, console
         self.out = Path(config.out)
         self.held_out = [store[int(row)] for row in held_out]
@@ -75,11 +97,13 @@ class Journal(pl.Callback):
         self.sums: dict[str, float] = {}
         self.n_summed = 0
         self.n_molecules, self.n_molecules_run, self.seconds_run = 0, 0, 0.0
-        self.bar = Progress(
+        self.bar = _Bar(
             TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
-            BarColumn(),
-            TextColumn("{task.fields[losses]}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[speed]}"),
             TimeRemainingColumn(),
+            TextColumn("left"),
+            expand=True,
             console=console,
             disable=not console.is_terminal,
         )
@@ -113,13 +137,17 @@ class Journal(pl.Callback):
                 signal.signal(number, handler)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Cut what was written after the resumed step, and start the clock."""
+        """Cut what was written after the resumed step, note this start, and start the clock."""
         for name in ("log.csv", "validation.csv"):
-            _cut_after(self.out / name, trainer.global_step)
+            with self._writing(self.out / name):
+                cut_after(self.out / name, trainer.global_step)
+        with self._writing(self.out / "starts.csv"):
+            start = {"step": trainer.global_step, **describe_environment()}
+            append(self.out / "starts.csv", [start])
         if trainer.global_step:
             self.console.print(f"resumed at step {trainer.global_step:,}")
         total = self.config.schedule.steps
-        self.task = self.bar.add_task("", total=total, completed=trainer.global_step, losses="")
+        self.task = self.bar.add_task("", total=total, completed=trainer.global_step, speed="")
         self.bar.start()
         self.clock = time.perf_counter()
 
@@ -162,11 +190,10 @@ class Journal(pl.Callback):
         if is_logged:
             self._log(trainer)
         if is_validated:
-            self._validate(step)
+            self._validate(trainer)
         if is_saved:
-            # A save interrupted half way must leave the last one whole.
-            trainer.save_checkpoint(self.out / "state.tmp")
-            (self.out / "state.tmp").replace(self.out / "state.ckpt")
+            with self._writing(self.out / LAST):
+                trainer.save_checkpoint(self.out / LAST)
         if self.is_interrupted:
             self.console.print(f"stopped after step {step:,}, which is saved: --resume goes on")
             trainer.should_stop = True
@@ -198,11 +225,19 @@ class Journal(pl.Callback):
         rows = self.batches.rows_of(step - 1)
         names = ", ".join(self.batches.store[int(row)].id for row in rows[:8])
         more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
-        state = self.out / "state.ckpt"
-        saved = f"{state} has an earlier step" if state.is_file() else "no state was saved yet"
         return FloatingPointError(
-            f"{what} of step {step} is not finite; its molecules are {names}{more}; {saved}"
+            f"{what} of step {step} is not finite; its molecules are {names}{more}; "
+            f"{kept_state(self.out)}"
         )
+
+    @contextmanager
+    def _writing(self, path: Path) -> Generator[None, None, None]:
+        """Say of an error of the disk which file it hit, and what is left to go on from."""
+        try:
+            yield
+        except OSError as error:
+            told = f"{path}: cannot be written ({error.strerror or error}); {kept_state(self.out)}"
+            raise OSError(told) from error
 
     def _log(self, trainer: pl.Trainer) -> None:
         """Write the mean losses since the last line."""
@@ -215,29 +250,56 @@ class Journal(pl.Callback):
             **means,
             "molecules_per_s": self.n_molecules / seconds,
         }
-        _append(self.out / "log.csv", [row])
-        if trainer.logger:
-            trainer.logger.log_metrics(row, step=trainer.global_step)
+        with self._writing(self.out / "log.csv"):
+            append(self.out / "log.csv", [row])
+        _track(trainer, row)
         losses = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
-        losses += f"  {row['molecules_per_s']:.0f} molecules/s"
-        self.bar.update(self.task, losses=losses)
+        speed = f"{row['molecules_per_s']:.0f} molecules/s"
+        self.bar.losses = losses
+        self.bar.update(self.task, speed=speed)
         if not self.console.is_terminal:
-            self.console.print(f"step {trainer.global_step}  {losses}", soft_wrap=True)
+            told = f"step {trainer.global_step:,}  {losses}  {speed}"
+            self.console.print(told, soft_wrap=True, highlight=False)
+        self._judge(trainer.global_step, means, row["learning_rate"])
         self.n_molecules_run += self.n_molecules
         self.seconds_run += seconds
         self.sums, self.n_summed, self.n_molecules = {}, 0, 0
         self.clock = time.perf_counter()
 
-    def _validate(self, step: int) -> None:
+    def _judge(self, step: int, means: Mapping[str, float], learning_rate: float) -> None:
+        """Warn once of views whose loss is still that of a constant guess."""
+        if self.is_judged or step < judged_at(self.config.schedule):
+            return
+        self.is_judged = True
+        told = [
+            f"{name} is {means[name]:.3f}, and a constant guess has {constant:.3f}"
+            for name, constant in self.constant_losses.items()
+            if means[name] > _LEARNT * constant
+        ]
+        if told:
+            self.console.print(
+                f"warning at step {step:,}: the loss of {'; of '.join(told)}: nothing of that has "
+                f"been learnt yet, at a learning rate of {learning_rate:g}",
+                style="yellow",
+                soft_wrap=True,
+                highlight=False,
+            )
+
+    def _validate(self, trainer: pl.Trainer) -> None:
         """Score the held-out molecules and write the model file."""
-        started = time.perf_counter()
+        started, step = time.perf_counter(), trainer.global_step
         size = self.config.schedule.batch_size
         batches = (collate(self.held_out[k : k + size]) for k in range(0, len(self.held_out), size))
         self.scores = score_views(self.model, batches, self.config.blend, self.config.seed)
         rows = [{"step": step, **asdict(score)} for score in self.scores]
-        _append(self.out / "validation.csv", rows)
+        with self._writing(self.out / "validation.csv"):
+            append(self.out / "validation.csv", rows)
+        _track(trainer, {f"{one.view}, {one.shown}": one.value for one in self.scores})
         card = replace(self.card, notes={"step": step, "config": to_dict(self.config)})
-        checkpoint.save(self.model, self.out / "model.safetensors", card)
+        with self._writing(self.out / "model.safetensors"):
+            checkpoint.save(self.model, self.out / "model.safetensors", card)
+        if self.scores:
+            self.console.print(score_table(self.scores, step))
         self.clock += time.perf_counter() - started  # validation is no training time
 
 
@@ -265,27 +327,70 @@ def read_scores(out: Path) -> list[Score]:
     ]
 
 
-def tensorboard(out: Path) -> Logger | bool:
-    """Log to TensorBoard too where it is installed."""
-    try:
-        return TensorBoardLogger(out, name="", version="tensorboard")
-    except ModuleNotFoundError:
-        return False
+def judged_at(schedule: ScheduleConfig) -> int:
+    """Give the step from which a view that has not been learnt is worth a warning.
+
+    A fifth of the steps after the warm-up, but no more than 1,000, when the rate has done something
+    and not much time is lost, and no fewer than 100, before which nothing can be told.
+    """
+    return schedule.warmup_steps + min(max(schedule.steps // 5, 100), 1_000)
 
 
-def _append(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Append rows to a csv file, with a header if it is new."""
+def score_table(scores: Sequence[Score], step: int) -> Table:
+    """Set out a validation for the terminal: views by how they were shown."""
+    table = Table(
+        title=f"step {step:,}, on held-out molecules (look-up)",
+        title_justify="left",
+        title_style="",
+        box=None,
+        pad_edge=False,
+        padding=(0, 3, 0, 0),
+    )
+    for column in ("", *SHOWN):
+        table.add_column(column, justify="left")
+    for view in dict.fromkeys(score.view for score in scores):
+        found = {score.shown: score for score in scores if score.view == view}
+        metric = next(iter(found.values())).metric
+        unit = "MAE, Å" if metric == "MAE" else metric
+        table.add_row(f"{view} ({unit})", *(_score_cell(found.get(shown)) for shown in SHOWN))
+    return table
+
+
+def _score_cell(score: Score | None) -> str:
+    if score is None:
+        return "–"
+    return f"{score.value:.3f}" + ("" if score.trivial is None else f" ({score.trivial:.3f})")
+
+
+def _track(trainer: pl.Trainer, figures: Mapping[str, float | int]) -> None:
+    told = {name: value for name, value in figures.items() if name != "step"}
+    for tracker in trainer.loggers:
+        tracker.log_metrics(told, step=trainer.global_step)
+
+
+def append(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Append rows to a csv file, with a header if it is new: all of them, or on an error none."""
     if not rows:
         return
-    is_new = not path.is_file() or path.stat().st_size == 0
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = DictWriter(file, list(rows[0]))
-        if is_new:
-            writer.writeheader()
-        writer.writerows(rows)
+    size = path.stat().st_size if path.is_file() else 0
+    text = io.StringIO()
+    writer = DictWriter(text, list(rows[0]))
+    if size == 0:
+        writer.writeheader()
+    writer.writerows(rows)
+    try:
+        with path.open("ab") as file:
+            file.write(text.getvalue().encode())
+            file.flush()
+            # A state is never saved before the lines of the steps behind it.
+            os.fsync(file.fileno())
+    except OSError:
+        if path.is_file():
+            os.truncate(path, size)
+        raise
 
 
-def _cut_after(path: Path, step: int) -> None:
+def cut_after(path: Path, step: int) -> None:
     """Drop the rows of steps that a resumed run does again; an interrupted last line goes too."""
     if not path.is_file() or path.stat().st_size == 0:
         return

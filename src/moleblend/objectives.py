@@ -1,5 +1,6 @@
 """The losses of pretraining: blend, then predict every view."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -102,6 +103,43 @@ def blend_then_predict(model: Model, batch: Batch, blend: Blend, config: Objecti
     return Loss(total=total, parts={name: part for name, (_, part) in weighted.items()})
 
 
+def constant_losses(
+    batches: Iterable[Batch], heads: HeadsConfig, config: ObjectiveConfig
+) -> dict[str, float]:
+    """Give the loss of each part for the best answer that is the same for every pair.
+
+    A model whose loss is no lower has learnt nothing of that view. It is the entropy of the
+    classes, H = -sum p ln p; for distances the mean deviation from their median (Å); 1 for
+    directions, which come in opposite pairs, and for noise, which has no direction of its own.
+
+    Args:
+        batches: of molecules like those trained on.
+        heads: which classes and which geometry are predicted.
+        config: parts of weight 0 are left out.
+
+    Returns:
+        By the names of `Loss.parts`; parts that no pair takes part in are left out.
+    """
+    lengths = torch.zeros(heads.n_path_classes, dtype=torch.int64)
+    bonds = torch.zeros(heads.n_bond_classes, dtype=torch.int64)
+    distances = [torch.zeros(0)]
+    for batch in batches:
+        lengths += _counted(path_classes(batch, heads.n_path_classes), heads.n_path_classes)
+        bonds += _counted(bond_classes(batch, heads), heads.n_bond_classes)
+        is_scored = batch.is_pair & batch.has_positions[:, None, None]
+        distances.append(pair_vectors(batch.positions).norm(dim=-1)[is_scored])
+    distance = torch.cat(distances)
+    spread = (distance - distance.median()).abs().mean().item() if len(distance) else 0.0
+    has_pairs = float(len(distance) > 0)
+    constant = {
+        "path_length": (config.path_length, _entropy(lengths)),
+        "bonds": (config.bonds, _entropy(bonds)),
+        heads.geometry: (config.geometry, spread if heads.geometry == "distance" else has_pairs),
+        "denoising": (config.denoising, has_pairs),
+    }
+    return {name: loss for name, (weight, loss) in constant.items() if weight and loss}
+
+
 def path_classes(batch: Batch, n_classes: int) -> Int64[Tensor, "b n n"]:
     """Class of each path length: length - 1, the last one for all longer; -100 where none is."""
     length = batch.path_length.long()
@@ -157,6 +195,16 @@ def denoising_loss(
         return _mean(error, is_scored)
     variance = _mean(blend.noise.square().mean(-1), is_scored)
     return _mean((predicted - blend.noise).square().mean(-1), is_scored) / variance.clamp(min=1e-8)
+
+
+def _counted(classes: Int64[Tensor, "*s"], n_classes: int) -> Int64[Tensor, " c"]:
+    return torch.bincount(classes[classes != _IGNORED], minlength=n_classes)
+
+
+def _entropy(counts: Int64[Tensor, " c"]) -> float:
+    """Entropy of classes that came so often, in nats; 0 where none came."""
+    shares = counts[counts > 0].double() / counts.sum()
+    return -(shares * shares.log()).sum().item()
 
 
 def _mean(values: Float[Tensor, "*s"], is_scored: Bool[Tensor, "*s"]) -> Float[Tensor, ""]:

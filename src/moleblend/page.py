@@ -37,6 +37,7 @@ th, td { padding: .25rem .9rem .25rem 0; text-align: right; border-bottom: 1px s
 th { font-weight: 600; border-bottom: 2px solid #c9cfd9; }
 th:first-child, td:first-child, .words td, .words th { text-align: left; }
 .words td { overflow-wrap: anywhere; }
+.words td:first-child { overflow-wrap: normal; }
 td small { color: #6b7382; display: block; white-space: nowrap; }
 code, pre { font: .88em/1.5 ui-monospace, monospace; background: #f3f5f8; border-radius: 4px; }
 code { padding: .1em .3em; overflow-wrap: anywhere; }

@@ -2,9 +2,9 @@
 
 import json
 import logging
-import pickle
-import platform
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,23 +12,28 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Int64
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from moleblend import __version__, checkpoint
-from moleblend.batch import Batch
+from moleblend import checkpoint
+from moleblend.batch import Batch, collate
 from moleblend.blending import draw_blend
 from moleblend.build import build_store, count_unfinished
 from moleblend.config import from_dict, to_dict
-from moleblend.files import alone_with, replacing
+from moleblend.files import alone_with, replacing, sweep
 from moleblend.heads import Model, ModelConfig
-from moleblend.journal import Journal, PretrainResult, peak_mb, read_scores, tensorboard
-from moleblend.objectives import blend_then_predict
+from moleblend.journal import Journal, PretrainResult, peak_mb, read_scores, score_table
+from moleblend.objectives import blend_then_predict, constant_losses
 from moleblend.recipe import PretrainConfig
+from moleblend.states import LAST, StateFiles, find_state, settle_state
 from moleblend.steps import StepBatches, StepLoader, seeded
 from moleblend.store import MoleculeStore
+from moleblend.trackers import open_trackers, require_trackers
+
+_WRITTEN = ("config.json", LAST, "log.csv", "validation.csv", "model.safetensors", "report.html")
 
 
 def pretrain(
@@ -36,83 +41,113 @@ def pretrain(
 ) -> PretrainResult:
     """Pretrain a model and leave a run folder.
 
-    The folder holds `config.json`, `log.csv` (loss per view), `validation.csv` (what was learnt),
-    `state.ckpt` (to resume from) and `model.safetensors`, the model as of the last validation.
+    The folder holds `config.json`, `starts.csv` (when, where and with what code it was started and
+    resumed), `log.csv` (loss per view), `validation.csv` (what was learnt), `state.ckpt` and
+    `state.before.ckpt` (to resume from) and `model.safetensors`, the model as of the last
+    validation.
 
     Args:
         config: the run.
-        resume: go on from the folder's saved state; a run that was stopped before it saved one
-            starts anew, and of a finished one the result is given again.
+        resume: go on from the folder's last saved state that is whole; a run that was stopped
+            before it saved one starts anew, and of a finished one the result is given again.
         console: where progress is shown.
 
     Raises:
         FileNotFoundError: the data are not there.
-        ValueError: the folder holds another run, another process works in it, or there are too few
-            molecules.
+        ValueError: the folder holds another run, another process works in it, its states are all
+            damaged, there are too few molecules, or a tracker is not installed.
+        OSError: a file could not be written; the message says what is left to go on from.
         FloatingPointError: the loss is no longer a number; the last saved state stays.
         KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM came. The step at hand is finished and
             saved first; a second one stops at once, and the last saved state stays.
     """
     console = console or Console(stderr=True)
     out = Path(config.out)
-    state = out / "state.ckpt"
     if (out / "config.json").exists() and not resume:
         raise ValueError(
             f"{out} holds a run already: --resume continues it, another --out starts a new one"
         )
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device cuda was asked for, but there is no GPU that torch can use")
-    step = _saved_step(state) if state.is_file() else None
-    data = _find_data(config, console, is_resumed=step is not None)
-    store = MoleculeStore(data)
-    features = config.encoder.features
-    if store.features != features:
-        raise ValueError(
-            f"{data}: molecules with features {features} were expected, {store.features} found; "
-            f"build the store anew with --features {features}"
-        )
-    held_out, trained_on = _hold_out(len(store), config)
-    _settle_config(config, store.fingerprint, out, step or 0, resume=resume)
+    require_device(config)
+    require_trackers(config)
+    state, damaged = find_state(out)
+    for sentence in damaged:
+        console.print(f"{sentence}: passed over", style="yellow", soft_wrap=True, highlight=False)
+    step = state.step if state else 0
+    data = _find_data(config, console, is_resumed=state is not None)
+    store = open_store(data, config)
+    held_out, trained_on = hold_out(len(store), config)
+    constant = _constant_losses(store, held_out, config)
+    _settle_config(config, store.fingerprint, constant, out, step, resume=resume)
     if step == config.schedule.steps:
         console.print(f"{out}: the run is finished, all {step:,} steps were done before")
-        return PretrainResult(out / "model.safetensors", read_scores(out), 0.0, peak_mb())
+        scores = read_scores(out)
+        if scores:
+            console.print(score_table(scores, step))
+        return PretrainResult(out / "model.safetensors", scores, 0.0, peak_mb())
 
     torch.manual_seed(config.seed)
     model_config = ModelConfig(encoder=config.encoder, heads=config.heads)
     run = Pretraining(Model(model_config), config, StepBatches(store, trained_on, config))
-    journal = Journal(run.model, run.batches, store, held_out, config, console)
+    journal = Journal(run.model, run.batches, store, held_out, config, console, constant)
     n_epochs = config.schedule.steps * config.schedule.batch_size / len(trained_on)
     console.print(
         f"{checkpoint.count_parameters(run.model):,} parameters; {len(trained_on):,} molecules, "
         f"{len(held_out):,} held out; {config.schedule.steps:,} steps, {n_epochs:.1f} epochs"
     )
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    with alone_with(state), journal.heeding_interrupts(), warnings.catch_warnings():
-        # Batches are made in the training process on purpose: for small molecules that is fastest.
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        # Lightning 2.6 asks torch 2.13 in a way that torch has renamed.
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-        trainer = pl.Trainer(
-            accelerator=config.device,
-            devices=1,
-            max_steps=config.schedule.steps,
-            max_epochs=-1,
-            gradient_clip_val=config.schedule.clip_norm,
-            callbacks=[journal],
-            logger=tensorboard(out),
-            log_every_n_steps=1,  # the journal decides; Lightning warns of runs shorter than this
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            limit_val_batches=0,
-        )
+    with alone_with(out / LAST), journal.heeding_interrupts(), quiet_lightning():
+        sweep(out, _WRITTEN)
+        trainer = trainer_for(config, journal, open_trackers(config, step), config.schedule.steps)
+        ckpt_path = settle_state(state, out) if state else None
         try:
-            trainer.fit(run, ckpt_path=None if step is None else state, weights_only=True)
+            trainer.fit(run, ckpt_path=ckpt_path, weights_only=True)
         except SystemExit as stopped:  # what Lightning makes of Ctrl-C and SIGTERM
             raise KeyboardInterrupt from stopped
     if journal.is_interrupted:
         raise KeyboardInterrupt
     return journal.result()
+
+
+def require_device(config: PretrainConfig) -> None:
+    """Make sure that the device of a run is there.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda was asked for, but there is no GPU that torch can use")
+
+
+def trainer_for(
+    config: PretrainConfig, callback: pl.Callback, trackers: list[Logger], n_steps: int
+) -> pl.Trainer:
+    """Make the trainer of a run, or of a rehearsal of a few steps."""
+    return pl.Trainer(
+        accelerator=config.device,
+        devices=1,
+        max_steps=n_steps,
+        max_epochs=-1,
+        gradient_clip_val=config.schedule.clip_norm,
+        callbacks=[callback],
+        logger=trackers,
+        plugins=[StateFiles()],
+        log_every_n_steps=1,  # the journal decides; Lightning warns of runs shorter than this
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+    )
+
+
+@contextmanager
+def quiet_lightning() -> Generator[None, None, None]:
+    """Let Lightning say only what concerns the user."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        # Batches are made in the training process on purpose: for small molecules that is fastest.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # Lightning 2.6 asks torch 2.13 in a way that torch has renamed.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        yield
 
 
 class Pretraining(pl.LightningModule):
@@ -148,20 +183,18 @@ class Pretraining(pl.LightningModule):
         return StepLoader(self.batches, self.global_step, self.config)
 
 
-def _saved_step(state: Path) -> int:
-    """Read how many steps a saved state has behind it."""
-    try:
-        return torch.load(state, map_location="cpu", weights_only=True, mmap=True)["global_step"]
-    except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{state}: truncated, or not the saved state of a run") from error
+def is_store(config: PretrainConfig) -> bool:
+    """Say whether the data are a store already."""
+    if not config.data:
+        raise ValueError("no data: --data names a store or a file of molecules")
+    data = Path(config.data)
+    return data.suffix == ".arrow" or data.is_dir()
 
 
 def _find_data(config: PretrainConfig, console: Console, *, is_resumed: bool) -> Path:
     """Give the store to train on, building one first where the data are another file."""
     data = Path(config.data)
-    if not config.data:
-        raise ValueError("no data: --data names a store or a file of molecules")
-    if data.suffix == ".arrow" or data.is_dir():
+    if is_store(config):
         return data
     built = Path(config.out) / "data.arrow"
     if not (is_resumed and built.is_file()):
@@ -180,10 +213,26 @@ def _find_data(config: PretrainConfig, console: Console, *, is_resumed: bool) ->
     return built
 
 
-def _hold_out(
+def open_store(data: Path, config: PretrainConfig) -> MoleculeStore:
+    """Open the molecules of a run.
+
+    Raises:
+        FileNotFoundError: they are not there.
+        ValueError: they are no store, or have other features than the encoder.
+    """
+    store, features = MoleculeStore(data), config.encoder.features
+    if store.features != features:
+        raise ValueError(
+            f"{data}: molecules with features {features} were expected, {store.features} found; "
+            f"build the store anew with --features {features}"
+        )
+    return store
+
+
+def hold_out(
     n_molecules: int, config: PretrainConfig
 ) -> tuple[Int64[np.ndarray, " v"], Int64[np.ndarray, " m"]]:
-    """Draw the held-out molecules."""
+    """Draw the rows of the held-out molecules, and give them and all others."""
     if n_molecules <= config.n_held_out:
         raise ValueError(
             f"{config.data}: {n_molecules} molecules, but {config.n_held_out} are to be held out; "
@@ -193,8 +242,24 @@ def _hold_out(
     return np.sort(order[: config.n_held_out]), np.sort(order[config.n_held_out :])
 
 
+def _constant_losses(
+    store: MoleculeStore, held_out: Int64[np.ndarray, " v"], config: PretrainConfig
+) -> dict[str, float]:
+    """Give the losses of a constant guess, on the held-out molecules."""
+    size = config.schedule.batch_size
+    chunks = (held_out[k : k + size] for k in range(0, len(held_out), size))
+    batches = (collate([store[int(row)] for row in rows]) for rows in chunks)
+    return constant_losses(batches, config.heads, config.objective)
+
+
 def _settle_config(
-    config: PretrainConfig, fingerprint: str, out: Path, step: int, *, resume: bool
+    config: PretrainConfig,
+    fingerprint: str,
+    constant: dict[str, float],
+    out: Path,
+    step: int,
+    *,
+    resume: bool,
 ) -> None:
     """Write the configuration; that of a resumed run has to be the same up to the saved step."""
     path = out / "config.json"
@@ -209,6 +274,7 @@ def _settle_config(
             out=before.out,
             device=before.device,
             n_workers=before.n_workers,
+            log_to=before.log_to,
         )
         n_steps = config.schedule.steps
         longer = replace(before, schedule=replace(before.schedule, steps=n_steps))
@@ -227,10 +293,7 @@ def _settle_config(
     told = {
         "config": to_dict(config),
         "data_fingerprint": fingerprint,
-        "moleblend": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": platform.platform(),
+        "constant_losses": constant,
     }
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")

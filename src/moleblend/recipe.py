@@ -85,6 +85,7 @@ class PretrainConfig:
         log_every: steps that a line of `log.csv` averages over.
         n_workers: processes that read and pad batches; 0 does it in the training process.
         device: `auto`, `cpu` or `cuda`.
+        log_to: `wandb`, `mlflow`: where the log goes too. TensorBoard gets it where installed.
         encoder: sizes and choices of the encoder.
         heads: the pretraining heads.
         blend: what is shown.
@@ -101,6 +102,7 @@ class PretrainConfig:
     log_every: int = 50
     n_workers: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    log_to: tuple[Literal["wandb", "mlflow"], ...] = ()
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     heads: HeadsConfig = field(default_factory=HeadsConfig)
     blend: BlendConfig = field(default_factory=BlendConfig)

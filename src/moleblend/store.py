@@ -7,6 +7,7 @@ belongs to it.
 import hashlib
 import json
 import operator
+import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -202,8 +203,9 @@ class MoleculeStore:
             shards.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is truncated, not a store, or one of another version.
+        FileNotFoundError: there is no such file, or a shard is gone.
+        ValueError: it is truncated, not a store, or one of another version; or, while molecules
+            are read, a file has another size than when it was opened.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -232,6 +234,8 @@ class MoleculeStore:
         """Map one file; give its feature version and fingerprint."""
         try:
             reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{path}: this shard of the store is missing") from error
         except (pa.ArrowInvalid, OSError) as error:
             raise _unreadable(path) from error
         features = _check(path, reader.schema)
@@ -241,7 +245,8 @@ class MoleculeStore:
         metadata = reader.get_batch_with_custom_metadata(last).custom_metadata
         if metadata is None or b"sha256" not in metadata:
             raise _unreadable(path)
-        self._chunks += [_Chunk(reader.get_batch(index), features) for index in batches]
+        size = path.stat().st_size
+        self._chunks += [_Chunk(path, size, reader.get_batch(index), features) for index in batches]
         return features, metadata[b"sha256"].decode()
 
     def __len__(self) -> int:
@@ -270,7 +275,10 @@ class MoleculeStore:
 class _Chunk:
     """Numpy views of one record batch."""
 
-    def __init__(self, batch: pa.RecordBatch, features: FeatureVersion) -> None:
+    def __init__(
+        self, path: Path, size: int, batch: pa.RecordBatch, features: FeatureVersion
+    ) -> None:
+        self._path, self._size = str(path), size
         self._features = features
         self._n_rows = batch.num_rows
         self._arrays = []
@@ -292,7 +300,21 @@ class _Chunk:
         return np.diff(np.asarray(ends))
 
     def molecule(self, row: int) -> Molecule:
-        """Give the molecule of one row."""
+        """Give the molecule of one row.
+
+        Raises:
+            ValueError: the file has another size than when it was opened. To read what is no longer
+                there of a mapped file would kill the process without a word.
+        """
+        try:
+            size = os.stat(self._path).st_size  # noqa: PTH116 (a third of the time of Path.stat)
+        except FileNotFoundError:
+            size = self._size  # the mapping of a removed file stays whole
+        if size != self._size:
+            raise ValueError(
+                f"{self._path}: the file had {self._size:,} bytes when it was opened, and now has "
+                f"{size:,}"
+            )
         atoms, bonds, bond_features, positions, energies, source_atoms = (
             values[ends[row] : ends[row + 1]] for ends, values in self._arrays
         )

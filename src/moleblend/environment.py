@@ -1,0 +1,64 @@
+"""What a run was made with: the code, the machine and the command."""
+
+import datetime
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from moleblend import __version__
+
+_UNKNOWN = "unknown"
+
+
+def describe_environment() -> dict[str, str]:
+    """Describe this process in words, for the record: nothing depends on it.
+
+    Returns:
+        `time` (UTC), `moleblend`, `code` (the git commit where the package runs from a checkout,
+        and whether its files differ from it), `python`, `torch`, `machine`, `processor`, `gpu`,
+        `threads` and `command`.
+    """
+    return {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "moleblend": __version__,
+        "code": code_version(Path(__file__).parent),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "machine": platform.platform(),
+        "processor": _processor(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "threads": str(torch.get_num_threads()),
+        "command": shlex.join(sys.argv),
+    }
+
+
+def code_version(package: Path) -> str:
+    """Give the commit that a package was checked out from, `installed` where it was not."""
+    root = package.parent.parent
+    if not (root / ".git").exists():  # a folder, or a file in a worktree
+        return "installed"
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        is_changed = _git(root, "status", "--porcelain", "--", str(package))
+    except (OSError, subprocess.SubprocessError):  # no git here, or it distrusts the folder
+        return _UNKNOWN
+    return f"{commit}, changed since" if is_changed else commit
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10
+    )
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    """Linux names the processor in a file, others in the platform."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text(encoding="utf-8").splitlines() if told.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or _UNKNOWN

@@ -1,0 +1,132 @@
+import os
+import random
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from moleblend import states
+from moleblend.states import BEFORE, LAST, StateFiles, find_state, kept_state, settle_state
+
+
+def content(step: int) -> dict[str, Any]:
+    weights = torch.randn(2_000, generator=torch.Generator().manual_seed(step))
+    return {"global_step": step, "weights": weights}
+
+
+def save(folder: Path, *steps: int) -> None:
+    for step in steps:
+        StateFiles().save_checkpoint(content(step), folder / LAST)
+
+
+def found(folder: Path) -> tuple[str, int] | None:
+    state, _ = find_state(folder)
+    return state and (state.path.name, state.step)
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let no file become larger: a write past it fails half way, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_the_last_two_states_are_kept(tmp_path):
+    assert find_state(tmp_path) == (None, [])
+    save(tmp_path, 5)
+    assert found(tmp_path) == (LAST, 5)
+    save(tmp_path, 10, 15)
+    assert {path.name for path in tmp_path.iterdir()} == {LAST, BEFORE}
+    steps = [torch.load(tmp_path / name)["global_step"] for name in (BEFORE, LAST)]
+    assert steps == [10, 15]
+
+
+def test_a_kill_between_the_two_renames_leaves_one(tmp_path, monkeypatch):
+    save(tmp_path, 5)
+    original = Path.replace
+
+    def killed(self, target):
+        if Path(target).name == LAST:
+            raise KeyboardInterrupt
+        return original(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            save(tmp_path, 10)
+    assert found(tmp_path) == (BEFORE, 5)
+    assert [path.name for path in tmp_path.iterdir()] == [BEFORE]
+
+
+def test_whatever_byte_is_spoilt_is_found_or_harmless(tmp_path):
+    save(tmp_path, 5)
+    path, good = tmp_path / LAST, content(5)
+    whole = path.read_bytes()
+    n_found = 0
+    for place in random.Random(0).sample(range(len(whole)), 300):
+        spoilt = bytearray(whole)
+        spoilt[place] ^= 1 << place % 8
+        path.write_bytes(spoilt)
+        try:
+            assert found(tmp_path) == (LAST, 5)
+        except ValueError:
+            n_found += 1
+        else:  # padding
+            assert torch.equal(torch.load(path)["weights"], good["weights"])
+    assert n_found > 250  # of 9,700 bytes, 8,000 are weights
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 5_000])
+def test_a_truncated_state_is_passed_over(tmp_path, size):
+    save(tmp_path, 5, 10)
+    os.truncate(tmp_path / LAST, size)
+    state, damaged = find_state(tmp_path)
+    assert state == states.State(tmp_path / BEFORE, 5)
+    assert [sentence.split(": ")[0] for sentence in damaged] == [str(tmp_path / LAST)]
+
+
+def test_something_else_is_no_state(tmp_path):
+    torch.save({"weights": torch.zeros(3)}, tmp_path / LAST)
+    with pytest.raises(ValueError, match=r"state\.ckpt: .*not the saved state of a run"):
+        find_state(tmp_path)
+
+
+def test_a_damaged_state_never_replaces_a_good_one(tmp_path):
+    save(tmp_path, 5, 10)
+    os.truncate(tmp_path / LAST, 100)
+    state, _ = find_state(tmp_path)
+    assert state is not None
+    settle_state(state, tmp_path)
+    save(tmp_path, 15)
+    os.truncate(tmp_path / LAST, 100)
+    assert found(tmp_path) == (BEFORE, 5)
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path):
+    save(tmp_path, 5, 10)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with largest_file(4_000), pytest.raises(OSError, match="File too large"):
+        save(tmp_path, 15)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_what_is_kept_is_said(tmp_path):
+    assert kept_state(tmp_path) == "no state was saved yet"
+    save(tmp_path, 5, 1_000)
+    assert kept_state(tmp_path).endswith(
+        "state.ckpt is whole and has step 1,000, from which --resume goes on"
+    )
+    os.truncate(tmp_path / LAST, 100)
+    assert kept_state(tmp_path).endswith(
+        "state.before.ckpt is whole and has step 5, from which --resume goes on"
+    )
+    os.truncate(tmp_path / BEFORE, 100)
+    assert "no other state is there" in kept_state(tmp_path)
