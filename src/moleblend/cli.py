@@ -85,6 +85,8 @@ def _pretrain(arguments: list[str]) -> None:
         arguments = arguments[1:]
     run = parse(Run, "pretrain", arguments, default=Run(recipe))
     result = pretrain(run.config, resume=run.resume, console=SHOWN)
+    if not result.is_first:
+        return
     _print_scores(result.scores)
     speed = f"{result.molecules_per_s:.0f} molecules/s, " if result.molecules_per_s else ""
     say(f"{speed}peak memory {result.peak_mb:.0f} MB")

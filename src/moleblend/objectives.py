@@ -16,6 +16,8 @@ from moleblend.molecule import BOND_FEATURE_SIZES
 from moleblend.relations import N_BOND_KINDS
 
 _IGNORED = -100
+_LEAST = 1e-8
+"""Where nothing was scored the error is 0, and is divided by this."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,24 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True, eq=False)
+class Part:
+    """A loss as the two sums whose quotient it is, both of which add up over parts of a batch.
+
+    Attributes:
+        error: the summed error.
+        scored: what divides it: how many were scored, or how much noise there was.
+    """
+
+    error: Float[Tensor, ""]
+    scored: Float[Tensor, ""]
+
+    @property
+    def mean(self) -> Float[Tensor, ""]:
+        """The loss; 0, with a gradient of 0, where nothing is scored."""
+        return self.error / self.scored.clamp(min=_LEAST)
+
+
+@dataclass(frozen=True, eq=False)
 class Loss:
     """A weighted total and its unweighted parts.
 
@@ -64,7 +84,13 @@ class Loss:
     parts: dict[str, Float[Tensor, ""]]
 
 
-def blend_then_predict(model: Model, batch: Batch, blend: Blend, config: ObjectiveConfig) -> Loss:
+def blend_then_predict(
+    model: Model,
+    batch: Batch,
+    blend: Blend,
+    config: ObjectiveConfig,
+    joined: Float[Tensor, " 4"] | None = None,
+) -> Loss:
     """Predict all views of all pairs from one view of each, and the noise from the noisy positions.
 
     Every pair counts, whether its answer was shown, hidden or blended.
@@ -74,6 +100,8 @@ def blend_then_predict(model: Model, batch: Batch, blend: Blend, config: Objecti
         batch: b molecules; those without positions take part in the 2D losses only.
         blend: what the encoder is shown.
         config: the weights.
+        joined: where the batch is a part of a larger one, the summed `denominators` of its parts.
+            The losses of the parts, and their gradients, then add up to those of the larger batch.
 
     Reference:
         Yu et al., ICLR 2024, arXiv:2307.06235, section 3.3.
@@ -81,14 +109,44 @@ def blend_then_predict(model: Model, batch: Batch, blend: Blend, config: Objecti
     heads = model.config.heads
     views = model.predict_views(batch, blend)
     assert heads is not None
-    weighted = {
-        "path_length": (config.path_length, path_length_loss(views, batch)),
-        "bonds": (config.bonds, bonds_loss(views, batch, heads)),
-        heads.geometry: (config.geometry, GEOMETRY_LOSSES[heads.geometry](views, batch)),
-        "denoising": (config.denoising, denoising_loss(views, batch, blend, config)),
-    }
-    total = torch.stack([weight * part for weight, part in weighted.values()]).sum()
-    return Loss(total=total, parts={name: part for name, (_, part) in weighted.items()})
+    # Exponents, logarithms and sums over many pairs want all the digits of float32.
+    with torch.autocast(batch.is_atom.device.type, enabled=False):
+        views = in_float32(views)
+        parts = {
+            "path_length": path_length_loss(views, batch),
+            "bonds": bonds_loss(views, batch, heads),
+            heads.geometry: GEOMETRY_LOSSES[heads.geometry](views, batch),
+            "denoising": denoising_loss(views, batch, blend, config),
+        }
+        scored = torch.stack([part.scored for part in parts.values()]) if joined is None else joined
+        losses = torch.stack([part.error for part in parts.values()]) / scored.clamp(min=_LEAST)
+        weights = (config.path_length, config.bonds, config.geometry, config.denoising)
+        total = (losses * torch.tensor(weights, device=losses.device)).sum()
+    return Loss(total=total, parts=dict(zip(parts, losses, strict=True)))
+
+
+def denominators(
+    batch: Batch, blend: Blend, config: ObjectiveConfig, heads: HeadsConfig
+) -> Float[Tensor, " 4"]:
+    """What divides each loss, in the order of `Loss.parts`.
+
+    Those of the parts of a batch add up to those of the batch.
+    """
+    pairs = _placed_pairs(batch)
+    geometry = pairs.sum() if heads.geometry == "distance" else pairs.any(-1).any(-1).sum()
+    scored = (
+        (path_classes(batch, heads.n_path_classes) != _IGNORED).sum(),
+        (bond_classes(batch, heads) != _IGNORED).sum(),
+        geometry,
+        _noise_scored(batch, blend, config),
+    )
+    return torch.stack([part.float() for part in scored])
+
+
+def in_float32(views: Views) -> Views:
+    """Give predictions that autocast may have left in half precision in float32."""
+    noise = None if views.noise is None else views.noise.float()
+    return Views(views.path_length.float(), views.bonds.float(), views.geometry.float(), noise)
 
 
 def path_classes(batch: Batch, n_classes: int) -> Int64[Tensor, "b n n"]:
@@ -114,61 +172,69 @@ def bond_classes(batch: Batch, heads: HeadsConfig) -> Int64[Tensor, "b n n k"]:
     return torch.where(batch.is_pair[..., None], classes[batch.edge_path.int()], _IGNORED)
 
 
-def path_length_loss(views: Views, batch: Batch) -> Float[Tensor, ""]:
+def path_length_loss(views: Views, batch: Batch) -> Part:
     """Cross entropy, mean over the ordered connected pairs of the batch."""
     return _cross_entropy(views.path_length, path_classes(batch, views.path_length.shape[-1]))
 
 
-def bonds_loss(views: Views, batch: Batch, heads: HeadsConfig) -> Float[Tensor, ""]:
+def bonds_loss(views: Views, batch: Batch, heads: HeadsConfig) -> Part:
     """Cross entropy, mean over all (i, j, hop) of the batch that have a bond."""
     return _cross_entropy(views.bonds, bond_classes(batch, heads))
 
 
-def distance_loss(views: Views, batch: Batch) -> Float[Tensor, ""]:
+def distance_loss(views: Views, batch: Batch) -> Part:
     """Absolute error of the distance without noise in Å, mean over the ordered pairs."""
-    is_scored = batch.is_pair & batch.has_positions[:, None, None]
     distance = pair_vectors(batch.positions).norm(dim=-1)
-    return _mean((views.geometry[..., 0] - distance).abs(), is_scored)
+    return _part((views.geometry[..., 0] - distance).abs(), _placed_pairs(batch))
 
 
-def direction_loss(views: Views, batch: Batch) -> Float[Tensor, ""]:
+def direction_loss(views: Views, batch: Batch) -> Part:
     """1 - cos of the direction without noise: mean over a molecule's pairs, then over molecules."""
-    is_scored = batch.is_pair & batch.has_positions[:, None, None]
+    is_scored = _placed_pairs(batch)
     error = 1 - F.cosine_similarity(views.geometry, pair_vectors(batch.positions), dim=-1, eps=1e-8)
     n_pairs = is_scored.sum((1, 2))
     per_molecule = torch.where(is_scored, error, 0).sum((1, 2)) / n_pairs.clamp(min=1)
-    return _mean(per_molecule, n_pairs > 0)
+    return _part(per_molecule, n_pairs > 0)
 
 
 GEOMETRY_LOSSES = {"distance": distance_loss, "direction": direction_loss}
 
 
-def denoising_loss(
-    views: Views, batch: Batch, blend: Blend, config: ObjectiveConfig
-) -> Float[Tensor, ""]:
+def denoising_loss(views: Views, batch: Batch, blend: Blend, config: ObjectiveConfig) -> Part:
     """Error of the predicted noise, mean over atoms that have some and show their centrality."""
-    has_noise = batch.is_atom & batch.has_positions[:, None] & blend.noise.any(-1)
-    is_scored = has_noise & blend.atoms[..., 1]
+    scored = _noise_scored(batch, blend, config)
     if views.noise is None:
-        return blend.noise.sum() * 0
+        return Part(blend.noise.sum() * 0, scored)
     if config.noise_error == "cosine":
         error = 1 - F.cosine_similarity(views.noise, blend.noise, dim=-1, eps=1e-8)
-        return _mean(error, is_scored)
-    variance = _mean(blend.noise.square().mean(-1), is_scored)
-    return _mean((views.noise - blend.noise).square().mean(-1), is_scored) / variance.clamp(
-        min=1e-8
-    )
+    else:
+        error = (views.noise - blend.noise).square().mean(-1)
+    return Part(torch.where(_noisy_atoms(batch, blend), error, 0).sum(), scored)
 
 
-def _mean(values: Float[Tensor, "*s"], is_scored: Bool[Tensor, "*s"]) -> Float[Tensor, ""]:
-    """Mean over what is scored; 0, with a gradient of 0, where nothing is."""
-    return torch.where(is_scored, values, 0).sum() / is_scored.sum().clamp(min=1)
+def _noise_scored(batch: Batch, blend: Blend, config: ObjectiveConfig) -> Float[Tensor, ""]:
+    """Number of scored atoms for the cosine; their summed variance for the squared error."""
+    atoms = _noisy_atoms(batch, blend)
+    if config.noise_error == "cosine":
+        return atoms.sum().float()
+    return torch.where(atoms, blend.noise.square().mean(-1), 0).sum()
 
 
-def _cross_entropy(
-    logits: Float[Tensor, "*s c"], classes: Int64[Tensor, "*s"]
-) -> Float[Tensor, ""]:
-    """Cross entropy over the scored places only; 0 where there are none."""
+def _noisy_atoms(batch: Batch, blend: Blend) -> Bool[Tensor, "b n"]:
+    has_noise = batch.is_atom & batch.has_positions[:, None] & blend.noise.any(-1)
+    return has_noise & blend.atoms[..., 1]
+
+
+def _placed_pairs(batch: Batch) -> Bool[Tensor, "b n n"]:
+    return batch.is_pair & batch.has_positions[:, None, None]
+
+
+def _part(values: Float[Tensor, "*s"], is_scored: Bool[Tensor, "*s"]) -> Part:
+    return Part(torch.where(is_scored, values, 0).sum(), is_scored.sum().float())
+
+
+def _cross_entropy(logits: Float[Tensor, "*s c"], classes: Int64[Tensor, "*s"]) -> Part:
+    """Cross entropy over the scored places only."""
     is_scored = classes != _IGNORED
-    total = F.cross_entropy(logits[is_scored], classes[is_scored], reduction="sum")
-    return total / is_scored.sum().clamp(min=1)
+    error = F.cross_entropy(logits[is_scored], classes[is_scored], reduction="sum")
+    return Part(error, is_scored.sum().float())
