@@ -446,12 +446,6 @@ def failing(n: int) -> Any:
     return fail
 
 
-COMPILED = """
-import torch
-torch._dynamo.config.error_on_recompile = False
-"""
-
-
 def test_compiled_training_gives_the_same_losses(alone: PretrainConfig) -> None:
     short = replace(alone.schedule, steps=3)
     compiled = elsewhere(alone, "compiled", compile=True, schedule=short, validate_every=3)
