@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from moleblend.batch import Batch
@@ -63,16 +63,32 @@ class Blend:
     atoms: Bool[Tensor, "b n 2"]
     noise: Float32[Tensor, "b n 3"]
 
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Blend":
+        """Move every tensor to a device."""
+        return Blend(
+            pairs=self.pairs.to(device, non_blocking=non_blocking),
+            atoms=self.atoms.to(device, non_blocking=non_blocking),
+            noise=self.noise.to(device, non_blocking=non_blocking),
+        )
 
-def draw_blend(batch: Batch, config: BlendConfig, generator: torch.Generator) -> Blend:
+
+def draw_blend(
+    batch: Batch,
+    config: BlendConfig,
+    generator: torch.Generator,
+    places: Int64[Tensor, " b"] | None = None,
+) -> Blend:
     """Draw a view for every ordered pair (diagonal included) and every atom, and the noise.
 
-    A molecule without positions draws from its 2D views only, in their proportion.
+    A molecule without positions draws from its 2D views only, in their proportion. What a molecule
+    draws depends on its place, not on the molecules beside it or on the padding.
 
     Args:
         batch: b molecules.
         config: the shares.
         generator: the only source of chance; the same state gives the same blend.
+        places: where the molecules stand in a larger batch of which these are a part; the parts,
+            each with a generator of the same state, draw what the larger batch would have drawn.
 
     Raises:
         ValueError: a molecule has no positions and the shares leave nothing else to show.
@@ -82,17 +98,40 @@ def draw_blend(batch: Batch, config: BlendConfig, generator: torch.Generator) ->
     """
     b, n = batch.is_atom.shape
     device = batch.is_atom.device
+    places = torch.arange(b) if places is None else places
+    # One seed for what all molecules share, then one for each place; a longer list of seeds begins
+    # like a shorter one.
+    n_seeds = 2 + int(places.max())
+    seeds = torch.randint(2**32, (n_seeds,), generator=generator, device=generator.device).tolist()
+    shared = torch.Generator().manual_seed(seeds[0])
+    draws: list[tuple[Tensor, ...]] = []  # for whole molecule, atoms, pairs, noise
+    for place, k in zip(places.tolist(), batch.is_atom.sum(1).tolist(), strict=True):
+        chance = torch.Generator().manual_seed(seeds[1 + place])
+        draws.append(
+            (
+                *torch.rand(1 + k + k * k, generator=chance).split((1, k, k * k)),
+                torch.randn(3 * k, generator=chance).view(k, 3),
+            )
+        )
+    of_whole, of_atoms, of_pairs, of_noise = (torch.cat(draw) for draw in zip(*draws, strict=True))
 
-    def uniform(*shape: int) -> Tensor:
-        return torch.rand(shape, generator=generator, device=generator.device).to(device)
+    def padded(drawn: Tensor, is_real: Bool[Tensor, "*s"]) -> Tensor:
+        full = drawn.new_zeros(*is_real.shape, *drawn.shape[1:], device=device)
+        full[is_real] = drawn.to(device)
+        return full
 
-    pair_draw = uniform(n, n).expand(b, n, n) if config.draw == "batch" else uniform(b, n, n)
+    both = batch.is_atom[:, :, None] & batch.is_atom[:, None, :]
+    is_shared = config.draw == "batch"
+    pair_draw = (
+        _square(n, shared).to(device).expand(b, n, n) if is_shared else padded(of_pairs, both)
+    )
+    atom_draw = padded(of_atoms, batch.is_atom)
     pair_view = _choose(pair_draw, config.pair_shares, batch.has_positions[:, None, None])
-    atom_view = _choose(uniform(b, n), config.atom_shares, batch.has_positions[:, None])
+    atom_view = _choose(atom_draw, config.atom_shares, batch.has_positions[:, None])
     pairs = torch.stack([pair_view == view for view in range(3)], -1)
     atoms = torch.stack([atom_view == view for view in range(2)], -1)
 
-    whole = uniform(b)
+    whole = of_whole.to(device)
     in_2d = whole < config.whole[0]
     in_3d = ~in_2d & (whole < sum(config.whole)) & batch.has_positions
     for chosen, views in ((in_2d, "2d"), (in_3d, "3d")):
@@ -100,9 +139,17 @@ def draw_blend(batch: Batch, config: BlendConfig, generator: torch.Generator) ->
         pairs = torch.where(chosen[:, None, None, None], shown.pairs, pairs)
         atoms = torch.where(chosen[:, None, None], shown.atoms, atoms)
 
-    noise = torch.randn((b, n, 3), generator=generator, device=generator.device).to(device)
-    has_noise = (batch.is_atom & batch.has_positions[:, None])[:, :, None]
-    return Blend(pairs=pairs, atoms=atoms, noise=config.noise * noise * has_noise)
+    noise = padded(of_noise, batch.is_atom) * batch.has_positions[:, None, None]
+    return Blend(pairs=pairs, atoms=atoms, noise=config.noise * noise)
+
+
+def _square(n: int, generator: torch.Generator) -> Float32[Tensor, "n n"]:
+    """Draw a square of numbers of which each smaller one is the upper left corner."""
+    i, j = torch.arange(n)[:, None], torch.arange(n)
+    last = torch.maximum(i, j)
+    # Row k up to the diagonal, then column k above it, come after the k * k numbers before them.
+    order = last**2 + torch.where(i == last, j, last + 1 + i)
+    return torch.rand(n * n, generator=generator)[order]
 
 
 def show(batch: Batch, views: Views) -> Blend:

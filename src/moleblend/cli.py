@@ -90,6 +90,8 @@ def _pretrain(arguments: list[str]) -> None:
         SHOWN.print(rehearse(run.config).table())
         return
     result = pretrain(run.config, resume=run.resume, console=SHOWN)
+    if not result.is_first:
+        return
     speed = f"{result.molecules_per_s:.0f} molecules/s, " if result.molecules_per_s else ""
     say(f"{speed}peak memory {result.peak_mb:.0f} MB")
     folder = Path(run.config.out)

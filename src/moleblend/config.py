@@ -104,6 +104,12 @@ def _one_of(value: object, kind: object) -> object:
     return value
 
 
+def _number_or_auto(value: object, _: object) -> object:
+    if value != "auto" and (not isinstance(value, int) or isinstance(value, bool)):
+        raise TypeError(f"a whole number or 'auto' was expected, {value!r} came")
+    return value
+
+
 def _register_hooks() -> None:
     scalars = ((float, (int, float), "a number"), (int, int, "a whole number"))
     scalars += ((bool, bool, "true or false"), (str, str, "a text"))
@@ -111,6 +117,7 @@ def _register_hooks() -> None:
         take = _checked(accepted, told, lambda value, kind: kind(value))
         _CONVERTER.register_structure_hook(kind, take)
     _CONVERTER.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _one_of)
+    _CONVERTER.register_structure_hook(int | Literal["auto"], _number_or_auto)
     containers = (
         (is_dataclass, dict, "a table", _CONVERTER.gen_structure_attrs_fromdict),
         (lambda kind: get_origin(kind) is dict, dict, "a table", _mapping_structure),

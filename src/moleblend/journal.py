@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
 from jaxtyping import Int64
+from pytorch_lightning.strategies import FSDPStrategy
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -24,7 +26,7 @@ from rich.text import Text
 from torch import Tensor
 
 from moleblend import checkpoint
-from moleblend.batch import Batch, collate
+from moleblend.batch import collate
 from moleblend.config import to_dict
 from moleblend.environment import describe_environment
 from moleblend.files import replacing
@@ -32,7 +34,7 @@ from moleblend.heads import Model
 from moleblend.recipe import PretrainConfig, ScheduleConfig
 from moleblend.recovery import SHOWN, Score, score_views
 from moleblend.states import LAST, kept_state
-from moleblend.steps import StepBatches
+from moleblend.steps import Share, StepBatches
 from moleblend.store import MoleculeStore
 
 _LEARNT = 0.995
@@ -48,12 +50,14 @@ class PretrainResult:
         scores: the last validation.
         molecules_per_s: of training alone, since the run was last started; 0 if it was finished.
         peak_mb: largest memory of the process.
+        is_first: whether this process is the first of the run's, which alone writes and validates.
     """
 
     model: Path
     scores: list[Score]
     molecules_per_s: float
     peak_mb: float
+    is_first: bool = True
 
 
 class _Bar(Progress):
@@ -96,6 +100,7 @@ class Journal(pl.Callback):
         self.is_interrupted = False
         self.sums: dict[str, float] = {}
         self.n_summed = 0
+        self.of_step: dict[str, Tensor] = {}
         self.n_molecules, self.n_molecules_run, self.seconds_run = 0, 0, 0.0
         self.bar = _Bar(
             TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
@@ -118,7 +123,10 @@ class Journal(pl.Callback):
 
     @contextmanager
     def heeding_interrupts(self) -> Generator[None, None, None]:
-        """Let Ctrl-C or SIGTERM wait for the end of the step, and a second one act as ever."""
+        """Let Ctrl-C or SIGTERM wait for the end of the step, and a second one act as ever.
+
+        With several processes only the first counts, since what starts them passes it on once more.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield  # only the main thread hears of Ctrl-C
             return
@@ -126,7 +134,8 @@ class Journal(pl.Callback):
 
         def note(number: int, _: object) -> None:
             self.is_interrupted = True
-            signal.signal(number, before[signal.Signals(number)])
+            if self.batches.n_ranks == 1:
+                signal.signal(number, before[signal.Signals(number)])
 
         for number in before:
             signal.signal(number, note)
@@ -138,12 +147,11 @@ class Journal(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Cut what was written after the resumed step, note this start, and start the clock."""
-        for name in ("log.csv", "validation.csv"):
+        for name in ("log.csv", "validation.csv") if trainer.is_global_zero else ():
             with self._writing(self.out / name):
                 cut_after(self.out / name, trainer.global_step)
-        with self._writing(self.out / "starts.csv"):
-            start = {"step": trainer.global_step, **describe_environment()}
-            append(self.out / "starts.csv", [start])
+        start = {"step": trainer.global_step, **describe_environment()}
+        self._append(trainer, "starts.csv", [start])
         if trainer.global_step:
             self.console.print(f"resumed at step {trainer.global_step:,}")
         total = self.config.schedule.steps
@@ -166,23 +174,34 @@ class Journal(pl.Callback):
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,  # noqa: ARG002
         outputs: Tensor | Mapping[str, Any] | None,
-        batch: Batch,
+        batch: Share,
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        """Add up the losses; log, validate and save when it is time."""
+        """Add up the losses; at the end of a step log, validate and save when it is time."""
         step, config = trainer.global_step, self.config
         assert isinstance(outputs, Mapping)
-        for name, part in outputs.items():
-            self.sums[name] = self.sums.get(name, 0.0) + part.item()
+        for name, part in outputs["losses"].items():
+            self.of_step[name] = self.of_step.get(name, 0) + part
+        if not batch.ends_step:
+            return
+        # The losses of all processes add up, and who was interrupted tells the others.
+        told = torch.stack(
+            [*self.of_step.values(), outputs["loss"].new_tensor(self.is_interrupted)]
+        )
+        *losses, n_interrupted = trainer.strategy.reduce(told, reduce_op="sum").tolist()
+        for name, loss in zip(self.of_step, losses, strict=True):
+            self.sums[name] = self.sums.get(name, 0.0) + loss
+        self.of_step = {}
+        self.is_interrupted |= n_interrupted > 0
         self.n_summed += 1
-        self.n_molecules += len(batch)
+        self.n_molecules += len(self.batches.rows_of(step - 1))
         self.bar.update(self.task, completed=step)
         is_last = step == config.schedule.steps
         is_logged, is_validated, is_saved = (
             step % every == 0 or is_last
             for every in (config.log_every, config.validate_every, config.save_every)
         )
-        is_saved |= self.is_interrupted
+        is_saved |= n_interrupted > 0
         if (is_validated or is_saved) and not all(
             bool(weight.isfinite().all()) for weight in self.model.parameters()
         ):
@@ -194,7 +213,7 @@ class Journal(pl.Callback):
         if is_saved:
             with self._writing(self.out / LAST):
                 trainer.save_checkpoint(self.out / LAST)
-        if self.is_interrupted:
+        if n_interrupted:
             self.console.print(f"stopped after step {step:,}, which is saved: --resume goes on")
             trainer.should_stop = True
 
@@ -239,6 +258,12 @@ class Journal(pl.Callback):
             told = f"{path}: cannot be written ({error.strerror or error}); {kept_state(self.out)}"
             raise OSError(told) from error
 
+    def _append(self, trainer: pl.Trainer, name: str, rows: list[dict[str, Any]]) -> None:
+        """Append rows to a file of the run folder, in the first process."""
+        if trainer.is_global_zero:
+            with self._writing(self.out / name):
+                append(self.out / name, rows)
+
     def _log(self, trainer: pl.Trainer) -> None:
         """Write the mean losses since the last line."""
         now = time.perf_counter()
@@ -250,8 +275,7 @@ class Journal(pl.Callback):
             **means,
             "molecules_per_s": self.n_molecules / seconds,
         }
-        with self._writing(self.out / "log.csv"):
-            append(self.out / "log.csv", [row])
+        self._append(trainer, "log.csv", [row])
         _track(trainer, row)
         losses = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
         speed = f"{row['molecules_per_s']:.0f} molecules/s"
@@ -286,21 +310,33 @@ class Journal(pl.Callback):
             )
 
     def _validate(self, trainer: pl.Trainer) -> None:
-        """Score the held-out molecules and write the model file."""
+        """Score the held-out molecules and write the model file, in the first process."""
         started, step = time.perf_counter(), trainer.global_step
-        size = self.config.schedule.batch_size
-        batches = (collate(self.held_out[k : k + size]) for k in range(0, len(self.held_out), size))
-        self.scores = score_views(self.model, batches, self.config.blend, self.config.seed)
-        rows = [{"step": step, **asdict(score)} for score in self.scores]
-        with self._writing(self.out / "validation.csv"):
-            append(self.out / "validation.csv", rows)
-        _track(trainer, {f"{one.view}, {one.shown}": one.value for one in self.scores})
-        card = replace(self.card, notes={"step": step, "config": to_dict(self.config)})
-        with self._writing(self.out / "model.safetensors"):
-            checkpoint.save(self.model, self.out / "model.safetensors", card)
-        if self.scores:
-            self.console.print(score_table(self.scores, step))
+        model = self._whole_model(trainer)
+        if trainer.is_global_zero:
+            size = self.config.schedule.batch_size
+            starts = range(0, len(self.held_out), size)
+            batches = (collate(self.held_out[k : k + size]) for k in starts)
+            self.scores = score_views(model, batches, self.config.blend, self.config.seed)
+            rows = [{"step": step, **asdict(score)} for score in self.scores]
+            self._append(trainer, "validation.csv", rows)
+            _track(trainer, {f"{one.view}, {one.shown}": one.value for one in self.scores})
+            card = replace(self.card, notes={"step": step, "config": to_dict(self.config)})
+            with self._writing(self.out / "model.safetensors"):
+                checkpoint.save(model, self.out / "model.safetensors", card)
+            if self.scores:
+                self.console.print(score_table(self.scores, step))
         self.clock += time.perf_counter() - started  # validation is no training time
+
+    def _whole_model(self, trainer: pl.Trainer) -> Model:
+        """Give the model with all its weights, which FSDP has shared out over the devices."""
+        if not isinstance(trainer.strategy, FSDPStrategy):
+            return self.model
+        state = trainer.strategy.lightning_module_state_dict()
+        whole = Model(self.model.config)
+        if trainer.is_global_zero:
+            whole.load_state_dict({k.removeprefix("model."): v for k, v in state.items()})
+        return whole.to(trainer.strategy.root_device)
 
 
 def peak_mb() -> float:

@@ -18,6 +18,8 @@ from moleblend.molecule import BOND_FEATURE_SIZES
 from moleblend.relations import N_BOND_KINDS
 
 _IGNORED = -100
+_LEAST = 1e-8
+"""Where nothing was scored the error is 0, and is divided by this."""
 
 _LOGITS_AT_ONCE = 2**18
 """Logits of pairs that stand in memory at one time: 1 MiB, which a cache holds."""
@@ -56,6 +58,24 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True, eq=False)
+class Part:
+    """A loss as the two sums whose quotient it is, both of which add up over parts of a batch.
+
+    Attributes:
+        error: the summed error.
+        scored: what divides it: how many were scored, or how much noise there was.
+    """
+
+    error: Float[Tensor, ""]
+    scored: Float[Tensor, ""]
+
+    @property
+    def mean(self) -> Float[Tensor, ""]:
+        """The loss; 0, with a gradient of 0, where nothing is scored."""
+        return self.error / self.scored.clamp(min=_LEAST)
+
+
+@dataclass(frozen=True, eq=False)
 class Loss:
     """A weighted total and its unweighted parts.
 
@@ -69,7 +89,13 @@ class Loss:
     parts: dict[str, Float[Tensor, ""]]
 
 
-def blend_then_predict(model: Model, batch: Batch, blend: Blend, config: ObjectiveConfig) -> Loss:
+def blend_then_predict(
+    model: Model,
+    batch: Batch,
+    blend: Blend,
+    config: ObjectiveConfig,
+    joined: Float[Tensor, " 4"] | None = None,
+) -> Loss:
     """Predict all views of all pairs from one view of each, and the noise from the noisy positions.
 
     Every pair counts, whether its answer was shown, hidden or blended.
@@ -79,28 +105,52 @@ def blend_then_predict(model: Model, batch: Batch, blend: Blend, config: Objecti
         batch: b molecules; those without positions take part in the 2D losses only.
         blend: what the encoder is shown.
         config: the weights.
+        joined: where the batch is a part of a larger one, the summed `denominators` of its parts.
+            The losses of the parts, and their gradients, then add up to those of the larger batch.
 
     Reference:
         Yu et al., ICLR 2024, arXiv:2307.06235, section 3.3.
     """
-    heads, config_of_heads = model.views_heads(), model.config.heads
-    assert config_of_heads is not None
+    heads, chosen = model.views_heads(), model.config.heads
+    assert chosen is not None
     encoded = model.encoder(batch, blend)
-    paths = path_classes(batch, config_of_heads.n_path_classes)
-    bonds = bond_classes(batch, config_of_heads)
-    geometry = GEOMETRY_LOSSES[config_of_heads.geometry](heads.geometry(encoded.atoms), batch)
+    path_sides, bond_sides = (
+        head.sides(encoded.atoms) for head in (heads.path_length, heads.bonds)
+    )
+    geometry = heads.geometry(encoded.atoms)
     noise = heads.noise(batch, blend, encoded) if bool(batch.has_positions.any()) else None
-    weighted = {
-        "path_length": (
-            config.path_length,
-            _cross_entropy(heads.path_length, encoded.atoms, paths[..., None]),
-        ),
-        "bonds": (config.bonds, _cross_entropy(heads.bonds, encoded.atoms, bonds)),
-        config_of_heads.geometry: (config.geometry, geometry),
-        "denoising": (config.denoising, denoising_loss(noise, batch, blend, config)),
-    }
-    total = torch.stack([weight * part for weight, part in weighted.values()]).sum()
-    return Loss(total=total, parts={name: part for name, (_, part) in weighted.items()})
+    # Exponents, logarithms and sums over many pairs want all the digits of float32.
+    with torch.autocast(batch.is_atom.device.type, enabled=False):
+        lengths = path_classes(batch, chosen.n_path_classes)[..., None]
+        parts = {
+            "path_length": _cross_entropy(heads.path_length, path_sides, lengths),
+            "bonds": _cross_entropy(heads.bonds, bond_sides, bond_classes(batch, chosen)),
+            chosen.geometry: GEOMETRY_LOSSES[chosen.geometry](geometry.float(), batch),
+            "denoising": denoising_loss(noise, batch, blend, config),
+        }
+        scored = torch.stack([part.scored for part in parts.values()]) if joined is None else joined
+        losses = torch.stack([part.error for part in parts.values()]) / scored.clamp(min=_LEAST)
+        weights = (config.path_length, config.bonds, config.geometry, config.denoising)
+        total = (losses * torch.tensor(weights, device=losses.device)).sum()
+    return Loss(total=total, parts=dict(zip(parts, losses, strict=True)))
+
+
+def denominators(
+    batch: Batch, blend: Blend, config: ObjectiveConfig, heads: HeadsConfig
+) -> Float[Tensor, " 4"]:
+    """What divides each loss, in the order of `Loss.parts`.
+
+    Those of the parts of a batch add up to those of the batch.
+    """
+    pairs = _placed_pairs(batch)
+    geometry = pairs.sum() if heads.geometry == "distance" else pairs.any(-1).any(-1).sum()
+    scored = (
+        (path_classes(batch, heads.n_path_classes) != _IGNORED).sum(),
+        (bond_classes(batch, heads) != _IGNORED).sum(),
+        geometry,
+        _noise_scored(batch, blend, config),
+    )
+    return torch.stack([part.float() for part in scored])
 
 
 def constant_losses(
@@ -126,8 +176,7 @@ def constant_losses(
     for batch in batches:
         lengths += _counted(path_classes(batch, heads.n_path_classes), heads.n_path_classes)
         bonds += _counted(bond_classes(batch, heads), heads.n_bond_classes)
-        is_scored = batch.is_pair & batch.has_positions[:, None, None]
-        distances.append(pair_vectors(batch.positions).norm(dim=-1)[is_scored])
+        distances.append(pair_vectors(batch.positions).norm(dim=-1)[_placed_pairs(batch)])
     distance = torch.cat(distances)
     spread = (distance - distance.median()).abs().mean().item() if len(distance) else 0.0
     has_pairs = float(len(distance) > 0)
@@ -163,20 +212,19 @@ def bond_classes(batch: Batch, heads: HeadsConfig) -> Int64[Tensor, "b n n k"]:
     return torch.where(batch.is_pair[..., None], classes[batch.edge_path.int()], _IGNORED)
 
 
-def distance_loss(predicted: Float[Tensor, "b n n 1"], batch: Batch) -> Float[Tensor, ""]:
+def distance_loss(predicted: Float[Tensor, "b n n 1"], batch: Batch) -> Part:
     """Absolute error of the distance without noise in Å, mean over the ordered pairs."""
-    is_scored = batch.is_pair & batch.has_positions[:, None, None]
     distance = pair_vectors(batch.positions).norm(dim=-1)
-    return _mean((predicted[..., 0] - distance).abs(), is_scored)
+    return _part((predicted[..., 0] - distance).abs(), _placed_pairs(batch))
 
 
-def direction_loss(predicted: Float[Tensor, "b n n 3"], batch: Batch) -> Float[Tensor, ""]:
+def direction_loss(predicted: Float[Tensor, "b n n 3"], batch: Batch) -> Part:
     """1 - cos of the direction without noise: mean over a molecule's pairs, then over molecules."""
-    is_scored = batch.is_pair & batch.has_positions[:, None, None]
+    is_scored = _placed_pairs(batch)
     error = 1 - F.cosine_similarity(predicted, pair_vectors(batch.positions), dim=-1, eps=1e-8)
     n_pairs = is_scored.sum((1, 2))
     per_molecule = torch.where(is_scored, error, 0).sum((1, 2)) / n_pairs.clamp(min=1)
-    return _mean(per_molecule, n_pairs > 0)
+    return _part(per_molecule, n_pairs > 0)
 
 
 GEOMETRY_LOSSES = {"distance": distance_loss, "direction": direction_loss}
@@ -184,17 +232,17 @@ GEOMETRY_LOSSES = {"distance": distance_loss, "direction": direction_loss}
 
 def denoising_loss(
     predicted: Float[Tensor, "b n 3"] | None, batch: Batch, blend: Blend, config: ObjectiveConfig
-) -> Float[Tensor, ""]:
+) -> Part:
     """Error of the predicted noise, mean over atoms that have some and show their centrality."""
-    has_noise = batch.is_atom & batch.has_positions[:, None] & blend.noise.any(-1)
-    is_scored = has_noise & blend.atoms[..., 1]
+    scored = _noise_scored(batch, blend, config)
     if predicted is None:
-        return blend.noise.sum() * 0
+        return Part(blend.noise.sum() * 0, scored)
+    predicted = predicted.float()
     if config.noise_error == "cosine":
         error = 1 - F.cosine_similarity(predicted, blend.noise, dim=-1, eps=1e-8)
-        return _mean(error, is_scored)
-    variance = _mean(blend.noise.square().mean(-1), is_scored)
-    return _mean((predicted - blend.noise).square().mean(-1), is_scored) / variance.clamp(min=1e-8)
+    else:
+        error = (predicted - blend.noise).square().mean(-1)
+    return Part(torch.where(_noisy_atoms(batch, blend), error, 0).sum(), scored)
 
 
 def _counted(classes: Int64[Tensor, "*s"], n_classes: int) -> Int64[Tensor, " c"]:
@@ -207,18 +255,36 @@ def _entropy(counts: Int64[Tensor, " c"]) -> float:
     return -(shares * shares.log()).sum().item()
 
 
-def _mean(values: Float[Tensor, "*s"], is_scored: Bool[Tensor, "*s"]) -> Float[Tensor, ""]:
-    """Mean over what is scored; 0, with a gradient of 0, where nothing is."""
-    return torch.where(is_scored, values, 0).sum() / is_scored.sum().clamp(min=1)
+def _noise_scored(batch: Batch, blend: Blend, config: ObjectiveConfig) -> Float[Tensor, ""]:
+    """Number of scored atoms for the cosine; their summed variance for the squared error."""
+    atoms = _noisy_atoms(batch, blend)
+    if config.noise_error == "cosine":
+        return atoms.sum().float()
+    return torch.where(atoms, blend.noise.square().mean(-1), 0).sum()
+
+
+def _noisy_atoms(batch: Batch, blend: Blend) -> Bool[Tensor, "b n"]:
+    has_noise = batch.is_atom & batch.has_positions[:, None] & blend.noise.any(-1)
+    return has_noise & blend.atoms[..., 1]
+
+
+def _placed_pairs(batch: Batch) -> Bool[Tensor, "b n n"]:
+    return batch.is_pair & batch.has_positions[:, None, None]
+
+
+def _part(values: Float[Tensor, "*s"], is_scored: Bool[Tensor, "*s"]) -> Part:
+    return Part(torch.where(is_scored, values, 0).sum(), is_scored.sum().float())
 
 
 def _cross_entropy(
-    head: OuterProduct, atoms: Float[Tensor, "b n d"], classes: Int64[Tensor, "b n n k"]
-) -> Float[Tensor, ""]:
-    """Cross entropy, mean over the scored (i, j, hop) of the batch; 0 where there are none."""
-    rows, columns = head.sides(atoms)
-    total = _PairCrossEntropy.apply(rows, columns, head.linear.weight, head.linear.bias, classes)
-    return total / (classes != _IGNORED).sum().clamp(min=1)
+    head: OuterProduct,
+    sides: tuple[Float[Tensor, "b n r"], Float[Tensor, "b n r"]],
+    classes: Int64[Tensor, "b n n k"],
+) -> Part:
+    """Cross entropy, mean over the scored (i, j, hop) of the batch."""
+    rows, columns = (side.float() for side in sides)
+    error = _PairCrossEntropy.apply(rows, columns, head.linear.weight, head.linear.bias, classes)
+    return Part(error, (classes != _IGNORED).sum().float())
 
 
 class _PairCrossEntropy(torch.autograd.Function):

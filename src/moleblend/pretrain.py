@@ -1,35 +1,33 @@
 """Pretraining: blend, predict all views, and say on held-out molecules what was learnt."""
 
+import io
 import json
-import logging
-import warnings
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Int64
-from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from rich.console import Console
 from rich.progress import Progress
-from torch import Tensor
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from moleblend import checkpoint
-from moleblend.batch import Batch, collate
-from moleblend.blending import draw_blend
+from moleblend.batch import collate
 from moleblend.build import build_store, count_unfinished
 from moleblend.config import from_dict, to_dict
+from moleblend.devices import first_process_first, make_trainer, quiet_lightning
 from moleblend.files import alone_with, replacing, sweep
 from moleblend.heads import Model, ModelConfig
 from moleblend.journal import Journal, PretrainResult, peak_mb, read_scores, score_table
 from moleblend.objectives import blend_then_predict, constant_losses
 from moleblend.recipe import PretrainConfig
-from moleblend.states import LAST, StateFiles, find_state, settle_state
-from moleblend.steps import StepBatches, StepLoader, seeded
+from moleblend.states import LAST, find_state, settle_state
+from moleblend.steps import Share, StepBatches, StepLoader
 from moleblend.store import MoleculeStore
 from moleblend.trackers import open_trackers, require_trackers
 
@@ -46,6 +44,9 @@ def pretrain(
     `state.before.ckpt` (to resume from) and `model.safetensors`, the model as of the last
     validation.
 
+    With several devices this is called in a process for each, which torchrun, SLURM or Lightning
+    starts; the first of them alone writes and speaks.
+
     Args:
         config: the run.
         resume: go on from the folder's last saved state that is whole; a run that was stopped
@@ -55,115 +56,120 @@ def pretrain(
     Raises:
         FileNotFoundError: the data are not there.
         ValueError: the folder holds another run, another process works in it, its states are all
-            damaged, there are too few molecules, or a tracker is not installed.
+            damaged, there are too few molecules, the devices are not there, or a tracker is not
+            installed.
         OSError: a file could not be written; the message says what is left to go on from.
         FloatingPointError: the loss is no longer a number; the last saved state stays.
         KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM came. The step at hand is finished and
             saved first; a second one stops at once, and the last saved state stays.
+        ChildProcessError: the first process ended before this one could begin.
     """
+    trainer = make_trainer(config)
+    is_first = trainer.is_global_zero
     console = console or Console(stderr=True)
+    if not is_first:
+        console = Console(file=io.StringIO())
     out = Path(config.out)
-    if (out / "config.json").exists() and not resume:
-        raise ValueError(
-            f"{out} holds a run already: --resume continues it, another --out starts a new one"
-        )
-    require_device(config)
-    require_trackers(config)
-    state, damaged = find_state(out)
-    for sentence in damaged:
-        console.print(f"{sentence}: passed over", style="yellow", soft_wrap=True, highlight=False)
-    step = state.step if state else 0
-    data = _find_data(config, console, is_resumed=state is not None)
-    store = open_store(data, config)
-    held_out, trained_on = hold_out(len(store), config)
-    constant = _constant_losses(store, held_out, config)
-    _settle_config(config, store.fingerprint, constant, out, step, resume=resume)
-    if step == config.schedule.steps:
-        console.print(f"{out}: the run is finished, all {step:,} steps were done before")
-        scores = read_scores(out)
-        if scores:
-            console.print(score_table(scores, step))
-        return PretrainResult(out / "model.safetensors", scores, 0.0, peak_mb())
+    with ExitStack() as held:
+        with first_process_first(trainer):
+            if is_first and (out / "config.json").exists() and not resume:
+                raise ValueError(
+                    f"{out} holds a run already: --resume continues it, "
+                    "another --out starts a new one"
+                )
+            require_trackers(config)
+            state, damaged = find_state(out)
+            for sentence in damaged:
+                console.print(
+                    f"{sentence}: passed over", style="yellow", soft_wrap=True, highlight=False
+                )
+            step = state.step if state else 0
+            data = _find_data(config, console, is_built=state is not None or not is_first)
+            store = open_store(data, config)
+            held_out, trained_on = hold_out(len(store), config)
+            constant = _constant_losses(store, held_out, config) if is_first else {}
+            is_finished = step == config.schedule.steps
+            if is_first:
+                _settle_config(config, store.fingerprint, constant, step, trainer, resume=resume)
+            if is_first and not is_finished:
+                held.enter_context(alone_with(out / LAST))
+                sweep(out, _WRITTEN)
+                if state:
+                    settle_state(state, out)
+        if is_finished:
+            console.print(f"{out}: the run is finished, all {step:,} steps were done before")
+            scores = read_scores(out)
+            if scores:
+                console.print(score_table(scores, step))
+            return PretrainResult(out / "model.safetensors", scores, 0.0, peak_mb(), is_first)
 
-    torch.manual_seed(config.seed)
-    model_config = ModelConfig(encoder=config.encoder, heads=config.heads)
-    run = Pretraining(Model(model_config), config, StepBatches(store, trained_on, config))
-    journal = Journal(run.model, run.batches, store, held_out, config, console, constant)
-    n_epochs = config.schedule.steps * config.schedule.batch_size / len(trained_on)
-    console.print(
-        f"{checkpoint.count_parameters(run.model):,} parameters; {len(trained_on):,} molecules, "
-        f"{len(held_out):,} held out; {config.schedule.steps:,} steps, {n_epochs:.1f} epochs"
-    )
-    with alone_with(out / LAST), journal.heeding_interrupts(), quiet_lightning():
-        sweep(out, _WRITTEN)
-        trainer = trainer_for(config, journal, open_trackers(config, step), config.schedule.steps)
-        ckpt_path = settle_state(state, out) if state else None
+        torch.manual_seed(config.seed)
+        model = Model(ModelConfig(encoder=config.encoder, heads=config.heads))
+        batches = StepBatches(store, trained_on, config, trainer.global_rank, trainer.world_size)
+        journal = Journal(model, batches, store, held_out, config, console, constant)
+        n_epochs = config.schedule.steps * config.schedule.batch_size / len(trained_on)
+        console.print(
+            f"{checkpoint.count_parameters(model):,} parameters; {len(trained_on):,} molecules, "
+            f"{len(held_out):,} held out; {config.schedule.steps:,} steps, {n_epochs:.1f} epochs"
+        )
+        held.enter_context(journal.heeding_interrupts())
+        held.enter_context(quiet_lightning())
+        trainer.loggers = open_trackers(config, step)
+        run = Pretraining(model, config, batches, journal)
         try:
-            trainer.fit(run, ckpt_path=ckpt_path, weights_only=True)
+            trainer.fit(run, ckpt_path=out / LAST if state else None, weights_only=True)
         except SystemExit as stopped:  # what Lightning makes of Ctrl-C and SIGTERM
             raise KeyboardInterrupt from stopped
     if journal.is_interrupted:
         raise KeyboardInterrupt
-    return journal.result()
-
-
-def require_device(config: PretrainConfig) -> None:
-    """Make sure that the device of a run is there.
-
-    Raises:
-        ValueError: it is not.
-    """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device cuda was asked for, but there is no GPU that torch can use")
-
-
-def trainer_for(
-    config: PretrainConfig, callback: pl.Callback, trackers: list[Logger], n_steps: int
-) -> pl.Trainer:
-    """Make the trainer of a run, or of a rehearsal of a few steps."""
-    return pl.Trainer(
-        accelerator=config.device,
-        devices=1,
-        max_steps=n_steps,
-        max_epochs=-1,
-        gradient_clip_val=config.schedule.clip_norm,
-        callbacks=[callback],
-        logger=trackers,
-        plugins=[StateFiles()],
-        log_every_n_steps=1,  # the journal decides; Lightning warns of runs shorter than this
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-    )
-
-
-@contextmanager
-def quiet_lightning() -> Generator[None, None, None]:
-    """Let Lightning say only what concerns the user."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        # Batches are made in the training process on purpose: for small molecules that is fastest.
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        # Lightning 2.6 asks torch 2.13 in a way that torch has renamed.
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-        yield
+    return replace(journal.result(), is_first=is_first)
 
 
 class Pretraining(pl.LightningModule):
     """Lightning's view of a run: draw, objective, log."""
 
-    def __init__(self, model: Model, config: PretrainConfig, batches: "StepBatches") -> None:
+    def __init__(
+        self, model: Model, config: PretrainConfig, batches: StepBatches, callback: pl.Callback
+    ) -> None:
         super().__init__()
-        self.model = model
-        self.config = config
-        self.batches = batches
+        self.model, self.config, self.batches, self.callback = model, config, batches, callback
+        if config.compile:
+            assert model.pair_heads is not None
+            model.encoder.compile(dynamic=True)
+            model.pair_heads.compile(dynamic=True)
 
-    def training_step(self, batch: Batch, _: int) -> dict[str, Tensor]:
-        """One step: every draw of it comes from the seed and the step's number."""
-        blend = draw_blend(batch, self.config.blend, seeded(self.config.seed, self.global_step))
-        loss = blend_then_predict(self.model, batch, blend, self.config.objective)
-        return {"loss": loss.total, **{name: part.detach() for name, part in loss.parts.items()}}
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Let the journal follow the run."""
+        return [self.callback]
+
+    def training_step(self, share: Share, _: int) -> dict[str, Any]:
+        """One share of a step: every draw of it comes from the seed and the step's number."""
+        torch.manual_seed(share.seed)
+        joined = share.scored
+        if joined is not None:
+            joined = self.trainer.strategy.reduce(joined.clone(), reduce_op="sum")
+        loss = blend_then_predict(
+            self.model, share.batch, share.blend, self.config.objective, joined
+        )
+        losses = {"loss": loss.total.detach(), **{k: v.detach() for k, v in loss.parts.items()}}
+        # Gradients of micro-batches and of processes are averaged; those of shares are to be added.
+        return {
+            "loss": loss.total * (self.batches.n_shares * share.is_own),
+            "losses": {name: part * share.is_own for name, part in losses.items()},
+        }
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm of the whole gradient, of which FSDP has a part on each device."""
+        model = self.trainer.strategy.model
+        if isinstance(model, FullyShardedDataParallel):
+            model.clip_grad_norm_(gradient_clip_val or 0.0)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam with a warm-up and a cosine."""
@@ -173,14 +179,16 @@ class Pretraining(pl.LightningModule):
             lr=schedule.learning_rate,
             betas=schedule.betas,
             weight_decay=schedule.weight_decay,
-            fused=True,
+            # The fused one undoes the scaling of fp16 itself, after the norm is clipped.
+            fused=self.config.precision != "fp16",
         )
         rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: schedule.factor(step))  # noqa: PLW0108 (a bound method would be pickled with the state)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
     def train_dataloader(self) -> StepLoader:
         """Batches from the present step on."""
-        return StepLoader(self.batches, self.global_step, self.config)
+        steps = range(self.global_step, self.config.schedule.steps)
+        return StepLoader(self.batches, steps, self.config)
 
 
 def is_store(config: PretrainConfig) -> bool:
@@ -191,13 +199,13 @@ def is_store(config: PretrainConfig) -> bool:
     return data.suffix == ".arrow" or data.is_dir()
 
 
-def _find_data(config: PretrainConfig, console: Console, *, is_resumed: bool) -> Path:
+def _find_data(config: PretrainConfig, console: Console, *, is_built: bool) -> Path:
     """Give the store to train on, building one first where the data are another file."""
     data = Path(config.data)
     if is_store(config):
         return data
     built = Path(config.out) / "data.arrow"
-    if not (is_resumed and built.is_file()):
+    if not (is_built and built.is_file()):
         with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task(f"building {built}", total=1)
             account = build_store(
@@ -256,12 +264,13 @@ def _settle_config(
     config: PretrainConfig,
     fingerprint: str,
     constant: dict[str, float],
-    out: Path,
     step: int,
+    trainer: pl.Trainer,
     *,
     resume: bool,
 ) -> None:
     """Write the configuration; that of a resumed run has to be the same up to the saved step."""
+    out, n_processes = Path(config.out), trainer.world_size
     path = out / "config.json"
     if resume and path.is_file():
         told = json.loads(path.read_text(encoding="utf-8"))
@@ -273,9 +282,17 @@ def _settle_config(
             data=before.data,
             out=before.out,
             device=before.device,
+            devices=before.devices,
+            nodes=before.nodes,
             n_workers=before.n_workers,
             log_to=before.log_to,
         )
+        n_before = told.get("n_processes", 1)
+        if n_before != n_processes:
+            raise ValueError(
+                f"{out}: a resumed run goes on as it began, with {n_before} processes, but there "
+                f"are {n_processes}; dropout would differ"
+            )
         n_steps = config.schedule.steps
         longer = replace(before, schedule=replace(before.schedule, steps=n_steps))
         is_changed = same_place not in (before, longer) or not all(
@@ -294,6 +311,7 @@ def _settle_config(
         "config": to_dict(config),
         "data_fingerprint": fingerprint,
         "constant_losses": constant,
+        "n_processes": n_processes,
     }
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")

@@ -16,7 +16,7 @@ class ScheduleConfig:
 
     Attributes:
         steps: optimiser steps of the whole run.
-        batch_size: molecules in a step.
+        batch_size: molecules in a step, over all devices and micro-batches.
         batches: of molecules of `similar` size, drawn anew for each epoch, so that little is padded
             (default); or at `random`, as published.
         learning_rate: at the end of the warm-up.
@@ -83,9 +83,20 @@ class PretrainConfig:
         validate_every: steps between validations.
         save_every: steps between saved states.
         log_every: steps that a line of `log.csv` averages over.
-        n_workers: processes that read and pad batches; 0 does it in the training process.
+        n_workers: processes that read and pad batches, for each device; 0 does it in the training
+            process.
         device: `auto`, `cpu` or `cuda`.
         log_to: `wandb`, `mlflow`: where the log goes too. TensorBoard gets it where installed.
+        devices: processes on each machine, one per GPU; `auto` takes all GPUs, or as many as
+            torchrun has started.
+        nodes: machines.
+        strategy: each device has the whole model (`ddp`), or they share its weights out (`fsdp`,
+            GPUs only); `auto` is `ddp` where there are several devices.
+        precision: of the matrix products: `fp32`, or `bf16` or `fp16` while weights, Gaussians and
+            losses stay in float32.
+        compile: let torch compile encoder and heads, which takes a minute at first.
+        accumulate: micro-batches that a device does one after the other in a step. More of them
+            need less memory; the step stays the same.
         encoder: sizes and choices of the encoder.
         heads: the pretraining heads.
         blend: what is shown.
@@ -103,6 +114,12 @@ class PretrainConfig:
     n_workers: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     log_to: tuple[Literal["wandb", "mlflow"], ...] = ()
+    devices: int | Literal["auto"] = 1
+    nodes: int = 1
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = False
+    accumulate: int = 1
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     heads: HeadsConfig = field(default_factory=HeadsConfig)
     blend: BlendConfig = field(default_factory=BlendConfig)
@@ -111,8 +128,11 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse counts that count nothing."""
-        for name in ("n_held_out", "validate_every", "save_every", "log_every"):
-            if getattr(self, name) < 1:
+        for name in (
+            *("n_held_out", "validate_every", "save_every", "log_every"),
+            *("devices", "nodes", "accumulate"),
+        ):
+            if getattr(self, name) != "auto" and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, {getattr(self, name)} came")
         if self.seed < 0 or self.n_workers < 0:
             raise ValueError(

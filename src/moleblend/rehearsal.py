@@ -13,24 +13,16 @@ import pytorch_lightning as pl
 import torch
 from rich.table import Table
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from moleblend import checkpoint
-from moleblend.batch import Batch, collate
+from moleblend.batch import collate
+from moleblend.devices import make_trainer, quiet_lightning
 from moleblend.heads import Model, ModelConfig
 from moleblend.journal import peak_mb
-from moleblend.pretrain import (
-    Pretraining,
-    hold_out,
-    is_store,
-    open_store,
-    quiet_lightning,
-    require_device,
-    trainer_for,
-)
+from moleblend.pretrain import Pretraining, hold_out, is_store, open_store
 from moleblend.recipe import PretrainConfig
 from moleblend.recovery import score_views
-from moleblend.steps import StepBatches
+from moleblend.steps import Share, StepBatches, StepLoader
 
 _N_TIMED = 12
 """Steps that are timed, beside the largest one."""
@@ -126,7 +118,6 @@ def rehearse(config: PretrainConfig) -> Rehearsal:
         FileNotFoundError: the data are not there.
         ValueError: the data are no store, or the run would be refused for another reason.
     """
-    require_device(config)
     if not is_store(config):
         raise ValueError(
             f"{config.data}: --dry-run measures on a store, which is made by: moleblend data build "
@@ -145,9 +136,9 @@ def rehearse(config: PretrainConfig) -> Rehearsal:
     model = Model(ModelConfig(encoder=config.encoder, heads=config.heads))
     stopwatch = _Stopwatch()
     with quiet_lightning():
-        trainer = trainer_for(config, stopwatch, [], len(steps))
-        loader = DataLoader(batches, batch_size=None, sampler=steps, num_workers=config.n_workers)
-        trainer.fit(Pretraining(model, config, batches), loader)
+        trainer = make_trainer(config, len(steps))
+        loader = StepLoader(batches, steps, config)
+        trainer.fit(Pretraining(model, config, batches, stopwatch), loader)
     seconds = np.diff(stopwatch.ends)
 
     begun = time.perf_counter()
@@ -192,12 +183,14 @@ class _Stopwatch(pl.Callback):
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,  # noqa: ARG002
         outputs: Tensor | Mapping[str, Any] | None,
-        batch: Batch,  # noqa: ARG002
+        batch: Share,
         batch_idx: int,  # noqa: ARG002
     ) -> None:
         """Wait for the losses, as the journal of a run does, and look at the clock."""
+        if not batch.ends_step:
+            return
         assert isinstance(outputs, Mapping)
-        for part in outputs.values():
+        for part in outputs["losses"].values():
             part.item()
         self.ends.append(time.perf_counter())
         if len(self.ends) > _N_NEEDED and self.ends[-1] - self.ends[0] > _LONGEST:

@@ -1,0 +1,126 @@
+"""The devices of a pretraining run, and what they have in common."""
+
+import logging
+import os
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Literal
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins import MixedPrecision
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy, ParallelStrategy, Strategy
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch.distributed.fsdp import MixedPrecision as TorchMixedPrecision
+
+from moleblend.encoder import Layer
+from moleblend.recipe import PretrainConfig
+from moleblend.states import StateFiles
+
+_PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+    "fp32": "32-true",
+    "bf16": "bf16-mixed",
+    "fp16": "16-mixed",
+}
+
+
+def make_trainer(config: PretrainConfig, n_steps: int | None = None) -> pl.Trainer:
+    """Make Lightning's trainer for the devices, strategy and precision of a run.
+
+    Args:
+        config: the run.
+        n_steps: fewer steps than those of the run, to try it.
+
+    Raises:
+        ValueError: the devices are not there, or cannot do what is asked of them.
+    """
+    has_gpu = torch.cuda.is_available()
+    if config.device == "cuda" and not has_gpu:
+        raise ValueError("device cuda was asked for, but there is no GPU that torch can use")
+    on_gpu = has_gpu and config.device != "cpu"
+    n_devices = config.devices
+    if n_devices == "auto":
+        all_here = torch.cuda.device_count() if on_gpu else 1
+        n_devices = int(os.environ.get("LOCAL_WORLD_SIZE", all_here))
+    strategy: str | Strategy = "auto"
+    if config.strategy == "fsdp":
+        if not on_gpu:
+            raise ValueError("strategy fsdp needs GPUs, and there is none that torch can use")
+        strategy = shared_out()
+    elif config.strategy == "ddp" or n_devices * config.nodes > 1:
+        # A share without geometry leaves the weights for it alone.
+        strategy = DDPStrategy(find_unused_parameters=True)
+    on_cpu = config.device == "cpu" or not (has_gpu or torch.backends.mps.is_available())
+    # Lightning would make bf16 of fp16 on a CPU, though torch can do it.
+    is_by_hand = config.precision == "fp16" and on_cpu
+    by_hand = [MixedPrecision("16-mixed", "cpu")] if is_by_hand else []
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    try:
+        return pl.Trainer(
+            accelerator=config.device,
+            devices=n_devices,
+            num_nodes=config.nodes,
+            strategy=strategy,
+            precision=None if by_hand else _PRECISIONS[config.precision],
+            plugins=[StateFiles(), *by_hand],
+            accumulate_grad_batches=config.accumulate,
+            use_distributed_sampler=False,
+            max_steps=config.schedule.steps if n_steps is None else n_steps,
+            max_epochs=-1,
+            gradient_clip_val=config.schedule.clip_norm,
+            logger=False,
+            log_every_n_steps=1,  # the journal decides; Lightning warns of runs shorter than this
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            limit_val_batches=0,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise ValueError(f"{n_devices} devices: {' '.join(str(error).split())}") from error
+
+
+def shared_out() -> FSDPStrategy:
+    """Share the weights out layer by layer; they stay in float32, as under autocast elsewhere."""
+    in_float32 = TorchMixedPrecision(
+        param_dtype=torch.float32, reduce_dtype=torch.float32, buffer_dtype=torch.float32
+    )
+    return FSDPStrategy(
+        auto_wrap_policy={Layer}, mixed_precision=in_float32, state_dict_type="full"
+    )
+
+
+@contextmanager
+def first_process_first(trainer: pl.Trainer) -> Generator[None, None, None]:
+    """Let the other processes do what follows when the first has done it."""
+    strategy = trainer.strategy
+    # Those that Lightning starts itself come later, when it fits.
+    if isinstance(strategy, ParallelStrategy) and not isinstance(
+        strategy.cluster_environment, LightningEnvironment
+    ):
+        strategy.setup_environment()
+    if not trainer.is_global_zero:
+        try:
+            strategy.barrier()
+        except RuntimeError as error:
+            raise ChildProcessError(
+                f"process {trainer.global_rank}: the first process ended before this one began"
+            ) from error
+    yield
+    if trainer.is_global_zero:
+        strategy.barrier()
+
+
+@contextmanager
+def quiet_lightning() -> Generator[None, None, None]:
+    """Let Lightning say only what concerns the user."""
+    with warnings.catch_warnings():
+        # Batches are made in the training process on purpose: for small molecules that is fastest.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # Lightning 2.6 asks torch 2.13 in a way that torch has renamed.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        # With fp16 a first step whose gradients overflow is left out, and torch wonders.
+        warnings.filterwarnings("ignore", message=".*lr_scheduler.step\\(\\)` before.*")
+        yield
