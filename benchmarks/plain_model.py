@@ -45,8 +45,6 @@ def blend_then_predict(model: Model, batch: Batch, blend: Blend, config: Objecti
     )
     lengths = path_classes(batch, views.path_length.shape[-1])
     bonds = bond_classes(batch, heads)
-    geometry = GEOMETRY_LOSSES[heads.geometry](views.geometry, batch)
-    noise = denoising_loss(views.noise, batch, blend, config)
     parts = {
         "path_length": (config.path_length, cross_entropy(views.path_length, lengths)),
         "bonds": (config.bonds, cross_entropy(views.bonds, bonds)),
