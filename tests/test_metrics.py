@@ -47,7 +47,7 @@ def test_roc_auc_is_the_share_of_pairs_in_the_right_order() -> None:
 def test_average_precision_by_hand() -> None:
     # ranked: hit, miss, hit: precision 1/1 at the first hit and 2/3 at the second
     found = binary_metrics(np.array([0.9, 0.8, 0.7]), np.array([1.0, 0.0, 1.0]))
-    assert found["average precision"] == pytest.approx((1 + 2 / 3) / 2)
+    assert found["PR-AUC"] == pytest.approx((1 + 2 / 3) / 2)
     assert found["accuracy"] == pytest.approx(2 / 3)
     assert (found["n"], found["n_positive"]) == (3, 2)
 
@@ -56,7 +56,7 @@ def test_average_precision_by_hand() -> None:
 def test_one_class_has_no_roc_auc(label: float) -> None:
     found = binary_metrics(np.array([0.2, 0.8]), np.array([label, label]))
     assert found["ROC-AUC"] is None
-    assert found["average precision"] is None
+    assert found["PR-AUC"] is None
     assert found["accuracy"] == 0.5
 
 

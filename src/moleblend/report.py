@@ -159,7 +159,7 @@ def _constant_answer(test: Metrics, trivial: Metrics | None) -> Metrics:
     if not n or n_positive is None:
         return {}
     share = n_positive / n
-    return {"ROC-AUC": 0.5, "average precision": share, "accuracy": max(share, 1 - share)}
+    return {"ROC-AUC": 0.5, "PR-AUC": share, "accuracy": max(share, 1 - share)}
 
 
 def _target_plots(result: TrainResult) -> list[str]:
