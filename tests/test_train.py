@@ -515,3 +515,189 @@ def test_the_source_must_be_a_model(config: TrainConfig, tmp_path: Path) -> None
         run(replace(config, source=str(tmp_path / "none.safetensors")))
     assert read_table(config.data).names == ["smiles", "y", "part"]
     assert not Path(config.out).exists()
+
+
+def test_a_table_alone_is_enough(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No target and no folder are named: both are found, said, recorded, and not overwritten."""
+    monkeypatch.chdir(tmp_path)
+    identifiers = [f"mol-{k}" for k in range(len(CHAINS))]
+    write(Path(config.data), id=identifiers, smiles=CHAINS, carbons=N_CARBONS)
+    alone = TrainConfig(config.data, split="random", epochs=1, encoder=TINY, device="cpu")
+    result, told = run(alone)
+    assert result.model == Path("runs/chains/model.safetensors")
+    assert result.model.is_file()
+    assert [target.name for target in result.targets] == ["carbons"]
+    assert "target 'carbons': regression" in told
+    assert "no targets: 'id' names or numbers the rows" in told
+    choices = json.loads(Path("runs/chains/metrics.json").read_text())["choices"]
+    assert choices["targets_from"] == "the columns that look measured"
+    assert choices["left_out"] == {"id": "names or numbers the rows"}
+    with pytest.raises(ValueError, match="runs/chains is there already; --out names another"):
+        run(alone)
+
+
+def test_bad_cells_cost_themselves_and_bounds_are_learnt_as_bounds(config: TrainConfig) -> None:
+    """Long chains are only known to have more than 9 carbons."""
+    cells: list[Any] = [">9" if y > 9 else y for y in N_CARBONS]
+    cells[0], cells[5], cells[6] = "tiny", "n.d.", "~2"
+    write(Path(config.data), smiles=CHAINS, y=cells, part=PARTS)
+    result, told = run(replace(config, epochs=12, patience=12))
+    rows = rows_of(result)
+    assert [rows[k]["status"] for k in (0, 5, 6)] == ["no_label", "no_label", "ok"]
+    assert rows[0]["labels"] == "y: 'tiny' is no number"
+    assert "the first is in row 1 (line 2): 'tiny' is no number" in told
+    assert "'y': labels that are bounds, such as >10: 24;" in told
+    assert "'y': labels that are approximate (~): 1;" in told
+    known = [y for y in N_CARBONS[1:] if y <= 9]
+    test = result.test["y"]
+    n_bounds = sum(PARTS[k] == "test" for k, y in enumerate(N_CARBONS) if y > 9)
+    assert test["n_bounds"] == n_bounds
+    assert test["n"] == 12 - n_bounds
+    assert 0 <= figure(result.test, "y", "bounds respected") <= 1
+    # Exact labels alone scale the target.
+    assert result.targets[0].mean < np.mean(known) + 0.5
+    assert result.choices["targets"]["y"]["n_bounds"] == 24
+    assert result.bounds is not None
+    assert (result.bounds[:, 0] == 1).sum() == n_bounds
+
+
+def test_a_logarithm_is_learnt_and_given_back(config: TrainConfig) -> None:
+    decades = [float(f"{10 ** (y / 2):.4g}") for y in N_CARBONS]
+    write(Path(config.data), smiles=CHAINS, y=decades, part=PARTS)
+    _, hinted = run(replace(config, epochs=1))
+    assert "--log-scale y learns its logarithm" in hinted
+    result, told = run(replace(config, log_scale=("y",), epochs=12, patience=12))
+    assert "its log10 is learnt" in told
+    target = result.targets[0]
+    training = [y for y, part in zip(decades, PARTS, strict=True) if part == "train"]
+    assert target.log10
+    assert target.mean == pytest.approx(np.log10(training).mean())
+    assert figure(result.test, "y", "RMSE log10") < figure(result.trivial, "y", "RMSE log10")
+    error = np.log10(result.predicted[:, 0]) - np.log10(result.labels[:, 0])
+    assert result.test["y"]["RMSE log10"] == pytest.approx(np.sqrt((error**2).mean()))
+    table = Predictor(result.model).predict(config.data)
+    given, logarithm = (np.array(table.column(f"y_{end}")) for end in ("pred", "log10_pred"))
+    assert given[result.parts.test] == pytest.approx(result.predicted[:, 0], rel=1e-4)
+    assert logarithm == pytest.approx(np.log10(given))
+
+
+def test_several_classes_beside_a_number(config: TrainConfig) -> None:
+    kinds = [{"O": "alcohol", "N": "amine", "F": "fluoride"}.get(s[-1], "alkane") for s in CHAINS]
+    kinds[3] = ""
+    write(Path(config.data), smiles=CHAINS, kind=kinds, y=N_CARBONS, part=PARTS)
+    result, told = run(replace(config, target=("kind", "y"), epochs=15, patience=15))
+    assert [target.kind for target in result.targets] == ["multiclass", "regression"]
+    assert "target 'kind': multi-class (alcohol, alkane, amine, fluoride)" in told
+    assert figure(result.test, "kind", "accuracy") > 0.5
+    assert result.predicted.shape == (12, 5)
+    table = Predictor(result.model).predict(["CCO", "nonsense"])
+    shares = [f"kind_prob_{name}" for name in ("alcohol", "alkane", "amine", "fluoride")]
+    assert table.column_names[3:] == ["kind_pred", *shares, "y_pred"]
+    values = [table.column(name)[0].as_py() for name in shares]
+    assert sum(values) == pytest.approx(1)
+    named = table.column("kind_pred").to_pylist()
+    assert named == [("alcohol", "alkane", "amine", "fluoride")[int(np.argmax(values))], None]
+
+
+def test_words_are_classes_and_the_threshold_is_that_of_validation(config: TrainConfig) -> None:
+    words = ["active" if y else "inactive" for y in HAS_OXYGEN]
+    write(Path(config.data), smiles=CHAINS, y=words, part=PARTS)
+    result, told = run(replace(config, epochs=5))
+    target = result.targets[0]
+    assert (target.kind, target.classes) == ("binary", ("inactive", "active"))
+    assert "'y': class 'active' has 3 molecules in validation and 3 in test, too few" in told
+    chosen = (result.predicted[:, 0] > target.threshold) == (result.labels[:, 0] == 1)
+    assert result.test["y"]["accuracy"] == pytest.approx(chosen.mean())
+    assert checkpoint.load(result.model).config.targets[0].threshold == target.threshold
+    assert result.choices["targets"]["y"]["threshold"] == target.threshold
+
+
+def test_folds_test_every_row_once_and_the_file_holds_all_models(config: TrainConfig) -> None:
+    smiles = [f"C1{'C' * n}C1{end}" for n in range(1, 9) for end in ("", "O", "N")]
+    labels = [float(s.count("C")) for s in smiles]
+    write(Path(config.data), smiles=["nonsense", *smiles], y=[1, *labels])
+    result, told = run(replace(config, split="scaffold", folds=4, epochs=2))
+    assert "4 folds (scaffold), each tested once and used to validate once" in told
+    parts = [row["part"] for row in rows_of(result)]
+    assert Counter(parts) == {"": 1, **{f"fold {k}": 6 for k in range(1, 5)}}
+    assert result.parts.test.tolist() == list(range(1, 25))
+    assert result.labels[:, 0].tolist() == labels
+    errors = [figure(one.test, "y", "RMSE") for one in result.runs]
+    assert result.test["y"]["RMSE"] == pytest.approx(np.mean(errors))
+    assert result.test["y"]["n"] == 24
+    told_spread = json.loads((Path(config.out) / "metrics.json").read_text())["spread"]
+    assert (told_spread["over"], told_spread["n"]) == ("folds", 4)
+    assert told_spread["test"]["y"]["RMSE"] == {
+        "mean": pytest.approx(np.mean(errors)),
+        "sd": pytest.approx(np.std(errors, ddof=1)),
+    }
+    # A fold's model, scaled as the file has it, still says what it said in its test.
+    predictor = Predictor(result.model)
+    each = [replace_member(predictor, k).predict(smiles) for k in range(4)]
+    for k, one in enumerate(result.runs):
+        again = np.array(each[k].column("y_pred"))[one.parts.test]
+        assert again == pytest.approx(one.predicted[:, 0], abs=1e-4)
+    together = predictor.predict(smiles)
+    values = np.stack([np.array(found.column("y_pred")) for found in each])
+    assert np.array(together.column("y_pred")) == pytest.approx(values.mean(0))
+    assert np.array(together.column("y_std")) == pytest.approx(values.std(0), abs=1e-6)
+
+
+def replace_member(predictor: Predictor, k: int) -> Predictor:
+    """The same file, but only its member k answers."""
+    alone = Predictor(predictor.path)
+    alone.members = [predictor.members[k]]
+    return alone
+
+
+def test_seeds_and_members(config: TrainConfig) -> None:
+    first, _ = run(config)
+    kept = weights(first)
+    second, _ = run(replace(config, seed=1))
+    pair, _ = run(replace(config, seeds=2))
+    assert are_same(kept, weights(pair))
+    assert pair.test == first.test
+    errors = [figure(one.test, "y", "RMSE") for one in (first, second)]
+    assert pair.spread["test"]["y"]["RMSE"]["mean"] == pytest.approx(np.mean(errors))
+    ensemble, _ = run(replace(config, ensemble=2))
+    members = checkpoint.load_members(ensemble.model)
+    assert are_same(kept, members[0].state_dict())
+    mean = (first.predicted + second.predicted) / 2
+    assert ensemble.predicted == pytest.approx(mean, abs=1e-6)
+    table = Predictor(ensemble.model).predict(config.data)
+    again = np.array(table.column("y_pred"))[ensemble.parts.test]
+    assert again == pytest.approx(mean[:, 0], abs=1e-5)
+    assert table.column_names[-2:] == ["y_pred", "y_std"]
+    log = pa.csv.read_csv(Path(config.out) / "log.csv")
+    assert log.column("member").to_pylist() == [1, 1, 2, 2]
+
+
+def test_joined_features_need_no_flag_to_predict(config: TrainConfig) -> None:
+    result, _ = run(replace(config, features=("ecfp4", "descriptors"), freeze=True))
+    kept = checkpoint.load(result.model)
+    assert kept.property_head is not None
+    assert kept.property_head.hidden.in_features == 16 + 2048 + 30
+    assert kept.property_head.feature_scale[2048:].max() > 1  # descriptors are standardised
+    table = Predictor(result.model).predict(config.data)
+    again = np.array(table.column("y_pred"))[result.parts.test]
+    assert again == pytest.approx(result.predicted[:, 0], abs=1e-4)
+
+
+def test_weights_of_class_1_are_kept_where_they_help_on_validation(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(Path(config.data), smiles=CHAINS, y=HAS_OXYGEN, part=PARTS)
+    original = finetuning.FineTuning._figure
+
+    def judge(self: finetuning.FineTuning) -> tuple[float, float, str]:
+        value = original(self)[0] - (9.0 if self.weights is None else 0.0)
+        return value, value, "as told"
+
+    monkeypatch.setattr(finetuning.FineTuning, "_figure", judge)
+    result, told = run(replace(config, pos_weight="try"))
+    assert result.runs[0].is_weighted
+    assert result.choices["pos_weight"]
+    assert "weights of class 1, judged on validation: without" in told
+    assert not run(replace(config, pos_weight="off"))[0].runs[0].is_weighted

@@ -328,18 +328,18 @@ def notes_of_cells(table: Table, measurement: Measurement) -> list[str]:
     n_bounds, problems = int(np.count_nonzero(measurement.bounds)), measurement.problems
     if n_bounds:
         told.append(
-            f"{measurement.name!r}: {n_bounds:,} labels are bounds, such as >10; they count only "
-            "where a prediction is on the wrong side"
+            f"{measurement.name!r}: labels that are bounds, such as >10: {n_bounds:,}; they count "
+            "only where a prediction is on the wrong side"
         )
     if measurement.n_approximate:
         told.append(
-            f"{measurement.name!r}: {measurement.n_approximate:,} labels are approximate (~), "
-            "taken as they stand"
+            f"{measurement.name!r}: labels that are approximate (~): "
+            f"{measurement.n_approximate:,}; they are taken as they stand"
         )
     if problems:
         first = min(problems)
         told.append(
-            f"{measurement.name!r}: {len(problems):,} cells are no labels and are left out; the "
-            f"first is in {table.place(first)}: {problems[first]}"
+            f"{measurement.name!r}: cells that are no labels and are left out: {len(problems):,}; "
+            f"the first is in {table.place(first)}: {problems[first]}"
         )
     return told
