@@ -67,8 +67,16 @@ def choices_of(
         "seeds": config.seeds,
         "ensemble": config.ensemble,
         "epoch_and_threshold_from": "validation",
-        "notes": [*assay.notes, *_imbalance(assay, splits, data)],
+        "notes": [*assay.notes, *_of_nothing(config), *_imbalance(assay, splits, data)],
     }
+
+
+def _of_nothing(config: TrainConfig) -> list[str]:
+    """Say where settings make little sense together."""
+    is_random = config.freeze and config.source == "scratch"
+    return (
+        ["the frozen encoder has random weights; --from names a trained one"] if is_random else []
+    )
 
 
 def _imbalance(assay: Assay, splits: Sequence[Split], data: Labelled) -> list[str]:

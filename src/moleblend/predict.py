@@ -275,8 +275,8 @@ def in_units(
             found = softmax(found, 1)
         else:
             found = found * target.scale + target.mean
-            # Beyond what a float holds there is nothing to be told apart.
-            found = 10.0 ** found.clip(-300, 300) if target.log10 else found
+            # Beyond, the squares that figures are made of would not fit a float.
+            found = 10.0 ** found.clip(-100, 100) if target.log10 else found
         columns.append(found)
     return np.concatenate(columns, 1)
 

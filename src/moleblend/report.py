@@ -75,7 +75,7 @@ def write_train_report(result: TrainResult, path: Path) -> Path:
     )
     if config.folds:
         kept = (
-            f"Each row was tested once, by a model that had not seen it: the figures are means over "
+            "Each row was tested once, by a model that had not seen it: the figures are means over "
             f"{config.folds} folds. The model file holds the models of all folds, and their mean "
             "has no test of its own."
         )
