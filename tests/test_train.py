@@ -590,7 +590,7 @@ def test_several_classes_beside_a_number(config: TrainConfig) -> None:
     result, told = run(replace(config, target=("kind", "y"), epochs=15, patience=15))
     assert [target.kind for target in result.targets] == ["multiclass", "regression"]
     assert "target 'kind': multi-class (alcohol, alkane, amine, fluoride)" in told
-    assert figure(result.test, "kind", "accuracy") > 0.5
+    assert figure(result.test, "kind", "macro ROC-AUC") > 0.6
     assert result.predicted.shape == (12, 5)
     table = Predictor(result.model).predict(["CCO", "nonsense"])
     shares = [f"kind_prob_{name}" for name in ("alcohol", "alkane", "amine", "fluoride")]

@@ -343,7 +343,7 @@ def _figures_of(runs: Sequence[dict[str, Metrics]], of: Callable[[list[float]], 
     for target in runs[0]:
         names = dict.fromkeys(name for run in runs for name in run[target])
         found[target] = {
-            name: of([v for run in runs if (v := run[target].get(name)) is not None])
+            name: of([float(v) for run in runs if (v := run[target].get(name)) is not None])
             for name in names
         }
     return found
