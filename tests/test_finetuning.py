@@ -9,7 +9,15 @@ from rich.console import Console
 
 from moleblend.chem import read_smiles
 from moleblend.encoder import EncoderConfig
-from moleblend.finetuning import FineTuning, Labelled, fit, property_loss, scaled, score
+from moleblend.finetuning import (
+    FineTuning,
+    Labelled,
+    fit,
+    property_loss,
+    scaled,
+    scaled_rmse,
+    score,
+)
 from moleblend.heads import Model, ModelConfig, Target
 from moleblend.settings import TrainConfig
 
@@ -50,6 +58,12 @@ def test_a_bound_costs_only_on_the_wrong_side() -> None:
     loss, slope = loss_of(output, labels, [NUMBER], [[1], [1], [-1], [-1]])
     assert loss == pytest.approx((1 + 0 + 9 + 0) / 4)
     assert [row[0] for row in slope] == pytest.approx([-0.5, 0, 1.5, 0])
+
+
+def test_epochs_are_compared_with_the_bounds_that_they_break() -> None:
+    output, label = np.array([1, 5, 5, 1, 9], "f4"), np.array([2, 2, 2, 2, NAN], "f4")
+    found = scaled_rmse(output, label, np.array([1, 1, -1, 0, 0], np.int8))
+    assert found == pytest.approx(np.sqrt((1 + 0 + 9 + 1) / 4))
 
 
 def test_several_classes_by_hand() -> None:

@@ -245,10 +245,11 @@ class FineTuning(pl.LightningModule):
         several = mean_metric(list(found.values()), "macro ROC-AUC")
         if several is not None:
             auc = several if auc is None else (auc + several) / 2
+        labels = scaled(part.labels, targets)
         errors = [
-            rmse / target.scale
-            for metrics, target in zip(found.values(), targets, strict=True)
-            if (rmse := metrics.get("RMSE log10" if target.log10 else "RMSE")) is not None
+            scaled_rmse(outputs[:, where.start].numpy(), labels[:, k], part.bounds[:, k])
+            for k, (target, where) in enumerate(zip(targets, output_slices(targets), strict=True))
+            if target.kind == "regression" and not np.isnan(labels[:, k]).all()
         ]
         rmse = float(np.mean(errors)) if errors else None
         told = [f"ROC-AUC {auc:.4f}"] if auc is not None else []
@@ -257,9 +258,9 @@ class FineTuning(pl.LightningModule):
             figure = auc - (rmse or 0.0)
             return figure, figure, ", ".join(told)
         if rmse is None:  # no target with labels of several classes, so no ROC-AUC
-            labels = torch.from_numpy(scaled(part.labels, targets))
-            loss = property_loss(outputs, labels, torch.from_numpy(part.bounds), targets).item()
-            return -loss, loss, f"loss {loss:.4f} (it has labels of one class, or bounds, only)"
+            bounds = torch.from_numpy(part.bounds)
+            loss = property_loss(outputs, torch.from_numpy(labels), bounds, targets).item()
+            return -loss, loss, f"loss {loss:.4f} (it has labels of one class only)"
         return -rmse, rmse, ", ".join(told)
 
     def _diverged(self, what: str) -> FloatingPointError:
@@ -324,6 +325,20 @@ def property_loss(
             errors[k] = F.cross_entropy(output[:, where], labels[:, k].long(), reduction="none")
     error = torch.stack(errors, 1)
     return torch.where(is_known, error, 0).sum() / is_known.sum().clamp(min=1)
+
+
+def scaled_rmse(
+    output: Float32[np.ndarray, " m"],
+    label: Float32[np.ndarray, " m"],
+    bound: Int8[np.ndarray, " m"],
+) -> float:
+    """RMSE of scaled values by which epochs are compared; a bound counts where it is broken.
+
+    Without its bounds a part that has many would prefer a model that keeps to the middle.
+    """
+    gap = output.astype(np.float64) - label
+    gap = np.where(gap * bound > 0, 0, gap)[~np.isnan(label)]
+    return float(np.sqrt((gap**2).mean()))
 
 
 def scaled(

@@ -47,8 +47,8 @@ class Run:
         models: one, or the members of an ensemble.
         histories: of each member, per epoch: `epoch`, `training_loss`, and `validation`, the figure
             that chose the epoch: mean ROC-AUC of the classes, mean RMSE in standard deviations of
-            the regression targets, their difference where there are both; or, where neither is
-            defined, the loss.
+            the regression targets (a bound counts where it is broken), their difference where there
+            are both; or, where neither is defined, the loss.
         best_epochs: of each member, whose weights were kept.
         validation: metrics per target on the validation part, of the weights that were kept.
         test: metrics per target on the test part, read once.
