@@ -276,3 +276,35 @@ def test_transfer_refuses_another_encoder(model, change, sentence):
     pattern = f"^the trained encoder does not fit: {re.escape(sentence)}"
     with pytest.raises(ValueError, match=pattern):
         transfer(model, config)
+
+
+def test_members_of_an_ensemble_share_a_file(tmp_path):
+    members = [Model(ModelConfig(encoder=ENCODER, heads=None, targets=(GAP,))) for _ in range(3)]
+    path = tmp_path / "three.safetensors"
+    checkpoint.save(members, path, Card(trained_by="train"))
+    found = checkpoint.load_members(path)
+    for one, other in zip(members, found, strict=True):
+        for name, weight in one.state_dict().items():
+            assert torch.equal(weight, other.state_dict()[name])
+    assert torch.equal(checkpoint.load(path).encoder.virtual_bias, members[0].encoder.virtual_bias)
+    other = Model(ModelConfig(encoder=ENCODER, heads=None))
+    with pytest.raises(ValueError, match="the members of an ensemble need one configuration"):
+        checkpoint.save([members[0], other], path, Card(trained_by="train"))
+
+
+def test_a_file_from_before_ensembles_and_classes_is_read(tmp_path):
+    """Such a header has no `members`, and its targets have neither classes nor a threshold."""
+    path = tmp_path / "old.safetensors"
+    model = Model(ModelConfig(encoder=ENCODER, heads=None, targets=(GAP,)))
+    checkpoint.save(model, path, Card(trained_by="train"))
+    with safe_open(path, framework="pt") as file:
+        header = dict(file.metadata())
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del header["members"]
+    config = json.loads(header["config"])
+    for name in ("features", "n_features"):
+        del config[name]
+    for name in ("log10", "classes", "threshold"):
+        del config["targets"][0][name]
+    save_file(tensors, path, metadata=header | {"config": json.dumps(config)})
+    assert checkpoint.load(path).config == model.config

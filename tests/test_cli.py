@@ -214,9 +214,17 @@ def test_missing_columns(refuse: Refuse) -> None:
 
 
 def test_a_target_that_is_no_number(folder: Path, refuse: Refuse) -> None:
-    (folder / "odd.csv").write_text("smiles,y\nCC,1\nCCC,high\n")
+    (folder / "odd.csv").write_text("smiles,y\nCC,1\nCCC,high\nC,low\n")
     assert refuse("train odd.csv --target y --out run") == (
-        "odd.csv, row 2 (line 3): column 'y' should hold numbers, not 'high'"
+        "odd.csv, row 2 (line 3): column 'y' should hold numbers or a few classes, but 'high' is "
+        "no number, and so it is with 2 of 3 cells"
+    )
+
+
+def test_a_target_that_is_not_clear(folder: Path, refuse: Refuse) -> None:
+    (folder / "two.csv").write_text("id,smiles,a,b\nx,CC,1.5,2.5\ny,CCC,2.5,0.5\n")
+    assert refuse("train two.csv") == (
+        "two.csv: 2 columns could be the target: 'a', 'b'; say which with --target COLUMN ..."
     )
 
 
@@ -287,8 +295,7 @@ def test_flags_that_are_wrong(refuse: Refuse) -> None:
     said = refuse("pretrain recipe.toml --schedule.warmup-steps 9")
     assert "warmup_steps must be below steps, 9 of 4 came" in said
     assert "epochs" in refuse("train chains.csv --target y --out run --epochs 0")
-    assert "no target" in refuse("train chains.csv --target --out run")
-    assert "--target" in refuse("train chains.csv --out run")
+    assert "--split random makes parts of any table" in refuse("train chains.csv --out run")
     assert "--nothing" in refuse("train chains.csv --target y --out run --nothing 3")
     assert "'many'" in refuse("train chains.csv --target y --out run --epochs many")
     assert "OUT" in refuse("predict model.safetensors chains.csv")

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import r2_score
 
-from moleblend.metrics import Metrics, binary_metrics, mean_metric, regression_metrics
+from moleblend.metrics import (
+    Metrics,
+    best_threshold,
+    binary_metrics,
+    mean_metric,
+    multiclass_metrics,
+    regression_metrics,
+    why_undefined,
+)
 
 NAN = np.nan
 
@@ -47,7 +55,7 @@ def test_roc_auc_is_the_share_of_pairs_in_the_right_order() -> None:
 def test_average_precision_by_hand() -> None:
     # ranked: hit, miss, hit: precision 1/1 at the first hit and 2/3 at the second
     found = binary_metrics(np.array([0.9, 0.8, 0.7]), np.array([1.0, 0.0, 1.0]))
-    assert found["average precision"] == pytest.approx((1 + 2 / 3) / 2)
+    assert found["PR-AUC"] == pytest.approx((1 + 2 / 3) / 2)
     assert found["accuracy"] == pytest.approx(2 / 3)
     assert (found["n"], found["n_positive"]) == (3, 2)
 
@@ -56,7 +64,7 @@ def test_average_precision_by_hand() -> None:
 def test_one_class_has_no_roc_auc(label: float) -> None:
     found = binary_metrics(np.array([0.2, 0.8]), np.array([label, label]))
     assert found["ROC-AUC"] is None
-    assert found["average precision"] is None
+    assert found["PR-AUC"] is None
     assert found["accuracy"] == 0.5
 
 
@@ -85,3 +93,61 @@ def test_the_mean_leaves_undefined_metrics_out() -> None:
     assert mean_metric(found, "ROC-AUC") == pytest.approx(0.6)
     assert mean_metric(found, "MAE") is None
     assert mean_metric([], "MAE") is None
+
+
+def test_bounds_are_in_no_error_but_counted_where_they_hold() -> None:
+    predicted, label = np.array([1.0, 12.0, 8.0, 0.0, 3.0]), np.array([2.0, 10, 10, 1, 1])
+    bound = np.array([0, 1, 1, -1, -1], np.int8)
+    found = regression_metrics(predicted, label, bound)
+    assert (found["RMSE"], found["n"], found["n_bounds"]) == (1, 1, 4)
+    assert found["bounds respected"] == 0.5  # 12 > 10 and 0 < 1 are allowed, 8 and 3 are not
+    assert "n_bounds" not in regression_metrics(predicted, label)
+
+
+def test_logarithms_have_figures_of_their_own() -> None:
+    found = regression_metrics(np.array([10.0, 1000.0]), np.array([100.0, 100.0]), log10=True)
+    assert found["RMSE log10"] == pytest.approx(1)
+    assert found["MAE"] == pytest.approx((90 + 900) / 2)
+
+
+def test_two_classes_at_a_threshold() -> None:
+    probability, label = np.array([0.1, 0.3, 0.35, 0.4]), np.array([0.0, 0, 1, 1])
+    at_half, below = (binary_metrics(probability, label, t) for t in (0.5, 0.32))
+    assert (at_half["accuracy"], at_half["balanced accuracy"], at_half["MCC"]) == (0.5, 0.5, 0)
+    assert (below["accuracy"], below["balanced accuracy"], below["MCC"]) == (1, 1, 1)
+    by_hand = -np.log([0.9, 0.7, 0.35, 0.4]).mean()
+    assert below["log loss"] == pytest.approx(by_hand)
+
+
+def test_the_threshold_is_the_one_with_the_best_mcc() -> None:
+    chance = np.random.default_rng(0)
+    label = (chance.random(60) < 0.2).astype(float)
+    probability = 0.3 * chance.random(60) + 0.1 * label
+    found = best_threshold(probability, label)
+    values = [binary_metrics(probability, label, t)["MCC"] for t in np.linspace(0, 0.5, 500)]
+    reached = binary_metrics(probability, label, found)["MCC"]
+    assert reached == pytest.approx(max(v for v in values if v is not None))
+    assert best_threshold(np.array([0.2, 0.3]), np.ones(2)) == 0.5
+    assert best_threshold(np.array([0.3, 0.8, NAN]), np.array([0.0, 1, NAN])) == 0.5
+
+
+def test_several_classes_by_hand() -> None:
+    probability = np.array([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.5, 0.4, 0.1], [0.3, 0.3, 0.4]])
+    found = multiclass_metrics(probability, np.array([0.0, 1, 1, NAN]))
+    assert found["accuracy"] == pytest.approx(2 / 3)
+    assert found["balanced accuracy"] == pytest.approx((1 + 1 / 2) / 2)
+    assert found["macro ROC-AUC"] == pytest.approx(1)  # both classes are ranked without a mistake
+    assert found["log loss"] == pytest.approx(-np.log([0.6, 0.5, 0.4]).mean())
+    alone = multiclass_metrics(probability, np.array([1.0, 1, 1, 1]))
+    assert (alone["macro ROC-AUC"], alone["balanced accuracy"]) == (None, None)
+
+
+def test_what_is_undefined_has_a_reason() -> None:
+    one_class = binary_metrics(np.array([0.2, 0.8]), np.ones(2))
+    reasons = why_undefined(one_class)
+    assert set(reasons) == {"ROC-AUC", "PR-AUC", "balanced accuracy", "MCC"}
+    assert set(reasons.values()) == {"only one class occurs"}
+    equal = why_undefined(regression_metrics(np.zeros(2), np.ones(2)))
+    assert equal == {"R2": "the labels are all equal"}
+    nothing = why_undefined(regression_metrics(np.zeros(1), np.full(1, NAN)))
+    assert set(nothing.values()) == {"there is no label"}

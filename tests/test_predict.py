@@ -285,3 +285,46 @@ def test_a_stuck_molecule_is_used_in_2d(monkeypatch):
     assert told == [("ok_2d_only", "CCO: no geometry within 20 s"), ("invalid", "no")]
     assert predict.prepare(items, "3d", 512, 3)[0].status == "no_3d"
     assert len(closed) == 2
+
+
+def test_members_are_averaged_and_their_spread_is_told(tmp_path: Path) -> None:
+    targets = (
+        Target("gap", "regression", mean=7.0, scale=2.0),
+        Target("dose", "regression", log10=True),
+        Target("toxic", "binary"),
+        Target("kind", "multiclass", classes=("a", "b", "c")),
+    )
+    members = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        members.append(Model(ModelConfig(encoder=TINY, heads=None, targets=targets)))
+        for parameter in members[-1].parameters():
+            parameter.data.normal_(std=0.3)
+    path = tmp_path / "ensemble.safetensors"
+    card = checkpoint.Card(trained_by="train", views="2d")
+    checkpoint.save(members, path, card)
+    table = Predictor(path, device="cpu").predict(["CCO", "C1CC", "CCN"])
+    assert table.column_names[3:] == [
+        *("gap_pred", "gap_std", "dose_pred", "dose_log10_pred", "dose_std", "dose_log10_std"),
+        *("toxic_prob", "toxic_std", "kind_pred", "kind_prob_a", "kind_prob_b", "kind_prob_c"),
+        "kind_std",
+    ]
+    assert all(column[1].as_py() is None for column in table.columns[3:])
+    for k, member in enumerate(members):
+        checkpoint.save(member, path.with_name(f"{k}.safetensors"), card)
+    alone = [Predictor(path.with_name(f"{k}.safetensors")).predict(["CCO"]) for k in range(3)]
+
+    def each(name: str) -> np.ndarray:
+        return np.array([found.column(name)[0].as_py() for found in alone])
+
+    def told(name: str) -> Any:
+        return table.column(name)[0].as_py()
+
+    assert told("gap_pred") == pytest.approx(each("gap_pred").mean())
+    assert told("gap_std") == pytest.approx(each("gap_pred").std(), rel=1e-4)
+    assert told("dose_log10_pred") == pytest.approx(each("dose_log10_pred").mean())
+    assert told("dose_pred") == pytest.approx(10 ** each("dose_log10_pred").mean())
+    assert told("toxic_prob") == pytest.approx(each("toxic_prob").mean())
+    shares = np.array([each(f"kind_prob_{name}") for name in "abc"])
+    assert told("kind_pred") == "abc"[shares.mean(1).argmax()]
+    assert told("kind_std") == pytest.approx(shares.std(1)[shares.mean(1).argmax()], rel=1e-4)

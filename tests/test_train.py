@@ -13,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from moleblend import checkpoint, train
+from moleblend import checkpoint, finetuning, train
 from moleblend.checkpoint import Card
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import HeadsConfig, Model, ModelConfig
@@ -21,7 +21,7 @@ from moleblend.metrics import Metrics
 from moleblend.predict import Predictor
 from moleblend.splits import SPLITS, scaffold_split
 from moleblend.tables import read_table
-from moleblend.train import TrainConfig, TrainResult, property_loss
+from moleblend.train import TrainConfig, TrainResult
 
 QM9 = Path(train.__file__).parent / "data" / "qm9_2000.parquet"
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)
@@ -101,12 +101,17 @@ def test_what_a_run_leaves_behind(config: TrainConfig, table: Path) -> None:
         "test": result.test,
         "test_of_predicting_the_training_mean": result.trivial,
         "best_epoch": result.best_epoch,
+        "undefined": {"validation": {}, "test": {}},
+        "spread": {"over": "seeds", "n": 1},
+        "choices": result.choices,
     }
     assert list(metrics["test"]["y"]) == ["RMSE", "MAE", "R2", "n"]
-    assert json.loads((out / "config.json").read_text())["target"] == ["y"]
+    told_config = json.loads((out / "config.json").read_text())
+    assert (told_config["target"], told_config["choices"]) == (["y"], result.choices)
     log = pa.csv.read_csv(out / "log.csv")
-    assert log.column_names == ["epoch", "training_loss", "validation"]
-    assert log.to_pylist() == [pytest.approx(epoch) for epoch in result.history]
+    assert log.column_names == ["run", "member", "epoch", "training_loss", "validation"]
+    expected = [{"run": 1, "member": 1, **epoch} for epoch in result.history]
+    assert log.to_pylist() == [pytest.approx(epoch) for epoch in expected]
     assert Counter(row["part"] for row in rows_of(result)) == {
         "train": 36,
         "validation": 12,
@@ -172,10 +177,12 @@ def test_binary(config: TrainConfig) -> None:
 
 
 def test_binary_by_order(config: TrainConfig) -> None:
-    with pytest.raises(ValueError, match=r"target 'y' is to be binary, but has a label 2$"):
-        run(replace(config, task="binary"))
+    with pytest.raises(
+        ValueError, match=r"column 'y' should hold 0 and 1, but '2.0' is neither 0 nor"
+    ):
+        run(replace(config, task=("binary",)))
     write(Path(config.data), smiles=CHAINS, y=HAS_OXYGEN, part=PARTS)
-    result, _ = run(replace(config, task="regression", epochs=1))
+    result, _ = run(replace(config, task=("regression",), epochs=1))
     assert result.targets[0].kind == "regression"
 
 
@@ -188,22 +195,6 @@ def test_multi_label_with_missing_cells(config: TrainConfig) -> None:
     assert result.test["o"]["n"] == sum(label is not None for label in known) < 12
     assert result.test["n"]["n"] == 12
     assert np.isnan(result.labels).sum() == sum(label is None for label in known)
-
-
-def test_a_missing_label_has_no_gradient() -> None:
-    targets = (
-        train.Target("r", "regression", "", 0.0, 1.0),
-        train.Target("b", "binary"),
-    )
-    model = Model(ModelConfig(encoder=TINY, heads=None, targets=targets))
-    output = torch.tensor([[1.0, 0.0], [3.0, 2.0]], requires_grad=True)
-    labels = torch.tensor([[2.0, 1.0], [float("nan"), float("nan")]])
-    loss = property_loss(output, labels, model)
-    assert loss.item() == pytest.approx(((1 - 2) ** 2 + np.log(2)) / 2)
-    loss.backward()
-    assert output.grad is not None
-    assert output.grad[1].tolist() == [0, 0]
-    assert property_loss(output, labels * float("nan"), model).item() == 0
 
 
 def test_scaffold_split_is_that_of_the_usable_rows(config: TrainConfig) -> None:
@@ -267,16 +258,16 @@ def test_early_stopping_goes_back_to_the_best_epoch(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Validation is best in epoch 2: its weights are kept, and training ends 3 epochs later."""
-    original = train.FineTuning._figure
+    original = finetuning.FineTuning._figure
     seen: list[dict[str, torch.Tensor]] = []
 
-    def judge(self: train.FineTuning) -> tuple[float, float, str]:
+    def judge(self: finetuning.FineTuning) -> tuple[float, float, str]:
         original(self)
         seen.append({k: v.clone() for k, v in self.model.state_dict().items()})
         value = [-5.0, -1.0, -2.0, -1.0, -4.0, 0.0][len(seen) - 1]
         return value, -value, "as told"
 
-    monkeypatch.setattr(train.FineTuning, "_figure", judge)
+    monkeypatch.setattr(finetuning.FineTuning, "_figure", judge)
     result, _ = run(replace(config, epochs=30, patience=3))
     assert len(result.history) == 5
     assert result.best_epoch == 2
@@ -440,7 +431,6 @@ def test_tables_that_cannot_be_trained_on(config: TrainConfig) -> None:
     refused(replace(config, split="fold"), "there is no column 'fold'; its columns are")
     refused(replace(config, smiles="mol"), "there is no column 'mol'; its columns are")
     write(table, smiles=CHAINS, y=[*N_CARBONS[:-1], "high"], part=PARTS)
-    refused(config, r"row 60 \(line 61\): column 'y' should hold numbers, not 'high'$")
     write(table, smiles=CHAINS, y=N_CARBONS, part=[*PARTS[:-1], "holdout"])
     refused(config, r"row 60 \(line 61\): column 'part' should hold train, .* not 'holdout'$")
     write(table, smiles=["C1CC", "CC"], y=[1, None], part=["train", "test"])
@@ -472,16 +462,18 @@ def test_a_folder_that_holds_something_else_is_left_alone(config: TrainConfig) -
 def test_a_diverging_run_leaves_nothing(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = train.property_loss
-    monkeypatch.setattr(train, "property_loss", lambda *given: original(*given) * float("nan"))
+    original = finetuning.property_loss
+    monkeypatch.setattr(finetuning, "property_loss", lambda *given: original(*given) * float("nan"))
     with pytest.raises(FloatingPointError, match=r"the loss of epoch 1 is not finite: a learning_"):
         run(config)
     assert not Path(config.out).exists()
 
 
 def test_spoiled_weights_are_noticed(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = train.FineTuning._outputs
-    monkeypatch.setattr(train.FineTuning, "_outputs", lambda *given: original(*given) * torch.inf)
+    original = finetuning.FineTuning._outputs
+    monkeypatch.setattr(
+        finetuning.FineTuning, "_outputs", lambda *given: original(*given) * torch.inf
+    )
     with pytest.raises(FloatingPointError, match="a prediction of epoch 1 is not finite"):
         run(config)
     assert not Path(config.out).exists()
@@ -491,7 +483,7 @@ def test_ctrl_c_leaves_nothing(config: TrainConfig, monkeypatch: pytest.MonkeyPa
     def pressed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "property_loss", pressed)
+    monkeypatch.setattr(finetuning, "property_loss", pressed)
     with pytest.raises(KeyboardInterrupt):
         run(config)
     assert not Path(config.out).exists()
@@ -500,12 +492,14 @@ def test_ctrl_c_leaves_nothing(config: TrainConfig, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"target": ()}, "no target: --target names one or more"),
         ({"target": ("y", "y")}, "a target is named twice: y, y"),
         ({"units": ("eV", "D")}, "1 targets, but 2 units"),
-        ({"epochs": 0}, "epochs, patience and batch_size must be at least 1"),
+        ({"epochs": 0}, "epochs, patience, batch_size, seeds and ensemble must be at"),
         ({"conformers": -1}, "conformers, warmup_epochs, weight_decay and seed must not be neg"),
-        ({"learning_rate": 0.0}, "learning_rate and clip_norm must be positive, 0.0 and 5.0"),
+        (
+            {"learning_rate": 0.0},
+            "learning_rate and clip_norm must be positive, layer_decay in .* 0.0, 5.0 and",
+        ),
         ({"head_dropout": 1.0}, r"head_dropout must be in \[0, 1\), 1.0 came"),
     ],
 )
@@ -521,3 +515,189 @@ def test_the_source_must_be_a_model(config: TrainConfig, tmp_path: Path) -> None
         run(replace(config, source=str(tmp_path / "none.safetensors")))
     assert read_table(config.data).names == ["smiles", "y", "part"]
     assert not Path(config.out).exists()
+
+
+def test_a_table_alone_is_enough(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No target and no folder are named: both are found, said, recorded, and not overwritten."""
+    monkeypatch.chdir(tmp_path)
+    identifiers = [f"mol-{k}" for k in range(len(CHAINS))]
+    write(Path(config.data), id=identifiers, smiles=CHAINS, carbons=N_CARBONS)
+    alone = TrainConfig(config.data, split="random", epochs=1, encoder=TINY, device="cpu")
+    result, told = run(alone)
+    assert result.model == Path("runs/chains/model.safetensors")
+    assert result.model.is_file()
+    assert [target.name for target in result.targets] == ["carbons"]
+    assert "target 'carbons': regression" in told
+    assert "no targets: 'id' names or numbers the rows" in told
+    choices = json.loads(Path("runs/chains/metrics.json").read_text())["choices"]
+    assert choices["targets_from"] == "the columns that look measured"
+    assert choices["left_out"] == {"id": "names or numbers the rows"}
+    with pytest.raises(ValueError, match="runs/chains is there already; --out names another"):
+        run(alone)
+
+
+def test_bad_cells_cost_themselves_and_bounds_are_learnt_as_bounds(config: TrainConfig) -> None:
+    """Long chains are only known to have more than 9 carbons."""
+    cells: list[Any] = [">9" if y > 9 else y for y in N_CARBONS]
+    cells[0], cells[5], cells[6] = "tiny", "n.d.", "~2"
+    write(Path(config.data), smiles=CHAINS, y=cells, part=PARTS)
+    result, told = run(replace(config, epochs=12, patience=12))
+    rows = rows_of(result)
+    assert [rows[k]["status"] for k in (0, 5, 6)] == ["no_label", "no_label", "ok"]
+    assert rows[0]["labels"] == "y: 'tiny' is no number"
+    assert "the first is in row 1 (line 2): 'tiny' is no number" in told
+    assert "'y': labels that are bounds, such as >10: 24;" in told
+    assert "'y': labels that are approximate (~): 1;" in told
+    known = [y for y in N_CARBONS[1:] if y <= 9]
+    test = result.test["y"]
+    n_bounds = sum(PARTS[k] == "test" for k, y in enumerate(N_CARBONS) if y > 9)
+    assert test["n_bounds"] == n_bounds
+    assert test["n"] == 12 - n_bounds
+    assert 0 <= figure(result.test, "y", "bounds respected") <= 1
+    # Exact labels alone scale the target.
+    assert result.targets[0].mean < np.mean(known) + 0.5
+    assert result.choices["targets"]["y"]["n_bounds"] == 24
+    assert result.bounds is not None
+    assert (result.bounds[:, 0] == 1).sum() == n_bounds
+
+
+def test_a_logarithm_is_learnt_and_given_back(config: TrainConfig) -> None:
+    decades = [float(f"{10 ** (y / 2):.4g}") for y in N_CARBONS]
+    write(Path(config.data), smiles=CHAINS, y=decades, part=PARTS)
+    _, hinted = run(replace(config, epochs=1))
+    assert "--log-scale y learns its logarithm" in hinted
+    result, told = run(replace(config, log_scale=("y",), epochs=12, patience=12))
+    assert "its log10 is learnt" in told
+    target = result.targets[0]
+    training = [y for y, part in zip(decades, PARTS, strict=True) if part == "train"]
+    assert target.log10
+    assert target.mean == pytest.approx(np.log10(training).mean())
+    assert figure(result.test, "y", "RMSE log10") < figure(result.trivial, "y", "RMSE log10")
+    error = np.log10(result.predicted[:, 0]) - np.log10(result.labels[:, 0])
+    assert result.test["y"]["RMSE log10"] == pytest.approx(np.sqrt((error**2).mean()))
+    table = Predictor(result.model).predict(config.data)
+    given, logarithm = (np.array(table.column(f"y_{end}")) for end in ("pred", "log10_pred"))
+    assert given[result.parts.test] == pytest.approx(result.predicted[:, 0], rel=1e-4)
+    assert logarithm == pytest.approx(np.log10(given))
+
+
+def test_several_classes_beside_a_number(config: TrainConfig) -> None:
+    kinds = [{"O": "alcohol", "N": "amine", "F": "fluoride"}.get(s[-1], "alkane") for s in CHAINS]
+    kinds[3] = ""
+    write(Path(config.data), smiles=CHAINS, kind=kinds, y=N_CARBONS, part=PARTS)
+    result, told = run(replace(config, target=("kind", "y"), epochs=15, patience=15))
+    assert [target.kind for target in result.targets] == ["multiclass", "regression"]
+    assert "target 'kind': multi-class (alcohol, alkane, amine, fluoride)" in told
+    assert figure(result.test, "kind", "macro ROC-AUC") > 0.6
+    assert result.predicted.shape == (12, 5)
+    table = Predictor(result.model).predict(["CCO", "nonsense"])
+    shares = [f"kind_prob_{name}" for name in ("alcohol", "alkane", "amine", "fluoride")]
+    assert table.column_names[3:] == ["kind_pred", *shares, "y_pred"]
+    values = [table.column(name)[0].as_py() for name in shares]
+    assert sum(values) == pytest.approx(1)
+    named = table.column("kind_pred").to_pylist()
+    assert named == [("alcohol", "alkane", "amine", "fluoride")[int(np.argmax(values))], None]
+
+
+def test_words_are_classes_and_the_threshold_is_that_of_validation(config: TrainConfig) -> None:
+    words = ["active" if y else "inactive" for y in HAS_OXYGEN]
+    write(Path(config.data), smiles=CHAINS, y=words, part=PARTS)
+    result, told = run(replace(config, epochs=5))
+    target = result.targets[0]
+    assert (target.kind, target.classes) == ("binary", ("inactive", "active"))
+    assert "'y': class 'active' has 3 molecules in validation and 3 in test, too few" in told
+    chosen = (result.predicted[:, 0] > target.threshold) == (result.labels[:, 0] == 1)
+    assert result.test["y"]["accuracy"] == pytest.approx(chosen.mean())
+    assert checkpoint.load(result.model).config.targets[0].threshold == target.threshold
+    assert result.choices["targets"]["y"]["threshold"] == target.threshold
+
+
+def test_folds_test_every_row_once_and_the_file_holds_all_models(config: TrainConfig) -> None:
+    smiles = [f"C1{'C' * n}C1{end}" for n in range(1, 9) for end in ("", "O", "N")]
+    labels = [float(s.count("C")) for s in smiles]
+    write(Path(config.data), smiles=["nonsense", *smiles], y=[1, *labels])
+    result, told = run(replace(config, split="scaffold", folds=4, epochs=2))
+    assert "4 folds (scaffold), each tested once and used to validate once" in told
+    parts = [row["part"] for row in rows_of(result)]
+    assert Counter(parts) == {"": 1, **{f"fold {k}": 6 for k in range(1, 5)}}
+    assert result.parts.test.tolist() == list(range(1, 25))
+    assert result.labels[:, 0].tolist() == labels
+    errors = [figure(one.test, "y", "RMSE") for one in result.runs]
+    assert result.test["y"]["RMSE"] == pytest.approx(np.mean(errors))
+    assert result.test["y"]["n"] == 24
+    told_spread = json.loads((Path(config.out) / "metrics.json").read_text())["spread"]
+    assert (told_spread["over"], told_spread["n"]) == ("folds", 4)
+    assert told_spread["test"]["y"]["RMSE"] == {
+        "mean": pytest.approx(np.mean(errors)),
+        "sd": pytest.approx(np.std(errors, ddof=1)),
+    }
+    # A fold's model, scaled as the file has it, still says what it said in its test.
+    predictor = Predictor(result.model)
+    each = [replace_member(predictor, k).predict(smiles) for k in range(4)]
+    for k, one in enumerate(result.runs):
+        again = np.array(each[k].column("y_pred"))[one.parts.test]
+        assert again == pytest.approx(one.predicted[:, 0], abs=1e-4)
+    together = predictor.predict(smiles)
+    values = np.stack([np.array(found.column("y_pred")) for found in each])
+    assert np.array(together.column("y_pred")) == pytest.approx(values.mean(0))
+    assert np.array(together.column("y_std")) == pytest.approx(values.std(0), abs=1e-6)
+
+
+def replace_member(predictor: Predictor, k: int) -> Predictor:
+    """The same file, but only its member k answers."""
+    alone = Predictor(predictor.path)
+    alone.members = [predictor.members[k]]
+    return alone
+
+
+def test_seeds_and_members(config: TrainConfig) -> None:
+    first, _ = run(config)
+    kept = weights(first)
+    second, _ = run(replace(config, seed=1))
+    pair, _ = run(replace(config, seeds=2))
+    assert are_same(kept, weights(pair))
+    assert pair.test == first.test
+    errors = [figure(one.test, "y", "RMSE") for one in (first, second)]
+    assert pair.spread["test"]["y"]["RMSE"]["mean"] == pytest.approx(np.mean(errors))
+    ensemble, _ = run(replace(config, ensemble=2))
+    members = checkpoint.load_members(ensemble.model)
+    assert are_same(kept, members[0].state_dict())
+    mean = (first.predicted + second.predicted) / 2
+    assert ensemble.predicted == pytest.approx(mean, abs=1e-6)
+    table = Predictor(ensemble.model).predict(config.data)
+    again = np.array(table.column("y_pred"))[ensemble.parts.test]
+    assert again == pytest.approx(mean[:, 0], abs=1e-5)
+    assert table.column_names[-2:] == ["y_pred", "y_std"]
+    log = pa.csv.read_csv(Path(config.out) / "log.csv")
+    assert log.column("member").to_pylist() == [1, 1, 2, 2]
+
+
+def test_joined_features_need_no_flag_to_predict(config: TrainConfig) -> None:
+    result, _ = run(replace(config, features=("ecfp4", "descriptors"), freeze=True))
+    kept = checkpoint.load(result.model)
+    assert kept.property_head is not None
+    assert kept.property_head.hidden.in_features == 16 + 2048 + 30
+    assert kept.property_head.feature_scale[2048:].max() > 1  # descriptors are standardised
+    table = Predictor(result.model).predict(config.data)
+    again = np.array(table.column("y_pred"))[result.parts.test]
+    assert again == pytest.approx(result.predicted[:, 0], abs=1e-4)
+
+
+def test_weights_of_class_1_are_kept_where_they_help_on_validation(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(Path(config.data), smiles=CHAINS, y=HAS_OXYGEN, part=PARTS)
+    original = finetuning.FineTuning._figure
+
+    def judge(self: finetuning.FineTuning) -> tuple[float, float, str]:
+        value = original(self)[0] - (9.0 if self.weights is None else 0.0)
+        return value, value, "as told"
+
+    monkeypatch.setattr(finetuning.FineTuning, "_figure", judge)
+    result, told = run(replace(config, pos_weight="try"))
+    assert result.runs[0].is_weighted
+    assert result.choices["pos_weight"]
+    assert "weights of class 1, judged on validation: without" in told
+    assert not run(replace(config, pos_weight="off"))[0].runs[0].is_weighted

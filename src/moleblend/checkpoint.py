@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +25,7 @@ __all__ = [
     "count_parameters",
     "from_reference",
     "load",
+    "load_members",
     "read_card",
     "save",
     "transfer",
@@ -69,11 +71,11 @@ class Card:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-def save(model: Model, path: Path | str, card: Card) -> None:
+def save(model: Model | Sequence[Model], path: Path | str, card: Card) -> None:
     """Write a model to one file: to a temporary name first, so that the file is whole or not there.
 
     Args:
-        model: any model.
+        model: any model, or the members of an ensemble, which have one configuration.
         path: of the new file, ending in .safetensors.
         card: what the file shall say of itself.
 
@@ -83,19 +85,32 @@ def save(model: Model, path: Path | str, card: Card) -> None:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: the name of a model file ends in .safetensors")
+    members = [model] if isinstance(model, Model) else list(model)
+    if any(member.config != members[0].config for member in members):
+        raise ValueError(f"{path}: the members of an ensemble need one configuration")
     header = {
         "format": "moleblend",
         "format_version": str(FORMAT_VERSION),
-        "config": json.dumps(to_dict(model.config)),
+        "config": json.dumps(to_dict(members[0].config)),
         "card": json.dumps(to_dict(card)),
+        "members": str(len(members)),
     }
-    tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {
+        f"{_prefix(k)}{name}": tensor.detach().contiguous()
+        for k, member in enumerate(members)
+        for name, tensor in member.state_dict().items()
+    }
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata=header)
 
 
 def load(path: Path | str) -> Model:
-    """Read a model file; every weight must fit.
+    """Read a model file, of an ensemble the first member. Raises what `load_members` raises."""
+    return load_members(path)[0]
+
+
+def load_members(path: Path | str) -> list[Model]:
+    """Read all members of a model file, mostly one; every weight must fit.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -106,8 +121,13 @@ def load(path: Path | str) -> Model:
     with _open(path) as file:
         config = _read_header(ModelConfig, file.metadata(), "config", path)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    model = Model(config)
-    expected = model.state_dict()
+        n_members = int((file.metadata() or {}).get("members", "1"))
+    models = [Model(config) for _ in range(n_members)]
+    expected = {
+        f"{_prefix(k)}{name}": tensor
+        for k, model in enumerate(models)
+        for name, tensor in model.state_dict().items()
+    }
     try:
         check_names(tensors, expected)
     except ValueError as error:
@@ -118,8 +138,10 @@ def load(path: Path | str) -> Model:
             raise ValueError(
                 f"{path}: weight {name} does not fit: {wanted} was expected, {found} found"
             )
-    model.load_state_dict(tensors)
-    return model.eval()
+    for k, model in enumerate(models):
+        model.load_state_dict({name: tensors[f"{_prefix(k)}{name}"] for name in model.state_dict()})
+        model.eval()
+    return models
 
 
 def read_card(path: Path | str) -> Card:
@@ -196,6 +218,11 @@ def transfer(source: Model, config: ModelConfig) -> Model:
 def count_parameters(model: torch.nn.Module) -> int:
     """Number of trained numbers."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _prefix(member: int) -> str:
+    """What stands before the names of a member's weights; the first is as a model alone."""
+    return f"members.{member}." if member else ""
 
 
 def _open(path: Path) -> safe_open:

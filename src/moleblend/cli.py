@@ -107,7 +107,15 @@ def _train(arguments: list[str]) -> None:
     result = train(config, console=SHOWN)
     _print_metrics("validation", result.validation)
     _print_metrics("test", result.test)
-    report = _report(lambda: write_train_report(result, Path(config.out) / "report.html"))
+    for target, found in result.spread.get("test", {}).items():
+        told = "  ".join(
+            f"{name} {figure['mean']:.4g} ± {figure['sd']:.2g}"
+            for name, figure in found.items()
+            if not name.startswith("n") and figure["sd"] is not None
+        )
+        over = "folds" if config.folds else "seeds"
+        say(f"test, mean and standard deviation over {len(result.runs)} {over}  {target}  {told}")
+    report = _report(lambda: write_train_report(result, config.folder / "report.html"))
     say(f"the model is {result.model}, {report}")
 
 

@@ -245,7 +245,7 @@ def _fine_tune(
             out=str(out / name),
             source=source,
             split="part",
-            task="regression",
+            task=("regression",),
             views="both",
             epochs=config.epochs,
             patience=config.epochs,

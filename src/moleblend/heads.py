@@ -3,7 +3,9 @@
 A model is an encoder and its heads.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -60,28 +62,50 @@ class HeadsConfig:
         return types * stereos * conjugated
 
 
+Kind = Literal["regression", "binary", "multiclass"]
+
+
 @dataclass(frozen=True)
 class Target:
     """One predicted property.
 
     Attributes:
         name: of the label's column.
-        kind: `regression`, or `binary` for a label of 0 or 1.
+        kind: `regression`; `binary` for a label of class 0 or 1; `multiclass` for several classes.
         unit: of a regression label, empty if unknown.
         mean: of the training labels; a regression head predicts (label - mean) / scale.
         scale: standard deviation of the training labels.
+        log10: a regression head predicts log10 of the label, of which mean and scale are then.
+        classes: what the labels call class 0, 1, ...; a binary target may have none.
+        threshold: probability above which a binary target is class 1; chosen on validation.
     """
 
     name: str
-    kind: Literal["regression", "binary"]
+    kind: Kind
     unit: str = ""
     mean: float = 0.0
     scale: float = 1.0
+    log10: bool = False
+    classes: tuple[str, ...] = ()
+    threshold: float = 0.5
 
     def __post_init__(self) -> None:
-        """Refuse a scale that cannot divide."""
+        """Refuse a scale that cannot divide, and classes that are not several."""
         if not self.scale > 0:
             raise ValueError(f"target {self.name}: scale must be positive, {self.scale} came")
+        if self.kind == "multiclass" and len(self.classes) < 2:
+            raise ValueError(f"target {self.name}: {len(self.classes)} classes came, 2 are needed")
+
+    @property
+    def n_outputs(self) -> int:
+        """Numbers that the head gives for it: one, or a logit for each of several classes."""
+        return len(self.classes) if self.kind == "multiclass" else 1
+
+
+def output_slices(targets: Sequence[Target]) -> list[slice]:
+    """Say where the outputs of each target stand."""
+    ends = list(accumulate(target.n_outputs for target in targets))
+    return [slice(end - t.n_outputs, end) for end, t in zip(ends, targets, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -95,6 +119,9 @@ class ModelConfig:
         head_dropout: before the last layer of the property head.
         readout: a molecule's vector is the `mean` over its atoms, which pretraining has shaped, or
             the virtual node's (`cls`, published), which no pretraining loss reads.
+        features: what of `fingerprints.FEATURES` is joined to the molecule's vector in the property
+            head.
+        n_features: how many numbers these are.
     """
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -102,6 +129,8 @@ class ModelConfig:
     targets: tuple[Target, ...] = ()
     head_dropout: float = 0.0
     readout: Literal["mean", "cls"] = "mean"
+    features: tuple[str, ...] = ()
+    n_features: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,15 +160,22 @@ class Model(nn.Module):
         self.pair_heads = PairHeads(config) if config.heads else None
         self.property_head = PropertyHead(config) if config.targets else None
 
-    def forward(self, batch: Batch, blend: Blend) -> Float[Tensor, "b t"]:
-        """Predict the targets: scaled values for regression, logits for binary.
+    def forward(
+        self, batch: Batch, blend: Blend, features: Float[Tensor, "b f"] | None = None
+    ) -> Float[Tensor, "b o"]:
+        """Predict the targets: scaled values for regression, logits for classes.
+
+        Args:
+            batch: the molecules.
+            blend: what is shown of them.
+            features: of the molecules, if the model takes some.
 
         Raises:
             ValueError: the model has no targets.
         """
         if self.property_head is None:
             raise ValueError("this model has no targets: it was pretrained, but not fine-tuned")
-        return self.property_head(self.embed(batch, blend))
+        return self.property_head(self.embed(batch, blend), features)
 
     def embed(self, batch: Batch, blend: Blend) -> Float[Tensor, "b d"]:
         """Give one vector per molecule, from which properties are read."""
@@ -303,16 +339,31 @@ def unit_vectors(positions: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n n 3"]:
 
 
 class PropertyHead(nn.Module):
-    """Linear, GELU, Linear on the molecule's vector: one number per target (the published head)."""
+    """Linear, GELU, Linear on the molecule's vector (the published head).
+
+    One number per target, or several for several classes: `output_slices` says which.
+    """
+
+    feature_mean: Tensor
+    feature_scale: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.encoder.width
-        self.hidden = nn.Linear(width, width)
+        self.hidden = nn.Linear(width + config.n_features, width)
         self.dropout = nn.Dropout(config.head_dropout)
-        self.out = nn.Linear(width, len(config.targets))
+        self.out = nn.Linear(width, sum(target.n_outputs for target in config.targets))
         initialise(self)
+        if config.n_features:
+            self.register_buffer("feature_mean", torch.zeros(config.n_features))
+            self.register_buffer("feature_scale", torch.ones(config.n_features))
 
-    def forward(self, molecule: Float[Tensor, "b d"]) -> Float[Tensor, "b t"]:
-        """Predict the targets: scaled values for regression, logits for binary."""
+    def forward(
+        self, molecule: Float[Tensor, "b d"], features: Float[Tensor, "b f"] | None = None
+    ) -> Float[Tensor, "b o"]:
+        """Predict the targets: scaled values for regression, logits for classes."""
+        if features is not None:
+            # Unlike molecules have features far out, which a head trained near 0 cannot judge.
+            known = ((features - self.feature_mean) / self.feature_scale).clamp(-5, 5)
+            molecule = torch.cat([molecule, known], 1)
         return self.out(self.dropout(F.gelu(self.hidden(molecule))))

@@ -10,14 +10,15 @@ import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import Float32, Float64, Int64, Num
-from scipy.special import expit
+from scipy.special import expit, softmax
 from torch import Tensor
 
 from moleblend import checkpoint
 from moleblend.batch import Batch, collate
 from moleblend.blending import Blend, Views, show
 from moleblend.conformers import ConformerConfig, Conformers, cache_folder
-from moleblend.heads import Target
+from moleblend.fingerprints import joined_features
+from moleblend.heads import Target, output_slices
 from moleblend.molecule import FeatureVersion, Molecule, MoleculeError
 from moleblend.tables import (
     Rejected,
@@ -64,7 +65,8 @@ class Predictor:
 
     def __init__(self, path: str | Path, *, device: Literal["cpu", "cuda"] | None = None) -> None:
         self.path = Path(path)
-        self.model = checkpoint.load(self.path)
+        self.members = checkpoint.load_members(self.path)
+        self.model = self.members[0]
         self.card = checkpoint.read_card(self.path)
         if self.card.views not in get_args(Views):
             raise ValueError(
@@ -72,7 +74,8 @@ class Predictor:
                 f"{', '.join(get_args(Views))}"
             )
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.model.to(self.device)
+        for member in self.members:
+            member.to(self.device)
 
     def predict(
         self,
@@ -91,8 +94,8 @@ class Predictor:
             errors: rows that cannot be used are kept with their reason, skipped, or raise an error.
 
         Returns:
-            The columns of the input, then `status`, `reason`, and per target NAME_pred (in the
-            label's unit) or NAME_prob (probability of class 1), null where the row cannot be used.
+            The columns of the input, then `status`, `reason`, and per target those of
+            `result_names`, null where the row cannot be used.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -108,16 +111,18 @@ class Predictor:
                 f"{self.path}: the model has no targets: it was pretrained only, "
                 "`moleblend train` fine-tunes it"
             )
-        names = [
-            f"{target.name}_{'prob' if target.kind == 'binary' else 'pred'}" for target in targets
-        ]
-        table, rows = self._rows(source, views, smiles, errors, names)
-        raw = self._run(rows, self.model, len(targets), self._views(views))
-        values = in_units(raw, targets).T
-        results = {
-            name: pa.array(column, from_pandas=True)
-            for name, column in zip(names, values, strict=True)
-        }
+        n_members = len(self.members)
+        table, rows = self._rows(source, views, smiles, errors, result_names(targets, n_members))
+
+        def answer(molecules: Sequence[Molecule], batch: Batch, blend: Blend) -> Tensor:
+            found = joined_features([m.smiles for m in molecules], self.model.config.features)
+            features = torch.from_numpy(found).to(self.device) if found.size else None
+            return torch.cat([member(batch, blend, features) for member in self.members], 1)
+
+        n_outputs = sum(target.n_outputs for target in targets)
+        raw = self._run(rows, answer, n_members * n_outputs, self._views(views))
+        values = np.stack([in_units(part, targets) for part in np.split(raw, n_members, 1)])
+        results = _results(values, targets)
         return _joined(table, rows, results, errors)
 
     def embed(
@@ -128,7 +133,10 @@ class Predictor:
         smiles: str | None = None,
         errors: Errors = "keep",
     ) -> Float32[np.ndarray, "n d"]:
-        """Give one vector per row; NaN where the row cannot be used. Arguments as of `predict`."""
+        """Give one vector per row; NaN where the row cannot be used. Arguments as of `predict`.
+
+        Of an ensemble these are the first member's: vectors of different models have no mean.
+        """
         _, rows = self._rows(source, views, smiles, errors)
         return self._embed(rows, views)[_kept(rows, errors)]
 
@@ -146,7 +154,11 @@ class Predictor:
 
     def _embed(self, rows: list[Row], views: Views | None) -> Float32[np.ndarray, "n d"]:
         width = self.model.config.encoder.width
-        return self._run(rows, self.model.embed, width, self._views(views))
+
+        def answer(_: Sequence[Molecule], batch: Batch, blend: Blend) -> Tensor:
+            return self.model.embed(batch, blend)
+
+        return self._run(rows, answer, width, self._views(views))
 
     def _views(self, views: Views | None) -> Views:
         trained = cast(Views, self.card.views)
@@ -191,17 +203,17 @@ class Predictor:
     def _run(
         self,
         rows: list[Row],
-        function: Callable[[Batch, Blend], Tensor],
+        function: Callable[[Sequence[Molecule], Batch, Blend], Tensor],
         width: int,
         views: Views,
     ) -> Float32[np.ndarray, "n w"]:
-        """Apply a function of batch and blend to all usable rows; NaN elsewhere."""
+        """Apply a function of molecules, batch and blend to all usable rows; NaN elsewhere."""
         results = np.full((len(rows), width), np.nan, np.float32)
         usable = [(k, row.molecule) for k, row in enumerate(rows) if row.molecule is not None]
         for places in in_batches([molecule.n_atoms for _, molecule in usable]):
             chosen, molecules = zip(*(usable[place] for place in places), strict=True)
             batch = collate(molecules).to(self.device)
-            results[list(chosen)] = function(batch, show(batch, views)).cpu().numpy()
+            results[list(chosen)] = function(molecules, batch, show(batch, views)).cpu().numpy()
         return results
 
 
@@ -248,14 +260,83 @@ def _prepare(
 
 
 def in_units(
-    output: Num[np.ndarray, "n t"], targets: Sequence[Target]
-) -> Float64[np.ndarray, "n t"]:
-    """Turn what a model gives into values in the label's unit, and probabilities of class 1."""
-    columns = [
-        expit(column) if target.kind == "binary" else column * target.scale + target.mean
-        for column, target in zip(output.T.astype(np.float64), targets, strict=True)
-    ]
-    return np.stack(columns, 1)
+    output: Num[np.ndarray, "n o"], targets: Sequence[Target]
+) -> Float64[np.ndarray, "n o"]:
+    """Turn what a model gives into values in the label's unit, and probabilities of classes.
+
+    A binary target has the probability of class 1, a multi-class one that of each class.
+    """
+    columns = []
+    for target, where in zip(targets, output_slices(targets), strict=True):
+        found = output[:, where].astype(np.float64)
+        if target.kind == "binary":
+            found = expit(found)
+        elif target.kind == "multiclass":
+            found = softmax(found, 1)
+        else:
+            found = found * target.scale + target.mean
+            # Beyond, the squares that figures are made of would not fit a float.
+            found = 10.0 ** found.clip(-100, 100) if target.log10 else found
+        columns.append(found)
+    return np.concatenate(columns, 1)
+
+
+def mean_of_members(
+    values: Float64[np.ndarray, "m n o"], targets: Sequence[Target]
+) -> Float64[np.ndarray, "n o"]:
+    """Mean of the members' values (of `in_units`); of logarithms where these are learnt."""
+    mean = values.mean(0)
+    for target, where in zip(targets, output_slices(targets), strict=True):
+        if target.log10:
+            mean[:, where] = 10.0 ** np.log10(values[..., where]).mean(0)
+    return mean
+
+
+def result_names(targets: Sequence[Target], n_members: int = 1) -> list[str]:
+    """Name the columns of predictions.
+
+    NAME_pred has a value in the label's unit, or the likeliest of several classes; NAME_log10_pred
+    the logarithm where it is learnt; NAME_prob the probability of class 1, NAME_prob_CLASS that of
+    one of several classes. Of an ensemble, NAME_std is the standard deviation of the members (of
+    the probability of the class that is named, for several classes), NAME_log10_std that of their
+    logarithms.
+    """
+    names = []
+    for target in targets:
+        ends = ["prob" if target.kind == "binary" else "pred"]
+        if target.kind == "multiclass":
+            ends += [f"prob_{label}" for label in target.classes]
+        ends += ["log10_pred"] if target.log10 else []
+        if n_members > 1:
+            ends += ["std", "log10_std"] if target.log10 else ["std"]
+        names += [f"{target.name}_{end}" for end in ends]
+    return names
+
+
+def _results(
+    values: Float64[np.ndarray, "m n o"], targets: Sequence[Target]
+) -> dict[str, pa.Array]:
+    """Make the columns that `result_names` names."""
+    means = mean_of_members(values, targets)
+    columns: list[pa.Array] = []
+    for target, where in zip(targets, output_slices(targets), strict=True):
+        mean, each = means[:, where], values[..., where]
+        spread = each.std(0)
+        if target.kind == "multiclass":
+            chosen = mean.argmax(1)
+            names = np.array(target.classes, object)[chosen]
+            columns.append(pa.array(names, pa.string(), mask=np.isnan(mean[:, 0])))
+            columns += [pa.array(column, from_pandas=True) for column in mean.T]
+            spread = np.take_along_axis(spread, chosen[:, None], 1)
+        else:
+            columns.append(pa.array(mean[:, 0], from_pandas=True))
+        if target.log10:
+            columns.append(pa.array(np.log10(mean[:, 0]), from_pandas=True))
+        if len(values) > 1:
+            columns.append(pa.array(spread[:, 0], from_pandas=True))
+            if target.log10:
+                columns.append(pa.array(np.log10(each).std(0)[:, 0], from_pandas=True))
+    return dict(zip(result_names(targets, len(values)), columns, strict=True))
 
 
 def in_batches(n_atoms: Sequence[int]) -> Iterator[list[int]]:

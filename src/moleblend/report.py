@@ -15,7 +15,7 @@ from sklearn.metrics import roc_curve
 
 from moleblend import checkpoint
 from moleblend.config import to_dict
-from moleblend.heads import Target
+from moleblend.heads import Target, output_slices
 from moleblend.metrics import Metrics
 from moleblend.page import (
     BLUE,
@@ -86,6 +86,14 @@ def write_train_report(result: TrainResult, path: Path) -> Path:
         f"part. The weights are those of epoch {result.best_epoch} of {len(result.history)}, the "
         "best on validation."
     )
+    if config.folds:
+        kept = (
+            "Each row was tested once, by a model that had not seen it: the figures are means over "
+            f"{config.folds} folds. The model file holds the models of all folds, and their mean "
+            "has no test of its own."
+        )
+    elif config.ensemble > 1:
+        kept += f" So it is for each of the {config.ensemble} members, of which this is the first."
     command = f"moleblend predict {shlex.quote(str(result.model))} molecules.csv predictions.csv"
     body = [
         f"<p class='lead'>{lead}</p>",
@@ -100,8 +108,8 @@ def write_train_report(result: TrainResult, path: Path) -> Path:
         "<h2>Use the model</h2>",
         "<p>The model is one file. Every row of the input comes back, with a status.</p>",
         f"<pre>{escape(command)}</pre>",
-        "<h2>Settings</h2>",
-        settings_table(to_dict(config)),
+        "<h2>Settings and choices</h2>",
+        settings_table(to_dict(config) | {"choices": result.choices}),
     ]
     return write_page(path, f"Fine-tuning: {names}", body)
 
@@ -190,40 +198,51 @@ def _metrics_table(result: TrainResult) -> str:
         test = result.test[target.name]
         constant = _constant_answer(test, result.trivial.get(target.name))
         for metric, value in test.items():
-            if metric in ("n", "n_positive"):
+            if metric in ("n", "n_positive", "n_bounds"):
                 continue
-            found = result.validation[target.name][metric]
+            found = number(result.validation[target.name].get(metric))
             told = number(constant[metric]) if metric in constant else "–"
-            rows.append((name, metric, number(found), number(value), told, number(test["n"])))
-    head = ("target", "metric", "validation", "test", "constant answer, test", "labels, test")
+            row = [name, metric, found, number(value), told, number(test["n"])]
+            if result.spread:
+                figure = result.spread["test"][target.name][metric]
+                row.insert(4, f"{number(figure['mean'])} ± {number(figure['sd'])}")
+            rows.append(row)
+    head = ["target", "metric", "validation", "test", "constant answer, test", "labels, test"]
     note = (
         "The constant answer is the mean of the training labels, or for classes the same "
         "probability for every molecule."
     )
+    if result.spread:
+        over = f"{len(result.runs)} {'folds' if result.config.folds else 'seeds'}"
+        head.insert(4, f"test, mean ± sd over {over}")
     return table(head, rows, note)
 
 
 def _constant_answer(test: Metrics, trivial: Metrics | None) -> Metrics:
     if trivial is not None:
         return trivial
-    n, n_positive = test["n"], test["n_positive"]
+    n, n_positive = test["n"], test.get("n_positive")
     if not n or n_positive is None:
-        return {}
+        return {"macro ROC-AUC": 0.5}
     share = n_positive / n
-    return {"ROC-AUC": 0.5, "average precision": share, "accuracy": max(share, 1 - share)}
+    found: Metrics = {"ROC-AUC": 0.5, "PR-AUC": share, "accuracy": max(share, 1 - share)}
+    return found | {"balanced accuracy": 0.5, "MCC": 0.0}
 
 
 def _target_plots(result: TrainResult) -> list[str]:
     """One plot for each of the first targets: predicted over measured, or the ROC curve."""
     pictures = []
+    slices = output_slices(result.targets)
     for k, target in enumerate(result.targets[:_MOST_PLOTS]):
-        predicted, label = result.predicted[:, k], result.labels[:, k]
+        predicted, label = result.predicted[:, slices[k].start], result.labels[:, k]
         is_known = ~np.isnan(label)
+        if result.bounds is not None:
+            is_known &= result.bounds[:, k] == 0
         predicted, label = predicted[is_known], label[is_known]
         if target.kind == "regression" and len(label):
             told = f"{target.name}: MAE {number(result.test[target.name]['MAE'])} {target.unit}"
             pictures.append(parity_picture(predicted, label, target, told))
-        elif len(np.unique(label)) == 2:
+        elif target.kind == "binary" and len(np.unique(label)) == 2:
             pictures.append(_roc_picture(predicted, label, result, target))
     return pictures
 
@@ -240,7 +259,11 @@ def parity_picture(
     plot = axes_of(told, f"measured{unit}", f"predicted{unit}", height=3.2)
     low, high = min(predicted.min(), label.min()), max(predicted.max(), label.max())
     plot.plot([low, high], [low, high], color=GREY, linewidth=1)
-    plot.axhline(target.mean, color=GREY, linewidth=1, linestyle=":")
+    if target.log10:
+        plot.set_xscale("log")
+        plot.set_yscale("log")
+    mean = 10**target.mean if target.log10 else target.mean
+    plot.axhline(mean, color=GREY, linewidth=1, linestyle=":")
     plot.scatter(label, predicted, s=9, color=colour, alpha=0.5, linewidths=0)
     return picture(
         plot,
@@ -285,7 +308,7 @@ def figure_name(result: TrainResult) -> str:
         for name, value in metrics.items()
         if value is not None
     }
-    if "ROC-AUC" in defined:
+    if {"ROC-AUC", "macro ROC-AUC"} & defined:
         return "validation ROC-AUC − RMSE" if "RMSE" in defined else "validation ROC-AUC"
     return "validation RMSE / deviation" if "RMSE" in defined else "validation loss"
 

@@ -1,140 +1,99 @@
 """Fine-tuning: a table of measured molecules in, a model file with honest test figures out."""
 
-import copy
 import hashlib
 import json
-import logging
-import math
-import warnings
-from collections.abc import Iterator, Sequence, Sized
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
-import tyro
-from jaxtyping import Float, Float32, Float64, Int64
-from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from jaxtyping import Float64, Int8, Int64
 from rich.console import Console
-from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
 
 from moleblend import checkpoint
-from moleblend.batch import Batch, collate, shuffled_batches
-from moleblend.blending import Views, show
+from moleblend.assay import Assay, read_assay
+from moleblend.blending import Views
+from moleblend.choices import choices_of, told
 from moleblend.config import to_dict
 from moleblend.encoder import EncoderConfig
 from moleblend.files import replacing
-from moleblend.heads import Model, ModelConfig, Target
-from moleblend.metrics import Metrics, binary_metrics, mean_metric, regression_metrics
+from moleblend.finetuning import FineTuning, Labelled, fit, score
+from moleblend.fingerprints import FEATURES, joined_features
+from moleblend.heads import Model, ModelConfig, Target, output_slices
+from moleblend.metrics import Metrics, best_threshold, regression_metrics, why_undefined
 from moleblend.molecule import Molecule
-from moleblend.predict import Row, in_batches, in_units, prepare
-from moleblend.splits import SPLITS, Split, given_split
-from moleblend.tables import Table, numbers, read_molecules, read_table, write_table
+from moleblend.predict import Row, in_units, mean_of_members, prepare, result_names
+from moleblend.settings import TrainConfig
+from moleblend.splits import SPLITS, Split, folds, given_split
+from moleblend.tables import Table, find_smiles_column, read_molecules, read_table, write_table
+
+__all__ = ["Run", "TrainConfig", "TrainResult", "train"]
+
+Spread = dict[str, dict[str, dict[str, float]]]
+"""Of each target and metric the mean and the standard deviation over runs."""
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """One fine-tuning run.
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One training: one seed on one split.
 
     Attributes:
-        data: table of molecules and measured values (csv, tsv, smi, sdf, parquet; also .gz).
-        target: columns to predict; an empty cell is a missing label.
-        out: the run folder.
-        source: model file to start from, or `scratch` for random weights.
-        smiles: the SMILES column; found by name if empty.
-        split: `scaffold`, `balanced` (scaffolds in random order), `cluster` (Butina on ECFP4),
-            `random`, or a column that says train, valid or test for each row.
-        task: `regression`, `binary`, or `auto`: binary if all labels of a target are 0 or 1.
-        units: unit of each target, for the record.
-        views: what is used of each molecule: `2d`, `3d`, `both`; `auto` is both if any row has a
-            geometry.
-        conformers: geometries computed for each molecule that comes without; more than one are
-            drawn from at random in each epoch.
-        epochs: at most.
-        patience: epochs without a better validation figure after which training stops.
-        batch_size: molecules in a step.
-        learning_rate: at the end of the warm-up.
-        warmup_epochs: epochs over which the rate rises from 0; then it falls to 0 along a cosine.
-        weight_decay: decoupled.
-        clip_norm: largest norm of the gradient.
-        head_dropout: before the last layer of the property head.
-        seed: of everything random.
-        device: `auto`, `cpu` or `cuda`.
-        encoder: of a model from scratch; with a source it is the source's.
+        seed: of its first member; the others have the next ones.
+        parts: rows of each part, counted from 0 among the usable rows.
+        targets: with the scaling of the training labels and the threshold chosen on validation.
+        models: one, or the members of an ensemble.
+        histories: of each member, per epoch: `epoch`, `training_loss`, and `validation`, the figure
+            that chose the epoch: mean ROC-AUC of the classes, mean RMSE in standard deviations of
+            the regression targets (a bound counts where it is broken), their difference where there
+            are both; or, where neither is defined, the loss.
+        best_epochs: of each member, whose weights were kept.
+        validation: metrics per target on the validation part, of the weights that were kept.
+        test: metrics per target on the test part, read once.
+        trivial: test metrics of predicting the training mean; only for regression.
+        predicted: for the test part, see `predict.in_units`.
+        is_weighted: whether class 1 was weighed by how rare it is.
     """
 
-    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-    target: tuple[str, ...]
-    out: str
-    source: Annotated[str, tyro.conf.arg(name="from")] = "scratch"
-    smiles: str = ""
-    split: str = "scaffold"
-    task: Literal["auto", "regression", "binary"] = "auto"
-    units: tuple[str, ...] = ()
-    views: Literal["auto", "2d", "3d", "both"] = "auto"
-    conformers: int = 0
-    epochs: int = 40
-    patience: int = 10
-    batch_size: int = 32
-    learning_rate: float = 2e-4
-    warmup_epochs: float = 2.0
-    weight_decay: float = 0.01
-    clip_norm: float = 5.0
-    head_dropout: float = 0.1
-    seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot run."""
-        if not self.target:
-            raise ValueError("no target: --target names one or more columns to predict")
-        if len(set(self.target)) != len(self.target):
-            raise ValueError(f"a target is named twice: {', '.join(self.target)}")
-        if self.units and len(self.units) != len(self.target):
-            raise ValueError(
-                f"{len(self.target)} targets, but {len(self.units)} units: one for each, or none"
-            )
-        if min(self.epochs, self.patience, self.batch_size) < 1:
-            raise ValueError("epochs, patience and batch_size must be at least 1")
-        if min(self.conformers, self.warmup_epochs, self.weight_decay, self.seed) < 0:
-            raise ValueError(
-                "conformers, warmup_epochs, weight_decay and seed must not be negative"
-            )
-        if not (self.learning_rate > 0 and self.clip_norm > 0):
-            raise ValueError(
-                "learning_rate and clip_norm must be positive, "
-                f"{self.learning_rate} and {self.clip_norm} came"
-            )
-        if not 0 <= self.head_dropout < 1:
-            raise ValueError(f"head_dropout must be in [0, 1), {self.head_dropout} came")
+    seed: int
+    parts: Split
+    targets: tuple[Target, ...]
+    models: tuple[Model, ...]
+    histories: tuple[list[dict[str, int | float]], ...]
+    best_epochs: tuple[int, ...]
+    validation: dict[str, Metrics]
+    test: dict[str, Metrics]
+    trivial: dict[str, Metrics]
+    predicted: Float64[np.ndarray, "m o"]
+    is_weighted: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class TrainResult:
     """What a run found, and what its report shows.
 
+    With several seeds the figures are those of the first, which is the model that is kept; with
+    folds they are means over the folds, and the predictions those of all folds for their tests.
+
     Attributes:
         config: of the run.
         model: path of the model file.
-        targets: with the scaling of the training labels.
+        targets: of the model in the file.
         validation: metrics per target on the validation part, of the weights that were kept.
         test: metrics per target on the test part, read once.
         trivial: test metrics of predicting the training mean; only for regression.
-        history: per epoch: `epoch`, `training_loss`, and `validation`, the figure that chose the
-            epoch: mean ROC-AUC of the binary targets, mean RMSE in standard deviations of the
-            regression targets, their difference where there are both; or, where neither is
-            defined because only one class occurs, the loss.
-        best_epoch: whose weights were kept.
-        parts: rows of each part, counted from 0 in the file.
-        predicted: for the rows of the test part, in the target's unit or as a probability.
+        history: see `Run.histories`, of the first member.
+        best_epoch: whose weights were kept, in the first member.
+        parts: rows of each part, counted from 0 in the file; with folds all are tested.
+        predicted: for the rows of the test part, see `predict.in_units`.
         labels: for the rows of the test part; NaN where missing.
         rows: status and reason of every row of the file.
+        bounds: for the rows of the test part, 1 and -1 where a label is only a bound.
+        runs: one for each seed or fold.
+        spread: of the validation and test figures over several runs.
+        choices: what was decided, and by what.
     """
 
     config: TrainConfig
@@ -146,25 +105,13 @@ class TrainResult:
     history: list[dict[str, int | float]]
     best_epoch: int
     parts: Split
-    predicted: Float64[np.ndarray, "m t"]
+    predicted: Float64[np.ndarray, "m o"]
     labels: Float64[np.ndarray, "m t"]
     rows: list[Row]
-
-
-@dataclass(frozen=True, eq=False)
-class Labelled:
-    """The usable molecules and their labels; NaN where missing."""
-
-    molecules: list[Molecule]
-    labels: Float64[np.ndarray, "n t"]
-
-    def __len__(self) -> int:
-        """Number of molecules."""
-        return len(self.molecules)
-
-    def part(self, chosen: Int64[np.ndarray, " m"]) -> "Labelled":
-        """Take some of them."""
-        return Labelled([self.molecules[k] for k in chosen], self.labels[chosen])
+    bounds: Int8[np.ndarray, "m t"] | None = None
+    runs: tuple[Run, ...] = ()
+    spread: dict[str, Spread] = field(default_factory=dict)
+    choices: dict[str, Any] = field(default_factory=dict)
 
 
 def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult:
@@ -176,17 +123,21 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
 
     Args:
         config: the run.
-        console: where progress is shown.
+        console: where progress and every choice is shown.
 
     Raises:
         FileNotFoundError: the table or the source is not there.
-        ValueError: a column is missing, a label is no number, or a part is left without labels.
+        ValueError: no target is clear, a column is missing, most of its cells are no labels, or a
+            part is left without labels.
         FloatingPointError: the loss is no longer a number.
         KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM came; nothing is written then.
     """
     console = console or Console(stderr=True)
-    out = Path(config.out)
-    _check_out(out)
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    _check_out(config)
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device cuda was asked for, but there is no GPU that torch can use")
     source = None if config.source == "scratch" else checkpoint.load(config.source)
@@ -198,240 +149,244 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
         )
     table = read_table(config.data)
     for note in table.notes:
-        console.print(note)
-    all_labels = np.stack([numbers(table, name) for name in config.target], 1)
-    views, rows = _read_rows(table, config, encoder)
-    rows = [_with_label(row, label) for row, label in zip(rows, all_labels, strict=True)]
+        say(note)
+    if not len(table):
+        raise ValueError(f"{config.data}: none of its 0 rows can be used")
+    smiles = (
+        "" if table.blocks and not config.smiles else config.smiles or find_smiles_column(table)
+    )
+    assay = read_assay(
+        table,
+        config.target,
+        tasks=config.task,
+        units=config.units,
+        log_scale=config.log_scale,
+        not_targets=[smiles, *([config.split] if config.split not in SPLITS else [])],
+    )
+    views, rows = _read_rows(table, smiles, config, encoder)
+    rows = [_with_label(row, assay, k) for k, row in enumerate(rows)]
     usable = np.array([k for k, row in enumerate(rows) if row.molecule is not None], np.int64)
     if not len(usable):
         reason = f": the first is {rows[0].status} ({rows[0].reason})" if rows else ""
         raise ValueError(f"{config.data}: none of its {len(rows)} rows can be used{reason}")
     molecules = [row.molecule for row in rows if row.molecule is not None]
-    data = Labelled(molecules, all_labels[usable])
-    split = _split(table, usable, data, config)
-    training, validation, test = map(data.part, (split.train, split.validation, split.test))
-    targets = _targets(training, data, config)
-    console.print(
-        f"{len(rows):,} rows, {len(usable):,} usable: {len(training):,} to train, "
-        f"{len(validation):,} to validate, {len(test):,} to test ({config.split} split); "
-        f"views {views}; start from {config.source}",
-        soft_wrap=True,
-    )
+    features = joined_features([molecule.smiles for molecule in molecules], config.features)
+    data = Labelled(molecules, assay.values[usable], assay.bounds[usable], features)
+    splits = _splits(table, usable, data, config)
+    choices = choices_of(config, assay, smiles, views, len(rows), data, splits)
+    for sentence in told(choices, assay, table):
+        say(sentence)
 
-    torch.manual_seed(config.seed)
+    runs = []
+    for k, split in enumerate(splits):
+        for repeat in range(config.seeds):
+            if len(splits) * config.seeds > 1:
+                say(
+                    f"fold {k + 1} of {len(splits)}"
+                    if config.folds
+                    else f"seed {config.seed + repeat}"
+                )
+            seed = config.seed + repeat * config.ensemble
+            runs.append(_run(config, seed, source, encoder, views, assay, data, split, console))
+    result = _result(config, runs, data, usable, rows, choices)
+    _write(result, assay, views)
+    return result
+
+
+def _run(
+    config: TrainConfig,
+    seed: int,
+    source: Model | None,
+    encoder: EncoderConfig,
+    views: Views,
+    assay: Assay,
+    data: Labelled,
+    split: Split,
+    console: Console,
+) -> Run:
+    """Train one model or the members of an ensemble, then read the test part."""
+    training, validation, test = map(data.part, (split.train, split.validation, split.test))
+    targets = _targets(training, assay, config)
     model_config = ModelConfig(
         encoder=encoder,
         heads=None,
         targets=targets,
         head_dropout=config.head_dropout,
         readout=source.config.readout if source else "mean",
+        features=config.features,
+        n_features=training.features.shape[1],
     )
-    model = checkpoint.transfer(source, model_config) if source else Model(model_config)
-    run = FineTuning(model, config, views, training, validation, console)
-    _fit(run, config)
+    weights = _class_weights(training, targets)
+    ways = {"off": (False,), "on": (True,), "try": (False, True)}[config.pos_weight]
 
-    predicted = run.predict(test)
-    means = np.nanmean(training.labels, 0, keepdims=True).repeat(len(test), 0)
-    result = TrainResult(
-        config=config,
-        model=out / "model.safetensors",
-        targets=targets,
-        validation=_metrics(targets, run.predict(validation), validation.labels),
-        test=_metrics(targets, predicted, test.labels),
+    def trained(seed: int, is_weighted: bool) -> FineTuning:
+        torch.manual_seed(seed)
+        model = checkpoint.transfer(source, model_config) if source else Model(model_config)
+        _scale_features(model, training, config)
+        given = weights if is_weighted else None
+        run = FineTuning(
+            model, config, views, training, validation, console, seed=seed, weights=given
+        )
+        fit(run)
+        return run
+
+    tried = {way: trained(seed, way) for way in ways}
+    is_weighted = max(ways, key=lambda way: tried[way].best_figure)
+    if len(ways) > 1:
+        said = "; ".join(f"{'with' if w else 'without'} {tried[w].best_figure:.4f}" for w in ways)
+        console.print(f"weights of class 1, judged on validation: {said}", soft_wrap=True)
+    members = [tried[is_weighted]]
+    members += [trained(seed + k, is_weighted) for k in range(1, config.ensemble)]
+
+    def answer(part: Labelled) -> Float64[np.ndarray, "m o"]:
+        values = np.stack([in_units(member.outputs(part), targets) for member in members])
+        return mean_of_members(values, targets)
+
+    judged = answer(validation)
+    slices = output_slices(targets)
+    final = tuple(
+        replace(target, threshold=best_threshold(judged[:, where.start], validation.labels[:, k]))
+        if target.kind == "binary"
+        else target
+        for k, (target, where) in enumerate(zip(targets, slices, strict=True))
+    )
+    for member in members:
+        member.model.config = replace(model_config, targets=final)
+    predicted = answer(test)
+    means = in_units(np.zeros((len(test), predicted.shape[1])), final)
+    return Run(
+        seed=seed,
+        parts=split,
+        targets=final,
+        models=tuple(member.model for member in members),
+        histories=tuple(member.history for member in members),
+        best_epochs=tuple(member.best_epoch for member in members),
+        validation=score(final, judged, validation),
+        test=score(final, predicted, test),
         trivial={
-            target.name: regression_metrics(means[:, k], test.labels[:, k])
-            for k, target in enumerate(targets)
+            target.name: regression_metrics(
+                means[:, where.start], test.labels[:, k], test.bounds[:, k], log10=target.log10
+            )
+            for k, (target, where) in enumerate(zip(final, slices, strict=True))
             if target.kind == "regression"
         },
-        history=run.history,
-        best_epoch=run.best_epoch,
-        parts=Split(*(usable[part] for part in (split.train, split.validation, split.test))),
         predicted=predicted,
-        labels=test.labels,
+        is_weighted=is_weighted,
+    )
+
+
+def _result(
+    config: TrainConfig,
+    runs: Sequence[Run],
+    data: Labelled,
+    usable: Int64[np.ndarray, " n"],
+    rows: list[Row],
+    choices: dict[str, Any],
+) -> TrainResult:
+    """Sum the runs up; the first stands for all seeds, all folds stand together."""
+    first, tested, predicted = runs[0], runs[0].parts.test, runs[0].predicted
+    validation, test, trivial = first.validation, first.test, first.trivial
+    parts = {name: usable[part] for name, part in asdict(first.parts).items()}
+    targets = first.targets
+    if config.folds:
+        tested = np.concatenate([run.parts.test for run in runs])
+        order = np.argsort(tested)
+        tested, predicted = tested[order], np.concatenate([run.predicted for run in runs])[order]
+        validation, test, trivial = (
+            _means([getattr(run, name) for run in runs])
+            for name in ("validation", "test", "trivial")
+        )
+        parts = {"train": usable[:0], "validation": usable[:0], "test": usable[tested]}
+        targets = tuple(
+            replace(target, threshold=float(np.mean([run.targets[k].threshold for run in runs])))
+            for k, target in enumerate(first.targets)
+        )
+    spread = {
+        name: _spread([getattr(run, name) for run in runs])
+        for name in ("validation", "test")
+        if len(runs) > 1
+    }
+    learnt = {
+        target.name: {
+            "mean": target.mean,
+            "scale": target.scale,
+            **({"threshold": target.threshold} if target.kind == "binary" else {}),
+        }
+        for target in targets
+    }
+    for name, values in learnt.items():
+        choices["targets"][name] |= values
+    choices["pos_weight"] = runs[0].is_weighted
+    return TrainResult(
+        config=config,
+        model=config.folder / "model.safetensors",
+        targets=targets,
+        validation=validation,
+        test=test,
+        trivial=trivial,
+        history=first.histories[0],
+        best_epoch=first.best_epochs[0],
+        parts=Split(**parts),
+        predicted=predicted,
+        labels=data.labels[tested],
         rows=rows,
+        bounds=data.bounds[tested],
+        runs=tuple(runs),
+        spread=spread,
+        choices=choices,
     )
-    _write(result, run.model, views)
-    return result
 
 
-class FineTuning(pl.LightningModule):
-    """Lightning's view of a run; keeps the weights of the best epoch."""
-
-    def __init__(
-        self,
-        model: Model,
-        config: TrainConfig,
-        views: Views,
-        training: Labelled,
-        validation: Labelled,
-        console: Console,
-    ) -> None:
-        super().__init__()
-        self.model, self.config, self.views = model, config, views
-        self.training_part, self.validation_part = training, validation
-        self.console = console
-        self.history: list[dict[str, int | float]] = []
-        self.losses: list[float] = []
-        self.best_figure, self.best_epoch = -np.inf, 0
-        self.best_weights = copy.deepcopy(model.state_dict())
-
-    def training_step(
-        self, batch: tuple[Batch, Float32[Tensor, "b t"]], _: int
-    ) -> Float[Tensor, ""]:
-        """One step on all views that are used."""
-        molecules, labels = batch
-        loss = property_loss(self.model(molecules, show(molecules, self.views)), labels, self.model)
-        self.losses.append(loss.item())
-        if not np.isfinite(self.losses[-1]):
-            raise self._diverged("the loss")
-        return loss
-
-    def on_train_epoch_end(self) -> None:
-        """Validate; keep the best weights; stop when nothing gets better."""
-        epoch = self.current_epoch + 1
-        figure, shown, told = self._figure()
-        if figure > self.best_figure:
-            self.best_figure, self.best_epoch = figure, epoch
-            self.best_weights = copy.deepcopy(self.model.state_dict())
-        loss = float(np.mean(self.losses))
-        self.losses = []
-        self.history.append({"epoch": epoch, "training_loss": loss, "validation": shown})
-        self.console.print(
-            f"epoch {epoch}  training loss {loss:.4f}  validation {told}", soft_wrap=True
-        )
-        if epoch - self.best_epoch >= self.config.patience:
-            self.trainer.should_stop = True
-
-    def on_train_end(self) -> None:
-        """Go back to the best epoch."""
-        self.model.load_state_dict(self.best_weights)
-
-    def train_dataloader(self) -> DataLoader:
-        """Batches of an epoch; their order and the conformers follow from the seed."""
-        part, chance = self.training_part, np.random.default_rng(self.config.seed)
-        labels = torch.from_numpy(_scaled(part.labels, self.model.config.targets))
-        n_atoms = np.array([molecule.n_atoms for molecule in part.molecules], np.int64)
-
-        def gather(places: list[int]) -> tuple[Batch, Tensor]:
-            molecules = [part.molecules[place] for place in places]
-            conformers = [int(chance.integers(max(m.n_conformers, 1))) for m in molecules]
-            return collate(molecules, conformers), labels[places]
-
-        return DataLoader(
-            range(len(part)),  # ty: ignore[invalid-argument-type] (a sequence is all that is needed)
-            batch_sampler=_Epochs(n_atoms, self.config.batch_size, chance),
-            collate_fn=gather,
-        )
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW with a warm-up and a cosine."""
-        config = self.config
-        optimiser = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
-        steps = -(-len(self.training_part) // config.batch_size)
-        warmup, total = config.warmup_epochs * steps, config.epochs * steps
-
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / (warmup + 1)
-            return 0.5 * (1 + np.cos(np.pi * min((step - warmup) / max(total - warmup, 1), 1.0)))
-
-        rate = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
-
-    def predict(self, part: Labelled) -> Float64[np.ndarray, "m t"]:
-        """Predict in the target's unit, or as a probability."""
-        return in_units(self._outputs(part).numpy(), self.model.config.targets)
-
-    @torch.no_grad()
-    def _outputs(self, part: Labelled) -> Float32[Tensor, "m t"]:
-        """Apply the model without dropout."""
-        was_training = self.model.training
-        self.model.eval()
-        outputs = torch.zeros(len(part), len(self.model.config.targets))
-        for places in in_batches([molecule.n_atoms for molecule in part.molecules]):
-            batch = collate([part.molecules[place] for place in places]).to(self.device)
-            outputs[places] = self.model(batch, show(batch, self.views)).cpu()
-        self.model.train(was_training)
-        return outputs
-
-    def _figure(self) -> tuple[float, float, str]:
-        """Judge the present weights on the validation part.
-
-        Returns:
-            The figure by which epochs are compared (higher is better), the one that is reported
-            (see `TrainResult.history`), and how to say it.
-        """
-        targets, part = self.model.config.targets, self.validation_part
-        outputs = self._outputs(part)
-        if not bool(outputs.isfinite().all()):
-            raise self._diverged("a prediction")
-        found = _metrics(targets, in_units(outputs.numpy(), targets), part.labels).values()
-        auc = mean_metric(list(found), "ROC-AUC")
-        errors = [
-            rmse / target.scale
-            for metrics, target in zip(found, targets, strict=True)
-            if (rmse := metrics.get("RMSE")) is not None
-        ]
-        rmse = float(np.mean(errors)) if errors else None
-        told = [f"ROC-AUC {auc:.4f}"] if auc is not None else []
-        told += [f"RMSE {rmse:.4f} standard deviations"] if rmse is not None else []
-        if auc is not None:
-            figure = auc - (rmse or 0.0)
-            return figure, figure, ", ".join(told)
-        if rmse is None:  # no target with labels of both classes, so no ROC-AUC
-            labels = torch.from_numpy(_scaled(part.labels, targets))
-            loss = property_loss(outputs, labels, self.model).item()
-            return -loss, loss, f"loss {loss:.4f} (it has labels of one class only)"
-        return -rmse, rmse, ", ".join(told)
-
-    def _diverged(self, what: str) -> FloatingPointError:
-        return FloatingPointError(
-            f"{what} of epoch {self.current_epoch + 1} is not finite: a learning_rate below "
-            f"{self.config.learning_rate:g} may help"
-        )
+def _figures_of(runs: Sequence[dict[str, Metrics]], of: Callable[[list[float]], Any]) -> dict:
+    """Sum up each metric of each target over the runs in which it is defined."""
+    found: dict[str, dict[str, Any]] = {}
+    for target in runs[0]:
+        names = dict.fromkeys(name for run in runs for name in run[target])
+        found[target] = {
+            name: of([float(v) for run in runs if (v := run[target].get(name)) is not None])
+            for name in names
+        }
+    return found
 
 
-class _Epochs(Sampler[list[int]], Sized):
-    """New batches of all molecules for every epoch."""
-
-    def __init__(
-        self, n_atoms: Int64[np.ndarray, " m"], batch_size: int, chance: np.random.Generator
-    ) -> None:
-        self.n_atoms, self.batch_size, self.chance = n_atoms, batch_size, chance
-
-    def __iter__(self) -> Iterator[list[int]]:
-        batches = shuffled_batches(self.n_atoms, self.batch_size, self.chance)
-        return (batch.tolist() for batch in batches)
-
-    def __len__(self) -> int:
-        """Number of batches."""
-        return math.ceil(len(self.n_atoms) / self.batch_size)
+def _means(runs: Sequence[dict[str, Metrics]]) -> dict[str, Metrics]:
+    """Mean of each metric; counts are summed."""
+    found = _figures_of(runs, lambda values: float(np.mean(values)) if values else None)
+    for target, metrics in found.items():
+        for name in metrics:
+            if name.startswith("n"):
+                metrics[name] = sum(int(run[target].get(name) or 0) for run in runs)
+    return found
 
 
-def property_loss(
-    output: Float[Tensor, "b t"], labels: Float32[Tensor, "b t"], model: Model
-) -> Float[Tensor, ""]:
-    """Squared error of scaled values, cross entropy of classes: mean over the labels there are."""
-    is_known = ~labels.isnan()
-    labels = torch.where(is_known, labels, 0)
-    is_binary = torch.tensor(
-        [t.kind == "binary" for t in model.config.targets], device=output.device
-    )
-    classes = F.binary_cross_entropy_with_logits(output, labels.clamp(0, 1), reduction="none")
-    error = torch.where(is_binary, classes, (output - labels) ** 2)
-    return torch.where(is_known, error, 0).sum() / is_known.sum().clamp(min=1)
+def _spread(runs: Sequence[dict[str, Metrics]]) -> Spread:
+    """Mean and standard deviation (of the sample) of each metric."""
+
+    def summed(values: list[float]) -> dict[str, float | None]:
+        return {
+            "mean": float(np.mean(values)) if values else None,
+            "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        }
+
+    return _figures_of(runs, summed)
+
+
+def _check_out(config: TrainConfig) -> None:
+    """Refuse a folder that cannot be written to, before any work is done."""
+    out = config.folder
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: this is a file, a folder was expected")
+    if (out / "state.ckpt").exists():
+        raise ValueError(f"{out} holds a pretraining run, another --out keeps it whole")
+    if not config.out and out.exists():
+        raise ValueError(f"{out} is there already; --out names another folder, or this one again")
 
 
 def _read_rows(
-    table: Table, config: TrainConfig, encoder: EncoderConfig
+    table: Table, smiles: str, config: TrainConfig, encoder: EncoderConfig
 ) -> tuple[Views, list[Row]]:
     """Read the molecules and decide what is used of them."""
-    items = list(read_molecules(table, smiles=config.smiles or None, features=encoder.features))
+    items = list(read_molecules(table, smiles=smiles or None, features=encoder.features))
     views: Views
     if config.views == "auto":
         has_3d = config.conformers > 0 or any(
@@ -443,37 +398,34 @@ def _read_rows(
     return views, prepare(items, views, encoder.max_atoms, config.conformers)
 
 
-def _with_label(row: Row, labels: Float64[np.ndarray, " t"]) -> Row:
+def _with_label(row: Row, assay: Assay, k: int) -> Row:
     """Set a row without any label aside."""
-    if row.molecule is not None and np.isnan(labels).all():
+    if row.molecule is not None and all(np.isnan(m.values[k]) for m in assay.measurements):
         return Row(None, "no_label", "no target has a label")
     return row
 
 
-def _check_out(out: Path) -> None:
-    """Refuse a folder that cannot be written to, before any work is done."""
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: this is a file, a folder was expected")
-    if (out / "state.ckpt").exists():
-        raise ValueError(f"{out} holds a pretraining run, another --out keeps it whole")
-
-
-def _split(
+def _splits(
     table: Table, usable: Int64[np.ndarray, " n"], data: Labelled, config: TrainConfig
-) -> Split:
-    """Split the usable rows; every part needs some."""
+) -> tuple[Split, ...]:
+    """Split the usable rows, once or into folds; every part needs some."""
+    smiles = [molecule.smiles for molecule in data.molecules]
+    if config.folds and config.split in SPLITS:
+        return folds(config.split, smiles, config.folds, config.seed)
+    if config.folds:
+        raise ValueError(f"folds are made by {', '.join(SPLITS)}, not by a column {config.split!r}")
     if config.split in SPLITS:
-        smiles = [molecule.smiles for molecule in data.molecules]
         split = SPLITS[config.split](smiles, (0.8, 0.1, 0.1), config.seed)
     else:
         split = given_split(_named_parts(table, usable, config.split))
     for name in ("train", "validation", "test"):
         if not len(getattr(split, name)):
+            hint = "; --split random makes parts of any table" if config.split in SPLITS else ""
             raise ValueError(
                 f"{config.data}: the {config.split} split leaves no row in the {name} part "
-                f"({len(usable)} rows can be used)"
+                f"({len(usable)} rows can be used){hint}"
             )
-    return split
+    return (split,)
 
 
 def _named_parts(table: Table, usable: Int64[np.ndarray, " n"], column: str) -> list[str]:
@@ -493,86 +445,107 @@ def _named_parts(table: Table, usable: Int64[np.ndarray, " n"], column: str) -> 
     return names
 
 
-def _targets(training: Labelled, data: Labelled, config: TrainConfig) -> tuple[Target, ...]:
-    """Decide the kind of each target, and its scaling from the training labels."""
+def _targets(training: Labelled, assay: Assay, config: TrainConfig) -> tuple[Target, ...]:
+    """Scale regression targets by the training labels; by bounds if there is nothing else."""
     targets = []
-    for k, name in enumerate(config.target):
-        known = data.labels[:, k][~np.isnan(data.labels[:, k])]
-        seen = training.labels[:, k][~np.isnan(training.labels[:, k])]
+    for k, (measured, unit) in enumerate(zip(assay.measurements, assay.units, strict=True)):
+        labels, is_exact = training.labels[:, k], training.bounds[:, k] == 0
+        seen = labels[~np.isnan(labels)]
         if not len(seen):
-            raise ValueError(f"{config.data}: target {name!r} has no label in the training part")
-        is_binary = bool(np.isin(known, (0, 1)).all())
-        if config.task == "binary" and not is_binary:
-            odd = known[~np.isin(known, (0, 1))][0]
             raise ValueError(
-                f"{config.data}: target {name!r} is to be binary, but has a label {odd:g}"
+                f"{config.data}: target {measured.name!r} has no label in the training part"
             )
-        unit = config.units[k] if config.units else ""
-        if is_binary and config.task != "regression":
-            targets.append(Target(name=name, kind="binary"))
-        else:
-            scale = float(seen.std()) if np.ptp(seen) > 0 else 1.0
-            targets.append(Target(name, "regression", unit, float(seen.mean()), scale))
+        if measured.kind != "regression":
+            targets.append(Target(measured.name, measured.kind, classes=measured.classes))
+            continue
+        exact = labels[~np.isnan(labels) & is_exact]
+        seen = exact if len(exact) else seen
+        log10 = measured.name in config.log_scale
+        seen = np.log10(seen) if log10 else seen
+        scale = float(seen.std()) if np.ptp(seen) > 0 else 1.0
+        target = Target(measured.name, "regression", unit, float(seen.mean()), scale, log10)
+        targets.append(target)
     return tuple(targets)
 
 
-def _scaled(
-    labels: Float64[np.ndarray, "n t"], targets: Sequence[Target]
-) -> Float32[np.ndarray, "n t"]:
-    columns = [(labels[:, k] - target.mean) / target.scale for k, target in enumerate(targets)]
-    return np.stack(columns, 1).astype(np.float32)
+def _class_weights(training: Labelled, targets: Sequence[Target]) -> torch.Tensor:
+    """Negatives per positive of each binary target, at most 100; 1 for the others."""
+    weights = np.ones(len(targets), np.float32)
+    for k, target in enumerate(targets):
+        n_positive = np.nansum(training.labels[:, k] == 1)
+        if target.kind == "binary" and n_positive:
+            weights[k] = min(np.nansum(training.labels[:, k] == 0) / n_positive, 100)
+    return torch.from_numpy(weights)
 
 
-def _metrics(
-    targets: Sequence[Target],
-    predicted: Float64[np.ndarray, "m t"],
-    labels: Float64[np.ndarray, "m t"],
-) -> dict[str, Metrics]:
-    score = {"binary": binary_metrics, "regression": regression_metrics}
-    return {
-        target.name: score[target.kind](predicted[:, k], labels[:, k])
-        for k, target in enumerate(targets)
-    }
+def _scale_features(model: Model, training: Labelled, config: TrainConfig) -> None:
+    """Standardise descriptors by the training part; counts stay as they are."""
+    start = 0
+    for kind in config.features:
+        where = slice(start, start := start + FEATURES[kind])
+        if kind == "descriptors" and model.property_head is not None:
+            found = torch.from_numpy(training.features[:, where])
+            spread = found.std(0, correction=0)
+            model.property_head.feature_mean[where] = found.mean(0)
+            model.property_head.feature_scale[where] = torch.where(spread > 0, spread, 1)
 
 
-def _fit(run: FineTuning, config: TrainConfig) -> None:
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        # Lightning 2.6 asks torch 2.13 in a way that torch has renamed.
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-        trainer = pl.Trainer(
-            accelerator=config.device,
-            devices=1,
-            max_epochs=config.epochs,
-            gradient_clip_val=config.clip_norm,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        try:
-            trainer.fit(run)
-        except SystemExit as stopped:  # what Lightning makes of Ctrl-C and SIGTERM
-            raise KeyboardInterrupt from stopped
+def _kept_models(result: TrainResult) -> list[Model]:
+    """Give the members of the model file: of the first seed, or of all folds in one scaling."""
+    if not result.config.folds:
+        return list(result.runs[0].models)
+    members = []
+    for run in result.runs:
+        for model in run.models:
+            _rescale(model, run.targets, result.targets)
+            model.config = replace(model.config, targets=result.targets)
+            members.append(model)
+    return members
 
 
-def _write(result: TrainResult, model: Model, views: Views) -> None:
+@torch.no_grad()
+def _rescale(model: Model, found: Sequence[Target], wanted: Sequence[Target]) -> None:
+    """Change the last layer so that the outputs, scaled otherwise, mean the same values."""
+    assert model.property_head is not None
+    last = model.property_head.out
+    for old, new, where in zip(found, wanted, output_slices(found), strict=True):
+        last.weight[where] *= old.scale / new.scale
+        last.bias[where] = (last.bias[where] * old.scale + old.mean - new.mean) / new.scale
+
+
+def _write(result: TrainResult, assay: Assay, views: Views) -> None:
     """Write the run folder, the model last."""
-    config, out = result.config, Path(result.config.out)
-    figures = {
+    config, out = result.config, result.config.folder
+    figures: dict[str, Any] = {
         "validation": result.validation,
         "test": result.test,
         "test_of_predicting_the_training_mean": result.trivial,
         "best_epoch": result.best_epoch,
+        "undefined": {
+            part: {target: why for target, m in found.items() if (why := why_undefined(m))}
+            for part, found in (("validation", result.validation), ("test", result.test))
+        },
+        "spread": {
+            "over": "folds" if config.folds else "seeds",
+            "n": len(result.runs),
+            **result.spread,
+        },
+        "choices": result.choices,
     }
-    part_of = {int(row): name for name, rows in asdict(result.parts).items() for row in rows}
+    n_rows = len(result.rows)
     rows = {
-        "row": pa.array(range(1, len(result.rows) + 1)),
-        "part": pa.array([part_of.get(k, "") for k in range(len(result.rows))]),
+        "row": pa.array(range(1, n_rows + 1)),
+        "part": pa.array(_part_names(result)),
         "status": pa.array([row.status for row in result.rows]),
         "reason": pa.array([row.reason for row in result.rows]),
+        "labels": pa.array([assay.problems(row) for row in range(n_rows)]),
     }
+    log = [
+        {"run": k + 1, "member": member + 1, **epoch}
+        for k, run in enumerate(result.runs)
+        for member, history in enumerate(run.histories)
+        for epoch in history
+    ]
     with Path(config.data).open("rb") as file:
         fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
     card = checkpoint.Card(
@@ -582,11 +555,27 @@ def _write(result: TrainResult, model: Model, views: Views) -> None:
         views=views,
         notes={"conformers": config.conformers, "config": to_dict(config), "metrics": figures},
     )
-    _write_json(out / "config.json", to_dict(config))
+    members = _kept_models(result)
+    figures["choices"]["prediction_columns"] = result_names(result.targets, len(members))
+    _write_json(out / "config.json", to_dict(config) | {"choices": result.choices})
     _write_json(out / "metrics.json", figures)
-    write_table(pa.Table.from_pylist(result.history), out / "log.csv")
+    write_table(pa.Table.from_pylist(log), out / "log.csv")
     write_table(pa.table(rows), out / "rows.csv")
-    checkpoint.save(model, result.model, card)
+    checkpoint.save(members, result.model, card)
+
+
+def _part_names(result: TrainResult) -> list[str]:
+    """Say of each row of the file in which part, or in the test part of which fold, it is."""
+    part_of = {int(row): name for name, rows in asdict(result.parts).items() for row in rows}
+    if result.config.folds:
+        tested = np.sort(np.concatenate([run.parts.test for run in result.runs]))
+        where = dict(zip(tested.tolist(), result.parts.test.tolist(), strict=True))
+        part_of = {
+            where[int(place)]: f"fold {k + 1}"
+            for k, run in enumerate(result.runs)
+            for place in run.parts.test
+        }
+    return [part_of.get(row, "") for row in range(len(result.rows))]
 
 
 def _write_json(path: Path, values: object) -> None:

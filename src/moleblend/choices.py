@@ -1,0 +1,137 @@
+"""What was decided before a fine-tuning run: gathered for its record, and said in sentences."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from moleblend.assay import Assay, notes_of_cells
+from moleblend.blending import Views
+from moleblend.finetuning import Labelled
+from moleblend.settings import TrainConfig
+from moleblend.splits import Split
+from moleblend.tables import Table
+
+_FEW = 10
+"""Molecules of a class in validation or test, below which figures are said to be uncertain."""
+
+
+def choices_of(
+    config: TrainConfig,
+    assay: Assay,
+    smiles: str,
+    views: Views,
+    n_rows: int,
+    data: Labelled,
+    splits: Sequence[Split],
+) -> dict[str, Any]:
+    """Gather what was decided, by the user or by what the table holds.
+
+    Args:
+        config: of the run.
+        assay: the targets.
+        smiles: the SMILES column; empty where mol blocks are read.
+        views: what is used of each molecule.
+        n_rows: of the table.
+        data: the usable rows.
+        splits: one, or the folds.
+    """
+    targets = {}
+    for measured, unit in zip(assay.measurements, assay.units, strict=True):
+        targets[measured.name] = {
+            "kind": measured.kind,
+            "unit": unit,
+            "unit_from": ("flag" if config.units else "header") if unit else "",
+            "log10": measured.name in config.log_scale,
+            "classes": list(measured.classes),
+            "n_labels": int((~np.isnan(measured.values)).sum()),
+            "n_bounds": int(np.count_nonzero(measured.bounds)),
+            "n_approximate": measured.n_approximate,
+            "n_bad_cells": len(measured.problems),
+        }
+    counts = [len(getattr(splits[0], name)) for name in ("train", "validation", "test")]
+    return {
+        "smiles": smiles or "mol blocks",
+        "targets": targets,
+        "targets_from": "flag" if config.target else "the columns that look measured",
+        "left_out": assay.left_out,
+        "rows": n_rows,
+        "usable": len(data),
+        "split": config.split,
+        "folds": config.folds,
+        "parts": dict(zip(("train", "validation", "test"), counts, strict=True)),
+        "views": views,
+        "source": config.source,
+        "features": list(config.features),
+        "freeze": config.freeze,
+        "seeds": config.seeds,
+        "ensemble": config.ensemble,
+        "epoch_and_threshold_from": "validation",
+        "notes": [*assay.notes, *_of_nothing(config), *_imbalance(assay, splits, data)],
+    }
+
+
+def _of_nothing(config: TrainConfig) -> list[str]:
+    """Say where settings make little sense together."""
+    is_random = config.freeze and config.source == "scratch"
+    return (
+        ["the frozen encoder has random weights; --from names a trained one"] if is_random else []
+    )
+
+
+def _imbalance(assay: Assay, splits: Sequence[Split], data: Labelled) -> list[str]:
+    """Name the classes of which validation or test have few."""
+    found = []
+    split = "folds do" if len(splits) > 1 else "split does"
+    for k, measured in enumerate(assay.measurements):
+        for number, name in enumerate(measured.classes):
+            is_class = data.labels[:, k] == number
+            n_validation, n_test = (
+                min(int(is_class[getattr(split, part)].sum()) for split in splits)
+                for part in ("validation", "test")
+            )
+            if min(n_validation, n_test) < _FEW:
+                found.append(
+                    f"{measured.name!r}: class {name!r} has {n_validation} molecules in validation "
+                    f"and {n_test} in test, too few for certain figures; the {split} not stratify"
+                )
+    more = [f"and {len(found) - 3:,} classes more of which there are few"] if found[4:] else []
+    return found[: 3 if more else 4] + more
+
+
+def told(choices: dict[str, Any], assay: Assay, table: Table) -> list[str]:
+    """Say every choice in a sentence."""
+    said = [f"molecules are read from {choices['smiles']!r}"]
+    if choices["left_out"]:
+        some = list(choices["left_out"].items())
+        listed = "; ".join(f"{name!r} {why}" for name, why in some[:8])
+        said.append(f"no targets: {listed}" + (f" and {len(some) - 8:,} more" if some[8:] else ""))
+    kinds: dict[str, list[str]] = {}
+    for name, target in choices["targets"].items():
+        what = {"binary": "binary", "multiclass": "multi-class", "regression": "regression"}
+        kind = what[target["kind"]]
+        if target["classes"]:
+            kind += f" ({', '.join(target['classes'])})"
+        if target["unit"]:
+            kind += f", unit {target['unit']} (from the {target['unit_from']})"
+        kind += ", its log10 is learnt" if target["log10"] else ""
+        kinds.setdefault(kind, []).append(name)
+    for kind, names in kinds.items():
+        listed = ", ".join(map(repr, names[:8]))
+        listed += f" and {len(names) - 8:,} more" if names[8:] else ""
+        said.append(f"{'targets' if names[1:] else 'target'} {listed}: {kind}")
+    for measured in assay.measurements:
+        said += notes_of_cells(table, measured)
+    said += [f"note: {note}" for note in choices["notes"]]
+    parts, split = choices["parts"], choices["split"]
+    sizes = (
+        f"{choices['folds']} folds ({split}), each tested once and used to validate once"
+        if choices["folds"]
+        else f"{parts['train']:,} to train, {parts['validation']:,} to validate, "
+        f"{parts['test']:,} to test ({split} split)"
+    )
+    said.append(
+        f"{choices['rows']:,} rows, {choices['usable']:,} usable: {sizes}; "
+        f"views {choices['views']}; start from {choices['source']}"
+    )
+    return said

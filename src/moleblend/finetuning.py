@@ -1,0 +1,417 @@
+"""Weights fitted to labels: the loss, the epochs, and the choice of the best of them."""
+
+import copy
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Sequence, Sized
+from dataclasses import dataclass
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float32, Float64, Int8, Int64
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from rich.console import Console
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from moleblend.batch import Batch, collate, shuffled_batches
+from moleblend.blending import Views, show
+from moleblend.heads import Model, Target, output_slices
+from moleblend.metrics import (
+    Metrics,
+    binary_metrics,
+    mean_metric,
+    multiclass_metrics,
+    regression_metrics,
+)
+from moleblend.molecule import Molecule
+from moleblend.predict import in_batches, in_units
+from moleblend.settings import TrainConfig
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Molecules and their labels.
+
+    Attributes:
+        molecules: those that can be used.
+        labels: in the unit of the file, or the number of a class; NaN where missing.
+        bounds: 1 where the true value is at least the label, -1 where at most, else 0.
+        features: what is joined to the property head, see `fingerprints.joined_features`.
+    """
+
+    molecules: list[Molecule]
+    labels: Float64[np.ndarray, "n t"]
+    bounds: Int8[np.ndarray, "n t"]
+    features: Float32[np.ndarray, "n f"]
+
+    def __len__(self) -> int:
+        """Number of molecules."""
+        return len(self.molecules)
+
+    def part(self, chosen: Int64[np.ndarray, " m"]) -> "Labelled":
+        """Take some of them."""
+        molecules = [self.molecules[k] for k in chosen]
+        return Labelled(molecules, self.labels[chosen], self.bounds[chosen], self.features[chosen])
+
+
+class FineTuning(pl.LightningModule):
+    """Lightning's view of a run; keeps the weights of the best epoch."""
+
+    def __init__(
+        self,
+        model: Model,
+        config: TrainConfig,
+        views: Views,
+        training: Labelled,
+        validation: Labelled,
+        console: Console,
+        *,
+        seed: int,
+        weights: Float32[Tensor, " t"] | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.config, self.views = model, config, views
+        self.training_part, self.validation_part = training, validation
+        self.console, self.seed, self.weights = console, seed, weights
+        self.history: list[dict[str, int | float]] = []
+        self.losses: list[float] = []
+        self.best_figure, self.best_epoch = -np.inf, 0
+        self.best_weights = copy.deepcopy(model.state_dict())
+        self.mean_weights = copy.deepcopy(model.state_dict()) if config.ema else None
+        self.vectors: dict[Labelled, list[Float32[Tensor, "c d"]]] = {}
+        if config.freeze:
+            model.encoder.requires_grad_(False)
+
+    def training_step(
+        self,
+        batch: tuple[
+            Batch | Tensor, Float32[Tensor, "b f"], Float32[Tensor, "b t"], Int8[Tensor, "b t"]
+        ],
+        _: int,
+    ) -> Float[Tensor, ""]:
+        """One step on all views that are used."""
+        molecules, features, labels, bounds = batch
+        output, targets = self._answer(molecules, features), self.model.config.targets
+        loss = property_loss(output, labels, bounds, targets, self.weights)
+        self.losses.append(loss.item())
+        if not np.isfinite(self.losses[-1]):
+            raise self._diverged("the loss")
+        return loss
+
+    def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:  # noqa: ARG002
+        """Let the mean of the weights follow them."""
+        if self.mean_weights is not None:
+            for name, weight in self.model.state_dict().items():
+                self.mean_weights[name] = torch.lerp(
+                    weight, self.mean_weights[name].to(weight.device), self.config.ema
+                )
+
+    def on_train_epoch_end(self) -> None:
+        """Validate; keep the best weights; stop when nothing gets better."""
+        epoch = self.current_epoch + 1
+        present = copy.deepcopy(self.model.state_dict()) if self.mean_weights else None
+        if self.mean_weights is not None:
+            self.model.load_state_dict(self.mean_weights)
+        figure, shown, told = self._figure()
+        if figure > self.best_figure:
+            self.best_figure, self.best_epoch = figure, epoch
+            self.best_weights = copy.deepcopy(self.model.state_dict())
+        if present is not None:
+            self.model.load_state_dict(present)
+        loss = float(np.mean(self.losses))
+        self.losses = []
+        self.history.append({"epoch": epoch, "training_loss": loss, "validation": shown})
+        self.console.print(
+            f"epoch {epoch}  training loss {loss:.4f}  validation {told}", soft_wrap=True
+        )
+        if epoch - self.best_epoch >= self.config.patience:
+            self.trainer.should_stop = True
+
+    def on_train_end(self) -> None:
+        """Go back to the best epoch."""
+        self.model.load_state_dict(self.best_weights)
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches of an epoch; their order and the conformers follow from the seed."""
+        part, chance = self.training_part, np.random.default_rng(self.seed)
+        labels = torch.from_numpy(scaled(part.labels, self.model.config.targets))
+        bounds, features = torch.from_numpy(part.bounds), torch.from_numpy(part.features)
+        n_atoms = np.array([molecule.n_atoms for molecule in part.molecules], np.int64)
+        vectors = self._vectors(part) if self.config.freeze else None
+
+        def gather(places: list[int]) -> tuple[Batch | Tensor, Tensor, Tensor, Tensor]:
+            molecules = [part.molecules[place] for place in places]
+            conformers = [int(chance.integers(max(m.n_conformers, 1))) for m in molecules]
+            if vectors is None:
+                given = collate(molecules, conformers)
+            else:
+                given = torch.stack(
+                    [vectors[k][c] for k, c in zip(places, conformers, strict=True)]
+                )
+            return given, features[places], labels[places], bounds[places]
+
+        return DataLoader(
+            range(len(part)),  # ty: ignore[invalid-argument-type] (a sequence is all that is needed)
+            batch_sampler=_Epochs(n_atoms, self.config.batch_size, chance),
+            collate_fn=gather,
+        )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with a warm-up and a cosine."""
+        config = self.config
+        optimiser = torch.optim.AdamW(
+            _groups(self.model, config), weight_decay=config.weight_decay, fused=True
+        )
+        steps = -(-len(self.training_part) // config.batch_size)
+        warmup, total = config.warmup_epochs * steps, config.epochs * steps
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / (warmup + 1)
+            return 0.5 * (1 + np.cos(np.pi * min((step - warmup) / max(total - warmup, 1), 1.0)))
+
+        rate = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+
+    def outputs(self, part: Labelled) -> Float32[np.ndarray, "m o"]:
+        """Apply the model without dropout."""
+        return self._outputs(part).numpy()
+
+    def _answer(
+        self, molecules: Batch | Tensor, features: Float32[Tensor, "b f"]
+    ) -> Float[Tensor, "b o"]:
+        """Apply the model to a batch, or its head to vectors that are known."""
+        joined = features if self.model.config.features else None
+        if isinstance(molecules, Tensor):
+            assert self.model.property_head is not None
+            return self.model.property_head(molecules, joined)
+        return self.model(molecules, show(molecules, self.views), joined)
+
+    @torch.no_grad()
+    def _outputs(self, part: Labelled) -> Float32[Tensor, "m o"]:
+        was_training = self.model.training
+        self.model.eval()
+        n_outputs = sum(target.n_outputs for target in self.model.config.targets)
+        outputs = torch.zeros(len(part), n_outputs)
+        features = torch.from_numpy(part.features).to(self.device)
+        if self.config.freeze:
+            firsts = torch.stack([vectors[0] for vectors in self._vectors(part)])
+            outputs[:] = self._answer(firsts.to(self.device), features).cpu()
+        else:
+            for places in in_batches([molecule.n_atoms for molecule in part.molecules]):
+                batch = collate([part.molecules[place] for place in places]).to(self.device)
+                outputs[places] = self._answer(batch, features[places]).cpu()
+        self.model.train(was_training)
+        return outputs
+
+    @torch.no_grad()
+    def _vectors(self, part: Labelled) -> list[Float32[Tensor, "c d"]]:
+        """Give the vectors of each molecule, one for each geometry; computed once for a part."""
+        if part not in self.vectors:
+            was_training = self.model.training
+            self.model.eval()
+            wanted = [
+                (place, conformer)
+                for place, molecule in enumerate(part.molecules)
+                for conformer in range(max(molecule.n_conformers, 1))
+            ]
+            found = torch.zeros(len(wanted), self.model.config.encoder.width)
+            for chosen in in_batches([part.molecules[place].n_atoms for place, _ in wanted]):
+                molecules = [part.molecules[wanted[k][0]] for k in chosen]
+                batch = collate(molecules, [wanted[k][1] for k in chosen]).to(self.device)
+                found[chosen] = self.model.embed(batch, show(batch, self.views)).cpu()
+            sizes = [max(molecule.n_conformers, 1) for molecule in part.molecules]
+            self.vectors[part] = list(found.split(sizes))
+            self.model.train(was_training)
+        return self.vectors[part]
+
+    def _figure(self) -> tuple[float, float, str]:
+        """Judge the present weights on the validation part.
+
+        Returns:
+            The figure by which epochs are compared (higher is better), the one that is reported
+            (see `train.Run.history`), and how to say it.
+        """
+        targets, part = self.model.config.targets, self.validation_part
+        outputs = self._outputs(part)
+        if not bool(outputs.isfinite().all()):
+            raise self._diverged("a prediction")
+        found = score(targets, in_units(outputs.numpy(), targets), part)
+        auc = mean_metric(list(found.values()), "ROC-AUC")
+        several = mean_metric(list(found.values()), "macro ROC-AUC")
+        if several is not None:
+            auc = several if auc is None else (auc + several) / 2
+        labels = scaled(part.labels, targets)
+        errors = [
+            scaled_rmse(outputs[:, where.start].numpy(), labels[:, k], part.bounds[:, k])
+            for k, (target, where) in enumerate(zip(targets, output_slices(targets), strict=True))
+            if target.kind == "regression" and not np.isnan(labels[:, k]).all()
+        ]
+        rmse = float(np.mean(errors)) if errors else None
+        told = [f"ROC-AUC {auc:.4f}"] if auc is not None else []
+        told += [f"RMSE {rmse:.4f} standard deviations"] if rmse is not None else []
+        if auc is not None:
+            figure = auc - (rmse or 0.0)
+            return figure, figure, ", ".join(told)
+        if rmse is None:  # no target with labels of several classes, so no ROC-AUC
+            bounds = torch.from_numpy(part.bounds)
+            loss = property_loss(outputs, torch.from_numpy(labels), bounds, targets).item()
+            return -loss, loss, f"loss {loss:.4f} (it has labels of one class only)"
+        return -rmse, rmse, ", ".join(told)
+
+    def _diverged(self, what: str) -> FloatingPointError:
+        return FloatingPointError(
+            f"{what} of epoch {self.current_epoch + 1} is not finite: a learning_rate below "
+            f"{self.config.learning_rate:g} may help"
+        )
+
+
+class _Epochs(Sampler[list[int]], Sized):
+    """New batches of all molecules for every epoch."""
+
+    def __init__(
+        self, n_atoms: Int64[np.ndarray, " m"], batch_size: int, chance: np.random.Generator
+    ) -> None:
+        self.n_atoms, self.batch_size, self.chance = n_atoms, batch_size, chance
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batches = shuffled_batches(self.n_atoms, self.batch_size, self.chance)
+        return (batch.tolist() for batch in batches)
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return math.ceil(len(self.n_atoms) / self.batch_size)
+
+
+def property_loss(
+    output: Float[Tensor, "b o"],
+    labels: Float32[Tensor, "b t"],
+    bounds: Int8[Tensor, "b t"],
+    targets: Sequence[Target],
+    weights: Float32[Tensor, " t"] | None = None,
+) -> Float[Tensor, ""]:
+    """Squared error of scaled values, cross entropy of classes: mean over the labels there are.
+
+    A label that is a bound costs the squared distance to it where the prediction is on the wrong
+    side, and nothing on the allowed one (a one-sided, or Tobit-like, squared error).
+
+    Args:
+        output: of the model.
+        labels: scaled values or numbers of classes; NaN where missing.
+        bounds: 1 where the true value is at least the label, -1 where at most, else 0.
+        targets: what the outputs are.
+        weights: of class 1 of each binary target, for rare ones.
+    """
+    is_known = ~labels.isnan()
+    labels = torch.where(is_known, labels, 0)
+    slices = output_slices(targets)
+    firsts = output[:, [where.start for where in slices]]
+    is_binary = torch.tensor([t.kind == "binary" for t in targets], device=output.device)
+    classes = F.binary_cross_entropy_with_logits(
+        firsts,
+        labels.clamp(0, 1),
+        reduction="none",
+        pos_weight=None if weights is None else weights.to(output.device),
+    )
+    gap = firsts - labels
+    is_allowed = gap * bounds > 0
+    errors = list(torch.where(is_binary, classes, torch.where(is_allowed, 0, gap**2)).unbind(1))
+    for k, (target, where) in enumerate(zip(targets, slices, strict=True)):
+        if target.kind == "multiclass":
+            errors[k] = F.cross_entropy(output[:, where], labels[:, k].long(), reduction="none")
+    error = torch.stack(errors, 1)
+    return torch.where(is_known, error, 0).sum() / is_known.sum().clamp(min=1)
+
+
+def scaled_rmse(
+    output: Float32[np.ndarray, " m"],
+    label: Float32[np.ndarray, " m"],
+    bound: Int8[np.ndarray, " m"],
+) -> float:
+    """RMSE of scaled values by which epochs are compared; a bound counts where it is broken.
+
+    Without its bounds a part that has many would prefer a model that keeps to the middle.
+    """
+    gap = output.astype(np.float64) - label
+    gap = np.where(gap * bound > 0, 0, gap)[~np.isnan(label)]
+    return float(np.sqrt((gap**2).mean()))
+
+
+def scaled(
+    labels: Float64[np.ndarray, "n t"], targets: Sequence[Target]
+) -> Float32[np.ndarray, "n t"]:
+    """Turn labels into what the head is to predict."""
+    columns = [
+        ((np.log10(labels[:, k]) if target.log10 else labels[:, k]) - target.mean) / target.scale
+        for k, target in enumerate(targets)
+    ]
+    return np.stack(columns, 1).astype(np.float32)
+
+
+def score(
+    targets: Sequence[Target], predicted: Float64[np.ndarray, "m o"], part: Labelled
+) -> dict[str, Metrics]:
+    """Compare predictions (see `predict.in_units`) with the labels, target by target."""
+    found = {}
+    for k, (target, where) in enumerate(zip(targets, output_slices(targets), strict=True)):
+        values, labels = predicted[:, where], part.labels[:, k]
+        if target.kind == "regression":
+            found[target.name] = regression_metrics(
+                values[:, 0], labels, part.bounds[:, k], log10=target.log10
+            )
+        elif target.kind == "binary":
+            found[target.name] = binary_metrics(values[:, 0], labels, target.threshold)
+        else:
+            found[target.name] = multiclass_metrics(values, labels)
+    return found
+
+
+def fit(run: FineTuning) -> None:
+    """Train to the end; the model then has the weights of the best epoch.
+
+    Raises:
+        FloatingPointError: the loss is no longer a number.
+        KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM came.
+    """
+    config = run.config
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # Lightning 2.6 asks torch 2.13 in a way that torch has renamed.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        trainer = pl.Trainer(
+            accelerator=config.device,
+            devices=1,
+            max_epochs=config.epochs,
+            gradient_clip_val=config.clip_norm,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        try:
+            trainer.fit(run)
+        except SystemExit as stopped:  # what Lightning makes of Ctrl-C and SIGTERM
+            raise KeyboardInterrupt from stopped
+
+
+def _groups(model: Model, config: TrainConfig) -> list[dict]:
+    """Give the weights that learn with their rates: the lower the layer, the slower."""
+    n_layers = model.config.encoder.n_layers
+    groups: dict[int, list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parts = name.split(".")
+            depth = 0 if parts[0] == "encoder" else n_layers + 1
+            if parts[:2] == ["encoder", "layers"]:
+                depth = int(parts[2]) + 1
+            groups.setdefault(depth if config.layer_decay < 1 else 0, []).append(parameter)
+    top = max(groups)
+    return [
+        {"params": found, "lr": config.learning_rate * config.layer_decay ** (top - depth)}
+        for depth, found in groups.items()
+    ]

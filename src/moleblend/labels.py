@@ -1,0 +1,369 @@
+"""The cells of a target column as labels: numbers, bounds, classes, and what is none of these."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Bool, Float64, Int8, Int64
+
+from moleblend.heads import Kind
+from moleblend.tables import Table
+
+Task = Literal["auto", "regression", "binary", "multiclass"]
+
+MISSING = frozenset(
+    [
+        "na",
+        "n/a",
+        "#n/a",
+        "nan",
+        "none",
+        "null",
+        "-",
+        "--",
+        ".",
+        "?",
+        "nd",
+        "n.d.",
+        "n.d",
+        "nt",
+        "n.t.",
+        "n.a.",
+        "missing",
+        "not determined",
+        "not tested",
+        "not available",
+        "#value!",
+        "#div/0!",
+    ]
+)
+"""Words, in small letters, for a label that is not there; so is an empty cell."""
+
+MOST_CLASSES = 20
+"""A column of more different texts is no target."""
+
+_OPPOSITES = (
+    ("0", "1"),
+    ("false", "true"),
+    ("no", "yes"),
+    ("n", "y"),
+    ("inactive", "active"),
+    ("negative", "positive"),
+    ("neg", "pos"),
+    ("non-toxic", "toxic"),
+    ("nontoxic", "toxic"),
+    ("insoluble", "soluble"),
+    ("low", "high"),
+)
+"""Pairs of words, the second of which is class 1."""
+
+_SIGN = re.compile(r"(>=|<=|=>|=<|>>|<<|[><≥≤⩾⩽~≈=]|ca\.?(?=\s*[\d.+-]))?\s*(.*)", re.DOTALL)
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+_WITH_COMMA = re.compile(r"[+-]?\d+(,\d+)+(\.\d+)?(e[+-]?\d+)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One cell as a number.
+
+    Attributes:
+        value: NaN where there is none.
+        bound: 1 if the true value is at least `value` (`>10000`), -1 if at most, 0 if equal.
+        is_approximate: the cell says `~`; the value is taken.
+        problem: why the cell is no number; empty where it is one, or is missing.
+    """
+
+    value: float = np.nan
+    bound: int = 0
+    is_approximate: bool = False
+    problem: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """The labels in one column.
+
+    Attributes:
+        name: of the column.
+        kind: what they are.
+        classes: what the file calls class 0, 1, ...; empty for regression.
+        values: in the unit of the file, or the number of the class; NaN where missing.
+        bounds: 1 and -1 where only a bound is known, see `Reading`.
+        problems: rows (from 0) whose cell is no label, and why.
+        n_approximate: cells that said `~`.
+        notes: what the user should be told, one sentence each.
+    """
+
+    name: str
+    kind: Kind
+    classes: tuple[str, ...]
+    values: Float64[np.ndarray, " n"]
+    bounds: Int8[np.ndarray, " n"]
+    problems: dict[int, str]
+    n_approximate: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """A column as its different texts.
+
+    Attributes:
+        texts: different cells that are not missing, without blanks around them.
+        which: the text of each row; -1 where it is missing.
+    """
+
+    texts: list[str]
+    which: Int64[np.ndarray, " n"]
+
+    @property
+    def counts(self) -> Int64[np.ndarray, " texts"]:
+        """Rows that have each text."""
+        return np.bincount(self.which[self.which >= 0], minlength=len(self.texts))
+
+
+def read_cells(table: Table, name: str) -> Cells | None:
+    """Gather the different cells of a column, missing ones and malformed rows left out.
+
+    Returns:
+        None where the column holds lists or records.
+
+    Raises:
+        ValueError: there is no such column, or several.
+    """
+    column = table.column(name)
+    if pa.types.is_nested(column.type):
+        return None
+    if pa.types.is_boolean(column.type):
+        column = column.cast(pa.string())
+    encoded = column.combine_chunks().dictionary_encode()
+    found = ["" if text is None else str(text).strip() for text in encoded.dictionary.to_pylist()]
+    texts = list(dict.fromkeys(text for text in found if text and text.lower() not in MISSING))
+    places = {text: place for place, text in enumerate(texts)}
+    lookup = np.array([places.get(text, -1) for text in found] + [-1], np.int64)
+    which = lookup[encoded.indices.fill_null(len(found)).to_numpy(zero_copy_only=False)]
+    which[list(table.flaws)] = -1
+    return Cells(texts, which)
+
+
+def read_number(text: str) -> Reading:
+    """Read a number, which may have a sign before it that makes it a bound.
+
+    Example:
+        >>> read_number(">= 5"), read_number("~3").value
+        (Reading(value=5.0, bound=1, is_approximate=False, problem=''), 3.0)
+        >>> read_number("1,5").problem
+        "'1,5' has a comma: a number has a decimal point and no separators"
+    """
+    match = _SIGN.fullmatch(text.strip().replace("\N{MINUS SIGN}", "-"))
+    assert match is not None
+    sign, digits = match[1] or "", match[2].strip()
+    if not _NUMBER.fullmatch(digits) or not np.isfinite(float(digits)):
+        if _WITH_COMMA.fullmatch(digits):
+            return Reading(
+                problem=f"{text!r} has a comma: a number has a decimal point and no separators"
+            )
+        return Reading(problem=f"{text!r} is no number")
+    bound = 1 if sign[:1] in tuple(">≥⩾") or sign == "=>" else 0
+    bound = -1 if sign[:1] in tuple("<≤⩽") or sign == "=<" else bound
+    is_approximate = sign[:1] in tuple("~≈c")
+    return Reading(float(digits), bound, bool(sign) and is_approximate)
+
+
+def read_measurement(
+    table: Table, name: str, task: Task = "auto", *, log10: bool = False
+) -> Measurement:
+    """Read the labels of a column and decide what kind they are.
+
+    With `auto`, a column of which at least half of the cells are numbers is binary if these are 0
+    and 1, else regression; a column of few texts is binary if there are two, else multi-class.
+
+    Args:
+        table: the rows.
+        name: of the column.
+        task: the kind, or `auto`.
+        log10: log10 of the values will be learnt, so only positive ones are labels.
+
+    Raises:
+        ValueError: there is no such column; it holds nothing; or more than half of its cells are no
+            label of the kind.
+    """
+    cells = read_cells(table, name)
+    if cells is None:
+        raise ValueError(
+            f"{table.source}: column {name!r} holds lists, one label a row was expected"
+        )
+    if not cells.texts:
+        raise ValueError(f"{table.source}: column {name!r} has no label, all its cells are empty")
+    readings = [read_number(text) for text in cells.texts]
+    is_number = np.array([not reading.problem for reading in readings])
+    share = cells.counts[is_number].sum() / cells.counts.sum()
+    values = {r.value for r in readings if not r.problem}
+    is_binary = values <= {0.0, 1.0} and not any(reading.bound for reading in readings)
+    if task == "auto":
+        if share >= 0.5:
+            task = "binary" if is_binary else "regression"
+        else:
+            task = _task_of_texts(table, name, cells)
+    if task == "regression":
+        return _regression(table, name, cells, readings, log10)
+    if log10:
+        raise ValueError(f"{table.source}: column {name!r} holds classes, which have no logarithm")
+    if task == "binary":
+        return _binary(table, name, cells, readings if share >= 0.5 else None)
+    return _multiclass(table, name, cells, readings if is_number.all() else None)
+
+
+def _regression(
+    table: Table, name: str, cells: Cells, readings: Sequence[Reading], log10: bool
+) -> Measurement:
+    if log10:
+        readings = [
+            Reading(problem=f"log10 of {reading.value:g} does not exist")
+            if reading.value <= 0
+            else reading
+            for reading in readings
+        ]
+    values = np.array([*(r.value for r in readings), np.nan])[cells.which]
+    bounds = np.array([*(r.bound for r in readings), 0], np.int8)[cells.which]
+    problems = _problems(table, name, cells, [r.problem for r in readings], "numbers")
+    n_approximate = int(cells.counts[[r.is_approximate for r in readings]].sum())
+    notes = []
+    known = values[~np.isnan(values)]
+    if not log10 and known.min() > 0 and known.max() / known.min() > 1000:
+        decades = np.log10(known.max() / known.min())
+        notes.append(
+            f"{name!r} spans {decades:.1f} decades, from {known.min():g} to {known.max():g}: "
+            f"--log-scale {_quoted(name)} learns its logarithm"
+        )
+    different = np.unique(known)
+    if 3 <= len(different) <= 10 and (different == different.round()).all() and not bounds.any():
+        notes.append(
+            f"{name!r} has only the values {', '.join(f'{v:g}' for v in different)}: taken as "
+            "numbers; --task multiclass takes them as classes"
+        )
+    return Measurement(
+        name, "regression", (), values, bounds, problems, n_approximate, tuple(notes)
+    )
+
+
+def _binary(
+    table: Table, name: str, cells: Cells, readings: Sequence[Reading] | None
+) -> Measurement:
+    """Two classes: the numbers 0 and 1, a pair of opposites, or any two texts in their order."""
+    if readings is not None:
+        numbers = [float(r.value) if not (r.problem or r.bound) else np.nan for r in readings]
+        places = [int(value) if value in (0.0, 1.0) else -1 for value in numbers]
+        return _classes(table, name, cells, "binary", ("0", "1"), places, "0 and 1")
+    texts = [text.lower() for text in cells.texts]
+    pair = _pair_of(texts)
+    told = []
+    if pair is None:
+        most = [texts[k] for k in np.argsort(-cells.counts, kind="stable")]
+        pair = tuple(sorted(dict.fromkeys(most))) if len(set(texts)) == 2 else ()
+        if len(pair) != 2:
+            raise ValueError(
+                f"{table.source}: column {name!r} is to be binary, but has the labels "
+                f"{', '.join(map(repr, list(dict.fromkeys(most))[:5]))}"
+            )
+        told = [f"{name!r}: class 1 is {pair[1]!r}, class 0 {pair[0]!r} (by the alphabet)"]
+    places = [pair.index(text) if text in pair else -1 for text in texts]
+    return _classes(table, name, cells, "binary", pair, places, " and ".join(pair), told)
+
+
+def _multiclass(
+    table: Table, name: str, cells: Cells, readings: Sequence[Reading] | None
+) -> Measurement:
+    """Several classes, in the order of their numbers or of the alphabet."""
+    if readings is not None and not any(reading.bound for reading in readings):
+        values = [reading.value for reading in readings]
+        classes = [f"{value:g}" for value in sorted(set(values))]
+        places = [classes.index(f"{value:g}") for value in values]
+    else:
+        texts = [text.lower() for text in cells.texts]
+        # The first way of writing that the file has is the name of the class.
+        written = {text: cells.texts[texts.index(text)] for text in sorted(set(texts))}
+        classes, keys = list(written.values()), list(written)
+        places = [keys.index(text) for text in texts]
+    if not 2 <= len(classes) <= MOST_CLASSES:
+        raise ValueError(
+            f"{table.source}: column {name!r} has {len(classes):,} different labels, a multi-class "
+            f"target has 2 to {MOST_CLASSES}"
+        )
+    return _classes(table, name, cells, "multiclass", tuple(classes), places, "classes")
+
+
+def _classes(
+    table: Table,
+    name: str,
+    cells: Cells,
+    kind: Kind,
+    classes: tuple[str, ...],
+    places: Sequence[int],
+    wanted: str,
+    notes: Sequence[str] = (),
+) -> Measurement:
+    """Number the classes; `places` has the class of each different text, -1 where it is none."""
+    problems = [
+        "" if place >= 0 else f"{text!r} is neither {' nor '.join(classes)}"
+        for text, place in zip(cells.texts, places, strict=True)
+    ]
+    numbers = np.array([*(place if place >= 0 else np.nan for place in places), np.nan])
+    return Measurement(
+        name=name,
+        kind=kind,
+        classes=classes,
+        values=numbers[cells.which],
+        bounds=np.zeros(len(cells.which), np.int8),
+        problems=_problems(table, name, cells, problems, wanted),
+        notes=tuple(notes),
+    )
+
+
+def _problems(
+    table: Table, name: str, cells: Cells, problems: Sequence[str], wanted: str
+) -> dict[int, str]:
+    """Say of each bad cell what is wrong; refuse a column where more than half are bad."""
+    is_bad: Bool[np.ndarray, " texts"] = np.array([bool(problem) for problem in problems])
+    rows = np.flatnonzero(np.append(is_bad, False)[cells.which])
+    n_known = int((cells.which >= 0).sum())
+    if 2 * len(rows) > n_known:
+        first = int(rows[0])
+        raise ValueError(
+            f"{table.source}, {table.place(first)}: column {name!r} should hold {wanted}, but "
+            f"{problems[cells.which[first]]}, and so it is with {len(rows):,} of {n_known:,} cells"
+        )
+    return {int(row): problems[cells.which[row]] for row in rows}
+
+
+def _task_of_texts(table: Table, name: str, cells: Cells) -> Task:
+    texts = {text.lower() for text in cells.texts}
+    if _pair_of(list(texts)) or len(texts) == 2:
+        return "binary"
+    if is_few(cells):
+        return "multiclass"
+    problems = [read_number(text).problem for text in cells.texts]
+    _problems(table, name, cells, problems, "numbers or a few classes")
+    raise AssertionError("more than half of the cells are no numbers")
+
+
+def is_few(cells: Cells) -> bool:
+    """Whether there are so few different texts that they may be classes."""
+    texts = {text.lower() for text in cells.texts}
+    return 2 <= len(texts) <= min(MOST_CLASSES, int(cells.counts.sum()) // 2)
+
+
+def is_pair(cells: Cells) -> bool:
+    """Whether all cells are of one pair of opposites, such as active and inactive."""
+    return _pair_of([text.lower() for text in cells.texts]) is not None
+
+
+def _pair_of(texts: Sequence[str]) -> tuple[str, str] | None:
+    return next((pair for pair in _OPPOSITES if set(texts) <= set(pair)), None)
+
+
+def _quoted(name: str) -> str:
+    return name if re.fullmatch(r"[\w.-]+", name) else f"'{name}'"

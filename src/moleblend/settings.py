@@ -1,0 +1,125 @@
+"""What a fine-tuning run is told."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from moleblend.encoder import EncoderConfig
+from moleblend.labels import Task
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One fine-tuning run.
+
+    Attributes:
+        data: table of molecules and measured values (csv, tsv, smi, sdf, parquet; also .gz).
+        target: columns to predict; left out, they are found. An empty cell is a missing label, and
+            `>10` or `<=3` is a bound.
+        out: the run folder; left out, `runs/` and the name of the table.
+        source: model file to start from, or `scratch` for random weights.
+        smiles: the SMILES column; found by name if empty.
+        split: `scaffold`, `balanced` (scaffolds in random order), `cluster` (Butina on ECFP4),
+            `random`, or a column that says train, valid or test for each row.
+        task: of all targets, or of each: `regression`, `binary`, `multiclass`, or `auto`: numbers
+            are regression, unless all are 0 and 1; few texts are classes.
+        units: unit of each target, for the record; left out, as the headers say.
+        log_scale: targets whose log10 is learnt.
+        views: what is used of each molecule: `2d`, `3d`, `both`; `auto` is both if any row has a
+            geometry.
+        conformers: geometries computed for each molecule that comes without; more than one are
+            drawn from at random in each epoch.
+        folds: cross-validation in so many folds instead of one test part; each fold is tested once,
+            the next one validates. The model file holds the models of all folds.
+        seeds: repeats with other seeds on the same split; the model file holds the first.
+        ensemble: members of the model, which differ by their seed; the prediction is their mean.
+        features: `ecfp4` (counts) and `descriptors` (of RDKit), joined to the property head.
+        freeze: train the property head alone, on vectors that are computed once.
+        pos_weight: weigh class 1 of a binary target by how rare it is: `on`, `off`, or `try` both
+            and keep what is better on validation.
+        epochs: at most.
+        patience: epochs without a better validation figure after which training stops.
+        batch_size: molecules in a step.
+        learning_rate: at the end of the warm-up.
+        layer_decay: each layer of the encoder learns at so many times the rate of the one above it.
+        warmup_epochs: epochs over which the rate rises from 0; then it falls to 0 along a cosine.
+        weight_decay: decoupled.
+        ema: decay of the running mean of the weights, which is then judged and kept; 0 for none.
+        clip_norm: largest norm of the gradient.
+        head_dropout: before the last layer of the property head.
+        seed: of everything random.
+        device: `auto`, `cpu` or `cuda`.
+        encoder: of a model from scratch; with a source it is the source's.
+    """
+
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
+    target: tuple[str, ...] = ()
+    out: str = ""
+    source: Annotated[str, tyro.conf.arg(name="from")] = "scratch"
+    smiles: str = ""
+    split: str = "scaffold"
+    task: tuple[Task, ...] = ("auto",)
+    units: tuple[str, ...] = ()
+    log_scale: tuple[str, ...] = ()
+    views: Literal["auto", "2d", "3d", "both"] = "auto"
+    conformers: int = 0
+    folds: int = 0
+    seeds: int = 1
+    ensemble: int = 1
+    features: tuple[Literal["ecfp4", "descriptors"], ...] = ()
+    freeze: bool = False
+    pos_weight: Literal["off", "on", "try"] = "off"
+    epochs: int = 40
+    patience: int = 10
+    batch_size: int = 32
+    learning_rate: float = 2e-4
+    layer_decay: float = 1.0
+    warmup_epochs: float = 2.0
+    weight_decay: float = 0.01
+    ema: float = 0.0
+    clip_norm: float = 5.0
+    head_dropout: float = 0.1
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run."""
+        for name in ("target", "log_scale", "features"):
+            given = getattr(self, name)
+            if len(set(given)) != len(given):
+                raise ValueError(f"a {name} is named twice: {', '.join(given)}")
+        if self.target and self.units and len(self.units) != len(self.target):
+            raise ValueError(
+                f"{len(self.target)} targets, but {len(self.units)} units: one for each, or none"
+            )
+        if not self.task:
+            raise ValueError("task needs one value for all targets, or one for each")
+        if min(self.epochs, self.patience, self.batch_size, self.seeds, self.ensemble) < 1:
+            raise ValueError("epochs, patience, batch_size, seeds and ensemble must be at least 1")
+        if min(self.conformers, self.warmup_epochs, self.weight_decay, self.seed) < 0:
+            raise ValueError(
+                "conformers, warmup_epochs, weight_decay and seed must not be negative"
+            )
+        if self.folds and (self.folds < 3 or self.seeds > 1):
+            raise ValueError(
+                f"folds are at least 3, with one seed: {self.folds} folds, {self.seeds} seeds came"
+            )
+        if not (self.learning_rate > 0 and self.clip_norm > 0 and 0 < self.layer_decay <= 1):
+            raise ValueError(
+                "learning_rate and clip_norm must be positive, layer_decay in (0, 1], "
+                f"{self.learning_rate}, {self.clip_norm} and {self.layer_decay} came"
+            )
+        for name in ("head_dropout", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), {getattr(self, name)} came")
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        name = Path(self.data).name
+        while Path(name).suffix in (".gz", ".tar", ".csv", ".tsv", ".smi", ".sdf", ".parquet"):
+            name = Path(name).stem
+        return Path(self.out) if self.out else Path("runs") / name

@@ -1,0 +1,149 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from moleblend.assay import find_targets, notes_of_cells, read_assay, unit_of
+from moleblend.tables import Table, find_smiles_column, read_table
+
+N = 12
+VALUES = [f"{0.37 * k + 1 / (k + 1):.3f}" for k in range(N)]
+LABELS = [str(k % 2) for k in range(N)]
+
+
+def table(**columns: list) -> Table:
+    given = {"smiles": ["C"] * N} | columns
+    columns = {name.replace("__", " "): pa.array(cells) for name, cells in given.items()}
+    return Table(source=Path("assay.csv"), columns=pa.table(columns))
+
+
+def found(given: Table) -> tuple[str, ...]:
+    return find_targets(given, ["smiles"])[0]
+
+
+def test_one_candidate_is_taken_and_the_others_have_a_reason() -> None:
+    given = table(
+        ID=[str(100 - k) for k in range(N)],
+        entry=[str(k + 1) for k in range(N)],
+        day=[f"2024-01-{k + 1:02}" for k in range(N)],
+        Molecular__Weight=VALUES,
+        cLogP=VALUES,
+        remark=[f"see page {k}" for k in range(N)],
+        nothing=[None] * N,
+        y_pred=VALUES,
+        HeavyAtomCount=[str(k // 2) for k in range(N)],
+        value=VALUES,
+    )
+    targets, left_out, _ = find_targets(given, ["smiles"])
+    assert targets == ("value",)
+    assert left_out == {
+        "ID": "names or numbers the rows",
+        "entry": "counts the rows",
+        "day": "is a date",
+        "Molecular Weight": "has the name of something computed",
+        "cLogP": "has the name of something computed",
+        "remark": "is text",
+        "nothing": "is empty",
+        "y_pred": "has the name of something computed",
+        "HeavyAtomCount": "has the name of something computed",
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["id", "CID", "mol_id", "Compound ID", "index", "Row Number", "no"]
+)
+def test_an_identifier_is_never_taken(name: str) -> None:
+    with pytest.raises(ValueError, match=r"no column looks measured \(.*names or numbers the rows"):
+        find_targets(table(**{name: VALUES}), ["smiles"])
+
+
+def test_all_binary_columns_are_taken() -> None:
+    words = ["active" if k % 3 else "inactive" for k in range(N)]
+    assert found(table(a=LABELS, b=[None, *LABELS[1:]], c=words)) == ("a", "b", "c")
+
+
+def test_one_name_that_says_measured_decides_and_it_is_said() -> None:
+    targets, left_out, notes = find_targets(table(dose=VALUES, pIC50=VALUES), ["smiles"])
+    assert targets == ("pIC50",)
+    assert left_out == {"dose": "has no name that says it was measured"}
+    assert "'dose' could be learnt too" in notes[0]
+
+
+def test_several_candidates_are_listed_with_the_flag() -> None:
+    with pytest.raises(ValueError, match="2 columns could be the target: 'a', 'b'; say which with"):
+        found(table(a=VALUES, b=VALUES))
+    both = table(Ki=VALUES, IC50=VALUES, shade=VALUES)
+    with pytest.raises(ValueError, match=r"3 columns .* 'Ki', 'IC50' \(and 1 whose names say less"):
+        found(both)
+    with pytest.raises(ValueError, match="2 columns could be the target: 'active', 'activity'; "):
+        found(table(active=LABELS, activity=VALUES))
+
+
+def test_a_column_of_parts_is_no_target_but_is_pointed_out() -> None:
+    parts = ["train", "valid", "test"] * (N // 3)
+    targets, left_out, notes = find_targets(table(fold=parts, value=VALUES), ["smiles"])
+    assert targets == ("value",)
+    assert left_out == {"fold": "says train, valid or test"}
+    assert "--split fold would use it" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        ("pIC50", "-log10(mol/L)"),
+        ("pKi", "-log10(mol/L)"),
+        ("solubility (mg/L)", "mg/L"),
+        ("IC50 [nM]", "nM"),
+        ("IC50_uM", "uM"),
+        ("measured log solubility in mols per litre", "log mols per litre"),
+        ("inhibition %", "%"),
+        ("IC50", ""),
+        ("gap", ""),
+        ("spike", ""),
+    ],
+)
+def test_units_are_read_off_the_header(name: str, unit: str) -> None:
+    assert unit_of(name) == unit
+
+
+def test_units_kinds_and_cells_of_several_targets() -> None:
+    given = table(a__nM=[*VALUES[:-2], ">10", "bad"], b=LABELS)
+    assay = read_assay(given, ["a nM", "b"])
+    assert assay.units == ("nM", "")
+    assert [m.kind for m in assay.measurements] == ["regression", "binary"]
+    assert assay.values.shape == (N, 2)
+    assert assay.bounds[:, 0].tolist() == [0] * 10 + [1, 0]
+    assert assay.problems(N - 1) == "a nM: 'bad' is no number"
+    told = notes_of_cells(given, assay.measurements[0])
+    assert "labels that are bounds, such as >10: 1;" in told[0]
+    assert f"the first is in row {N}: 'bad' is no number" in told[1]
+    assert read_assay(given, ["a nM", "b"], units=["M", ""]).units == ("M", "")
+    kinds = read_assay(given, ["a nM", "b"], tasks=["regression", "regression"]).measurements
+    assert [m.kind for m in kinds] == ["regression", "regression"]
+    with pytest.raises(ValueError, match="2 targets, but 3 tasks: one for each"):
+        read_assay(given, ["a nM", "b"], tasks=["auto"] * 3)
+    with pytest.raises(ValueError, match="--log-scale names 'c', which is no target of this run"):
+        read_assay(given, ["b"], log_scale=["c"])
+
+
+@pytest.mark.parametrize(
+    ("file", "n_targets", "first", "kind"),
+    [
+        ("BBBP.csv", 1, "p_np", "binary"),
+        ("delaney-processed.csv", 1, "measured log solubility in mols per litre", "regression"),
+        ("SAMPL.csv", 1, "expt", "regression"),
+        ("Lipophilicity.csv", 1, "exp", "regression"),
+        ("clintox.csv.gz", 2, "FDA_APPROVED", "binary"),
+        ("sider.csv.gz", 27, "Hepatobiliary disorders", "binary"),
+        ("tox21.csv.gz", 12, "NR-AR", "binary"),
+    ],
+)
+def test_raw_published_files(
+    data_folder: Path, file: str, n_targets: int, first: str, kind: str
+) -> None:
+    given = read_table(data_folder / "moleculenet" / file)
+    assay = read_assay(given, not_targets=[find_smiles_column(given)])
+    assert len(assay.measurements) == n_targets
+    assert (assay.measurements[0].name, assay.measurements[0].kind) == (first, kind)
+    assert {m.kind for m in assay.measurements} == {kind}
+    assert not any(m.problems for m in assay.measurements)

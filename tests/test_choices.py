@@ -1,0 +1,59 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from moleblend.assay import read_assay
+from moleblend.chem import read_smiles
+from moleblend.choices import choices_of, told
+from moleblend.finetuning import Labelled
+from moleblend.settings import TrainConfig
+from moleblend.splits import random_split
+from moleblend.tables import Table
+
+
+def decided(labels: list[str], **flags: Any) -> tuple[dict[str, Any], list[str]]:
+    """The choices for a table of one target, and how they are said."""
+    columns = pa.table({"smiles": ["C"] * len(labels), "x (nM)": labels, "id": labels})
+    table = Table(Path("assay.csv"), columns)
+    assay = read_assay(table, not_targets=["smiles"])
+    n = len(labels)
+    data = Labelled(
+        [read_smiles("C")] * n, assay.values, assay.bounds, np.zeros((n, 0), np.float32)
+    )
+    config = TrainConfig("assay.csv", split="random", **flags)
+    choices = choices_of(config, assay, "smiles", "2d", n, data, [random_split(n)])
+    return json.loads(json.dumps(choices)), told(choices, assay, table)
+
+
+def test_every_choice_is_recorded_and_said() -> None:
+    choices, said = decided([f"{k / 7:.2f}" for k in range(99)] + [">20"])
+    target = choices["targets"]["x (nM)"]
+    assert (target["kind"], target["unit"], target["unit_from"]) == ("regression", "nM", "header")
+    assert (target["n_labels"], target["n_bounds"]) == (100, 1)
+    assert choices["parts"] == {"train": 80, "validation": 10, "test": 10}
+    assert said[:3] == [
+        "molecules are read from 'smiles'",
+        "no targets: 'id' names or numbers the rows",
+        "target 'x (nM)': regression, unit nM (from the header)",
+    ]
+    assert said[3].startswith("'x (nM)': labels that are bounds, such as >10: 1; they count only")
+    parts = "80 to train, 10 to validate, 10 to test (random split)"
+    assert said[4:] == [f"100 rows, 100 usable: {parts}; views 2d; start from scratch"]
+
+
+def test_rare_classes_are_pointed_out() -> None:
+    _, said = decided(["0"] * 290 + ["1"] * 10)
+    (note,) = [line for line in said if line.startswith("note: ")]
+    assert "class '1' has" in note
+    assert "too few for certain figures; the split does not stratify" in note
+    assert not any(line.startswith("note: ") for line in decided(["0", "1"] * 300)[1])
+
+
+def test_a_frozen_encoder_of_random_weights_is_pointed_out() -> None:
+    numbers = [f"{k / 7:.2f}" for k in range(100)]
+    assert "frozen encoder has random weights" in " ".join(decided(numbers, freeze=True)[1])
+    trained = decided(numbers, freeze=True, source="model.safetensors")[1]
+    assert "frozen encoder" not in " ".join(trained)

@@ -1,0 +1,159 @@
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from moleblend.chem import read_smiles
+from moleblend.encoder import EncoderConfig
+from moleblend.finetuning import (
+    FineTuning,
+    Labelled,
+    fit,
+    property_loss,
+    scaled,
+    scaled_rmse,
+    score,
+)
+from moleblend.heads import Model, ModelConfig, Target
+from moleblend.settings import TrainConfig
+
+NAN = float("nan")
+TINY = EncoderConfig(width=16, ffn_width=16, n_layers=2, n_heads=2, n_kernels=8)
+NUMBER = Target("r", "regression")
+CLASSES = Target("m", "multiclass", classes=("a", "b", "c"))
+
+
+def loss_of(
+    output: Sequence[Sequence[float]],
+    labels: Sequence[Sequence[float]],
+    targets: Sequence[Target],
+    bounds: Sequence[Sequence[int]] | None = None,
+    weights: torch.Tensor | None = None,
+) -> tuple[float, list]:
+    """The loss and its gradient."""
+    given = torch.tensor(output, requires_grad=True)
+    known = torch.tensor(labels)
+    signs = torch.zeros(known.shape) if bounds is None else torch.tensor(bounds)
+    loss = property_loss(given, known, signs.to(torch.int8), targets, weights)
+    loss.backward()
+    assert given.grad is not None
+    return loss.item(), given.grad.tolist()
+
+
+def test_a_missing_label_has_no_gradient() -> None:
+    targets = (NUMBER, Target("b", "binary"))
+    loss, slope = loss_of([[1.0, 0.0], [3.0, 2.0]], [[2.0, 1.0], [NAN, NAN]], targets)
+    assert loss == pytest.approx(((1 - 2) ** 2 + np.log(2)) / 2)
+    assert slope[1] == [0, 0]
+    assert loss_of([[1.0, 0.0]], [[NAN, NAN]], targets)[0] == 0
+
+
+def test_a_bound_costs_only_on_the_wrong_side() -> None:
+    """More than 2: 1 is wrong by 1, 5 is allowed. Less than 2: 5 is wrong by 3, 1 is allowed."""
+    output, labels = [[1.0], [5.0], [5.0], [1.0]], [[2.0]] * 4
+    loss, slope = loss_of(output, labels, [NUMBER], [[1], [1], [-1], [-1]])
+    assert loss == pytest.approx((1 + 0 + 9 + 0) / 4)
+    assert [row[0] for row in slope] == pytest.approx([-0.5, 0, 1.5, 0])
+
+
+def test_epochs_are_compared_with_the_bounds_that_they_break() -> None:
+    output, label = np.array([1, 5, 5, 1, 9], "f4"), np.array([2, 2, 2, 2, NAN], "f4")
+    found = scaled_rmse(output, label, np.array([1, 1, -1, 0, 0], np.int8))
+    assert found == pytest.approx(np.sqrt((1 + 0 + 9 + 1) / 4))
+
+
+def test_several_classes_by_hand() -> None:
+    logits, labels = [[0.3, 1.0, 2.0, 0.0], [0.3, 1.0, 2.0, 0.0]], [[0.3, 1.0], [0.3, NAN]]
+    loss, slope = loss_of(logits, labels, (NUMBER, CLASSES))
+    share = np.exp([1.0, 2.0, 0.0]) / np.exp([1.0, 2.0, 0.0]).sum()
+    assert loss == pytest.approx(-np.log(share[1]) / 3)
+    assert slope[0][1:] == pytest.approx((share - [0, 1, 0]) / 3)
+    assert slope[1] == [0, 0, 0, 0]
+
+
+def test_rare_positives_weigh_more_where_this_is_asked() -> None:
+    logits, labels = [[0.0], [0.0]], [[1.0], [0.0]]
+    target = [Target("b", "binary")]
+    assert loss_of(logits, labels, target)[0] == pytest.approx(np.log(2))
+    weighted, _ = loss_of(logits, labels, target, weights=torch.tensor([3.0]))
+    assert weighted == pytest.approx((3 + 1) / 2 * np.log(2))
+
+
+def test_labels_are_scaled_after_their_logarithm() -> None:
+    targets = (Target("a", "regression", mean=2.0, scale=0.5, log10=True), Target("b", "binary"))
+    found = scaled(np.array([[1000.0, 1.0], [NAN, 0.0]]), targets)
+    np.testing.assert_allclose(found, [[2, 1], [NAN, 0]])
+
+
+def part(n: int, start: int = 1) -> Labelled:
+    molecules = [read_smiles("C" * k) for k in range(start, start + n)]
+    labels = np.arange(start, start + n, dtype=float)[:, None]
+    return Labelled(molecules, labels, np.zeros((n, 1), np.int8), np.zeros((n, 0), np.float32))
+
+
+def tuned(config: TrainConfig) -> tuple[FineTuning, dict[str, torch.Tensor]]:
+    """A run that is over, and the weights that it began with."""
+    torch.manual_seed(0)
+    target = Target("y", "regression", mean=5.0, scale=2.0)
+    model = Model(ModelConfig(TINY, None, (target,)))
+    began = {name: weight.clone() for name, weight in model.state_dict().items()}
+    console = Console(file=io.StringIO())
+    run = FineTuning(model, config, "2d", part(12), part(4, 3), console, seed=0)
+    fit(run)
+    return run, began
+
+
+CONFIG = TrainConfig("x.csv", epochs=3, batch_size=4, learning_rate=1e-2, device="cpu")
+
+
+def moved(run: FineTuning, began: dict[str, torch.Tensor], prefix: str) -> float:
+    return max(
+        float((weight - began[name]).abs().max())
+        for name, weight in run.model.state_dict().items()
+        if name.startswith(prefix)
+    )
+
+
+def test_a_frozen_encoder_stays_and_the_head_learns() -> None:
+    run, began = tuned(replace(CONFIG, freeze=True))
+    assert moved(run, began, "encoder") == 0
+    assert moved(run, began, "property_head") > 1e-3
+    known = run.outputs(run.validation_part)
+    run.config = replace(run.config, freeze=False)
+    np.testing.assert_allclose(run.outputs(run.validation_part), known, atol=1e-5)
+    assert moved(*tuned(CONFIG), "encoder") > 1e-3
+
+
+def test_the_mean_of_the_weights_is_what_is_kept() -> None:
+    """A mean that hardly follows has not moved, however fast the weights learn."""
+    assert moved(*tuned(replace(CONFIG, ema=0.999999)), "property_head") < 1e-3
+    assert moved(*tuned(replace(CONFIG, ema=0.1)), "property_head") > 3e-3
+
+
+def test_lower_layers_learn_more_slowly() -> None:
+    run, _ = tuned(replace(CONFIG, epochs=1))
+    rates = [group["initial_lr"] for group in run.configure_optimizers()["optimizer"].param_groups]
+    assert rates == [pytest.approx(1e-2)]
+    run.config = replace(CONFIG, layer_decay=0.5)
+    groups = run.configure_optimizers()["optimizer"].param_groups
+    of = {id(weight): group["initial_lr"] for group in groups for weight in group["params"]}
+    rate = {name: of[id(weight)] for name, weight in run.model.named_parameters()}
+    assert rate["property_head.out.weight"] == pytest.approx(1e-2)
+    assert rate["encoder.layers.1.qkv.weight"] == pytest.approx(5e-3)
+    assert rate["encoder.layers.0.qkv.weight"] == pytest.approx(2.5e-3)
+    assert rate["encoder.norm.weight"] == pytest.approx(1.25e-3)
+
+
+def test_each_kind_of_target_has_its_figures() -> None:
+    targets = (NUMBER, Target("b", "binary", threshold=0.2), CLASSES)
+    predicted = np.array([[1.0, 0.3, 0.1, 0.8, 0.1], [3.0, 0.1, 0.7, 0.2, 0.1]])
+    labels, bounds = np.array([[2.0, 1, 1], [2.0, 0, 1]]), np.array([[0, 0, 0], [1, 0, 0]], np.int8)
+    molecules = [read_smiles("C"), read_smiles("CC")]
+    found = score(targets, predicted, Labelled(molecules, labels, bounds, np.zeros((2, 0), "f4")))
+    assert (found["r"]["RMSE"], found["r"]["n"], found["r"]["bounds respected"]) == (1, 1, 1)
+    assert (found["b"]["accuracy"], found["b"]["ROC-AUC"]) == (1, 1)
+    assert (found["m"]["accuracy"], found["m"]["macro ROC-AUC"]) == (0.5, None)

@@ -1,0 +1,158 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from moleblend.labels import read_cells, read_measurement, read_number
+from moleblend.tables import Table
+
+NAN = np.nan
+
+
+def table(*cells: object, name: str = "y") -> Table:
+    return Table(source=Path("assay.csv"), columns=pa.table({name: pa.array(list(cells))}))
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "bound"),
+    [
+        ("5", 5, 0),
+        ("-1.5e3", -1500, 0),
+        (".5", 0.5, 0),
+        ("\N{MINUS SIGN}2", -2, 0),
+        ("=7", 7, 0),
+        (">10000", 10000, 1),
+        (">= 5", 5, 1),
+        ("≥5", 5, 1),
+        ("=> 5", 5, 1),
+        (">>5", 5, 1),
+        ("<0.1", 0.1, -1),
+        ("<=0.1", 0.1, -1),
+        ("≤ 0.1", 0.1, -1),
+        ("~3", 3, 0),
+        ("ca. 3", 3, 0),
+    ],
+)
+def test_a_number_and_its_sign(text: str, value: float, bound: int) -> None:
+    found = read_number(text)
+    assert (found.value, found.bound, found.problem) == (value, bound, "")
+    assert found.is_approximate == (text[0] in "~c")
+
+
+@pytest.mark.parametrize("text", ["high", "5 nM", "inf", "1_000", "1.5±0.2", ">", "1e999", "--5"])
+def test_what_is_no_number(text: str) -> None:
+    assert read_number(text).problem == f"{text!r} is no number"
+    assert np.isnan(read_number(text).value)
+
+
+@pytest.mark.parametrize("text", ["1,5", "10,000", ">1,5", "-0,3"])
+def test_a_comma_is_named(text: str) -> None:
+    assert "has a comma: a number has a decimal point" in read_number(text).problem
+
+
+def test_missing_words_and_malformed_rows_are_missing() -> None:
+    given = table("1", "n.d.", "NA", "-", "", None, " 2 ", "?", "7")
+    flawed = Table(given.source, given.columns, flaws={8: "the row has 1 cells"})
+    cells = read_cells(flawed, "y")
+    assert cells is not None
+    assert cells.texts == ["1", "2", "7"]
+    assert cells.which.tolist() == [0, -1, -1, -1, -1, -1, 1, -1, -1]
+    assert read_cells(table([1.0], None), "y") is None
+
+
+def test_bounds_and_approximate_values_are_kept_as_such() -> None:
+    found = read_measurement(table("5", ">10", "<=0.5", "~3", "n.d."), "y")
+    assert found.kind == "regression"
+    np.testing.assert_equal(found.values, [5, 10, 0.5, 3, NAN])
+    assert found.bounds.tolist() == [0, 1, -1, 0, 0]
+    assert found.n_approximate == 1
+    assert found.problems == {}
+
+
+def test_a_bad_cell_costs_itself_alone() -> None:
+    found = read_measurement(table("5", "high", "3", "1,5", "4"), "y")
+    np.testing.assert_equal(found.values, [5, NAN, 3, NAN, 4])
+    assert list(found.problems) == [1, 3]
+    assert found.problems[1] == "'high' is no number"
+
+
+def test_more_bad_cells_than_good_ones_are_refused_in_one_sentence() -> None:
+    commas = table("n.d.", "1,5", "2,5", "3,5", "4,5", "5", "6,5", "7,5")
+    with pytest.raises(ValueError, match=r"^assay.csv, row 2: column 'y' should hold numbers") as e:
+        read_measurement(commas, "y", "regression")
+    assert str(e.value).endswith("no separators, and so it is with 6 of 7 cells")
+    names = table(*(f"drug {k}" for k in range(30)))
+    with pytest.raises(ValueError, match=r"row 1: column 'y' should hold numbers or a few classes"):
+        read_measurement(names, "y")
+    with pytest.raises(ValueError, match=r"column 'y' has no label, all its cells are empty$"):
+        read_measurement(table("", "NA"), "y")
+    with pytest.raises(ValueError, match=r"column 'y' holds lists, one label a row was expected$"):
+        read_measurement(table([1.0, 2.0]), "y")
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ("0", "1", "1.0", "0"),
+        ("inactive", "Active", "active", "INACTIVE"),
+        ("no", "yes", "Yes", "No"),
+        ("false", "TRUE", "True", "False"),
+        (False, True, True, False),
+        (0, 1, 1, 0),
+    ],
+)
+def test_two_classes(cells: tuple[object, ...]) -> None:
+    found = read_measurement(table(*cells), "y")
+    assert found.kind == "binary"
+    assert found.values.tolist() == [0, 1, 1, 0]
+    assert not found.notes
+
+
+def test_two_unknown_texts_are_classes_by_the_alphabet_which_is_said() -> None:
+    found = read_measurement(table("sticky", "bitter", "bitter", "sticky"), "y")
+    assert (found.kind, found.classes) == ("binary", ("bitter", "sticky"))
+    assert found.values.tolist() == [1, 0, 0, 1]
+    assert "class 1 is 'sticky'" in found.notes[0]
+
+
+def test_a_doubtful_cell_among_classes_costs_itself_alone() -> None:
+    found = read_measurement(table("1", "0", "2", "1"), "y", "binary")
+    np.testing.assert_equal(found.values, [1, 0, NAN, 1])
+    assert found.problems == {2: "'2' is neither 0 nor 1"}
+    with pytest.raises(ValueError, match="is to be binary, but has the labels 'a', 'b', 'c'"):
+        read_measurement(table("a", "b", "c", "a"), "y", "binary")
+
+
+def test_several_classes() -> None:
+    found = read_measurement(table("mid", "Low", "high", "low", "mid", "HIGH"), "y")
+    assert (found.kind, found.classes) == ("multiclass", ("high", "Low", "mid"))
+    assert found.values.tolist() == [2, 1, 0, 1, 2, 0]
+    numbers = read_measurement(table("10", "2", "1", "2"), "y", "multiclass")
+    assert numbers.classes == ("1", "2", "10")
+    assert numbers.values.tolist() == [2, 1, 0, 1]
+    with pytest.raises(ValueError, match="has 30 different labels, a multi-class target has 2 to"):
+        read_measurement(table(*map(str, range(30))), "y", "multiclass")
+
+
+def test_few_whole_numbers_are_numbers_unless_said_otherwise() -> None:
+    found = read_measurement(table(*map(str, [1, 2, 3, 4, 5, 3])), "y")
+    assert found.kind == "regression"
+    assert "--task multiclass takes them as classes" in found.notes[0]
+
+
+def test_logarithms_need_positive_values() -> None:
+    found = read_measurement(table("10", "0", "-3", "1000", "5"), "y", log10=True)
+    np.testing.assert_equal(found.values, [10, NAN, NAN, 1000, 5])
+    assert found.problems[2] == "log10 of -3 does not exist"
+    with pytest.raises(ValueError, match="holds classes, which have no logarithm"):
+        read_measurement(table("0", "1"), "y", "binary", log10=True)
+
+
+def test_a_span_of_decades_is_pointed_out() -> None:
+    wide = table("0.5", "3", "9000", name="IC50 nM")
+    (note,) = read_measurement(wide, "IC50 nM").notes
+    assert "spans 4.3 decades" in note
+    assert "--log-scale 'IC50 nM'" in note
+    assert not read_measurement(wide, "IC50 nM", log10=True).notes
+    assert not read_measurement(table("0.5", "3", "90"), "y").notes
