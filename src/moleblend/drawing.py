@@ -85,7 +85,7 @@ def draw_contributions(
     options.fillHighlights = True
     options.padding = 0.1
     options.fixedBondLength = _LONGEST_BOND
-    options.annotationFontScale = 0.6
+    options.annotationFontScale = 0.8
     colours = {
         atom: tuple(part / 255 for part in shade(float(value), scale))
         for atom, value in enumerate(contributions)

@@ -20,8 +20,8 @@ from moleblend.tables import Table, write_table
 
 _MOST_ARCS, _MOST_WORDS = 4, 3
 
-_WORTH_A_WORD = 0.05
-"""Of the largest contribution of an atom; smaller ones are neither named nor drawn as curves."""
+_WORTH_A_WORD, _WORTH_A_CURVE = 0.1, 0.5
+"""Of the largest contribution of an atom, of a pair; smaller ones are not named."""
 
 _MINUS = "−"
 
@@ -122,7 +122,8 @@ def _introduction(explained: Explained) -> str:
         "drawings of a target. Numbers are those of the atoms in the input, counted from 1.</p>"
         "<p><b>Views.</b> The bars lead from that mean to the prediction: what the atoms give "
         "while the model sees no relation between them, and what the bond graph and the geometry "
-        "add. Dashed curves join pairs of atoms whose relation matters much by itself.</p>"
+        "add. Dashed curves join the pairs of atoms whose relation adds most; one pair mostly adds "
+        "little, so curves have a scale of their own below the drawing.</p>"
         "<p>This is what the model relies on, not what nature does: a contribution is as good as "
         "the model.</p>"
     )
@@ -176,13 +177,14 @@ def _drawing(molecule: Molecule, found: Contributions, k: int, scale: float) -> 
         return f"<p>{escape(str(error))}, so it is not drawn.</p>"
     alternative = f"{molecule.smiles}, atoms coloured by contribution"
     unit = escape(_unit(found.targets[k]))
-    colours = f"{full_colour(-1)}, #fff, {full_colour(1)}"
+    colours = f"{full_colour(-1.0)}, #fff, {full_colour(1.0)}"
     legend = (
         f"<div class='scale'><div style='background: linear-gradient(90deg, {colours})'></div>"
         f"<p><span>{_signed(-scale)}</span><span>0</span><span>{_signed(scale)} {unit}</span></p>"
         "</div>"
     )
-    return f"<div>{image(svg.encode(), '', alternative)}{legend}</div>"
+    widest = f"The widest curve is {_signed(arcs[0].value)} {unit}." if arcs else ""
+    return f"<div>{image(svg.encode(), '', alternative)}{legend}<small>{widest}</small></div>"
 
 
 def _bars(found: Contributions, k: int) -> str:
@@ -250,11 +252,12 @@ def _words(molecule: Molecule, found: Contributions, k: int) -> str:
 def _strong_atoms(found: Contributions, k: int) -> list[int]:
     """The atoms that raise most and those that lower most, the strongest first."""
     values = found.atoms[:, k]
+    least = _WORTH_A_WORD * np.abs(values).max()
     return sorted(
         (
             atom
             for sign in (1, -1)
-            for atom in _strongest(np.maximum(sign * values, 0), np.abs(values).max(), _MOST_WORDS)
+            for atom in _strongest(np.maximum(sign * values, 0), least, _MOST_WORDS)
         ),
         key=lambda atom: -abs(values[atom]),
     )
@@ -264,14 +267,15 @@ def _strong_pairs(found: Contributions, k: int) -> list[tuple[int, int, float]]:
     """The pairs of different atoms whose relation contributes most, the strongest first."""
     first, second = np.triu_indices(len(found.atoms), 1)
     values = found.pairs[first, second, k]
-    largest = np.abs(found.atoms[:, k]).max()
-    chosen = _strongest(np.abs(values), largest, _MOST_ARCS)
+    sizes = np.abs(values)
+    chosen = _strongest(sizes, _WORTH_A_CURVE * sizes.max(initial=0.0), _MOST_ARCS)
     return [(int(first[p]), int(second[p]), float(values[p])) for p in chosen]
 
 
-def _strongest(sizes: Float64[np.ndarray, " m"], largest: float, most: int) -> list[int]:
+def _strongest(sizes: Float64[np.ndarray, " m"], least: float, most: int) -> list[int]:
+    """Find the places of the largest sizes, at most so many, none below the least or 0."""
     order = np.argsort(-sizes, kind="stable")[:most]
-    return [int(place) for place in order if sizes[place] > _WORTH_A_WORD * largest]
+    return [int(place) for place in order if sizes[place] >= least and sizes[place] > 0]
 
 
 def _unit(target: Target) -> str:
