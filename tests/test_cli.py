@@ -127,13 +127,13 @@ def test_from_a_table_to_predictions(folder: Path, capfd: pytest.CaptureFixture[
 def test_an_explanation(folder: Path, refuse: Refuse, capfd: pytest.CaptureFixture[str]) -> None:
     explain = "explain model.safetensors chains.csv"
     assert cli.main(f"{explain} new/why.html --n 3".split()) == 0
-    told = "3 rows are explained, the first of chains.csv (--n): new/why.html; their atoms are in "
-    assert capfd.readouterr().err == f"{told}new/why.csv\n"
+    told = "rows explained: 3, the first of chains.csv (--n); the page is new/why.html, the atoms "
+    assert capfd.readouterr().err == f"{told}are in new/why.csv\n"
     table = pyarrow.csv.read_csv(folder / "new/why.csv")
     assert table.column("row").to_pylist() == [1, 2, 2, 3, 3]
     assert (folder / "new/why.html").read_text().count("class='card'") == 3
     assert "ends in .html" in refuse(f"{explain} why.csv")
-    assert "chains.csv: the output would overwrite its input" in refuse(f"{explain} chains.html")
+    assert "would overwrite the input; give the page" in refuse(f"{explain} chains.html")
     assert "no target 'z', it has y" in refuse(f"{explain} why.html --target z")
     assert "at least one row, not 0" in refuse(f"{explain} why.html --n 0")
     targets = tuple(Target(f"y{k}", "binary") for k in range(5))

@@ -77,7 +77,7 @@ def test_a_card_for_each_row_in_order(explained: Explain, tmp_path: Path) -> Non
     assert "invalid: " in words(cards[1])
     assert "too_large: 200 atoms" in words(cards[3])
     assert "ok_2d_only: no geometry in the input" in words(cards[0])
-    assert "all 6 rows of" in words(page)
+    assert "; 6 rows of" in words(page)
     for card in cards:
         for svg in drawings(card):
             ET.fromstring(svg)

@@ -198,7 +198,10 @@ def _explain(arguments: list[str]) -> None:
         """
         check_out(out, source, (".html",))
         atoms = out.with_suffix(".csv")
-        check_out(atoms, source, (".csv",))
+        if atoms.resolve() == source.resolve():
+            raise ValueError(
+                f"{atoms}: the atoms of {out} would overwrite the input; give the page another name"
+            )
         predictor = Predictor(model)
         chosen = [predictor.model.config.targets[k] for k in choose_targets(predictor, target)]
         if len(chosen) > _MOST_TARGETS and not target:
@@ -212,10 +215,8 @@ def _explain(arguments: list[str]) -> None:
         explained = Explained(model, table, tuple(chosen), found, has_more)
         write_explanation_page(explained, out)
         write_atom_table(explained, atoms)
-        told = f"{len(found):,} rows are explained"
-        if has_more:
-            told += f", the first of {source} (--n)"
-        say(f"{told}: {out}; their atoms are in {atoms}")
+        told = f", the first of {source} (--n)" if has_more else ""
+        say(f"rows explained: {len(found):,}{told}; the page is {out}, the atoms are in {atoms}")
 
     call(run, "explain", arguments)
 

@@ -19,7 +19,7 @@ _SPOT = 0.42
 _LONGEST_BOND = 42.0
 """Pixels; a small molecule does not fill its picture."""
 
-_WIDEST_ARC, _NARROWEST_ARC = 5.0, 1.5
+_WIDEST_ARC, _NARROWEST_ARC = 3.0, 1.0
 """Pixels."""
 
 
@@ -135,7 +135,7 @@ def _curves(arcs: Sequence[Arc], places: Float[np.ndarray, "n 2"]) -> str:
         curves += (
             f"<path class='arc' d='M {begin[0]:.1f},{begin[1]:.1f} Q {bent[0]:.1f},{bent[1]:.1f} "
             f"{end[0]:.1f},{end[1]:.1f}' style='fill:none;"
-            f"stroke:{full_colour(arc.value)};stroke-width:{width:.1f};stroke-dasharray:6 4;"
+            f"stroke:{full_colour(arc.value)};stroke-width:{width:.1f};stroke-dasharray:5 4;"
             "stroke-opacity:0.85'/>\n"
         )
     return curves

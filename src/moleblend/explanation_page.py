@@ -112,14 +112,15 @@ def _introduction(explained: Explained) -> str:
         for target, unit in zip(explained.targets, units, strict=True)
     ]
     n = len(explained.explanations)
-    rows = f"the first {n:,} rows" if explained.has_more else f"all {n:,} rows"
+    rows = f"{'the first ' if explained.has_more else ''}{n:,} row{'' if n == 1 else 's'}"
     return (
         f"<p class='lead'>Model {escape(str(explained.model))}; {rows} of "
         f"{escape(str(explained.table.source))}; {', '.join(told)}.</p>"
         "<p><b>Atoms.</b> Orange atoms raise the prediction, blue ones lower it; their "
         "contributions, hydrogens with the atom that carries them, sum to the prediction less the "
         "mean of the training labels (for a class, to its log-odds). The scale is the same in all "
-        "drawings of a target. Numbers are those of the atoms in the input, counted from 1.</p>"
+        "drawings of a target; one atom in twenty lies beyond it. Numbers are those of the atoms "
+        "in the input, counted from 1.</p>"
         "<p><b>Views.</b> The bars lead from that mean to the prediction: what the atoms give "
         "while the model sees no relation between them, and what the bond graph and the geometry "
         "add. Dashed curves join the pairs of atoms whose relation adds most; one pair mostly adds "
