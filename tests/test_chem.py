@@ -401,13 +401,6 @@ def test_ogb_record_whose_order_no_smiles_has_gets_no_positions():
             chem.add_positions(replace(read_smiles("C=CO", features="ogb-1"), smiles=other))
 
 
-def test_drawing():
-    svg = chem.draw_svg("c1ccccc1O", 200, 150)
-    assert svg.startswith("<svg")
-    assert "width='200px'" in svg
-    assert "<rect" not in svg
-
-
 def test_published_features_from_smiles_and_mol_block(parity_fixture):
     tensors = load_file(parity_fixture.with_name(parity_fixture.name + ".safetensors"))
     told = json.loads(parity_fixture.with_name(parity_fixture.name + ".json").read_text())

@@ -124,6 +124,27 @@ def test_from_a_table_to_predictions(folder: Path, capfd: pytest.CaptureFixture[
     assert pq.read_table(folder / "out.parquet").column("embedding").null_count == 1
 
 
+def test_an_explanation(folder: Path, refuse: Refuse, capfd: pytest.CaptureFixture[str]) -> None:
+    explain = "explain model.safetensors chains.csv"
+    assert cli.main(f"{explain} new/why.html --n 3".split()) == 0
+    told = "rows explained: 3, the first of chains.csv (--n); the page is new/why.html, the atoms "
+    assert capfd.readouterr().err == f"{told}are in new/why.csv\n"
+    table = pyarrow.csv.read_csv(folder / "new/why.csv")
+    assert table.column("row").to_pylist() == [1, 2, 2, 3, 3]
+    assert (folder / "new/why.html").read_text().count("class='card'") == 3
+    assert "ends in .html" in refuse(f"{explain} why.csv")
+    assert "would overwrite the input; give the page" in refuse(f"{explain} chains.html")
+    assert "no target 'z', it has y" in refuse(f"{explain} why.html --target z")
+    assert "at least one row, not 0" in refuse(f"{explain} why.html --n 0")
+    targets = tuple(Target(f"y{k}", "binary") for k in range(5))
+    model = Model(ModelConfig(encoder=TINY, heads=None, targets=targets))
+    card = checkpoint.Card(trained_by="train", views="2d")
+    checkpoint.save(model, folder / "many.safetensors", card)
+    many = "explain many.safetensors chains.csv why.html --n 2"
+    assert "it has 5 targets: --target names those to explain" in refuse(many)
+    assert cli.main(f"{many} --target y1 y4".split()) == 0
+
+
 def test_a_build_that_is_stopped_and_resumed(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

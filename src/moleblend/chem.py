@@ -1,4 +1,4 @@
-"""From SMILES, mol blocks and XYZ to `Molecule`; conformers, drawings. All by RDKit.
+"""From SMILES, mol blocks and XYZ to `Molecule`; conformers. All by RDKit.
 
 A `cip-1` record is a function of its canonical SMILES alone: whatever was read is written as
 canonical SMILES, and that text is read again. So the record cannot depend on how a molecule was
@@ -26,7 +26,6 @@ from rdkit.Chem import (
     rdForceFieldHelpers,
     rdMolAlign,
 )
-from rdkit.Chem.Draw import rdMolDraw2D
 
 from .molecule import FARTHEST, FeatureVersion, Molecule, MoleculeError
 
@@ -319,13 +318,7 @@ def add_positions(
     if not prune_rms >= 0:
         raise ValueError(f"prune_rms must be >= 0 Å, got {prune_rms}")
     deadline = monotonic() + limit_s
-    mol, _ = _parse_smiles(molecule.smiles, molecule.id)
-    bare, recorded = _drop_stereo_hydrogens(mol, molecule.smiles, molecule.features)
-    if not (
-        np.array_equal(_atom_rows(bare, molecule.features)[:, 0], molecule.atoms[:, 0])
-        and np.array_equal(_bond_rows(bare, molecule.features)[0], molecule.bonds)
-    ):
-        raise MoleculeError(f"{molecule.id}: {molecule.smiles} is not in the order of the record")
+    mol, _, recorded = _written(molecule)
     mol = Chem.AddHs(mol)
     if not _embed(mol, seed, n_conformers, deadline):
         if monotonic() > deadline:
@@ -348,21 +341,6 @@ def add_positions(
     )
 
 
-def draw_svg(smiles: str, width: int, height: int) -> str:
-    """Draw a molecule as an `<svg>` element of `width` x `height` pixels on no background.
-
-    Raises:
-        MoleculeError: RDKit refuses the SMILES.
-    """
-    mol = parse(smiles)
-    drawing = rdMolDraw2D.MolDraw2DSVG(width, height)
-    drawing.drawOptions().clearBackground = False
-    rdMolDraw2D.PrepareAndDrawMolecule(drawing, mol)
-    drawing.FinishDrawing()
-    text = drawing.GetDrawingText()
-    return text[text.index("<svg") :]
-
-
 def parse(smiles: str) -> Chem.Mol:
     """Read a SMILES into RDKit's own record, for the other modules that know RDKit.
 
@@ -371,6 +349,34 @@ def parse(smiles: str) -> Chem.Mol:
     """
     mol, _ = _parse_smiles(smiles.strip(), smiles)
     return mol
+
+
+def element_symbols(molecule: Molecule) -> list[str]:
+    """Name the element of each atom; * where it is no element."""
+    table = Chem.GetPeriodicTable()
+    numbers = (molecule.atoms[:, 0].astype(int) + 1) % (_OTHER_ELEMENT + 1)
+    return [table.GetElementSymbol(int(number)) for number in numbers]
+
+
+def in_order(molecule: Molecule) -> Chem.Mol:
+    """Give RDKit's own record of a molecule, with the atoms of the record in their order.
+
+    Raises:
+        MoleculeError: it is an `ogb-1` record from a mol block whose order no SMILES of RDKit has.
+    """
+    return _written(molecule)[1]
+
+
+def _written(molecule: Molecule) -> tuple[Chem.Mol, Chem.Mol, list[int]]:
+    """Read the record's SMILES: as written, with the record's atoms alone, and which those are."""
+    mol, _ = _parse_smiles(molecule.smiles, molecule.id)
+    bare, recorded = _drop_stereo_hydrogens(mol, molecule.smiles, molecule.features)
+    if not (
+        np.array_equal(_atom_rows(bare, molecule.features)[:, 0], molecule.atoms[:, 0])
+        and np.array_equal(_bond_rows(bare, molecule.features)[0], molecule.bonds)
+    ):
+        raise MoleculeError(f"{molecule.id}: {molecule.smiles} is not in the order of the record")
+    return mol, bare, recorded
 
 
 def _parse_smiles(text: str, name: str) -> tuple[Chem.Mol, list[int]]:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from moleblend.screening import FileAccount
 
 ViewsFlag = Literal["2d", "3d", "both"]
+_MOST_TARGETS = 4
+"""That are explained without being named: each has its drawings."""
+
 ErrorsFlag = Literal["keep", "skip", "raise"]
 
 
@@ -181,6 +184,57 @@ def _screen(answer: "Callable[..., FileAccount]", told: _Screening, endings: Seq
     _print_account(account, told.out)
 
 
+def _explain(arguments: list[str]) -> None:
+    from moleblend.explanation import choose_targets, explain
+    from moleblend.explanation_page import Explained, write_atom_table, write_explanation_page
+    from moleblend.predict import Predictor
+    from moleblend.tables import read_pieces
+
+    def run(
+        model: Annotated[Argument[Path], tyro.conf.arg(metavar="MODEL")],
+        source: Annotated[Argument[Path], tyro.conf.arg(name="in", metavar="IN")],
+        out: Annotated[Argument[Path], tyro.conf.arg(metavar="OUT.html")],
+        target: tuple[str, ...] = (),
+        n: int = 50,
+        views: ViewsFlag | None = None,
+        smiles: str | None = None,
+    ) -> None:
+        """Show why a model predicts what it does: a page, and OUT.csv with a row for each atom.
+
+        Args:
+            model: model file of `moleblend train`.
+            source: csv, tsv, smi, sdf (also .gz) or parquet file of molecules.
+            out: the page to write.
+            target: those to explain; all by default, where there are at most four.
+            n: rows that are explained, the first ones of the file.
+            views: what of each molecule is used; by default what the model was trained to see.
+            smiles: the SMILES column; found by name by default.
+        """
+        check_out(out, source, (".html",))
+        atoms = out.with_suffix(".csv")
+        if atoms.resolve() == source.resolve():
+            raise ValueError(
+                f"{atoms}: the atoms of {out} would overwrite the input; give the page another name"
+            )
+        predictor = Predictor(model)
+        chosen = [predictor.model.config.targets[k] for k in choose_targets(predictor, target)]
+        if len(chosen) > _MOST_TARGETS and not target:
+            raise ValueError(
+                f"{model}: it has {len(chosen)} targets: --target names those to explain"
+            )
+        pieces = read_pieces(source, n)
+        table = next(pieces)
+        found = explain(predictor, table, targets=target, views=views, smiles=smiles)
+        has_more = next(pieces, None) is not None
+        explained = Explained(model, table, tuple(chosen), found, has_more)
+        write_explanation_page(explained, out)
+        write_atom_table(explained, atoms)
+        told = f", the first of {source} (--n)" if has_more else ""
+        say(f"rows explained: {len(found):,}{told}; the page is {out}, the atoms are in {atoms}")
+
+    call(run, "explain", arguments)
+
+
 def _convert(arguments: list[str]) -> None:
     from moleblend import checkpoint
 
@@ -222,6 +276,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "pretrain": _pretrain,
     "train": _train,
     "predict": _predict,
+    "explain": _explain,
     "embed": _embed,
     "convert": _convert,
 }
@@ -233,6 +288,7 @@ _ABOUT = {
     "pretrain": "pretrain a model by blending views",
     "train": "fine-tune a model on measured molecules",
     "predict": "predict properties of molecules",
+    "explain": "show why a model predicts what it does",
     "embed": "write one vector per molecule",
     "convert": "turn published weights into a model file",
 }

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from moleblend.blending import Blend
-from moleblend.chem import draw_svg
+from moleblend.drawing import draw_svg
 from moleblend.metrics import Metrics
 from moleblend.molecule import BOND_FEATURE_SIZES, Molecule
 from moleblend.page import (

@@ -159,14 +159,23 @@ class Encoder(nn.Module):
         kernels = self.kernels(batch, blend) if shows_3d else None
         # [b h n+1 n+1] one view per pair, the virtual node first
         bias = self.pair_bias(batch, blend, kernels)
-        # [m d] atom features, and degree or centrality, of what is not padding
-        packing = Packing.of(F.pad(batch.is_atom, (1, 0), value=True))
-        tokens = self.dropout(self.norm(packing.pack(self.tokens(batch, blend, kernels))))
+        # [b n+1 d] atom features, and degree or centrality
+        tokens = self.tokens(batch, blend, kernels)
+        states = self.transform(tokens, bias, F.pad(batch.is_atom, (1, 0), value=True))
+        return Encoded(atoms=states[:, 1:], molecule=states[:, 0], pair_bias=bias)
+
+    def transform(
+        self,
+        tokens: Float[Tensor, "b t d"],
+        bias: Float[Tensor, "b h t t"],
+        is_token: Bool[Tensor, "b t"],
+    ) -> Float[Tensor, "b t d"]:
+        """Send the tokens through the layers; what is padding is left out, and 0 in the end."""
+        packing = Packing.of(is_token)
+        states = self.dropout(self.norm(packing.pack(tokens)))
         for layer in self.layers:
-            tokens = layer(tokens, bias, packing)
-        # [b n+1 d]
-        tokens = packing.pad(tokens)
-        return Encoded(atoms=tokens[:, 1:], molecule=tokens[:, 0], pair_bias=bias)
+            states = layer(states, bias, packing)
+        return packing.pad(states)
 
     def pair_bias(
         self, batch: Batch, blend: Blend, kernels: Float[Tensor, "b n n k"] | None

@@ -39,6 +39,19 @@ th:first-child, td:first-child, .words td, .words th { text-align: left; }
 .words td { overflow-wrap: anywhere; }
 .words td:first-child { overflow-wrap: normal; }
 td small { color: #6b7382; display: block; white-space: nowrap; }
+.card { border-top: 1px solid #dfe3e9; margin-top: 1.6rem; padding-top: .4rem; }
+.card h2 { border: 0; margin: .3rem 0 .2rem; padding: 0; }
+.card h3 { font-size: 1rem; margin: .8rem 0 .2rem; }
+.beside { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr));
+  gap: .6rem 1.6rem; align-items: start; }
+.beside > * { min-width: 0; }
+svg.bars { display: block; width: 100%; max-width: 26rem; height: auto; }
+svg.bars text { font: 13px system-ui, sans-serif; fill: #1d2330; }
+.scale { max-width: 20rem; font-size: .85rem; }
+.scale div { height: .7rem; border-radius: 3px; print-color-adjust: exact; }
+.beside small { color: #535b6b; }
+.scale p { display: grid; grid-template-columns: 1fr auto 1fr; margin: .1rem 0; }
+.scale span:last-child { text-align: right; }
 code, pre { font: .88em/1.5 ui-monospace, monospace; background: #f3f5f8; border-radius: 4px; }
 code { padding: .1em .3em; overflow-wrap: anywhere; }
 pre { padding: .7rem .9rem; overflow-x: auto; }

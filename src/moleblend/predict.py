@@ -152,6 +152,15 @@ class Predictor:
         table, rows = self._rows(source, views, smiles, errors)
         return _joined(table, rows, {}, errors), self._embed(rows, views)[_kept(rows, errors)]
 
+    def read(
+        self, source: Source, *, views: Views | None = None, smiles: str | None = None
+    ) -> tuple[Table, list[Row], Views]:
+        """Give the rows of a source as `predict` sees them, and which views of them it uses.
+
+        Arguments and errors as of `predict`.
+        """
+        return *self._rows(source, views, smiles, "keep"), self._views(views)
+
     def _embed(self, rows: list[Row], views: Views | None) -> Float32[np.ndarray, "n d"]:
         width = self.model.config.encoder.width
 

@@ -1,0 +1,183 @@
+"""Compare contributions of atoms with the truth, where it is known.
+
+    python -m benchmarks.explanation
+
+Crippen's logP is a sum over atoms by definition. A model learns the sum from the molecules of ESOL;
+then what it attributes to each atom of the test molecules is compared with the true summand, that
+of hydrogens with the atom that carries them. Beside
+it stand the prediction less that without the atom, and the same account of a model with random
+weights (Adebayo et al., NeurIPS 2018). What gradients give a pair of atoms is compared with
+hiding the views of that pair alone.
+
+Writes `benchmarks/explanation.csv`. A run that is in its folder already is not made again.
+MOLEBLEND_DATA names the folder of data sets.
+"""
+
+import csv
+import os
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from rdkit import Chem
+from rdkit.Chem import rdMolDescriptors
+from rich.console import Console
+
+from moleblend.batch import collate
+from moleblend.blending import Blend, show
+from moleblend.chem import read_smiles
+from moleblend.encoder import EncoderConfig
+from moleblend.explanation import contributions
+from moleblend.heads import Model
+from moleblend.molecule import Molecule
+from moleblend.predict import Predictor
+from moleblend.tables import read_table
+from moleblend.train import TrainConfig, train
+
+FIELDS = ("account", "metric", "value", "molecules")
+SMALLEST = 6
+"""Atoms; in smaller molecules a rank means little."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to run.
+
+    Attributes:
+        epochs: of training.
+        molecules: of the test part, at most.
+        out: folder for the run.
+        results: the table to write.
+    """
+
+    epochs: int = 40
+    molecules: int = 60
+    out: Path = Path("runs/explanation")
+    results: Path = Path(__file__).parent / "explanation.csv"
+
+
+def main(options: Options) -> None:
+    """Train, explain, compare, write."""
+    source = Path(os.environ["MOLEBLEND_DATA"]) / "unimol_split" / "esol.csv.gz"
+    smiles = [str(text) for text in read_table(source).column("smiles").to_pylist()]
+    model = options.out / "run" / "model.safetensors"
+    if not model.is_file():
+        learn(smiles, options)
+    trained = Predictor(model, device="cpu").model
+    torch.manual_seed(0)
+    untrained = Model(trained.config).eval()
+    parts = read_table(options.out / "run" / "rows.csv").column("part").to_pylist()
+    read = [read_smiles(text) for text, part in zip(smiles, parts, strict=True) if part == "test"]
+    molecules = [one for one in read if one.n_atoms >= SMALLEST][: options.molecules]
+    truth = [summands(molecule) for molecule in molecules]
+
+    started = time.perf_counter()
+    ours = [contributions(trained, molecule, "2d", [0]) for molecule in molecules]
+    seconds = (time.perf_counter() - started) / len(molecules)
+    accounts = {
+        "explanation": [one.atoms[:, 0] for one in ours],
+        "atom left out": [left_out(trained, molecule) for molecule in molecules],
+        "random weights": [contributions(untrained, m, "2d", [0]).atoms[:, 0] for m in molecules],
+    }
+    sums = np.array([[one.answer[0] for one in ours], [true.sum() for true in truth]])
+    rmse = np.sqrt(np.mean((sums[0] - sums[1]) ** 2))
+    rows = [("prediction", "RMSE", f"{rmse:.3f}", len(molecules))]
+    for account, found in accounts.items():
+        rows += compared(account, found, truth)
+    both = accounts["explanation"], accounts["random weights"]
+    rows += compared("explanation and random weights", *both)[:3]
+    upper = [np.triu_indices(molecule.n_atoms, 1) for molecule in molecules]
+    gradients = [one.pairs[..., 0][pairs] for one, pairs in zip(ours, upper, strict=True)]
+    hidden = [without_pairs(trained, molecule) for molecule in molecules]
+    rows += compared("pairs by gradients and by hiding", gradients, hidden)[:3]
+    off = [abs(np.triu(one.pairs[..., 0]).sum() - one.views.sum()) for one in ours]
+    rows.append(("pairs", "largest error of their sum", f"{max(off):.1g}", len(molecules)))
+    rows.append(("explanation", "seconds per molecule", f"{seconds:.2f}", len(molecules)))
+    with options.results.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([FIELDS, *rows])
+    for row in rows:
+        print(*row)
+
+
+def learn(smiles: list[str], options: Options) -> None:
+    """Train a model on the sums."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    labelled = options.out / "crippen.csv"
+    with labelled.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("smiles", "logp"))
+        writer.writerows((text, f"{summands(read_smiles(text)).sum():.4f}") for text in smiles)
+    config = TrainConfig(
+        data=str(labelled),
+        target=("logp",),
+        out=str(options.out / "run"),
+        split="random",
+        views="2d",
+        epochs=options.epochs,
+        learning_rate=5e-4,
+        encoder=EncoderConfig(width=128, ffn_width=128, n_layers=4),
+    )
+    train(config, console=Console(quiet=True))
+
+
+def summands(molecule: Molecule) -> np.ndarray:
+    """Give Crippen's logP of each atom, with its hydrogens."""
+    mol = Chem.AddHs(Chem.MolFromSmiles(molecule.smiles))
+    found = np.array(rdMolDescriptors._CalcCrippenContribs(mol))[:, 0]
+    total = found[: molecule.n_atoms].copy()
+    for atom in range(molecule.n_atoms, mol.GetNumAtoms()):
+        (heavy,) = mol.GetAtomWithIdx(atom).GetNeighbors()
+        total[heavy.GetIdx()] += found[atom]
+    return total
+
+
+@torch.inference_mode()
+def left_out(model: Model, molecule: Molecule) -> np.ndarray:
+    """Give the prediction less that without each atom."""
+    n = molecule.n_atoms
+    batch = collate([molecule] * (n + 1))
+    is_there = torch.cat([torch.ones(1, n, dtype=torch.bool), ~torch.eye(n, dtype=torch.bool)])
+    batch = replace(batch, is_atom=is_there)
+    return _less(model, model(batch, show(batch, "2d")))
+
+
+@torch.inference_mode()
+def without_pairs(model: Model, molecule: Molecule) -> np.ndarray:
+    """Give the prediction less that with the views of a pair hidden, for each pair of two atoms."""
+    first, second = np.triu_indices(molecule.n_atoms, 1)
+    row = np.arange(len(first)) + 1
+    batch = collate([molecule] * (len(first) + 1))
+    shown = show(batch, "2d")
+    pairs = shown.pairs.clone()
+    pairs[row, first, second] = pairs[row, second, first] = False
+    return _less(model, model(batch, Blend(pairs, shown.atoms, shown.noise)))
+
+
+def _less(model: Model, answers: torch.Tensor) -> np.ndarray:
+    (target,) = model.config.targets
+    return (answers[0, 0] - answers[1:, 0]).double().numpy() * target.scale
+
+
+def compared(
+    account: str, found: list[np.ndarray], truth: list[np.ndarray]
+) -> list[tuple[str, str, str, int]]:
+    """Correlate within each molecule and over all; give the error and the truth's spread."""
+    varies = [k for k in range(len(truth)) if min(truth[k].std(), found[k].std()) > 1e-9]
+    within = [np.corrcoef(found[k], truth[k])[0, 1] for k in varies]
+    every, true = np.concatenate(found), np.concatenate(truth)
+    told = {
+        "median correlation within a molecule": np.median(within),
+        "mean correlation within a molecule": np.mean(within),
+        "correlation over all atoms": np.corrcoef(every, true)[0, 1],
+        "RMSE": np.sqrt(np.mean((every - true) ** 2)),
+        "deviation of the truth": true.std(),
+    }
+    return [(account, name, f"{value:.3f}", len(varies)) for name, value in told.items()]
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

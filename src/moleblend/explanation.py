@@ -1,0 +1,318 @@
+"""Why a model predicts what it does: what atoms, pairs of atoms and views contribute.
+
+Three accounts of one prediction, each of which adds up.
+
+Atoms: the prediction less the mean of training is shared out by leaving atoms out, as padding is
+left out. The Shapley value of an atom is the mean of what it adds to k others, over all k. Of the
+many sets of k others one is taken that chemistry suggests, those at most r bonds away, with
+r = 0, 1, 2, 4, 8, ... and all; in between what it adds is taken to be linear in k. No chance is in
+it. What then is missing of the sum, or too much, all atoms share alike.
+
+Views: blending has taught the model to do without a view, so what a view adds is known by hiding
+it. The bond graph and the geometry are the two players of a game that is solved exactly.
+
+Pairs: the same relations, hidden and shown, joined by a straight path along which gradients are
+integrated: this shares what the views add out among the pairs of atoms.
+
+References:
+    Chen et al., ICLR 2019, arXiv:1808.02610 (Shapley values from neighbourhoods); Sundararajan et
+    al., ICML 2017, arXiv:1703.01365 (integrated gradients).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64
+from torch import Tensor
+
+from moleblend.batch import Batch, collate
+from moleblend.blending import Blend, Views, show
+from moleblend.heads import Model, Target
+from moleblend.molecule import Molecule
+from moleblend.predict import Predictor, Row, Source, in_units
+from moleblend.relations import UNREACHABLE
+
+_Record = TypeVar("_Record", Batch, Blend)
+
+VIEW_GROUPS = ("bond graph", "geometry")
+"""What `Contributions.views` tells apart: path_length, edge_path, degree; distance, centrality."""
+
+_IS_GEOMETRY = ((False, False, True), (False, True))
+"""Which views of a pair and of an atom are geometry, in the order of `Blend`."""
+
+_PAIRS_AT_ONCE = 60_000
+_STEPS = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Contributions:
+    """What the prediction for one molecule is made of.
+
+    All but `prediction` is in the unit of the target, or in log-odds where the target is a class.
+    `start` and all `atoms` sum to `answer`; so do `start`, `kinds` and all `views`; and the `pairs`
+    of which the first atom is not behind the second sum to the sum of `views`, as closely as the
+    integral is computed.
+
+    Attributes:
+        targets: what is predicted.
+        prediction: as `Predictor.predict` gives it: for a class the probability.
+        answer: the same, for a class as log-odds.
+        start: from where contributions count: the mean of the training labels, or even odds.
+        atoms: what each atom contributes.
+        kinds: what the atoms contribute while nothing is known of how they are related.
+        views: what the bond graph, the geometry adds to that (`VIEW_GROUPS`).
+        pairs: what is added by the relation of two atoms, the same for (i, j) and (j, i); on the
+            diagonal by degree and centrality of the atom itself.
+    """
+
+    targets: tuple[Target, ...]
+    prediction: Float64[np.ndarray, " t"]
+    answer: Float64[np.ndarray, " t"]
+    start: Float64[np.ndarray, " t"]
+    atoms: Float64[np.ndarray, "n t"]
+    kinds: Float64[np.ndarray, " t"]
+    views: Float64[np.ndarray, "2 t"]
+    pairs: Float64[np.ndarray, "n n t"]
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """One input row and why the model predicts what it does.
+
+    Attributes:
+        row: molecule, status and reason, as `Predictor` sees the row.
+        contributions: None where the row cannot be used.
+    """
+
+    row: Row
+    contributions: Contributions | None
+
+
+def explain(
+    predictor: Predictor,
+    source: Source,
+    *,
+    targets: Sequence[str] = (),
+    views: Views | None = None,
+    smiles: str | None = None,
+) -> list[Explanation]:
+    """Say for every row why the model predicts what it does.
+
+    A molecule of n atoms and diameter d costs up to 2 n (log2 d + 3) predictions, and 32 steps of
+    training for each target.
+
+    Args:
+        predictor: a fine-tuned model.
+        source: SMILES, molecules, or a file of them.
+        targets: names of those to explain; all by default.
+        views: what of each molecule is used; what the model was trained to see by default.
+        smiles: the SMILES column of a file; found by name by default.
+
+    Returns:
+        One record a row, in order.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the model has no such target, or none; or as `Predictor.predict` says.
+    """
+    chosen = choose_targets(predictor, targets)
+    _, rows, used = predictor.read(source, views=views, smiles=smiles)
+    return [
+        Explanation(
+            row,
+            None
+            if row.molecule is None
+            else contributions(predictor.model, row.molecule, used, chosen, predictor.device),
+        )
+        for row in rows
+    ]
+
+
+def choose_targets(predictor: Predictor, names: Sequence[str]) -> list[int]:
+    """Find targets by name: the place of each among those of the model; all where none is named.
+
+    Raises:
+        ValueError: the model has no such target, or none at all.
+    """
+    known = [target.name for target in predictor.model.config.targets]
+    if not known:
+        raise ValueError(
+            f"{predictor.path}: the model has no targets: it was pretrained only, "
+            "`moleblend train` fine-tunes it"
+        )
+    for name in names:
+        if name not in known:
+            raise ValueError(
+                f"{predictor.path}: the model has no target {name!r}, it has {', '.join(known)}"
+            )
+    return [known.index(name) for name in names] or list(range(len(known)))
+
+
+def contributions(
+    model: Model,
+    molecule: Molecule,
+    views: Views,
+    targets: Sequence[int],
+    device: torch.device | str = "cpu",
+) -> Contributions:
+    """Share a prediction out among atoms, pairs and views.
+
+    Args:
+        model: in evaluation mode, so that nothing is left to chance.
+        molecule: of its geometries the first is used.
+        views: what the model is shown of it.
+        targets: places of those to explain among the model's.
+        device: where the model is.
+    """
+    batch = collate([molecule]).to(device)
+    shown = show(batch, views)
+    chosen = tuple(model.config.targets[k] for k in targets)
+    scale = np.array([1.0 if target.kind == "binary" else target.scale for target in chosen])
+    start = np.array([0.0 if target.kind == "binary" else target.mean for target in chosen])
+
+    n = molecule.n_atoms
+    all_there = torch.ones((1, n), dtype=torch.bool, device=device)
+    raw = _answers(model, batch, shown, all_there)[:, list(targets)]
+    whole = raw[0] * scale
+    atoms = _added_by_atoms(model, batch, shown)[:, list(targets)] * scale
+
+    # Which views are shown: none, the bond graph, the geometry, both.
+    games = [_shown_part(shown, bonds, space) for space in (False, True) for bonds in (False, True)]
+    together = Blend(*(torch.cat([getattr(game, f.name) for game in games]) for f in fields(Blend)))
+    answers = _answers(model, batch, together, all_there.expand(4, n))[:, list(targets)]
+    nothing, bonds, space, both = answers * scale
+    of_views = np.stack([bonds - nothing + both - space, space - nothing + both - bonds]) / 2
+
+    return Contributions(
+        targets=chosen,
+        prediction=in_units(raw, chosen)[0],
+        answer=start + whole,
+        start=start,
+        atoms=atoms + (whole - atoms.sum(0)) / n,
+        kinds=nothing,
+        views=of_views,
+        pairs=_integrated(model, batch, shown, targets) * scale,
+    )
+
+
+def _added_by_atoms(model: Model, batch: Batch, shown: Blend) -> Float64[np.ndarray, "n t"]:
+    """Take the mean, over the number of other atoms, of what each atom adds to its neighbours.
+
+    phi_i = 1 / (n - 1) times the integral over k from 0 to n - 1 of f(S_k + i) - f(S_k), by the
+    trapezoid rule over the balls around i; f of no atoms is the mean of training, 0.
+    """
+    length = batch.path_length[0].cpu().numpy()
+    n = len(length)
+    is_joined = length != UNREACHABLE
+    radii = [0, *(2**power for power in range(int(length.max()).bit_length()))]
+    balls = np.stack([is_joined & (length <= r) for r in radii] + [np.ones((n, n), bool)])
+    is_other = ~np.eye(n, dtype=bool)
+    sets = np.concatenate([balls, balls & is_other]).reshape(-1, n)
+    different, place = np.unique(sets, axis=0, return_inverse=True)
+    has_atoms = different.any(1)
+    values = np.zeros((len(different), len(model.config.targets)))
+    present = torch.from_numpy(different[has_atoms]).to(batch.is_atom.device)
+    values[has_atoms] = _answers(model, batch, shown, present)
+    there, without = values[place].reshape(2, len(balls), n, -1)
+    if n == 1:
+        return there[0]
+    sizes = balls.sum(2, dtype=float)[..., None]
+    return np.trapezoid(there - without, sizes, axis=0) / (n - 1)
+
+
+@torch.inference_mode()
+def _answers(
+    model: Model, batch: Batch, shown: Blend, present: Bool[Tensor, "r n"]
+) -> Float64[np.ndarray, "r t"]:
+    """Let the model answer for one molecule r times, each time with other atoms or views of it.
+
+    Args:
+        model: any.
+        batch: the molecule alone.
+        shown: r blends, or one for all.
+        present: which atoms are there; the others are treated as padding.
+    """
+    r, n = present.shape
+    batch, shown = _repeated(batch, r), _repeated(shown, r)
+    found = []
+    for rows in _rows(r, n):
+        part = replace(_cut(batch, rows), is_atom=present[rows])
+        found.append(model(part, _cut(shown, rows)).double().cpu().numpy())
+    return np.concatenate(found)
+
+
+def _rows(r: int, n: int) -> Iterator[slice]:
+    """Cut r copies of a molecule of n atoms into pieces that fit into memory."""
+    at_once = max(_PAIRS_AT_ONCE // n**2, 1)
+    return (slice(begin, begin + at_once) for begin in range(0, r, at_once))
+
+
+def _repeated(record: _Record, times: int) -> _Record:
+    """Let the only molecule of a record stand there several times, without a copy."""
+    parts = (getattr(record, part.name) for part in fields(record))
+    return type(record)(*(part.expand(times, *part.shape[1:]) for part in parts))
+
+
+def _cut(record: _Record, rows: slice) -> _Record:
+    return type(record)(*(getattr(record, part.name)[rows] for part in fields(record)))
+
+
+def _shown_part(shown: Blend, bonds: bool, space: bool) -> Blend:
+    """Hide the bond graph, the geometry, or both."""
+    device = shown.atoms.device
+    pairs, atoms = (
+        torch.tensor([space if is_space else bonds for is_space in kinds], device=device)
+        for kinds in _IS_GEOMETRY
+    )
+    return replace(shown, pairs=shown.pairs & pairs, atoms=shown.atoms & atoms)
+
+
+def _integrated(
+    model: Model, batch: Batch, shown: Blend, targets: Sequence[int]
+) -> Float64[np.ndarray, "n n t"]:
+    """Integrate gradients from hidden to shown relations, and fold the two directions of a pair.
+
+    c_ij = sum over heads h of b_ijh times the integral over s from 0 to 1 of dy/db_ijh at s b, by
+    Gauss and Legendre's rule; b is the attention bias of the pair, 0 where the pair is hidden.
+    """
+    encoder = model.encoder
+    nodes, weights = np.polynomial.legendre.leggauss(_STEPS)
+    n = batch.atoms.shape[1]
+    total = np.zeros((n, n, len(targets)))
+    with torch.no_grad():
+        ends = []
+        for blend in (_shown_part(shown, False, False), shown):
+            has_geometry = bool(blend.pairs[..., 2].any() | blend.atoms[..., 1].any())
+            kernels = encoder.kernels(batch, blend) if has_geometry else None
+            tokens = encoder.tokens(batch, blend, kernels)
+            ends.append((tokens, encoder.pair_bias(batch, blend, kernels)))
+    (tokens, bias), (last_tokens, last_bias) = ends
+    more_tokens, more_bias = last_tokens - tokens, last_bias - bias
+    for part in _rows(_STEPS, n):
+        s = torch.tensor((nodes[part] + 1) / 2, dtype=bias.dtype, device=bias.device)
+        weight = torch.tensor(weights[part] / 2, dtype=bias.dtype, device=bias.device)
+        inputs = (tokens + s[:, None, None] * more_tokens).requires_grad_()
+        relations = (bias + s[:, None, None, None] * more_bias).requires_grad_()
+        is_token = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
+        states = encoder.transform(inputs, relations, is_token)
+        outputs = weight @ _read_off(model, states)
+        for place, target in enumerate(targets):
+            of_tokens, of_bias = torch.autograd.grad(
+                outputs[target], (inputs, relations), retain_graph=place + 1 < len(targets)
+            )
+            own = (of_tokens.sum(0) * more_tokens[0]).sum(-1)[1:]
+            pairs = (of_bias.sum(0) * more_bias[0]).sum(0)[1:, 1:]
+            pairs = torch.triu(pairs) + torch.tril(pairs, -1).T  # both directions above
+            pairs = pairs + torch.triu(pairs, 1).T + torch.diag(own)
+            total[..., place] += pairs.double().cpu().numpy()
+    return total
+
+
+def _read_off(model: Model, states: Float[Tensor, "r m d"]) -> Float[Tensor, "r t"]:
+    """Predict from the last states of the virtual node and of atoms that are all there."""
+    assert model.property_head is not None
+    is_virtual = model.config.readout == "cls"
+    return model.property_head(states[:, 0] if is_virtual else states[:, 1:].mean(1))
