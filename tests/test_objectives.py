@@ -332,7 +332,7 @@ def test_the_losses_of_a_constant_guess_by_hand():
     # distances of 1, 2 and 3 Å: the median is 2
     assert told == pytest.approx({"path_length": entropy, "distance": 2 / 3, "denoising": 1})
     flat = [collate([read_smiles("CC=O")])]
-    without = ObjectiveConfig(path_length=0)
+    without = ObjectiveConfig(path_length=0.0)
     assert set(constant_losses(flat, HeadsConfig(), without)) == {"bonds"}
     published = constant_losses(batches, HeadsConfig.published(), ObjectiveConfig.published())
     assert published["direction"] == 1
