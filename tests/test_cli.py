@@ -18,6 +18,7 @@ from moleblend.chem import read_smiles
 from moleblend.data_verbs import DATA_VERBS
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import HeadsConfig, Model, ModelConfig, Target
+from moleblend.objectives import Loss
 from moleblend.store import MoleculeStore, write_store
 
 CHAINS = ["C" * n + end for n in range(1, 11) for end in ("", "O", "N")]
@@ -379,7 +380,7 @@ def test_ctrl_c_has_its_own_exit_code(
 ) -> None:
     original = pretrain.blend_then_predict
 
-    def pressed(*arguments) -> pretrain.Loss:
+    def pressed(*arguments) -> Loss:
         os.kill(os.getpid(), signal.SIGINT)
         return original(*arguments)
 

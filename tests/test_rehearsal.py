@@ -27,7 +27,7 @@ def test_a_rehearsal_says_what_a_run_takes_and_leaves_nothing(config: PretrainCo
     assert f"{told.n_parameters:,} parameters" in said
     out = Path(config.out)
     for name, size in (("model.safetensors", told.model_mb), ("state.ckpt", told.state_mb)):
-        assert size == pytest.approx((out / name).stat().st_size / 1024**2, rel=0.1, abs=0.02)
+        assert size == pytest.approx((out / name).stat().st_size / 1024**2, abs=0.05)
     file = io.StringIO()
     Console(file=file, width=120).print(told.table())
     lines = [line.split()[0] for line in file.getvalue().splitlines()]
@@ -44,13 +44,7 @@ def test_a_rehearsal_needs_a_store(config: PretrainConfig) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "told"),
-    [
-        (0.123, "0.12 s"),
-        (59.0, "59 s"),
-        (90.0, "2 min"),
-        (7_500.0, "2 h 5 min"),
-        (200_000.0, "2.3 days"),
-    ],
+    [(0.123, "0.12 s"), (59.0, "59 s"), (90.0, "2 min"), (7_500.0, "2 h 5 min"), (2e5, "2.3 days")],
 )
 def test_times_are_said_in_units_that_matter(seconds: float, told: str) -> None:
     assert duration(seconds) == told

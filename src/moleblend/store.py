@@ -245,8 +245,10 @@ class MoleculeStore:
         metadata = reader.get_batch_with_custom_metadata(last).custom_metadata
         if metadata is None or b"sha256" not in metadata:
             raise _unreadable(path)
-        size = path.stat().st_size
-        self._chunks += [_Chunk(path, size, reader.get_batch(index), features) for index in batches]
+        opened = path.stat()
+        self._chunks += [
+            _Chunk(path, opened, reader.get_batch(index), features) for index in batches
+        ]
         return features, metadata[b"sha256"].decode()
 
     def __len__(self) -> int:
@@ -276,9 +278,9 @@ class _Chunk:
     """Numpy views of one record batch."""
 
     def __init__(
-        self, path: Path, size: int, batch: pa.RecordBatch, features: FeatureVersion
+        self, path: Path, opened: os.stat_result, batch: pa.RecordBatch, features: FeatureVersion
     ) -> None:
-        self._path, self._size = str(path), size
+        self._path, self._opened = path, opened
         self._features = features
         self._n_rows = batch.num_rows
         self._arrays = []
@@ -307,13 +309,14 @@ class _Chunk:
                 there of a mapped file would kill the process without a word.
         """
         try:
-            size = os.stat(self._path).st_size  # noqa: PTH116 (a third of the time of Path.stat)
+            now = self._path.stat()
         except FileNotFoundError:
-            size = self._size  # the mapping of a removed file stays whole
-        if size != self._size:
+            now = self._opened
+        # The mapping of a file that was removed, or replaced by another one, stays whole.
+        if now.st_ino == self._opened.st_ino and now.st_size != self._opened.st_size:
             raise ValueError(
-                f"{self._path}: the file had {self._size:,} bytes when it was opened, and now has "
-                f"{size:,}"
+                f"{self._path}: the file had {self._opened.st_size:,} bytes when it was opened, "
+                f"and now has {now.st_size:,}"
             )
         atoms, bonds, bond_features, positions, energies, source_atoms = (
             values[ends[row] : ends[row + 1]] for ends, values in self._arrays
