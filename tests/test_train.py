@@ -52,6 +52,7 @@ def config(table: Path, tmp_path: Path) -> TrainConfig:
         data=str(table),
         target=("y",),
         out=str(tmp_path / "run"),
+        source="scratch",
         split="part",
         epochs=2,
         batch_size=16,

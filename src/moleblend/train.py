@@ -45,7 +45,8 @@ class TrainConfig:
         data: table of molecules and measured values (csv, tsv, smi, sdf, parquet; also .gz).
         target: columns to predict; an empty cell is a missing label.
         out: the run folder.
-        source: model file to start from, or `scratch` for random weights.
+        source: model file to start from, `packaged` for the pretrained model that comes with the
+            package, or `scratch` for random weights.
         smiles: the SMILES column; found by name if empty.
         split: `scaffold`, `balanced` (scaffolds in random order), `cluster` (Butina on ECFP4),
             `random`, or a column that says train, valid or test for each row.
@@ -71,7 +72,7 @@ class TrainConfig:
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     target: tuple[str, ...]
     out: str
-    source: Annotated[str, tyro.conf.arg(name="from")] = "scratch"
+    source: Annotated[str, tyro.conf.arg(name="from")] = checkpoint.PACKAGED
     smiles: str = ""
     split: str = "scaffold"
     task: Literal["auto", "regression", "binary"] = "auto"
@@ -189,7 +190,8 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
     _check_out(out)
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device cuda was asked for, but there is no GPU that torch can use")
-    source = None if config.source == "scratch" else checkpoint.load(config.source)
+    is_new = config.source == "scratch"
+    source = None if is_new else checkpoint.load(checkpoint.locate(config.source))
     encoder = source.config.encoder if source else config.encoder
     if config.encoder not in (encoder, EncoderConfig()):
         raise ValueError(
