@@ -9,12 +9,13 @@ import json
 import logging
 import warnings
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Int16, Int64, UInt8
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from moleblend import checkpoint
 from moleblend.batch import Batch, collate
@@ -79,6 +80,17 @@ class Graph(nn.Module):
         return torch.where(self.is_binary, output.sigmoid(), output * self.scale + self.mean)
 
 
+class PlainAttention(TorchFunctionMode):
+    """Writes attention in plain steps, as a fused kernel's layout in memory is no ONNX."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401, ARG002, D102
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        q, k, v = args
+        logits = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5 + kwargs["attn_mask"]
+        return logits.softmax(-1) @ v
+
+
 def export(model: str | Path, out: str | Path, views: Views | None = None) -> Path:
     """Write a model file as a graph.
 
@@ -116,8 +128,7 @@ def export(model: str | Path, out: str | Path, views: Views | None = None) -> Pa
     tensors = tuple(getattr(example, name) for name in names)
     b, n = torch.export.Dim("b"), torch.export.Dim("n")
     axes = [{0: b, 1: n}] * 3 + [{0: b, 1: n, 2: n}] * 2 + [{0: b, 1: n}, {0: b}]
-    # Attention in plain steps: the layout in memory of a fused kernel would go into the graph.
-    with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+    with PlainAttention(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what torch itself will do otherwise some day
         program = torch.export.export(graph, tensors, dynamic_shapes=tuple(axes[: len(names)]))
     told: dict[str, object] = {
