@@ -19,7 +19,7 @@ def test_what_is_begun_can_be_resumed_as_it_began(parts: Parts) -> None:
     with pytest.raises(ValueError, match="holds an unfinished run: --resume goes on with it"):
         parts.settle({"model": "a", "rows": 3}, resume=False)
     with pytest.raises(ValueError, match="these differ: model, views; remove the folder"):
-        parts.settle({"model": "b", "rows": 3, "views": None}, resume=True)
+        parts.settle({"model": "b", "rows": 3, "views": "2d"}, resume=True)
     parts.settle({"model": "a", "rows": 3}, resume=True)
     assert len(list(parts.folder.iterdir())) == 3
     parts.remove()

@@ -83,7 +83,7 @@ class Graph(nn.Module):
 class PlainAttention(TorchFunctionMode):
     """Writes attention in plain steps, as a fused kernel's layout in memory is no ONNX."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401, ARG002, D102
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         if func is not F.scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))
         q, k, v = args
