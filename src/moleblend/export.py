@@ -41,8 +41,8 @@ class Graph(nn.Module):
     """
 
     is_binary: Tensor
-    scale: Tensor
-    mean: Tensor
+    label_scale: Tensor
+    label_mean: Tensor
 
     def __init__(self, model: Model, views: Views) -> None:
         super().__init__()
@@ -52,8 +52,8 @@ class Graph(nn.Module):
         if odd is not None:
             raise ValueError(f"target {odd.name!r} is {odd.kind}, which cannot be exported yet")
         self.register_buffer("is_binary", torch.tensor([t.kind == "binary" for t in targets]))
-        self.register_buffer("scale", torch.tensor([t.scale for t in targets]))
-        self.register_buffer("mean", torch.tensor([t.mean for t in targets]))
+        self.register_buffer("label_scale", torch.tensor([t.scale for t in targets]))
+        self.register_buffer("label_mean", torch.tensor([t.mean for t in targets]))
 
     def forward(
         self,
@@ -77,18 +77,26 @@ class Graph(nn.Module):
         if self.model.property_head is None:
             return vectors
         output = self.model.property_head(vectors)
-        return torch.where(self.is_binary, output.sigmoid(), output * self.scale + self.mean)
+        return torch.where(
+            self.is_binary, output.sigmoid(), output * self.label_scale + self.label_mean
+        )
 
 
-class PlainAttention(TorchFunctionMode):
-    """Writes attention in plain steps, as a fused kernel's layout in memory is no ONNX."""
+class PlainSteps(TorchFunctionMode):
+    """Writes attention and sums of embeddings in plain steps, as ONNX has no such thing as a whole.
+
+    A fused kernel's layout in memory, and bags of 32-bit rows, make graphs that nothing runs.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
-        q, k, v = args
-        logits = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5 + kwargs["attn_mask"]
-        return logits.softmax(-1) @ v
+        if func is F.scaled_dot_product_attention:
+            q, k, v = args
+            logits = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5 + kwargs["attn_mask"]
+            return logits.softmax(-1) @ v
+        if func is F.embedding_bag:
+            rows, table = args
+            return F.embedding(rows.long(), table).sum(-2)
+        return func(*args, **(kwargs or {}))
 
 
 def export(model: str | Path, out: str | Path, views: Views | None = None) -> Path:
@@ -128,7 +136,7 @@ def export(model: str | Path, out: str | Path, views: Views | None = None) -> Pa
     tensors = tuple(getattr(example, name) for name in names)
     b, n = torch.export.Dim("b"), torch.export.Dim("n")
     axes = [{0: b, 1: n}] * 3 + [{0: b, 1: n, 2: n}] * 2 + [{0: b, 1: n}, {0: b}]
-    with PlainAttention(), warnings.catch_warnings():
+    with PlainSteps(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what torch itself will do otherwise some day
         program = torch.export.export(graph, tensors, dynamic_shapes=tuple(axes[: len(names)]))
     told: dict[str, object] = {
