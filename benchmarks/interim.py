@@ -1,18 +1,30 @@
 """Data of the checkpoint that the package carries: QM9 and corpus3d, less all that is tested on.
 
-python -m benchmarks.interim runs/interim/data.arrow
-moleblend pretrain recipes/interim.toml --data runs/interim/data.arrow --out runs/interim/run
+    python -m benchmarks.interim runs/interim/data.arrow
+    moleblend pretrain recipes/interim.toml --data runs/interim/data.arrow --out runs/interim/run
+    python -m benchmarks.ship runs/interim/run
+
+The first command also writes `benchmarks/interim/skeletons.safetensors`: hashes of the skeletons
+that the store holds, and of those that are tested on, so that a test can show in seconds that they
+share none. It belongs to one store, whose fingerprint it names, and so does the model.
 """
 
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import tyro
+from jaxtyping import UInt64
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from moleblend.build import build_store
-from moleblend.datasets import find, read
+from moleblend.datasets import content_sha256, find, read
+from moleblend.files import replacing
 from moleblend.molecule import Molecule, MoleculeError
 from moleblend.splits import read_split, scaffold_split
 from moleblend.standardise import canonical, inchikey, largest_fragment
@@ -32,6 +44,56 @@ TESTED = (
     "tox21",
     "toxcast",
 )
+
+
+LIST = Path(__file__).parent / "interim" / "skeletons.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class SkeletonList:
+    """Which skeletons a store holds and which are tested on, as sorted hashes.
+
+    Attributes:
+        fingerprint: of the store.
+        contents: SHA-256 of the content of each data set that is tested on.
+        trained: of all molecules of the store.
+        tested: of all molecules of any validation or test part.
+    """
+
+    fingerprint: str
+    contents: dict[str, str]
+    trained: UInt64[np.ndarray, " n"]
+    tested: UInt64[np.ndarray, " m"]
+
+    def write(self, path: Path = LIST) -> None:
+        """Write the list to one file."""
+        parts = {
+            name: np.ascontiguousarray(hashes.astype("<u8").view(np.uint8).reshape(-1, 8)[:, :6])
+            for name, hashes in (("trained", self.trained), ("tested", self.tested))
+        }
+        with replacing(path) as temporary:
+            save_file(parts, temporary, {"fingerprint": self.fingerprint, **self.contents})
+
+    @classmethod
+    def read(cls, path: Path = LIST) -> "SkeletonList":
+        """Read the list of one file."""
+        with safe_open(path, framework="np") as file:
+            contents = dict(file.metadata())
+            fingerprint = contents.pop("fingerprint")
+            trained, tested = (
+                np.pad(file.get_tensor(name), ((0, 0), (0, 2))).view("<u8")[:, 0]
+                for name in ("trained", "tested")
+            )
+            return cls(fingerprint, contents, trained, tested)
+
+
+def hashed(skeletons: Iterable[str]) -> UInt64[np.ndarray, " n"]:
+    """Give the sorted hashes of skeletons, each once: the first 6 bytes of 8 of BLAKE2b.
+
+    That two of 250,000 and 30,000 different ones agree by chance has a probability of 3e-5.
+    """
+    digests = [hashlib.blake2b(name.encode(), digest_size=8).digest()[:6] for name in skeletons]
+    return np.unique(np.frombuffer(b"".join(digest + b"\0\0" for digest in digests), "<u8"))
 
 
 def skeleton(smiles: str) -> str:
@@ -60,25 +122,47 @@ def tested_skeletons() -> set[str]:
         return set(pool.map(skeleton, smiles, chunksize=500))
 
 
+def contents() -> dict[str, str]:
+    """SHA-256 of the content of each file that is tested on."""
+    return {name: content_sha256(find(name)) for raw in TESTED for name in (raw, f"{raw}-u")}
+
+
+def skeletons_of(store: MoleculeStore) -> list[str]:
+    """Skeleton of each molecule of a store."""
+    with ProcessPoolExecutor() as pool:
+        return list(pool.map(skeleton, (m.smiles for m in store), chunksize=500))
+
+
 def untested(store: MoleculeStore, forbidden: set[str]) -> Iterator[Molecule]:
     """Give the molecules of a store whose skeleton is not forbidden."""
-    with ProcessPoolExecutor() as pool:
-        found = list(pool.map(skeleton, [m.smiles for m in store], chunksize=500))
-    kept = [name not in forbidden for name in found]
+    kept = [name not in forbidden for name in skeletons_of(store)]
     print(f"{store.path.name}: {sum(kept):,} of {len(store):,} molecules are kept", flush=True)
     return (molecule for molecule, is_kept in zip(store, kept, strict=True) if is_kept)
 
 
-def main(out: tyro.conf.Positional[Path]) -> None:
-    """Write the store.
+def main(out: tyro.conf.Positional[Path], skeletons: Path = LIST) -> None:
+    """Write the store, unless it is there, and the list of its skeletons.
 
     Args:
         out: the .arrow file; the stores of both sources are left beside it.
+        skeletons: where the list is written.
     """
-    corpus = Path(os.environ["MOLEBLEND_DATA"]) / "corpus3d" / "corpus3d.parquet"
-    out.parent.mkdir(parents=True, exist_ok=True)
     forbidden = tested_skeletons()
     print(f"{len(forbidden):,} skeletons are tested on", flush=True)
+    if not out.is_file():
+        _write_store(out, forbidden)
+    store = MoleculeStore(out)
+    trained, tested = hashed(skeletons_of(store)), hashed(forbidden)
+    n_shared = len(np.intersect1d(trained, tested, assume_unique=True))
+    if n_shared:
+        raise ValueError(f"{out}: {n_shared} of its skeletons are tested on; build it anew")
+    SkeletonList(store.fingerprint, contents(), trained, tested).write(skeletons)
+    told = f"{len(store):,} molecules of {len(trained):,} skeletons, none of them tested on"
+    print(f"{told}: {skeletons}")
+
+
+def _write_store(out: Path, forbidden: set[str]) -> None:
+    corpus = Path(os.environ["MOLEBLEND_DATA"]) / "corpus3d" / "corpus3d.parquet"
 
     def molecules() -> Iterator[Molecule]:
         for source in (find("qm9"), corpus):

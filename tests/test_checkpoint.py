@@ -5,7 +5,9 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -18,6 +20,8 @@ from moleblend.checkpoint import Card, count_parameters, load, read_card, save, 
 from moleblend.chem import read_smiles
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import Model, ModelConfig, Target
+from moleblend.predict import Predictor
+from moleblend.tables import numbers, read_table
 
 ENCODER = EncoderConfig(width=8, ffn_width=12, n_layers=2, n_heads=2, n_kernels=4)
 GAP = Target("gap", "regression", unit="eV", mean=6.5, scale=1.25)
@@ -308,3 +312,20 @@ def test_a_file_from_before_ensembles_and_classes_is_read(tmp_path):
         del config["targets"][0][name]
     save_file(tensors, path, metadata=header | {"config": json.dumps(config)})
     assert checkpoint.load(path).config == model.config
+
+
+# ── files of earlier versions ──
+
+
+def test_a_file_of_version_0_1_0_is_read_for_ever():
+    """See golden/make.py."""
+    golden = Path(__file__).parent / "golden"
+    expected = read_table(golden / "model-1.csv")
+    predictor = Predictor(golden / "model-1.safetensors")
+    found = predictor.predict(expected.column("smiles").to_pylist(), views="2d")
+    for name in ("gap_pred", "toxic_prob"):
+        np.testing.assert_allclose(found[name].to_numpy(), numbers(expected, name), atol=2e-5)
+    assert len(found) == 5
+    assert predictor.card.notes == {"k": 1}
+    assert predictor.model.config.targets[0] == Target("gap", "regression", "eV", 6.8, 1.3)
+    assert predictor.model.pair_heads is not None

@@ -202,7 +202,7 @@ def test_conformers_are_kept_in_the_users_cache(
 
 def test_files_that_are_not_there(refuse: Refuse) -> None:
     missing = "missing.csv: there is no such file"
-    assert refuse("train missing.csv --target y --out run") == missing
+    assert refuse("train missing.csv --target y --from scratch --out run") == missing
     assert refuse("predict model.safetensors missing.csv out.csv") == missing
     assert refuse("embed model.safetensors missing.csv out.npy") == missing
     assert refuse("data build missing.csv out.arrow") == missing
@@ -218,7 +218,7 @@ def test_files_that_are_not_there(refuse: Refuse) -> None:
 def test_empty_files(folder: Path, refuse: Refuse) -> None:
     (folder / "empty.csv").touch()
     empty = "empty.csv: the file is empty"
-    assert refuse("train empty.csv --target y --out run") == empty
+    assert refuse("train empty.csv --target y --from scratch --out run") == empty
     assert refuse("predict model.safetensors empty.csv out.csv") == empty
     assert refuse("data build empty.csv out.arrow") == empty
     (folder / "empty.arrow").touch()
@@ -229,15 +229,15 @@ def test_empty_files(folder: Path, refuse: Refuse) -> None:
 
 def test_missing_columns(refuse: Refuse) -> None:
     there = "its columns are 'smiles', 'y'"
-    assert there in refuse("train chains.csv --target z --out run")
-    assert there in refuse("train chains.csv --target y --split fold --out run")
+    assert there in refuse("train chains.csv --target z --from scratch --out run")
+    assert there in refuse("train chains.csv --target y --from scratch --split fold --out run")
     assert there in refuse("predict model.safetensors chains.csv out.csv --smiles mol")
     assert there in refuse("data build chains.csv out.arrow --smiles mol --processes 1")
 
 
 def test_a_target_that_is_no_number(folder: Path, refuse: Refuse) -> None:
     (folder / "odd.csv").write_text("smiles,y\nCC,1\nCCC,high\nC,low\n")
-    assert refuse("train odd.csv --target y --out run") == (
+    assert refuse("train odd.csv --target y --from scratch --out run") == (
         "odd.csv, row 2 (line 3): column 'y' should hold numbers or a few classes, but 'high' is "
         "no number, and so it is with 2 of 3 cells"
     )
@@ -245,7 +245,7 @@ def test_a_target_that_is_no_number(folder: Path, refuse: Refuse) -> None:
 
 def test_a_target_that_is_not_clear(folder: Path, refuse: Refuse) -> None:
     (folder / "two.csv").write_text("id,smiles,a,b\nx,CC,1.5,2.5\ny,CCC,2.5,0.5\n")
-    assert refuse("train two.csv") == (
+    assert refuse("train two.csv --from scratch") == (
         "two.csv: 2 columns could be the target: 'a', 'b'; say which with --target COLUMN ..."
     )
 
@@ -316,10 +316,12 @@ def test_flags_that_are_wrong(refuse: Refuse) -> None:
     assert "sum to 1, (0.5, 0.5, 0.5) sum to 1.5 (see moleblend pretrain --help)" in said
     said = refuse("pretrain recipe.toml --schedule.warmup-steps 9")
     assert "warmup_steps must be below steps, 9 of 4 came" in said
-    assert "epochs" in refuse("train chains.csv --target y --out run --epochs 0")
-    assert "--split random makes parts of any table" in refuse("train chains.csv --out run")
-    assert "--nothing" in refuse("train chains.csv --target y --out run --nothing 3")
-    assert "'many'" in refuse("train chains.csv --target y --out run --epochs many")
+    assert "epochs" in refuse("train chains.csv --target y --from scratch --out run --epochs 0")
+    assert "--split random makes parts of any table" in refuse(
+        "train chains.csv --from scratch --out run"
+    )
+    assert "--nothing" in refuse("train chains.csv --target y --from scratch --out run --nothing 3")
+    assert "'many'" in refuse("train chains.csv --target y --from scratch --out run --epochs many")
     assert "OUT" in refuse("predict model.safetensors chains.csv")
     assert "4d" in refuse("predict model.safetensors chains.csv out.csv --views 4d")
     assert "both were asked for" in refuse(
@@ -422,7 +424,8 @@ def test_nobody_else_talks_to_the_terminal(folder: Path) -> None:
     (folder / "odd.csv").write_text("smiles\nC1CC\nCC\n")
     commands = [
         "pretrain recipe.toml --data chains.csv --out pre",
-        f"train chains.csv --target y --split random --epochs 1 --out fine {TINY_FLAGS}",
+        "train chains.csv --target y --from scratch --split random --epochs 1 --out fine "
+        + TINY_FLAGS,
         "predict fine/model.safetensors odd.csv out.csv",
     ]
     done = subprocess.run(

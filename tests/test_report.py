@@ -60,7 +60,10 @@ def table_rows(page):
 def result(tmp_path):
     """A run whose figures are known."""
     config = TrainConfig(
-        data="in & out.csv", target=tuple(t.name for t in TARGETS), out=str(tmp_path)
+        data="in & out.csv",
+        target=tuple(t.name for t in TARGETS),
+        out=str(tmp_path),
+        source="scratch",
     )
     encoder = EncoderConfig(width=8, ffn_width=8, n_layers=1, n_heads=2, n_kernels=4)
     model = tmp_path / "my model.safetensors"

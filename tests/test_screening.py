@@ -1,3 +1,7 @@
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -168,3 +172,55 @@ def test_embeddings_do_not_write_over_columns(model: Path, tmp_path: Path) -> No
     with pytest.raises(ValueError, match=r"tables are written as .*, not \.txt"):
         write_embeddings([(table.select(["smiles"]), vectors)], tmp_path / "out.txt")
     assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []
+
+
+def script(model: Path, source: Path, out: Path, *, resume: bool, verb: str) -> list[str]:
+    program = (
+        "import sys, time; from moleblend import screening; screening._ROWS_IN_A_PIECE = 10; "
+        f"screening.{verb}_file({str(model)!r}, {str(source)!r}, {str(out)!r}, resume={resume}, "
+        "on_progress=lambda *_: time.sleep(0.2))"
+    )
+    return [sys.executable, "-c", program]
+
+
+@pytest.mark.parametrize(("verb", "ending"), [("predict", "csv"), ("embed", "npy")])
+def test_killed_and_resumed_is_unbroken(
+    model: Path, source: Path, tmp_path: Path, verb: str, ending: str
+) -> None:
+    out, whole = tmp_path / f"out.{ending}", tmp_path / f"whole.{ending}"
+    parts = tmp_path / f".out.{ending}.parts"
+    with subprocess.Popen(script(model, source, out, resume=False, verb=verb)) as run:
+        while len(list(parts.glob("shard-*.arrow"))) < 2:
+            assert run.poll() is None
+            time.sleep(0.02)
+        run.send_signal(signal.SIGKILL)
+    n_left = len(list(parts.glob("shard-*.arrow")))
+    assert 2 <= n_left < 5
+    assert not out.exists()
+    answer = predict_file if verb == "predict" else embed_file
+    with pytest.raises(ValueError, match="holds an unfinished run: --resume goes on with it"):
+        answer(model, source, out)
+    with pytest.raises(ValueError, match="goes on as it began, but these differ: errors"):
+        answer(model, source, out, resume=True, errors="skip")
+    account = answer(model, source, out, resume=True)
+    assert account.n_resumed == 10 * n_left
+    assert answer(model, source, whole).statuses == account.statuses
+    assert out.read_bytes() == whole.read_bytes()
+    assert not parts.exists()
+    with pytest.raises(ValueError, match="there is no unfinished run to be resumed"):
+        answer(model, source, out, resume=True)
+
+
+def test_what_cannot_be_written_is_refused_before_the_work(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screening, "_ROWS_IN_A_PIECE", 1)
+    source = tmp_path / "in.csv"
+    source.write_text("smiles,e1\n" + "C,1\n" * 5)
+    seen: list[int] = []
+    with pytest.raises(ValueError, match="has a column 'e1' already"):
+        embed_file(model, source, tmp_path / "o.csv", on_progress=lambda n, _: seen.append(n))
+    with pytest.raises(ValueError, match=r"tables are written as .*, not \.txt"):
+        predict_file(model, source, tmp_path / "o.txt", on_progress=lambda n, _: seen.append(n))
+    assert seen == []
+    assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "model.safetensors"}

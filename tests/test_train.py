@@ -52,6 +52,7 @@ def config(table: Path, tmp_path: Path) -> TrainConfig:
         data=str(table),
         target=("y",),
         out=str(tmp_path / "run"),
+        source="scratch",
         split="part",
         epochs=2,
         batch_size=16,
@@ -524,7 +525,9 @@ def test_a_table_alone_is_enough(
     monkeypatch.chdir(tmp_path)
     identifiers = [f"mol-{k}" for k in range(len(CHAINS))]
     write(Path(config.data), id=identifiers, smiles=CHAINS, carbons=N_CARBONS)
-    alone = TrainConfig(config.data, split="random", epochs=1, encoder=TINY, device="cpu")
+    alone = TrainConfig(
+        config.data, source="scratch", split="random", epochs=1, encoder=TINY, device="cpu"
+    )
     result, told = run(alone)
     assert result.model == Path("runs/chains/model.safetensors")
     assert result.model.is_file()

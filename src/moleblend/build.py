@@ -5,7 +5,6 @@ While a build runs, its shards lie in a hidden folder beside the store that is t
 only when it is whole, so what a killed build leaves behind is as good as new.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +22,7 @@ from moleblend.conformers import ConformerConfig, Conformers
 from moleblend.engines import Engine, map_in_order
 from moleblend.files import alone_with, replacing
 from moleblend.molecule import FeatureVersion, Molecule, MoleculeError
+from moleblend.parts import Parts, file_sha256, parts_folder
 from moleblend.store import STORE_VERSION, pack, read_batches, write_batches, write_manifest
 from moleblend.tables import Rejected, Table, read_molecules, read_pieces, write_tables
 
@@ -114,7 +114,7 @@ def build_store(
         "moleblend": __version__,
         "store": STORE_VERSION,
         "rdkit": RDKIT_VERSION,
-        "source": _fingerprint(source),
+        "source": file_sha256(source),
         "features": features,
         "smiles": smiles,
         "shard_rows": shard_rows,
@@ -124,10 +124,11 @@ def build_store(
         wanted = {f"conformers.{name}": value for name, value in asdict(conformers).items()}
         del wanted["conformers.cache"]
         origin |= wanted
-    shards = _Shards(parts_folder(out), shard_format, features)
+    parts = Parts(out, shard_format, "build")
+    shards = _Shards(parts, features)
     piece_rows = _ROWS_IN_A_BATCH if conformers is None else _ROWS_IN_A_PIECE
     with alone_with(out):
-        shards.settle(origin, resume=resume)
+        parts.settle(origin, resume=resume)
         n_resumed = len(shards.whole())
         try:
             results = map_in_order(
@@ -143,16 +144,11 @@ def build_store(
             shards.finish(out)
         finally:
             if not shards.whole():
-                shutil.rmtree(shards.folder, ignore_errors=True)
+                parts.remove()
             if conformers is not None and _opened.cache_info().currsize:
                 _opened(conformers).close()
                 _opened.cache_clear()
     return account
-
-
-def parts_folder(out: Path) -> Path:
-    """The folder that holds the shards of a store until it is whole."""
-    return out.with_name(f".{out.name}.parts")
 
 
 def count_unfinished(out: Path) -> int:
@@ -198,45 +194,11 @@ class _ShardAccount:
 
 
 class _Shards:
-    """The shards in a folder: each a file, with its account in another."""
+    """The shards in a folder: each a part of the store, with its account in another file."""
 
-    def __init__(self, folder: Path, ending: ShardFormat, features: FeatureVersion) -> None:
-        self.folder = folder
-        self._ending = ending
+    def __init__(self, parts: Parts, features: FeatureVersion) -> None:
+        self.folder, self.path, self.whole = parts.folder, parts.path, parts.whole
         self._features: FeatureVersion = features
-
-    def path(self, number: int) -> Path:
-        """Where a shard is once it is whole."""
-        return self.folder / f"shard-{number:05}.{self._ending}"
-
-    def whole(self) -> list[Path]:
-        """Those that are there, in order."""
-        return sorted(self.folder.glob(f"shard-*.{self._ending}"))
-
-    def settle(self, origin: dict[str, object], *, resume: bool) -> None:
-        """Begin, or check that a resumed build goes on as it began."""
-        path = self.folder / "build.json"
-        told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-        if resume:
-            if told is None:
-                raise ValueError(f"{self.folder}: there is no unfinished build to be resumed")
-            changed = [name for name in {**told, **origin} if told.get(name) != origin.get(name)]
-            if changed:
-                raise ValueError(
-                    f"{self.folder}: a resumed build goes on as it began, but these differ: "
-                    f"{', '.join(changed)}; remove the folder to begin anew"
-                )
-            for stray in self.folder.glob(".*"):  # what was being written when the build died
-                stray.unlink()
-            return
-        if any(self.folder.glob("shard-*")):
-            raise ValueError(
-                f"{self.folder} holds an unfinished build: --resume goes on with it, removing the "
-                "folder begins anew"
-            )
-        shutil.rmtree(self.folder, ignore_errors=True)
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
 
     def write(self, number: int, found: Iterable[_ReadPiece], n_in_a_batch: int) -> None:
         """Write a shard as its pieces come."""
@@ -279,7 +241,7 @@ class _Shards:
             return
         write_manifest(self.folder, self.whole(), features=self._features)
         self.folder.rename(out)
-        for path in [*out.glob("shard-*.json"), out / "build.json"]:
+        for path in [*out.glob("shard-*.json"), out / "origin.json"]:
             path.unlink()
 
 
@@ -407,8 +369,3 @@ def _check_out(source: Path, out: Path, shard_format: ShardFormat) -> None:
         raise ValueError(f"{out}: the store would overwrite the file it is made from")
     if out.is_dir():
         raise ValueError(f"{out}: there is a folder of that name already")
-
-
-def _fingerprint(source: Path) -> str:
-    with source.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

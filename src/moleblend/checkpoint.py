@@ -26,6 +26,8 @@ __all__ = [
     "from_reference",
     "load",
     "load_members",
+    "locate",
+    "packaged",
     "read_card",
     "save",
     "transfer",
@@ -35,6 +37,11 @@ T = TypeVar("T")
 
 FORMAT_VERSION = 1
 """Counted up when files written before can no longer be read as they are."""
+
+PACKAGED = "packaged"
+"""How the model that comes with the package is named where a path could stand."""
+
+_WEIGHTS = Path(__file__).parent / "weights"
 
 _MAY_CHANGE = {
     "dropout",
@@ -154,6 +161,30 @@ def read_card(path: Path | str) -> Card:
     path = Path(path)
     with _open(path) as file:
         return _read_header(Card, file.metadata(), "card", path)
+
+
+def packaged() -> Path:
+    """Find the pretrained model that comes with the package; its card lies beside it.
+
+    Raises:
+        FileNotFoundError: this copy of the package comes without one.
+    """
+    path = _WEIGHTS / "moleblend.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(
+            "no pretrained model comes with this copy of moleblend: give the path of a model file "
+            "(`moleblend train --from scratch` starts without one)"
+        )
+    return path
+
+
+def locate(name: Path | str) -> Path:
+    """Give the path of a model file that is named by its path, or as `packaged`.
+
+    Raises:
+        FileNotFoundError: `packaged` was asked for, and there is none.
+    """
+    return packaged() if str(name) == PACKAGED else Path(name)
 
 
 def convert(source: Path | str, out: Path | str) -> Model:

@@ -1,7 +1,7 @@
 """The door from the shell: one function per verb, whose flags come from its signature."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -124,64 +124,116 @@ def _train(arguments: list[str]) -> None:
 
 @dataclass(frozen=True)
 class _Screening:
-    """What `predict` and `embed` are told.
+    """What `predict` and `embed` are told beside the files.
 
     Attributes:
-        model: model file; `predict` needs one of `moleblend train`.
-        source: csv, tsv, smi, sdf (also .gz) or parquet file of molecules.
-        out: csv, tsv or parquet file to write. For `embed` also .npy, the vectors alone (NaN where
-            a row cannot be used), with the rows in OUT.rows.csv.
         views: what of each molecule is used; by default what the model was trained to see.
         smiles: the SMILES column; found by name by default.
         errors: rows that cannot be used are kept with their reason, skipped, or end the run.
         engine: processes of this machine, or the workers of Ray (pip install 'moleblend[ray]').
         processes: 1 uses all cores by threads; several suit machines of many cores.
         address: of a Ray cluster; by default Ray is started on this machine.
+        resume: go on where a run was stopped or killed.
     """
 
-    model: Annotated[Argument[Path], tyro.conf.arg(metavar="MODEL")]
-    source: Annotated[Argument[Path], tyro.conf.arg(name="in", metavar="IN")]
-    out: Annotated[Argument[Path], tyro.conf.arg(metavar="OUT")]
     views: ViewsFlag | None = None
     smiles: str | None = None
     errors: ErrorsFlag = "keep"
     engine: Engine = "processes"
     processes: int = 1
     address: str | None = None
+    resume: bool = False
 
 
 def _predict(arguments: list[str]) -> None:
     from moleblend.screening import predict_file
 
-    about = "Predict the targets of a fine-tuned model: every input row comes back, in order."
-    told = parse(_Screening, "predict", arguments, description=about)
-    _screen(predict_file, told, (".csv", ".tsv", ".parquet"))
+    def run(
+        model: Annotated[Argument[Path], tyro.conf.arg(metavar="MODEL")],
+        source: Annotated[Argument[Path], tyro.conf.arg(name="in", metavar="IN")],
+        out: Annotated[Argument[Path], tyro.conf.arg(metavar="OUT")],
+        told: Annotated[_Screening, tyro.conf.arg(name="")] = _Screening(),
+    ) -> None:
+        """Predict the targets of a fine-tuned model: every input row comes back, in order.
+
+        Args:
+            model: model file of `moleblend train`.
+            source: csv, tsv, smi, sdf (also .gz) or parquet file of molecules.
+            out: csv, tsv or parquet file to write.
+            told: how.
+        """
+        check_out(out, source, (".csv", ".tsv", ".parquet"))
+        _screen(predict_file, model, source, out, told)
+
+    call(run, "predict", arguments)
 
 
 def _embed(arguments: list[str]) -> None:
+    from moleblend.checkpoint import PACKAGED
     from moleblend.screening import embed_file
 
-    about = "Write one vector per molecule."
-    told = parse(_Screening, "embed", arguments, description=about)
-    _screen(embed_file, told, (".npy", ".csv", ".tsv", ".parquet"))
+    def run(
+        files: Annotated[Argument[tuple[Path, ...]], tyro.conf.arg(metavar="[MODEL] IN OUT")],
+        told: Annotated[_Screening, tyro.conf.arg(name="")] = _Screening(),
+    ) -> None:
+        """Write one vector per molecule: moleblend embed [MODEL] IN OUT.
+
+        MODEL is a model file; left out, it is the one that comes with the package. IN is a csv,
+        tsv, smi, sdf (also .gz) or parquet file of molecules. OUT is a csv, tsv or parquet file to
+        write, or .npy: the vectors alone (NaN where a row cannot be used), with the rows in
+        OUT.rows.csv.
+
+        Args:
+            files: the model, if it is another than the packaged one, the input and the output.
+            told: how.
+        """
+        if len(files) not in (2, 3):
+            raise ValueError(f"embed takes [MODEL] IN OUT, but {len(files)} names came")
+        *model, source, out = files
+        check_out(out, source, (".npy", ".csv", ".tsv", ".parquet"))
+        _screen(embed_file, model[0] if model else Path(PACKAGED), source, out, told)
+
+    call(run, "embed", arguments)
 
 
-def _screen(answer: "Callable[..., FileAccount]", told: _Screening, endings: Sequence[str]) -> None:
-    check_out(told.out, told.source, endings)
-    with progress(f"reading {told.source}") as tell:
+def _screen(
+    answer: "Callable[..., FileAccount]", model: Path, source: Path, out: Path, told: _Screening
+) -> None:
+    with progress(f"reading {source}") as tell:
         account = answer(
-            told.model,
-            told.source,
-            told.out,
+            model,
+            source,
+            out,
             views=told.views,
             smiles=told.smiles,
             errors=told.errors,
             engine=told.engine,
             n_processes=told.processes,
             address=told.address,
+            resume=told.resume,
             on_progress=tell,
         )
-    _print_account(account, told.out)
+    _print_account(account, out)
+
+
+def _export(arguments: list[str]) -> None:
+    from moleblend.export import export
+
+    def run(
+        model: Annotated[Argument[Path], tyro.conf.arg(metavar="MODEL")],
+        out: Annotated[Argument[Path], tyro.conf.arg(metavar="OUT")],
+        views: ViewsFlag | None = None,
+    ) -> None:
+        """Write a model as a graph for other programs.
+
+        Args:
+            model: model file.
+            out: .pt2 for torch, or .onnx (pip install 'moleblend[export]').
+            views: what of each molecule is shown; by default what the model was trained to see.
+        """
+        say(f"the graph is {export(model, out, views)}")
+
+    call(run, "export", arguments)
 
 
 def _explain(arguments: list[str]) -> None:
@@ -278,6 +330,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "predict": _predict,
     "explain": _explain,
     "embed": _embed,
+    "export": _export,
     "convert": _convert,
 }
 """The verbs, in the order in which a newcomer meets them."""
@@ -290,6 +343,7 @@ _ABOUT = {
     "predict": "predict properties of molecules",
     "explain": "show why a model predicts what it does",
     "embed": "write one vector per molecule",
+    "export": "write a model as a graph for torch or ONNX",
     "convert": "turn published weights into a model file",
 }
 
@@ -324,6 +378,8 @@ def _print_metrics(part: str, metrics: dict[str, dict[str, float | None]]) -> No
 def _print_account(account: "FileAccount", out: Path) -> None:
     for note in account.notes:
         say(note)
+    if account.n_resumed:
+        say(f"{account.n_resumed:,} rows were there from before")
     told = ", ".join(f"{count:,} {status}" for status, count in account.statuses.items())
     say(f"{account.n_rows:,} rows written to {out}" + (f": {told}" if told else ""))
 

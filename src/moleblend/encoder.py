@@ -154,8 +154,12 @@ class Encoder(nn.Module):
 
     def forward(self, batch: Batch, blend: Blend) -> Encoded:
         """Encode what the blend shows of a batch."""
-        # [b n n k] Gaussians of the (noisy) distances; none where nobody shows a geometry
         shows_3d = bool(blend.pairs[..., 2].any() | blend.atoms[..., 1].any())
+        return self.encode(batch, blend, shows_3d=shows_3d)
+
+    def encode(self, batch: Batch, blend: Blend, *, shows_3d: bool) -> Encoded:
+        """Encode where it is known whether anybody shows a geometry: nothing asks for values."""
+        # [b n n k] Gaussians of the (noisy) distances; none where nobody shows a geometry
         kernels = self.kernels(batch, blend) if shows_3d else None
         # [b h n+1 n+1] one view per pair, the virtual node first
         bias = self.pair_bias(batch, blend, kernels)
@@ -284,7 +288,7 @@ class EdgePathBias(nn.Module):
         rows = torch.where(is_shown[..., None], batch.edge_path, 0).int() + start
         total = F.embedding_bag(rows.view(-1, n_hops), table, mode="sum").view(b, n, n, -1)
         # Where no path exists there is nothing to divide.
-        return total / batch.path_length.clamp(1, n_hops)[..., None]
+        return total / batch.path_length.int().clamp(1, n_hops)[..., None]
 
 
 class GaussianKernels(nn.Module):

@@ -179,7 +179,10 @@ class Model(nn.Module):
 
     def embed(self, batch: Batch, blend: Blend) -> Float[Tensor, "b d"]:
         """Give one vector per molecule, from which properties are read."""
-        encoded = self.encoder(batch, blend)
+        return self.read_out(batch, self.encoder(batch, blend))
+
+    def read_out(self, batch: Batch, encoded: Encoded) -> Float[Tensor, "b d"]:
+        """Take one vector per molecule from what the encoder gave."""
         if self.config.readout == "cls":
             return encoded.molecule
         is_atom = batch.is_atom[..., None]

@@ -1,10 +1,12 @@
 """From molecules in any form to a table: one row out for every row in, in order."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +20,7 @@ from moleblend.batch import Batch, collate
 from moleblend.blending import Blend, Views, show
 from moleblend.conformers import ConformerConfig, Conformers, cache_folder
 from moleblend.fingerprints import joined_features
+from moleblend.frames import Frame, frame_table, is_frame, smiles_list, with_columns
 from moleblend.heads import Target, output_slices
 from moleblend.molecule import FeatureVersion, Molecule, MoleculeError
 from moleblend.tables import (
@@ -29,7 +32,7 @@ from moleblend.tables import (
 )
 
 Errors = Literal["keep", "skip", "raise"]
-Source = str | Path | Table | Sequence[str] | Sequence[Molecule]
+Source = str | Path | Table | Sequence[str] | Sequence[Molecule] | Frame
 
 _PAIRS_AT_ONCE = 60_000
 _MOLECULES_AT_ONCE = 64
@@ -55,7 +58,7 @@ class Predictor:
     """A model file that answers for molecules.
 
     Args:
-        path: the model file.
+        path: the model file, or `packaged` for the one that comes with the package.
         device: where to compute, `cpu` or `cuda`; a GPU is taken where there is one.
 
     Raises:
@@ -64,7 +67,7 @@ class Predictor:
     """
 
     def __init__(self, path: str | Path, *, device: Literal["cpu", "cuda"] | None = None) -> None:
-        self.path = Path(path)
+        self.path = checkpoint.locate(path)
         self.members = checkpoint.load_members(self.path)
         self.model = self.members[0]
         self.card = checkpoint.read_card(self.path)
@@ -84,18 +87,19 @@ class Predictor:
         views: Views | None = None,
         smiles: str | None = None,
         errors: Errors = "keep",
-    ) -> pa.Table:
+    ) -> pa.Table | Frame:
         """Predict the model's targets.
 
         Args:
-            source: SMILES, molecules, or a file of them: its path, or what `read_table` made of it.
+            source: SMILES, molecules, a data frame of pandas or polars, or a file: its path, or
+                what `read_table` made of it.
             views: what of each molecule is used; what the model was trained to see by default.
             smiles: the SMILES column of a file; found by name by default.
             errors: rows that cannot be used are kept with their reason, skipped, or raise an error.
 
         Returns:
-            The columns of the input, then `status`, `reason`, and per target those of
-            `result_names`, null where the row cannot be used.
+            The columns of the input (as a data frame of the same kind, if one came), then `status`,
+            `reason`, and per target those of `result_names`, null where the row cannot be used.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -123,7 +127,11 @@ class Predictor:
         raw = self._run(rows, answer, n_members * n_outputs, self._views(views))
         values = np.stack([in_units(part, targets) for part in np.split(raw, n_members, 1)])
         results = _results(values, targets)
-        return _joined(table, rows, results, errors)
+        joined = _joined(table, rows, results, errors)
+        if is_frame(source):
+            added = joined.drop_columns(table.names)
+            return with_columns(source, _kept(rows, errors), added)
+        return joined
 
     def embed(
         self,
@@ -190,6 +198,8 @@ class Predictor:
         config, used = self.model.config.encoder, self._views(views)
         if isinstance(source, str | Path):
             source = read_table(source)
+        elif is_frame(source):
+            source = frame_table(source)
         if isinstance(source, Table):
             table = source
             _check_names(table, ["status", "reason", *names])
@@ -224,6 +234,48 @@ class Predictor:
             batch = collate(molecules).to(self.device)
             results[list(chosen)] = function(molecules, batch, show(batch, views)).cpu().numpy()
         return results
+
+
+def embed(
+    molecules: Any,  # noqa: ANN401
+    *,
+    model: str | Path = checkpoint.PACKAGED,
+    views: Views | None = None,
+    smiles: str | None = None,
+    errors: Literal["keep", "raise"] = "keep",
+) -> Float32[np.ndarray, "n d"]:
+    """Give one vector per molecule, from the model that comes with the package.
+
+    Args:
+        molecules: list, array or Series of n SMILES, or a data frame.
+        model: another model file.
+        views: what of each molecule is used; what the model was trained to see by default.
+        smiles: the column of a data frame; found by name by default.
+        errors: a molecule that cannot be used gets NaN, with a warning, or raises an error.
+
+    Raises:
+        FileNotFoundError: there is no such model.
+        ValueError: no list of SMILES came, or the model was not trained for these views.
+        MoleculeError: a molecule cannot be used and `errors` is "raise".
+    """
+    texts = smiles_list(molecules, smiles)
+    path = checkpoint.locate(model)
+    changed = path.stat().st_mtime_ns if path.is_file() else 0
+    table, vectors = _opened(path, changed).embed_table(texts, views=views, errors=errors)
+    lost = np.flatnonzero(np.isnan(vectors).any(1))
+    if len(lost):
+        reason = table.column("reason")[int(lost[0])].as_py()
+        warnings.warn(
+            f"{len(lost)} of {len(texts)} molecules have no vector but NaN; the first is row "
+            f"{lost[0] + 1}: {reason}",
+            stacklevel=2,
+        )
+    return vectors
+
+
+@lru_cache(maxsize=1)
+def _opened(path: Path, changed: int) -> Predictor:  # noqa: ARG001 (a file that changed is read again)
+    return Predictor(path)
 
 
 def prepare(

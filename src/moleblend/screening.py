@@ -1,23 +1,28 @@
 """Screening: files of any size predicted or embedded, in several processes or on Ray."""
 
-from collections.abc import Callable, Iterable, Iterator
+import json
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import chain
 from multiprocessing import parent_process
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import Float32
 
+from moleblend import __version__, checkpoint
 from moleblend.blending import Views
+from moleblend.chem import RDKIT_VERSION
 from moleblend.engines import Engine, map_in_order
-from moleblend.files import replacing
+from moleblend.files import alone_with, replacing
+from moleblend.parts import Parts, file_sha256
 from moleblend.predict import Errors, Predictor
-from moleblend.tables import Table, read_pieces, write_tables
+from moleblend.tables import Table, check_ending, read_pieces, write_tables
 
 _ROWS_IN_A_PIECE = 4096
 """Rows of which molecules of similar size are batched together, and that are in memory at a time
@@ -34,11 +39,13 @@ class FileAccount:
         n_rows: rows written.
         statuses: how many of them have each status.
         notes: what the user should be told about the source, one sentence each.
+        n_resumed: those of the rows that an earlier run had left.
     """
 
     n_rows: int
     statuses: dict[str, int]
     notes: tuple[str, ...]
+    n_resumed: int = 0
 
 
 def predict_file(
@@ -52,9 +59,13 @@ def predict_file(
     engine: Engine = "processes",
     n_processes: int = 1,
     address: str | None = None,
+    resume: bool = False,
     on_progress: Callable[[int, float | None], None] | None = None,
 ) -> FileAccount:
     """Write what `Predictor.predict` gives for a file, in the memory that a few pieces need.
+
+    Until the file is whole its pieces lie in `.OUT.parts` beside it. A run that was stopped, by
+    SIGKILL too, goes on from there with `resume`, and ends as the same bytes.
 
     Args:
         model: the model file; on a Ray cluster every machine needs it under this path.
@@ -67,21 +78,22 @@ def predict_file(
         n_processes: with 1 this process computes, with all its threads; several have one thread
             each. On Ray, of which each task has one core, it bounds what is under way.
         address: of a Ray cluster.
+        resume: go on with what a run left that was stopped.
         on_progress: called now and then with the number of rows done and the share of the source
             that is read, if known.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: as `Predictor.predict` and `write_table` raise it.
+        ValueError: as `Predictor.predict` and `write_table` raise it; an unfinished run is there
+            and `resume` false, or the reverse, or it began otherwise.
         MoleculeError: a row cannot be used and `errors` is "raise".
         ChildProcessError: a process died.
     """
-    options = {"views": views, "smiles": smiles, "errors": errors}
-    answer = partial(_predict, options=options)
-    answers = _answers(answer, model, source, engine, n_processes, address)
-    tally = _Tally(on_progress)
-    write_tables((table for table, _ in tally.follow(answers)), out)
-    return tally.account()
+    work = _Work("predict", model, source, out, views, smiles, errors)
+    with work.answered(engine, n_processes, address, resume, on_progress) as pieces:
+        tally = _Tally(pieces)
+        write_tables((table for table, _ in tally), out)
+    return tally.account(work.n_resumed)
 
 
 def embed_file(
@@ -95,18 +107,18 @@ def embed_file(
     engine: Engine = "processes",
     n_processes: int = 1,
     address: str | None = None,
+    resume: bool = False,
     on_progress: Callable[[int, float | None], None] | None = None,
 ) -> FileAccount:
     """Write what `Predictor.embed_table` gives for a file. Arguments as of `predict_file`.
 
     `out` may also end in .npy, see `write_embeddings`.
     """
-    options = {"views": views, "smiles": smiles, "errors": errors}
-    answer = partial(_embed, options=options)
-    answers = _answers(answer, model, source, engine, n_processes, address)
-    tally = _Tally(on_progress)
-    write_embeddings(tally.follow(answers), out)
-    return tally.account()
+    work = _Work("embed", model, source, out, views, smiles, errors)
+    with work.answered(engine, n_processes, address, resume, on_progress) as pieces:
+        tally = _Tally(pieces)
+        write_embeddings(tally, out)
+    return tally.account(work.n_resumed)
 
 
 def write_embeddings(pieces: Iterable[tuple[pa.Table, Vectors]], path: str | Path) -> None:
@@ -171,61 +183,161 @@ def _beside(table: pa.Table, vectors: Vectors, is_list: bool, path: Path) -> pa.
     return table
 
 
+@dataclass(frozen=True)
+class _Numbered:
+    """A piece of the source for one worker, and its number."""
+
+    number: int
+    table: Table
+
+
 @dataclass(frozen=True, eq=False)
 class _Answer:
     """What a worker makes of a piece: rows with their status, and vectors where these are asked."""
 
+    number: int
     table: pa.Table
     vectors: Vectors
     n_done: int
     share_read: float | None
     notes: tuple[str, ...]
 
+    def write(self, path: Path) -> None:
+        """Keep it in a file, to the last digit."""
+        told = {"width": str(self.vectors.shape[1]), "notes": json.dumps(self.notes)}
+        flat = pa.array([row.tobytes() for row in self.vectors.astype("<f4")], pa.binary())
+        whole = self.table.append_column("vectors", flat).replace_schema_metadata(told)
+        with replacing(path) as temporary, pa.ipc.new_file(temporary, whole.schema) as file:
+            file.write_table(whole)
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """A piece as it comes back from its file."""
+
+    table: pa.Table
+    vectors: Vectors
+    notes: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> "_Kept":
+        """Read what `_Answer.write` wrote."""
+        with pa.ipc.open_file(path) as file:
+            table = file.read_all()
+        told, last = table.schema.metadata, table.num_columns - 1
+        flat = np.frombuffer(b"".join(table.column(last).to_pylist()), "<f4")
+        vectors = flat.reshape(len(table), int(told[b"width"])).copy()
+        rows = table.remove_column(last).replace_schema_metadata(None)
+        return cls(rows, vectors, tuple(json.loads(told[b"notes"])))
+
 
 class _Tally:
-    """Counts what passes."""
+    """Gives table and vectors of each piece, and counts what passes."""
 
-    def __init__(self, on_progress: Callable[[int, float | None], None] | None) -> None:
-        self._on_progress = on_progress
+    def __init__(self, pieces: Iterable[_Kept]) -> None:
+        self._pieces = pieces
         self._statuses: dict[str, int] = {}
         self._notes: dict[str, None] = {}
 
-    def follow(self, answers: Iterable[_Answer]) -> Iterator[tuple[pa.Table, Vectors]]:
-        """Give table and vectors of each answer."""
-        for answer in answers:
-            for status in answer.table.column("status").to_pylist():
+    def __iter__(self) -> Iterator[tuple[pa.Table, Vectors]]:
+        for piece in self._pieces:
+            for status in piece.table.column("status").to_pylist():
                 self._statuses[status] = self._statuses.get(status, 0) + 1
-            self._notes.update(dict.fromkeys(answer.notes))
-            yield answer.table, answer.vectors
-            if self._on_progress is not None:
-                self._on_progress(answer.n_done, answer.share_read)
+            self._notes.update(dict.fromkeys(piece.notes))
+            yield piece.table, piece.vectors
 
-    def account(self) -> FileAccount:
+    def account(self, n_resumed: int) -> FileAccount:
         """What passed."""
         n_rows = sum(self._statuses.values())
-        return FileAccount(n_rows, self._statuses, tuple(self._notes))
+        return FileAccount(n_rows, self._statuses, tuple(self._notes), n_resumed)
 
 
-def _answers(
-    answer: Callable[..., _Answer],
-    model: str | Path,
-    source: str | Path,
-    engine: Engine,
-    n_processes: int,
-    address: str | None,
-) -> Iterator[_Answer]:
-    is_one_of_several = engine == "processes" and n_processes > 1
-    model = Path(model).resolve() if engine == "ray" else Path(model)
-    try:
-        yield from map_in_order(
-            partial(answer, model, is_one_of_several),
-            read_pieces(source, _ROWS_IN_A_PIECE),
-            engine=engine,
-            n_workers=n_processes,
-            address=address,
-        )
-    finally:
-        _opened.cache_clear()
+class _Work:
+    """One file to be answered for, piece by piece, each kept until all are there."""
+
+    def __init__(
+        self,
+        verb: Literal["predict", "embed"],
+        model: str | Path,
+        source: str | Path,
+        out: str | Path,
+        views: Views | None,
+        smiles: str | None,
+        errors: Errors,
+    ) -> None:
+        self.model, self.source, self.out = checkpoint.locate(model), Path(source), Path(out)
+        self.verb: Literal["predict", "embed"] = verb
+        self.options: dict[str, Any] = {"views": views, "smiles": smiles, "errors": errors}
+        self.parts = Parts(self.out, "arrow", "run")
+        self.n_resumed = 0
+
+    @contextmanager
+    def answered(
+        self,
+        engine: Engine,
+        n_processes: int,
+        address: str | None,
+        resume: bool,
+        on_progress: Callable[[int, float | None], None] | None,
+    ) -> Generator[Iterator[_Kept], None, None]:
+        """Answer for the pieces that are missing; give all; forget them when all is written."""
+        if self.out.suffix != ".npy" or self.verb == "predict":
+            check_ending(self.out)
+        pieces = read_pieces(self.source, _ROWS_IN_A_PIECE)
+        is_one_of_several = engine == "processes" and n_processes > 1
+        model = self.model.resolve() if engine == "ray" else self.model
+        _opened(model, is_one_of_several)  # says what is wrong with it before anything is begun
+        with alone_with(self.out):
+            self.parts.settle(self._origin(), resume=resume)
+            answer = partial(_answer, self.verb, model, is_one_of_several, options=self.options)
+            try:
+                for answered in map_in_order(
+                    answer,
+                    self._missing(pieces),
+                    engine=engine,
+                    n_workers=n_processes,
+                    address=address,
+                ):
+                    if answered.number == 0:
+                        self._check_names(answered)
+                    answered.write(self.parts.path(answered.number))
+                    if on_progress is not None:
+                        on_progress(answered.n_done, answered.share_read)
+                yield map(_Kept.read, self.parts.whole())
+            except ValueError:  # it would be raised again, so there is nothing to be resumed
+                self.parts.remove()
+                raise
+            finally:
+                _opened.cache_clear()
+                if not self.parts.whole():
+                    self.parts.remove()
+            self.parts.remove()
+
+    def _missing(self, pieces: Iterable[Table]) -> Iterator[_Numbered]:
+        for number, piece in enumerate(pieces):
+            if self.parts.path(number).exists():
+                self.n_resumed += len(piece)
+            else:
+                yield _Numbered(number, piece)
+
+    def _check_names(self, first: _Answer) -> None:
+        """Refuse a column that the output cannot have, before the work is done."""
+        if self.verb == "embed" and self.out.suffix != ".npy":
+            is_list = self.out.suffix == ".parquet"
+            _beside(first.table[:0], first.vectors[:0], is_list, self.out)
+
+    def _origin(self) -> dict[str, object]:
+        """All that an answer is a function of."""
+        return {
+            "moleblend": __version__,
+            "rdkit": RDKIT_VERSION,
+            "torch": str(torch.__version__),
+            "verb": self.verb,
+            "model": file_sha256(self.model),
+            "source": file_sha256(self.source),
+            "rows": _ROWS_IN_A_PIECE,
+            **self.options,
+        }
 
 
 @lru_cache(maxsize=1)
@@ -236,19 +348,19 @@ def _opened(model: Path, is_one_of_several: bool) -> Predictor:
     return Predictor(model)
 
 
-def _predict(
-    model: Path, is_one_of_several: bool, piece: Table, *, options: dict[str, Any]
+def _answer(
+    verb: Literal["predict", "embed"],
+    model: Path,
+    is_one_of_several: bool,
+    piece: _Numbered,
+    *,
+    options: dict[str, Any],
 ) -> _Answer:
-    table = _opened(model, is_one_of_several).predict(piece, **options)
-    return _answer(piece, table, np.zeros((len(table), 0), np.float32))
-
-
-def _embed(
-    model: Path, is_one_of_several: bool, piece: Table, *, options: dict[str, Any]
-) -> _Answer:
-    table, vectors = _opened(model, is_one_of_several).embed_table(piece, **options)
-    return _answer(piece, table, vectors)
-
-
-def _answer(piece: Table, table: pa.Table, vectors: Vectors) -> _Answer:
-    return _Answer(table, vectors, piece.n_before + len(piece), piece.share_read, piece.notes)
+    predictor, rows = _opened(model, is_one_of_several), piece.table
+    if verb == "predict":
+        table = predictor.predict(rows, **options)
+        vectors = np.zeros((len(table), 0), np.float32)
+    else:
+        table, vectors = predictor.embed_table(rows, **options)
+    n_done = rows.n_before + len(rows)
+    return _Answer(piece.number, table, vectors, n_done, rows.share_read, rows.notes)

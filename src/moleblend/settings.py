@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from moleblend.checkpoint import PACKAGED
 from moleblend.encoder import EncoderConfig
 from moleblend.labels import Task
 
@@ -19,7 +20,8 @@ class TrainConfig:
         target: columns to predict; left out, they are found. An empty cell is a missing label, and
             `>10` or `<=3` is a bound.
         out: the run folder; left out, `runs/` and the name of the table.
-        source: model file to start from, or `scratch` for random weights.
+        source: model file to start from, `packaged` for the pretrained model that comes with the
+            package, or `scratch` for random weights.
         smiles: the SMILES column; found by name if empty.
         split: `scaffold`, `balanced` (scaffolds in random order), `cluster` (Butina on ECFP4),
             `random`, or a column that says train, valid or test for each row.
@@ -57,7 +59,7 @@ class TrainConfig:
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     target: tuple[str, ...] = ()
     out: str = ""
-    source: Annotated[str, tyro.conf.arg(name="from")] = "scratch"
+    source: Annotated[str, tyro.conf.arg(name="from")] = PACKAGED
     smiles: str = ""
     split: str = "scaffold"
     task: tuple[Task, ...] = ("auto",)

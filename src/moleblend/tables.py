@@ -314,14 +314,24 @@ def write_table(columns: pa.Table, path: str | Path) -> None:
     write_tables([columns], path)
 
 
-def write_tables(pieces: Iterable[pa.Table], path: str | Path) -> None:
-    """Write tables of the same columns, at least one, below each other, as `write_table` does."""
-    path = Path(path)
+def check_ending(path: Path) -> str:
+    """Give the ending of a table that can be written, in small letters.
+
+    Raises:
+        ValueError: it is another one.
+    """
     ending = path.suffix.lower()
     if ending != ".parquet" and ending not in _DELIMITERS:
         raise ValueError(
             f"{path}: tables are written as {_WRITABLE}, not {ending or 'a bare name'}"
         )
+    return ending
+
+
+def write_tables(pieces: Iterable[pa.Table], path: str | Path) -> None:
+    """Write tables of the same columns, at least one, below each other, as `write_table` does."""
+    path = Path(path)
+    ending = check_ending(path)
     remaining = iter(pieces)
     first = next(remaining)
     with replacing(path) as temporary:

@@ -140,7 +140,8 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
     _check_out(config)
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device cuda was asked for, but there is no GPU that torch can use")
-    source = None if config.source == "scratch" else checkpoint.load(config.source)
+    is_new = config.source == "scratch"
+    source = None if is_new else checkpoint.load(checkpoint.locate(config.source))
     encoder = source.config.encoder if source else config.encoder
     if config.encoder not in (encoder, EncoderConfig()):
         raise ValueError(

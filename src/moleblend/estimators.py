@@ -1,0 +1,355 @@
+"""The door from scikit-learn: estimators whose X is a list, array, Series or frame of SMILES.
+
+They train and predict by the same functions as the verbs of the shell. A fitted estimator holds the
+bytes of its model file, so its pickle needs no class of torch, and no file beside it.
+"""
+
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float32, Float64, Int64
+from rich.console import Console
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin
+from sklearn.utils import Tags, assert_all_finite, check_array, check_consistent_length
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, column_or_1d
+
+from moleblend.blending import Views
+from moleblend.checkpoint import PACKAGED
+from moleblend.encoder import EncoderConfig
+from moleblend.frames import is_frame, smiles_list
+from moleblend.predict import Predictor, embed
+from moleblend.splits import Split, random_split, scaffold_split
+from moleblend.tables import write_table
+from moleblend.train import TrainConfig, train
+
+
+class _SmilesEstimator(BaseEstimator):
+    """What all of them share: X is SMILES."""
+
+    smiles: str | None
+
+    def _read(self, X: Any, *, is_fit: bool = False) -> list[str]:  # noqa: ANN401, N803
+        """Give the SMILES of X; fitting remembers the names of its columns."""
+        found = smiles_list(X, self.smiles)
+        if not found:
+            raise ValueError("no molecule came: found array with 0 sample(s), at least 1 is needed")
+        if is_fit:
+            self.n_features_in_ = len(X.columns) if is_frame(X) else 1
+            if is_frame(X):
+                self.feature_names_in_ = np.array(list(X.columns), object)
+        return found
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        return tags
+
+
+class _FineTuned(_SmilesEstimator):
+    """A model fine-tuned in a temporary folder, and kept as the bytes of its file."""
+
+    def __init__(
+        self,
+        model: str | Path = PACKAGED,
+        *,
+        smiles: str | None = None,
+        views: Literal["auto", "2d", "3d", "both"] = "auto",
+        conformers: int = 0,
+        validation_fraction: float = 0.1,
+        epochs: int = 40,
+        patience: int = 10,
+        batch_size: int = 32,
+        learning_rate: float = 2e-4,
+        head_dropout: float = 0.1,
+        random_state: int = 0,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        encoder: EncoderConfig | None = None,
+        verbose: bool = False,
+    ) -> None:
+        self.model = model
+        self.smiles = smiles
+        self.views = views
+        self.conformers = conformers
+        self.validation_fraction = validation_fraction
+        self.epochs = epochs
+        self.patience = patience
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.head_dropout = head_dropout
+        self.random_state = random_state
+        self.device = device
+        self.encoder = encoder
+        self.verbose = verbose
+
+    def _train(
+        self,
+        smiles: list[str],
+        labels: dict[str, Float64[np.ndarray, " n"]],
+        task: Literal["regression", "binary"],
+    ) -> None:
+        """Fine-tune on labels by the name of their target."""
+        split = self._validation(smiles)
+        # A run reads a test part at its end. Here the user's own y is the test, so the validation
+        # molecules stand in for it, and nobody reads those figures.
+        rows = np.concatenate([split.train, split.validation, split.validation])
+        parts = np.repeat(
+            ["train", "valid", "test"],
+            [len(split.train), len(split.validation), len(split.validation)],
+        )
+        columns = {"smiles": pa.array([smiles[row] for row in rows]), "part": pa.array(parts)}
+        for name, values in labels.items():
+            columns[name] = pa.array(values[rows], from_pandas=True)
+        with tempfile.TemporaryDirectory(prefix="moleblend-") as folder:
+            data = Path(folder) / "fit.parquet"
+            write_table(pa.table(columns), data)
+            config = TrainConfig(
+                data=str(data),
+                target=tuple(labels),
+                out=str(Path(folder) / "run"),
+                source=str(self.model),
+                smiles="smiles",
+                split="part",
+                task=task,
+                views=self.views,
+                conformers=self.conformers,
+                epochs=self.epochs,
+                patience=self.patience,
+                batch_size=self.batch_size,
+                learning_rate=self.learning_rate,
+                head_dropout=self.head_dropout,
+                seed=self.random_state,
+                device=self.device,
+                encoder=self.encoder or EncoderConfig(),
+            )
+            result = train(config, console=Console(stderr=True, quiet=not self.verbose))
+            self.model_file_ = result.model.read_bytes()
+        self.best_epoch_ = result.best_epoch
+
+    def _validation(self, smiles: list[str]) -> Split:
+        """Put a part aside that chooses the epoch: by scaffold, at random if that parts nothing."""
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(
+                f"validation_fraction must be in (0, 1), {self.validation_fraction} came"
+            )
+        if len(smiles) < 2:
+            raise ValueError("at least 2 molecules are needed to fit, 1 sample came")
+        fractions = (1 - self.validation_fraction, self.validation_fraction, 0.0)
+        split = scaffold_split(smiles, fractions)
+        # Room is rounded down, and what found none is left over for validation here.
+        split = Split(split.train, np.sort(np.concatenate([split.validation, split.test])), _NONE)
+        if min(len(split.train), len(split.validation)) == 0:
+            split = random_split(len(smiles), fractions, self.random_state)
+        return split
+
+    def _predict(self, X: Any) -> Float64[np.ndarray, "n t"]:  # noqa: ANN401, N803
+        """Predict every target, in its unit or as a probability."""
+        check_is_fitted(self, "model_file_")
+        predictor = _opened(self.model_file_, None if self.device == "auto" else self.device)
+        table = predictor.predict(self._read(X), errors="raise")
+        targets = predictor.model.config.targets
+        ending = {"regression": "pred", "binary": "prob"}
+        columns = [table.column(f"{t.name}_{ending[t.kind]}").to_numpy() for t in targets]
+        return np.stack(columns, 1)
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted model as a file that `moleblend predict` reads."""
+        check_is_fitted(self, "model_file_")
+        Path(path).write_bytes(self.model_file_)
+
+
+_NONE: Int64[np.ndarray, " n"] = np.zeros(0, np.int64)
+
+
+class MoleBlendRegressor(RegressorMixin, _FineTuned):
+    """Predicts measured numbers of molecules by a fine-tuned model.
+
+    Args:
+        model: model file to start from, `packaged`, or `scratch` for random weights.
+        smiles: column of the SMILES where X is a data frame; found by name if left out.
+        views: what is used of each molecule, as in `train.TrainConfig`; likewise `conformers`,
+            `epochs`, `patience`, `batch_size`, `learning_rate`, `head_dropout` and `device`.
+        conformers: geometries computed for each molecule.
+        validation_fraction: part of the molecules, put aside by scaffold (at random where no
+            scaffold can be parted from the others), that chooses the epoch.
+        epochs: at most.
+        patience: epochs without a better validation figure after which training stops.
+        batch_size: molecules in a step.
+        learning_rate: at the end of the warm-up.
+        head_dropout: before the last layer of the property head.
+        random_state: seed of everything random.
+        device: `auto`, `cpu` or `cuda`.
+        encoder: of a model from scratch.
+        verbose: show what happens in each epoch.
+
+    Attributes:
+        model_file_: bytes of the fitted model's safetensors file; `save` writes them.
+        best_epoch_: whose weights were kept.
+        n_outputs_: number of targets.
+        n_features_in_: columns of X.
+
+    Example:
+        >>> from sklearn.model_selection import cross_val_score
+        >>> scores = cross_val_score(MoleBlendRegressor(), smiles, y, cv=5)  # doctest: +SKIP
+    """
+
+    def fit(self, X: Any, y: Any) -> "MoleBlendRegressor":  # noqa: ANN401, N803
+        """Fine-tune.
+
+        Args:
+            X: SMILES of n molecules.
+            y: [n], or [n t] for several targets; NaN is a missing label.
+
+        Raises:
+            ValueError: a SMILES cannot be read, or X and y do not fit each other.
+        """
+        smiles = self._read(X, is_fit=True)
+        labels = check_array(
+            _given(self, y), dtype=np.float64, ensure_2d=False, ensure_all_finite="allow-nan"
+        )
+        check_consistent_length(smiles, labels)
+        self._is_flat = labels.ndim == 1
+        columns = labels.reshape(len(smiles), -1)
+        self.n_outputs_ = columns.shape[1]
+        self._train(smiles, {f"y{k}": column for k, column in enumerate(columns.T)}, "regression")
+        return self
+
+    def predict(self, X: Any) -> Float64[np.ndarray, "..."]:  # noqa: ANN401, N803
+        """Predict; shape [n], or [n t] if y had two axes.
+
+        Raises:
+            MoleculeError: a molecule cannot be used; the message names its row.
+        """
+        values = self._predict(X)
+        return values[:, 0] if self._is_flat else values
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+
+class MoleBlendClassifier(ClassifierMixin, _FineTuned):
+    """Predicts classes of molecules by a fine-tuned model. Arguments as of `MoleBlendRegressor`.
+
+    Two classes are one target; of more, each against all others is one, and their probabilities are
+    divided by their sum.
+
+    Attributes:
+        classes_: the labels, sorted.
+        model_file_: as of `MoleBlendRegressor`, as are the others.
+    """
+
+    def fit(self, X: Any, y: Any) -> "MoleBlendClassifier":  # noqa: ANN401, N803
+        """Fine-tune.
+
+        Args:
+            X: SMILES of n molecules.
+            y: a label for each, of two or more classes; numbers or text.
+
+        Raises:
+            ValueError: a SMILES cannot be read, only one class came, or X and y do not fit.
+        """
+        smiles = self._read(X, is_fit=True)
+        labels = column_or_1d(_given(self, y), warn=True)
+        assert_all_finite(labels, input_name="y")
+        check_consistent_length(smiles, labels)
+        check_classification_targets(labels)
+        self.classes_, codes = np.unique(labels, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError("two or more classes are needed, y has one class only")
+        wanted = range(1, 2) if len(self.classes_) == 2 else range(len(self.classes_))
+        columns = {f"class{k}": (codes == k).astype(np.float64) for k in wanted}
+        self._train(smiles, columns, "binary")
+        return self
+
+    def predict_proba(self, X: Any) -> Float64[np.ndarray, "n c"]:  # noqa: ANN401, N803
+        """Give the probability of each of `classes_`.
+
+        Raises:
+            MoleculeError: a molecule cannot be used; the message names its row.
+        """
+        values = self._predict(X)
+        if len(self.classes_) == 2:
+            return np.concatenate([1 - values, values], 1)
+        return values / values.sum(1, keepdims=True)
+
+    def predict(self, X: Any) -> np.ndarray:  # noqa: ANN401, N803
+        """Give the most probable of `classes_`."""
+        probabilities = self.predict_proba(X)
+        return self.classes_[probabilities.argmax(1)]
+
+
+class MoleBlendEmbedder(TransformerMixin, _SmilesEstimator):
+    """Turns molecules into vectors, for any estimator behind it; there is nothing to fit.
+
+    Args:
+        model: model file, or `packaged`.
+        smiles: column of the SMILES where X is a data frame; found by name if left out.
+        views: what is used of each molecule; by default what the model was trained to see.
+        errors: a molecule that cannot be used gets NaN, with a warning (`keep`), or raises.
+
+    Example:
+        >>> from sklearn.linear_model import Ridge
+        >>> from sklearn.pipeline import make_pipeline
+        >>> pipeline = make_pipeline(MoleBlendEmbedder(), Ridge())
+    """
+
+    def __init__(
+        self,
+        model: str | Path = PACKAGED,
+        *,
+        smiles: str | None = None,
+        views: Views | None = None,
+        errors: Literal["keep", "raise"] = "raise",
+    ) -> None:
+        self.model = model
+        self.smiles = smiles
+        self.views = views
+        self.errors = errors
+
+    def fit(self, X: Any, y: Any = None) -> "MoleBlendEmbedder":  # noqa: ANN401, ARG002, N803
+        """Look at the columns of X only."""
+        self._read(X, is_fit=True)
+        return self
+
+    def transform(self, X: Any) -> Float32[np.ndarray, "n d"]:  # noqa: ANN401, N803
+        """Give a vector per molecule.
+
+        Raises:
+            MoleculeError: a molecule cannot be used and `errors` is "raise".
+        """
+        return embed(self._read(X), model=self.model, views=self.views, errors=self.errors)
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:  # noqa: ANN401, ARG002
+        """Name the axes of a vector: e0, e1, ..."""
+        width = embed(["C"], model=self.model).shape[1]
+        return np.array([f"e{k}" for k in range(width)], object)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+
+@lru_cache(maxsize=2)
+def _opened(model_file: bytes, device: Literal["cpu", "cuda"] | None) -> Predictor:
+    """Read a fitted model from its bytes, once for all predictions."""
+    with tempfile.TemporaryDirectory(prefix="moleblend-") as folder:
+        path = Path(folder) / "model.safetensors"
+        path.write_bytes(model_file)
+        return Predictor(path, device=device)
+
+
+def _given(estimator: BaseEstimator, y: Any) -> Any:  # noqa: ANN401
+    if y is None:
+        name = type(estimator).__name__
+        raise ValueError(f"{name} requires y to be passed, but the target y is None")
+    return y

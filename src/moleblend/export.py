@@ -1,0 +1,186 @@
+"""A model as a graph for other programs: torch.export's .pt2, or .onnx.
+
+The graph takes the tensors of a padded batch under the names and with the types that they have in
+`batch.Batch`; any number of molecules and of atoms. Everything that the molecules have of the
+chosen views is shown.
+"""
+
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Float32, Int16, Int64, UInt8
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from moleblend import checkpoint
+from moleblend.batch import Batch, collate
+from moleblend.blending import Views, show
+from moleblend.chem import read_smiles
+from moleblend.files import replacing
+from moleblend.heads import Model
+
+INPUTS_2D = ("atoms", "is_atom", "degree", "path_length", "edge_path")
+INPUTS_3D = (*INPUTS_2D, "positions", "has_positions")
+"""Inputs of a graph that shows 2D alone, and of any other."""
+
+
+class Graph(nn.Module):
+    """A model whose views are fixed, so that nothing in it depends on values.
+
+    Args:
+        model: with targets, or without: then it gives vectors.
+        views: what is shown.
+
+    Raises:
+        ValueError: a target is of a kind that has no graph.
+    """
+
+    is_binary: Tensor
+    label_scale: Tensor
+    label_mean: Tensor
+
+    def __init__(self, model: Model, views: Views) -> None:
+        super().__init__()
+        self.model, self.views = model.eval(), views
+        targets = model.config.targets
+        odd = next((t for t in targets if t.kind not in ("binary", "regression")), None)
+        if odd is not None:
+            raise ValueError(f"target {odd.name!r} is {odd.kind}, which cannot be exported yet")
+        self.register_buffer("is_binary", torch.tensor([t.kind == "binary" for t in targets]))
+        self.register_buffer("label_scale", torch.tensor([t.scale for t in targets]))
+        self.register_buffer("label_mean", torch.tensor([t.mean for t in targets]))
+
+    def forward(
+        self,
+        atoms: Int64[Tensor, "b n 9"],
+        is_atom: Bool[Tensor, "b n"],
+        degree: Int64[Tensor, "b n"],
+        path_length: Int16[Tensor, "b n n"],
+        edge_path: UInt8[Tensor, "b n n k"],
+        positions: Float32[Tensor, "b n 3"] | None = None,
+        has_positions: Bool[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, "b t"]:
+        """Predict in the target's unit, or probabilities of class 1; or give vectors."""
+        if positions is None or has_positions is None:
+            positions = is_atom[..., None].float().expand(-1, -1, 3) * 0
+            has_positions = is_atom.any(1) & False
+        batch = Batch(atoms, is_atom, degree, path_length, edge_path, positions, has_positions)
+        encoded = self.model.encoder.encode(
+            batch, show(batch, self.views), shows_3d=self.views != "2d"
+        )
+        vectors = self.model.read_out(batch, encoded)
+        if self.model.property_head is None:
+            return vectors
+        output = self.model.property_head(vectors)
+        return torch.where(
+            self.is_binary, output.sigmoid(), output * self.label_scale + self.label_mean
+        )
+
+
+class PlainSteps(TorchFunctionMode):
+    """Writes attention and sums of embeddings in plain steps, as ONNX has no such thing as a whole.
+
+    A fused kernel's layout in memory, and bags of 32-bit rows, make graphs that nothing runs.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        if func is F.scaled_dot_product_attention:
+            q, k, v = args
+            logits = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5 + kwargs["attn_mask"]
+            return logits.softmax(-1) @ v
+        if func is F.embedding_bag:
+            rows, table = args
+            return F.embedding(rows.long(), table).sum(-2)
+        return func(*args, **(kwargs or {}))
+
+
+def export(model: str | Path, out: str | Path, views: Views | None = None) -> Path:
+    """Write a model file as a graph.
+
+    Args:
+        model: the model file, or `packaged`.
+        out: ending in .pt2 (`torch.export.load`) or .onnx (needs moleblend[export]). The graph's
+            inputs are `INPUTS_2D` or `INPUTS_3D`, its output `predictions` [b t], or `vectors`
+            [b d] of a model without targets. Names, units and views stand as JSON in the file: in
+            `moleblend.json` of a .pt2, in the metadata of an .onnx.
+        views: what is shown; by default what the model was trained to see.
+
+    Returns:
+        `out`.
+
+    Raises:
+        FileNotFoundError: there is no such model.
+        ValueError: the name ends otherwise, the model was not trained for these views, or a package
+            is missing.
+    """
+    out, path = Path(out), checkpoint.locate(model)
+    if out.suffix not in (".pt2", ".onnx"):
+        raise ValueError(f"{out}: a graph is written as .pt2 or .onnx")
+    loaded, card = checkpoint.load(path), checkpoint.read_card(path)
+    if views is not None and card.views not in ("both", views):
+        raise ValueError(
+            f"{path}: the model was trained to see {card.views} only, but views {views} were asked "
+            "for"
+        )
+    shown = views or cast(Views, card.views)
+    graph = Graph(loaded, shown)
+    names = INPUTS_2D if shown == "2d" else INPUTS_3D
+    example = collate(
+        [read_smiles(text, features=loaded.config.encoder.features) for text in _MANY]
+    )
+    tensors = tuple(getattr(example, name) for name in names)
+    b, n = torch.export.Dim("b"), torch.export.Dim("n")
+    axes = [{0: b, 1: n}] * 3 + [{0: b, 1: n, 2: n}] * 2 + [{0: b, 1: n}, {0: b}]
+    with PlainSteps(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what torch itself will do otherwise some day
+        program = torch.export.export(graph, tensors, dynamic_shapes=tuple(axes[: len(names)]))
+    told: dict[str, object] = {
+        "views": shown,
+        "features": loaded.config.encoder.features,
+        "inputs": names,
+        "output": "predictions" if loaded.config.targets else "vectors",
+        "targets": [[t.name, t.kind, t.unit] for t in loaded.config.targets],
+        "moleblend": card.moleblend,
+    }
+    with replacing(out) as temporary:
+        if out.suffix == ".pt2":
+            with temporary.open("wb") as file:
+                extra = {"moleblend.json": json.dumps(told)}
+                torch.export.save(program, file, extra_files=extra)
+        else:
+            _write_onnx(program, temporary, told)
+    return out
+
+
+_MANY = ("CCO", "c1ccccc1C(=O)O", "[Na+].[Cl-]")
+"""Molecules of several sizes, so that no axis of the example is 1."""
+
+
+def _write_onnx(program: torch.export.ExportedProgram, path: Path, told: dict[str, object]) -> None:
+    try:
+        import onnx
+        import onnxscript  # noqa: F401 (what torch writes with)
+    except ImportError as error:
+        raise ValueError("an .onnx file needs: pip install 'moleblend[export]'") from error
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        written = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=list(cast("tuple[str, ...]", told["inputs"])),
+            output_names=[str(told["output"])],
+            verbose=False,
+        )
+    if written is None:
+        raise ValueError("torch gave no ONNX program")
+    model = written.model_proto
+    entry = model.metadata_props.add()
+    entry.key, entry.value = "moleblend", json.dumps(told)
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString())

@@ -1,0 +1,271 @@
+"""The estimators: their own promises, and scikit-learn's checks as far as they apply to SMILES."""
+
+# ruff: noqa: N803, N806 (X is what scikit-learn calls it)
+
+import pickle
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from unittest import SkipTest
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import torch
+from sklearn.base import BaseEstimator, clone
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.validation import validate_data
+
+import moleblend
+from moleblend import MoleBlendClassifier, MoleBlendEmbedder, MoleBlendRegressor, checkpoint
+from moleblend.encoder import EncoderConfig
+from moleblend.heads import Model, ModelConfig
+from moleblend.molecule import MoleculeError
+from moleblend.predict import Predictor
+
+TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)
+SMILES = ["C" * k + end for k in range(1, 9) for end in "ONF"]
+LENGTHS = np.array([float(len(text)) for text in SMILES])
+QUICK = {"model": "scratch", "encoder": TINY, "epochs": 1, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "moleblend.safetensors"
+    model = Model(ModelConfig(encoder=TINY, heads=None))
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.3)
+    checkpoint.save(model, path, checkpoint.Card(trained_by="pretrain"))
+    return path
+
+
+@pytest.fixture
+def packaged(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model that stands in for the one in the package."""
+    monkeypatch.setattr(checkpoint, "_WEIGHTS", weights.parent)
+    return weights
+
+
+def test_a_regressor_learns_and_repeats() -> None:
+    ours = MoleBlendRegressor(**QUICK | {"epochs": 40, "learning_rate": 1e-2, "batch_size": 8})
+    found = ours.fit(SMILES, LENGTHS).predict(SMILES)
+    assert found.shape == (24,)
+    assert ours.score(SMILES, LENGTHS) > 0.7
+    again = clone(ours).fit(np.array(SMILES), LENGTHS)
+    np.testing.assert_array_equal(again.predict(pd.Series(SMILES)), found)
+
+
+def test_a_regressor_is_what_the_shell_predicts(tmp_path: Path) -> None:
+    ours = MoleBlendRegressor(**QUICK).fit(SMILES, LENGTHS)
+    ours.save(tmp_path / "model.safetensors")
+    table = Predictor(tmp_path / "model.safetensors").predict(SMILES)
+    np.testing.assert_array_equal(table["y0_pred"].to_numpy(), ours.predict(SMILES))
+
+
+def test_a_pickle_holds_the_model_file_and_nothing_of_torch(tmp_path: Path) -> None:
+    ours = MoleBlendRegressor(**QUICK).fit(SMILES, LENGTHS)
+    expected = ours.predict(SMILES)
+    written = pickle.dumps(ours)
+    assert ours.model_file_ in written
+    assert b"torch" not in written.replace(ours.model_file_, b"")
+    (tmp_path / "ours.pkl").write_bytes(written)
+    program = (
+        "import pickle, sys; ours = pickle.load(open(sys.argv[1], 'rb')); "
+        "print(*(value.hex() for value in ours.predict(sys.argv[2:]).tolist()))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "ours.pkl", *SMILES],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert [float.fromhex(value) for value in said.stdout.split()] == expected.tolist()
+
+
+def test_several_targets_with_missing_labels() -> None:
+    y = np.stack([LENGTHS, -LENGTHS], 1)
+    y[::3, 0] = np.nan
+    y[5] = np.nan
+    ours = MoleBlendRegressor(**QUICK).fit(SMILES, y)
+    assert ours.predict(SMILES[:4]).shape == (4, 2)
+    assert ours.n_outputs_ == 2
+
+
+@pytest.mark.parametrize(
+    "labels", [["low", "high"], [3, 7], [0, 1], [True, False], ["a", "b", "c"]]
+)
+def test_classes_of_every_kind(labels: list[Any]) -> None:
+    y = np.array([labels[k % len(labels)] for k in range(len(SMILES))])
+    ours = MoleBlendClassifier(**QUICK | {"epochs": 20, "learning_rate": 1e-2}).fit(SMILES, y)
+    assert ours.classes_.tolist() == sorted(labels)
+    chances = ours.predict_proba(SMILES)
+    assert chances.shape == (24, len(labels))
+    np.testing.assert_allclose(chances.sum(1), 1)
+    np.testing.assert_array_equal(ours.predict(SMILES), ours.classes_[chances.argmax(1)])
+    if len(labels) == 3:  # the ends of the molecules
+        assert ours.score(SMILES, y) > 0.9
+
+
+def test_searches_and_cross_validation() -> None:
+    search = GridSearchCV(
+        MoleBlendRegressor(**QUICK), {"learning_rate": [1e-9, 1e-2], "epochs": [6]}, cv=2
+    )
+    search.fit(SMILES, LENGTHS)
+    assert search.best_params_ == {"learning_rate": 1e-2, "epochs": 6}
+    labels = np.arange(24) % 3 == 2
+    scores = cross_val_score(MoleBlendClassifier(**QUICK), np.array(SMILES), labels, cv=2)
+    assert scores.shape == (2,)
+
+
+def test_frames_and_columns() -> None:
+    frame = pd.DataFrame({"n": range(24), "structure": SMILES}, index=range(100, 124))
+    ours = MoleBlendRegressor(**QUICK).fit(frame, LENGTHS)
+    assert ours.feature_names_in_.tolist() == ["n", "structure"]
+    expected = ours.predict(SMILES)
+    np.testing.assert_array_equal(ours.predict(frame), expected)
+    np.testing.assert_array_equal(ours.predict(pl.from_pandas(frame)), expected)
+    np.testing.assert_array_equal(ours.predict(np.array(SMILES, object)[:, None]), expected)
+    twice = frame.assign(mol=SMILES)
+    with pytest.raises(ValueError, match="'structure' and 'mol' could each be the SMILES"):
+        ours.predict(twice)
+    np.testing.assert_array_equal(clone(ours).set_params(smiles="mol")._read(twice), SMILES)
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "told"),
+    [
+        (["CCO", "C1CC"], [1.0, 2.0], "C1CC"),
+        (["CCO", 3], [1.0, 2.0], "row 2: a SMILES is text, 3 came"),
+        ("CCO", [1.0], "a list of SMILES was expected, not one"),
+        ([["CCO", "C"]], [1.0], r"one SMILES for each molecule was expected, not shape \(1, 2\)"),
+        (["CCO", "CC"], [1.0], "inconsistent numbers of samples"),
+        (["CCO"], [1.0], "at least 2 molecules"),
+        ([], [], "no molecule came"),
+        (["CCO", "CC"], [1.0, np.inf], "infinity"),
+    ],
+)
+def test_what_cannot_be_fitted(X: Any, y: Any, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        MoleBlendRegressor(**QUICK).fit(X, y)
+
+
+def test_a_row_that_cannot_be_predicted_is_named() -> None:
+    ours = MoleBlendRegressor(**QUICK).fit(SMILES, LENGTHS)
+    with pytest.raises(MoleculeError, match="row 2"):
+        ours.predict(["CCO", None])
+
+
+def test_no_model_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "_WEIGHTS", tmp_path)
+    for call in (
+        lambda: moleblend.embed(["C"]),
+        lambda: MoleBlendRegressor().fit(SMILES, LENGTHS),
+        lambda: MoleBlendEmbedder().transform(["C"]),
+        lambda: Predictor("packaged"),
+    ):
+        with pytest.raises(FileNotFoundError, match="no pretrained model comes with this copy"):
+            call()
+
+
+@pytest.mark.usefixtures("packaged")
+def test_the_packaged_model_is_where_training_starts() -> None:
+    settings = {"epochs": 1, "learning_rate": 1e-12, "device": "cpu"}
+    ours = MoleBlendRegressor(**settings).fit(SMILES, LENGTHS)
+    found = checkpoint.read_card(checkpoint.packaged())
+    assert found.trained_by == "pretrain"
+    ours.save(checkpoint.packaged().with_name("fine.safetensors"))
+    tuned = checkpoint.load(checkpoint.packaged().with_name("fine.safetensors"))
+    start = checkpoint.load(checkpoint.packaged())
+    for name, weight in start.encoder.state_dict().items():
+        torch.testing.assert_close(tuned.encoder.state_dict()[name], weight, atol=1e-6, rtol=0)
+
+
+def test_vectors(packaged: Path) -> None:
+    vectors = moleblend.embed(SMILES)
+    assert vectors.dtype == np.float32
+    np.testing.assert_array_equal(vectors, Predictor(packaged).embed(SMILES))
+    with pytest.warns(UserWarning, match=r"2 of 3 molecules have no vector but NaN; .* row 2: "):
+        some = moleblend.embed(pd.Series(["CCO", "C1CC", None]))
+    assert np.isnan(some).any(1).tolist() == [False, True, True]
+    with pytest.raises(MoleculeError, match="row 2"):
+        moleblend.embed(["CCO", "C1CC"], errors="raise")
+    assert moleblend.embed([]).shape == (0, 16)
+
+
+def test_an_embedder_in_a_pipeline(packaged: Path) -> None:
+    pipeline = make_pipeline(MoleBlendEmbedder(), Ridge(1e-3))
+    pipeline.fit(SMILES, LENGTHS)
+    assert pipeline.score(SMILES, LENGTHS) > 0.9
+    frame = pd.DataFrame({"smiles": SMILES[:3]}, index=[5, 6, 7])
+    shown = MoleBlendEmbedder(packaged).set_output(transform="pandas").fit_transform(frame)
+    assert shown.index.tolist() == [5, 6, 7]
+    assert shown.columns.tolist() == [f"e{k}" for k in range(16)]
+    shown = MoleBlendEmbedder(packaged).set_output(transform="polars").fit_transform(frame)
+    assert isinstance(shown, pl.DataFrame)
+    np.testing.assert_array_equal(shown.to_numpy(), moleblend.embed(SMILES[:3]))
+
+
+def test_public_names() -> None:
+    assert {"embed", "Predictor", "MoleBlendRegressor"} <= set(dir(moleblend))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = moleblend.nothing
+    program = "import moleblend, sys; print('torch' in sys.modules, 'sklearn' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert said.stdout == "False False\n"
+
+
+class Numeric:
+    """Give an estimator of molecules the numbers that scikit-learn's checks are made of.
+
+    A row of numbers becomes a chain of nitrogen, oxygen and carbon atoms, one for the size of each
+    number, so that equal rows are equal molecules. What the checks ask of X (its shape, its kind,
+    its column names) `validate_data` answers; all else is our own.
+    """
+
+    def _read(self, X: Any, *, is_fit: bool = False) -> list[str]:
+        X = validate_data(self, X, reset=is_fit, dtype="numeric")
+        letters = np.array(list("NOC"))
+        return ["C" + "".join(letters[row]) for row in np.digitize(X, [-0.5, 0.5])[:, :12]]
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = True
+        tags.input_tags.one_d_array = tags.input_tags.string = False
+        for kind in (tags.regressor_tags, tags.classifier_tags):
+            if kind is not None:
+                kind.poor_score = True  # numbers as such are not what a model of molecules learns
+        return tags
+
+
+class NumericRegressor(Numeric, MoleBlendRegressor):
+    pass
+
+
+class NumericClassifier(Numeric, MoleBlendClassifier):
+    pass
+
+
+class NumericEmbedder(Numeric, MoleBlendEmbedder):
+    pass
+
+
+EXPECTED_TO_FAIL = {
+    "check_do_not_raise_errors_in_init_or_set_params": "our tests check the types of arguments",
+}
+
+
+@pytest.mark.usefixtures("packaged")
+@parametrize_with_checks(
+    [NumericRegressor(**QUICK), NumericClassifier(**QUICK), NumericEmbedder()],
+    expected_failed_checks=lambda _: EXPECTED_TO_FAIL,
+)
+def test_the_checks_of_scikit_learn(estimator: BaseEstimator, check: Any) -> None:
+    with suppress(SkipTest):  # by which scikit-learn says that a check does not apply
+        check(estimator)

@@ -1,0 +1,102 @@
+"""Exported graphs compute what the model computes, for other shapes than they were made with."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from moleblend import checkpoint, cli
+from moleblend.batch import Batch, collate
+from moleblend.blending import Views, show
+from moleblend.chem import read_smiles
+from moleblend.encoder import EncoderConfig
+from moleblend.export import INPUTS_2D, INPUTS_3D, export
+from moleblend.heads import Model, ModelConfig, Target
+from moleblend.predict import in_units
+
+TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)
+TARGETS = (Target("gap", "regression", "eV", 1.5, 2.0), Target("toxic", "binary"))
+SHAPES = (["CCO", "c1ccccc1"], ["C" * k for k in range(2, 9)], ["C" * 60], ["C"], ["[Na+].[Cl-]"])
+
+
+def saved(folder: Path, targets: tuple[Target, ...], views: str = "both") -> Path:
+    torch.manual_seed(0)
+    model = Model(ModelConfig(encoder=TINY, heads=None, targets=targets))
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.3)
+    path = folder / "model.safetensors"
+    checkpoint.save(model, path, checkpoint.Card(trained_by="train", views=views))
+    return path
+
+
+def batches() -> list[Batch]:
+    """Batches of every shape; every other molecule has a geometry."""
+    found = []
+    for smiles in SHAPES:
+        batch = collate([read_smiles(text) for text in smiles])
+        chance = torch.Generator().manual_seed(len(smiles))
+        has_positions = torch.arange(len(batch)) % 2 == 0
+        positions = 3 * torch.randn(batch.positions.shape, generator=chance)
+        positions *= (batch.is_atom & has_positions[:, None])[..., None]
+        found.append(replace(batch, positions=positions, has_positions=has_positions))
+    return found
+
+
+@torch.no_grad()
+def expected(path: Path, batch: Batch, views: Views) -> np.ndarray:
+    model = checkpoint.load(path)
+    blend = show(batch, views)
+    if not model.config.targets:
+        return model.embed(batch, blend).numpy()
+    return in_units(model(batch, blend).numpy(), model.config.targets)
+
+
+def test_onnx_for_every_shape(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model, out = saved(tmp_path, TARGETS), tmp_path / "model.onnx"
+    assert cli.main(["export", str(model), str(out)]) == 0
+    assert capfd.readouterr().err == f"the graph is {out}\n"
+    session = onnxruntime.InferenceSession(out)
+    assert tuple(item.name for item in session.get_inputs()) == INPUTS_3D
+    told = json.loads(session.get_modelmeta().custom_metadata_map["moleblend"])
+    assert told["targets"] == [["gap", "regression", "eV"], ["toxic", "binary", ""]]
+    for batch in batches():
+        given = {name: getattr(batch, name).numpy() for name in INPUTS_3D}
+        (found,) = session.run(["predictions"], given)
+        np.testing.assert_allclose(found, expected(model, batch, "both"), atol=2e-5)
+
+
+def test_onnx_of_vectors_from_2d_alone(tmp_path: Path) -> None:
+    model, out = saved(tmp_path, ()), tmp_path / "model.onnx"
+    export(model, out, "2d")
+    session = onnxruntime.InferenceSession(out)
+    assert tuple(item.name for item in session.get_inputs()) == INPUTS_2D
+    for batch in batches():
+        given = {name: getattr(batch, name).numpy() for name in INPUTS_2D}
+        (found,) = session.run(["vectors"], given)
+        np.testing.assert_allclose(found, expected(model, batch, "2d"), atol=2e-5)
+
+
+def test_pt2_for_every_shape(tmp_path: Path) -> None:
+    model, out = saved(tmp_path, TARGETS), tmp_path / "model.pt2"
+    export(model, out)
+    extra = {"moleblend.json": ""}
+    graph = torch.export.load(out, extra_files=extra).module()
+    assert json.loads(extra["moleblend.json"])["inputs"] == list(INPUTS_3D)
+    for batch in batches():
+        found = graph(*(getattr(batch, name) for name in INPUTS_3D)).detach().numpy()
+        np.testing.assert_allclose(found, expected(model, batch, "both"), atol=2e-5)
+
+
+def test_what_cannot_be_exported(tmp_path: Path) -> None:
+    model = saved(tmp_path, TARGETS, views="2d")
+    with pytest.raises(ValueError, match=r"a graph is written as \.pt2 or \.onnx"):
+        export(model, tmp_path / "model.txt")
+    with pytest.raises(ValueError, match="was trained to see 2d only, but views 3d"):
+        export(model, tmp_path / "model.onnx", "3d")
+    with pytest.raises(FileNotFoundError, match="no such model file"):
+        export(tmp_path / "no.safetensors", tmp_path / "model.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
