@@ -16,20 +16,25 @@ from moleblend.chem import read_smiles
 from moleblend.encoder import EncoderConfig
 from moleblend.export import INPUTS_2D, INPUTS_3D, export
 from moleblend.heads import Model, ModelConfig, Target
-from moleblend.predict import in_units
+from moleblend.predict import in_units, mean_of_members
 
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)
 TARGETS = (Target("gap", "regression", "eV", 1.5, 2.0), Target("toxic", "binary"))
 SHAPES = (["CCO", "c1ccccc1"], ["C" * k for k in range(2, 9)], ["C" * 60], ["C"], ["[Na+].[Cl-]"])
 
 
-def saved(folder: Path, targets: tuple[Target, ...], views: str = "both") -> Path:
+def saved(
+    folder: Path, targets: tuple[Target, ...], views: str = "both", n_members: int = 1
+) -> Path:
     torch.manual_seed(0)
-    model = Model(ModelConfig(encoder=TINY, heads=None, targets=targets))
-    for parameter in model.parameters():
-        parameter.data.normal_(std=0.3)
+    members = [
+        Model(ModelConfig(encoder=TINY, heads=None, targets=targets)) for _ in range(n_members)
+    ]
+    for model in members:
+        for parameter in model.parameters():
+            parameter.data.normal_(std=0.3)
     path = folder / "model.safetensors"
-    checkpoint.save(model, path, checkpoint.Card(trained_by="train", views=views))
+    checkpoint.save(members, path, checkpoint.Card(trained_by="train", views=views))
     return path
 
 
@@ -48,11 +53,12 @@ def batches() -> list[Batch]:
 
 @torch.no_grad()
 def expected(path: Path, batch: Batch, views: Views) -> np.ndarray:
-    model = checkpoint.load(path)
-    blend = show(batch, views)
-    if not model.config.targets:
-        return model.embed(batch, blend).numpy()
-    return in_units(model(batch, blend).numpy(), model.config.targets)
+    members = checkpoint.load_members(path)
+    blend, targets = show(batch, views), members[0].config.targets
+    if not targets:
+        return members[0].embed(batch, blend).numpy()
+    found = [in_units(member(batch, blend).numpy(), targets) for member in members]
+    return mean_of_members(np.stack(found), targets)
 
 
 def test_onnx_for_every_shape(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -78,6 +84,15 @@ def test_onnx_of_vectors_from_2d_alone(tmp_path: Path) -> None:
         given = {name: getattr(batch, name).numpy() for name in INPUTS_2D}
         (found,) = session.run(["vectors"], given)
         np.testing.assert_allclose(found, expected(model, batch, "2d"), atol=2e-5)
+
+
+def test_pt2_of_an_ensemble_with_a_logarithm(tmp_path: Path) -> None:
+    targets = (*TARGETS, Target("IC50", "regression", "nM", 2.0, 0.7, log10=True))
+    model, out = saved(tmp_path, targets, n_members=2), tmp_path / "model.pt2"
+    program = torch.export.load(export(model, out)).module()
+    for batch in batches():
+        found = program(*(getattr(batch, name) for name in INPUTS_3D))
+        np.testing.assert_allclose(found.numpy(), expected(model, batch, "both"), rtol=2e-5)
 
 
 def test_pt2_for_every_shape(tmp_path: Path) -> None:

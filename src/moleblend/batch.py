@@ -58,29 +58,29 @@ class Packing:
     """Where the m real ones of b rows of t places stand, so that no work is done on padding.
 
     Attributes:
-        shape: b and t.
+        is_real: which they are.
         row: of each real one.
         column: its place in the row.
     """
 
-    shape: tuple[int, int]
+    is_real: Bool[Tensor, "b t"]
     row: Int64[Tensor, " m"]
     column: Int64[Tensor, " m"]
 
     @classmethod
     def of(cls, is_real: Bool[Tensor, "b t"]) -> "Packing":
         """Find the real ones."""
-        b, t = is_real.shape
         row, column = is_real.nonzero(as_tuple=True)
-        return cls((b, t), row, column)
+        return cls(is_real, row, column)
 
     def pack(self, padded: Float[Tensor, "b t c"]) -> Float[Tensor, "m c"]:
         """Take the real ones."""
-        return padded.flatten(0, 1).index_select(0, self.row * self.shape[1] + self.column)
+        n_places = self.is_real.shape[1]
+        return padded.flatten(0, 1).index_select(0, self.row * n_places + self.column)
 
     def pad(self, packed: Float[Tensor, "m c"]) -> Float[Tensor, "b t c"]:
         """Put them back, zeros between them."""
-        b, t = self.shape
+        b, t = self.is_real.shape
         zeros = packed.new_zeros((b * t, packed.shape[1]))
         return zeros.index_copy_(0, self.row * t + self.column, packed).view(b, t, -1)
 

@@ -427,7 +427,7 @@ class Layer(nn.Module):
         branch = self.dropout(branch)
         if not self.training or self.depth_rate == 0:
             return branch
-        n_molecules, n_tokens = packing.shape
+        n_molecules, n_tokens = packing.is_real.shape
         n, group = (n_tokens, packing.column) if self.drops_tokens else (n_molecules, packing.row)
         kept = torch.rand(n, device=branch.device) >= self.depth_rate
         return branch * (kept / (1 - self.depth_rate))[group, None]
@@ -436,7 +436,7 @@ class Layer(nn.Module):
 def softmax(logits: Float[Tensor, "*s t"]) -> Float[Tensor, "*s t"]:
     """Softmax over the last axis, which gets at least 16 columns: below, torch is slow on a CPU."""
     n = logits.shape[-1]
-    if n >= 16:
+    if torch.compiler.is_compiling() or n >= 16:  # a compiled graph is for all sizes
         return logits.softmax(-1)
     return F.pad(logits, (0, 16 - n), value=-math.inf).softmax(-1)[..., :n]
 

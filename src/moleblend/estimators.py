@@ -116,7 +116,7 @@ class _FineTuned(_SmilesEstimator):
                 source=str(self.model),
                 smiles="smiles",
                 split="part",
-                task=task,
+                task=(task,),
                 views=self.views,
                 conformers=self.conformers,
                 epochs=self.epochs,

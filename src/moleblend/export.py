@@ -8,6 +8,7 @@ chosen views is shown.
 import json
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,25 +34,34 @@ class Graph(nn.Module):
     """A model whose views are fixed, so that nothing in it depends on values.
 
     Args:
-        model: with targets, or without: then it gives vectors.
+        members: with targets, then their mean is given; or without, then vectors of the first.
         views: what is shown.
 
     Raises:
-        ValueError: a target is of a kind that has no graph.
+        ValueError: a target is of a kind that has no graph, or the head reads features that are no
+            tensors of a batch.
     """
 
     is_binary: Tensor
+    is_log10: Tensor
     label_scale: Tensor
     label_mean: Tensor
 
-    def __init__(self, model: Model, views: Views) -> None:
+    def __init__(self, members: Sequence[Model], views: Views) -> None:
         super().__init__()
-        self.model, self.views = model.eval(), views
-        targets = model.config.targets
+        self.members, self.views = nn.ModuleList(member.eval() for member in members), views
+        config = members[0].config
+        targets = config.targets
         odd = next((t for t in targets if t.kind not in ("binary", "regression")), None)
         if odd is not None:
             raise ValueError(f"target {odd.name!r} is {odd.kind}, which cannot be exported yet")
+        if config.features:
+            raise ValueError(
+                f"the model reads {' and '.join(config.features)} beside the views, which a graph "
+                "cannot compute"
+            )
         self.register_buffer("is_binary", torch.tensor([t.kind == "binary" for t in targets]))
+        self.register_buffer("is_log10", torch.tensor([t.log10 for t in targets]))
         self.register_buffer("label_scale", torch.tensor([t.scale for t in targets]))
         self.register_buffer("label_mean", torch.tensor([t.mean for t in targets]))
 
@@ -70,29 +80,26 @@ class Graph(nn.Module):
             positions = is_atom[..., None].float().expand(-1, -1, 3) * 0
             has_positions = is_atom.any(1) & False
         batch = Batch(atoms, is_atom, degree, path_length, edge_path, positions, has_positions)
-        encoded = self.model.encoder.encode(
-            batch, show(batch, self.views), shows_3d=self.views != "2d"
-        )
-        vectors = self.model.read_out(batch, encoded)
-        if self.model.property_head is None:
-            return vectors
-        output = self.model.property_head(vectors)
-        return torch.where(
-            self.is_binary, output.sigmoid(), output * self.label_scale + self.label_mean
-        )
+        found = []
+        for member in cast("list[Model]", list(self.members)):
+            encoded = member.encoder.encode(
+                batch, show(batch, self.views), shows_3d=self.views != "2d"
+            )
+            vectors = member.read_out(batch, encoded)
+            if member.property_head is None:
+                return vectors
+            output = member.property_head(vectors)
+            scaled = output * self.label_scale + self.label_mean
+            found.append(torch.where(self.is_binary, output.sigmoid(), scaled))
+        mean = torch.stack(found).mean(0)
+        # Of a learnt logarithm the mean is taken before the power, as in `predict.mean_of_members`.
+        return torch.where(self.is_log10, 10.0 ** mean.clamp(-30, 30), mean)
 
 
 class PlainSteps(TorchFunctionMode):
-    """Writes attention and sums of embeddings in plain steps, as ONNX has no such thing as a whole.
-
-    A fused kernel's layout in memory, and bags of 32-bit rows, make graphs that nothing runs.
-    """
+    """Writes sums of embeddings in plain steps: bags of 32-bit rows make graphs that nothing runs."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
-        if func is F.scaled_dot_product_attention:
-            q, k, v = args
-            logits = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5 + kwargs["attn_mask"]
-            return logits.softmax(-1) @ v
         if func is F.embedding_bag:
             rows, table = args
             return F.embedding(rows.long(), table).sum(-2)
@@ -121,18 +128,16 @@ def export(model: str | Path, out: str | Path, views: Views | None = None) -> Pa
     out, path = Path(out), checkpoint.locate(model)
     if out.suffix not in (".pt2", ".onnx"):
         raise ValueError(f"{out}: a graph is written as .pt2 or .onnx")
-    loaded, card = checkpoint.load(path), checkpoint.read_card(path)
+    members, card = checkpoint.load_members(path), checkpoint.read_card(path)
     if views is not None and card.views not in ("both", views):
         raise ValueError(
             f"{path}: the model was trained to see {card.views} only, but views {views} were asked "
             "for"
         )
     shown = views or cast(Views, card.views)
-    graph = Graph(loaded, shown)
+    graph, config = Graph(members, shown), members[0].config
     names = INPUTS_2D if shown == "2d" else INPUTS_3D
-    example = collate(
-        [read_smiles(text, features=loaded.config.encoder.features) for text in _MANY]
-    )
+    example = collate([read_smiles(text, features=config.encoder.features) for text in _MANY])
     tensors = tuple(getattr(example, name) for name in names)
     b, n = torch.export.Dim("b"), torch.export.Dim("n")
     axes = [{0: b, 1: n}] * 3 + [{0: b, 1: n, 2: n}] * 2 + [{0: b, 1: n}, {0: b}]
@@ -141,10 +146,10 @@ def export(model: str | Path, out: str | Path, views: Views | None = None) -> Pa
         program = torch.export.export(graph, tensors, dynamic_shapes=tuple(axes[: len(names)]))
     told: dict[str, object] = {
         "views": shown,
-        "features": loaded.config.encoder.features,
+        "features": config.encoder.features,
         "inputs": names,
-        "output": "predictions" if loaded.config.targets else "vectors",
-        "targets": [[t.name, t.kind, t.unit] for t in loaded.config.targets],
+        "output": "predictions" if config.targets else "vectors",
+        "targets": [[t.name, t.kind, t.unit] for t in config.targets],
         "moleblend": card.moleblend,
     }
     with replacing(out) as temporary:
