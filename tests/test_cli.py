@@ -367,14 +367,21 @@ def test_a_model_without_targets(folder: Path, refuse: Refuse) -> None:
 
 
 def test_a_system_error_is_a_sentence_too(
-    folder: Path, refuse: Refuse, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    """What was predicted by then is not lost."""
+
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", str(folder / "out.csv"))
 
-    monkeypatch.setattr("moleblend.screening.write_tables", full)
-    said = refuse("predict model.safetensors chains.csv out.csv")
-    assert said == f"{folder / 'out.csv'}: No space left on device"
+    command = ["predict", "model.safetensors", "chains.csv", "out.csv"]
+    with monkeypatch.context() as patch:
+        patch.setattr("moleblend.screening.write_tables", full)
+        assert cli.main(command) == 2
+    assert capfd.readouterr().err == f"moleblend: {folder / 'out.csv'}: No space left on device\n"
+    assert not (folder / "out.csv").exists()
+    assert cli.main([*command, "--resume"]) == 0
+    assert "30 rows were there from before\n30 rows written" in capfd.readouterr().err
 
 
 def test_ctrl_c_has_its_own_exit_code(

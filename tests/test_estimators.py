@@ -17,6 +17,7 @@ import pytest
 import torch
 from sklearn.base import BaseEstimator, clone
 from sklearn.linear_model import Ridge
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -103,14 +104,15 @@ def test_several_targets_with_missing_labels() -> None:
 )
 def test_classes_of_every_kind(labels: list[Any]) -> None:
     y = np.array([labels[k % len(labels)] for k in range(len(SMILES))])
-    ours = MoleBlendClassifier(**QUICK | {"epochs": 20, "learning_rate": 1e-2}).fit(SMILES, y)
+    settings = {"epochs": 30, "learning_rate": 5e-3, "batch_size": 4, "validation_fraction": 0.4}
+    ours = MoleBlendClassifier(**QUICK | settings).fit(SMILES, y)
     assert ours.classes_.tolist() == sorted(labels)
     chances = ours.predict_proba(SMILES)
     assert chances.shape == (24, len(labels))
     np.testing.assert_allclose(chances.sum(1), 1)
     np.testing.assert_array_equal(ours.predict(SMILES), ours.classes_[chances.argmax(1)])
-    if len(labels) == 3:  # the ends of the molecules
-        assert ours.score(SMILES, y) > 0.9
+    if len(labels) == 3:  # the last atom; an epoch is chosen by how well each class is ranked
+        assert roc_auc_score(y, chances, multi_class="ovr") > 0.8
 
 
 def test_searches_and_cross_validation() -> None:
