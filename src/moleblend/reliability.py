@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float
 from scipy.stats import binomtest, norm, spearmanr
 
 N_BINS = 10
@@ -131,16 +131,17 @@ def reliability(
     count = np.bincount(place)
     predicted = np.bincount(place, sure) / count
 
-    def error(outcome: Float64[np.ndarray, " n"]) -> float:
-        return float(np.abs(np.bincount(place, outcome) / count - predicted) @ count / n)
-
+    observed = np.bincount(place, came) / count
     chance = np.random.default_rng(0)
-    drawn = [error((chance.random(n) < sure).astype(np.float64)) for _ in range(_N_DRAWS)]
+    drawn = [
+        np.abs(np.bincount(place, chance.random(n) < sure) / count - predicted) @ count / n
+        for _ in range(_N_DRAWS)
+    ]
     return Reliability(
         predicted=tuple(predicted.tolist()),
-        observed=tuple((np.bincount(place, came) / count).tolist()),
+        observed=tuple(observed.tolist()),
         count=tuple(count.tolist()),
-        error=error(came),
+        error=float(np.abs(observed - predicted) @ count / n),
         error_if_calibrated=float(np.mean(drawn)),
         error_if_calibrated_95=float(np.quantile(drawn, 0.95)),
         n=n,
