@@ -12,7 +12,7 @@ from sklearn.isotonic import IsotonicRegression
 
 Method = Literal["none", "temperature", "isotonic"]
 
-FEWEST = 20
+FEWEST = 30
 """Labelled validation molecules below which probabilities stay as they are."""
 
 FEWEST_OF_A_CLASS = 5
@@ -20,7 +20,7 @@ FEWEST_OF_A_CLASS = 5
 
 _N_FOLDS, _N_ROUNDS = 5, 4
 _SMALLEST_PROBABILITY = 1e-6
-_TEMPERATURES = (0.05, 20.0)
+_TEMPERATURES = (0.25, 20.0)
 _FLOOR_QUANTILE = 0.05
 
 
