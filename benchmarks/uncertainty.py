@@ -109,7 +109,9 @@ def judge_regression(known: Predictions, test: Predictions) -> dict[str, object]
         row[name] = f"{coverage.observed:.4f}"
         row[f"{name}, low"] = f"{coverage.low:.4f}"
         row[f"{name}, high"] = f"{coverage.high:.4f}"
-        row[name.replace("coverage", "mean width")] = f"{np.diff(intervals).mean():.3f}"
+        width = np.diff(intervals)[:, 0]
+        row[name.replace("coverage", "median width")] = f"{np.median(width):.3f}"
+        row[name.replace("coverage", "share infinite")] = f"{np.isinf(width).mean():.4f}"
     for name, deviation in (
         ("before", raw),
         ("after", sure),
