@@ -203,7 +203,8 @@ class SpreadCalibration:
             return np.where(np.isnan(predicted), np.nan, self.factor)
         if spread is None:
             raise ValueError("the model's errors were calibrated with a spread, but none came")
-        return self.factor * np.maximum(spread, self.floor).astype(np.float64)
+        deviation = self.factor * np.maximum(spread, self.floor).astype(np.float64)
+        return np.where(np.isnan(predicted), np.nan, deviation)
 
 
 def _no_fit(
