@@ -86,6 +86,5 @@ class ClassSureness:
             confidence: share of the molecules of each class whose set shall hold it.
         """
         told = in_words(self.sets.sets(probability, confidence), labels)
-        is_missing = np.isnan(by_class(probability)).any(1).tolist()
-        pairs = zip(told, is_missing, strict=True)
-        return {f"{name}_set": [None if missing else words for words, missing in pairs]}
+        pairs = zip(told, by_class(probability), strict=True)
+        return {f"{name}_set": [None if np.isnan(row).any() else words for words, row in pairs]}
