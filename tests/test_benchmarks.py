@@ -8,9 +8,11 @@ import torch
 from conftest import AWKWARD
 
 from benchmarks import plain, plain_model
+from benchmarks.uncertainty import Predictions, weighted_intervals
 from moleblend.batch import collate
 from moleblend.blending import BlendConfig, draw_blend
 from moleblend.chem import read_smiles
+from moleblend.conformal import IntervalCalibration
 from moleblend.encoder import EncoderConfig, initialise
 from moleblend.heads import HeadsConfig, Model, ModelConfig
 from moleblend.objectives import ObjectiveConfig, blend_then_predict
@@ -69,3 +71,15 @@ def test_the_straightforward_model_has_the_same_losses_and_gradients(name):
         largest = gradient.abs().max().item()
         difference = (gradient - gradients[1][parameter]).abs().max().item()
         assert difference <= 1e-4 * max(largest, 1e-3), (parameter, difference, largest)
+
+
+def test_equal_weights_are_plain_split_conformal():
+    chance = np.random.default_rng(0)
+    predicted, label = chance.normal(size=(2, 29))
+    known = Predictions(predicted[:19], np.ones(19), label[:19], np.full(19, 0.4))
+    asked = Predictions(predicted[19:], np.ones(10), label[19:], np.full(10, 0.4))
+    found = weighted_intervals(known, np.ones(19), asked, np.ones(10))
+    plain_ones = IntervalCalibration.fit(predicted[:19], label[:19]).intervals(predicted[19:])
+    assert found == pytest.approx(plain_ones)
+    far = Predictions(predicted[19:], np.ones(10), label[19:], np.full(10, 1.0))
+    assert np.isinf(weighted_intervals(known, np.ones(19), far, np.ones(10))).all()

@@ -97,7 +97,7 @@ class Graph(nn.Module):
 
 
 class PlainSteps(TorchFunctionMode):
-    """Writes sums of embeddings in plain steps: bags of 32-bit rows make graphs that nothing runs."""
+    """Sums embeddings in plain steps: bags of 32-bit rows make graphs that nothing runs."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         if func is F.embedding_bag:

@@ -3,10 +3,15 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64, UInt32
+from jaxtyping import Float32, Float64, Int64, UInt8, UInt32
 from rdkit.Chem import Descriptors, rdFingerprintGenerator
 from rdkit.Chem.Scaffolds import MurckoScaffold
-from rdkit.DataStructs import BulkTanimotoSimilarity, ExplicitBitVect
+from rdkit.DataStructs import (
+    BitVectToBinaryText,
+    BulkTanimotoSimilarity,
+    CreateFromBinaryText,
+    ExplicitBitVect,
+)
 
 from .chem import parse
 from .molecule import MoleculeError
@@ -96,11 +101,37 @@ def nearest(
         MoleculeError: RDKit refuses a SMILES; the message has its place.
         ValueError: there is nothing to compare with.
     """
-    if not references:
+    return _nearest(_prints(smiles), _prints(references))
+
+
+def packed_ecfp4(smiles: Sequence[str]) -> UInt8[np.ndarray, "n 256"]:
+    """Give the 2,048 bits of ECFP4 of each molecule, eight in a byte, to be stored.
+
+    Raises:
+        MoleculeError: RDKit refuses a SMILES; the message has its place.
+    """
+    packed = [np.frombuffer(BitVectToBinaryText(bits), np.uint8) for bits in _prints(smiles)]
+    return np.stack(packed) if packed else np.zeros((0, 256), np.uint8)
+
+
+def nearest_packed(
+    asked: UInt8[np.ndarray, "n 256"], references: UInt8[np.ndarray, "m 256"]
+) -> tuple[Float64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+    """Do what `nearest` does, on stored bits."""
+    return _nearest(_unpacked(asked), _unpacked(references))
+
+
+def _unpacked(packed: UInt8[np.ndarray, "n 256"]) -> list[ExplicitBitVect]:
+    return [CreateFromBinaryText(row.tobytes()) for row in packed]
+
+
+def _nearest(
+    asked: list[ExplicitBitVect], known: list[ExplicitBitVect]
+) -> tuple[Float64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+    if not known:
         raise ValueError("there is no molecule to compare with")
-    known = _prints(references)
-    similarity, place = np.zeros(len(smiles)), np.zeros(len(smiles), np.int64)
-    for k, bits in enumerate(_prints(smiles)):
+    similarity, place = np.zeros(len(asked)), np.zeros(len(asked), np.int64)
+    for k, bits in enumerate(asked):
         found = BulkTanimotoSimilarity(bits, known)
         similarity[k] = max(found)
         place[k] = found.index(similarity[k])

@@ -1,0 +1,45 @@
+import json
+
+import numpy as np
+import pytest
+
+from moleblend.config import from_dict, to_dict
+from moleblend.sureness import ClassSureness, ValueSureness
+
+NAN = np.nan
+
+
+@pytest.mark.parametrize("has_spread", [True, False])
+def test_columns_of_a_value_cover_it(*, has_spread: bool) -> None:
+    chance = np.random.default_rng(0)
+    spread = chance.uniform(0.3, 3, 4000)
+    predicted = chance.normal(size=4000)
+    label = predicted + 2 * spread * chance.normal(size=4000)
+    used = spread if has_spread else None
+    part = spread[:1000] if has_spread else None
+    found = ValueSureness.fit(predicted[:1000], label[:1000], part)
+    assert found.spread.has_spread is found.intervals.is_normalised is has_spread
+    predicted[-1] = NAN
+    columns = found.columns("logD", predicted, used)
+    assert list(columns) == ["logD_std", "logD_low", "logD_high"]
+    assert all(np.isnan(values[-1]) for values in columns.values())
+    inside = (columns["logD_low"] <= label) & (label <= columns["logD_high"])
+    assert inside[1000:-1].mean() == pytest.approx(0.9, abs=0.03)
+    assert bool(np.ptp(columns["logD_std"][:-1]) > 1) is has_spread
+
+
+def test_columns_of_classes() -> None:
+    chance = np.random.default_rng(1)
+    probability = chance.random(500)
+    label = (chance.random(500) < probability).astype(np.float64)
+    found = ClassSureness.fit(probability, label)
+    columns = found.columns("toxic", np.array([0.001, 0.5, 0.999, NAN]), ["no", "yes"])
+    assert columns == {"toxic_set": ["{no}", "{no, yes}", "{yes}", None]}
+
+
+def test_it_comes_back_from_json() -> None:
+    chance = np.random.default_rng(2)
+    value = ValueSureness.fit(chance.normal(size=40), chance.normal(size=40))
+    classes = ClassSureness.fit(chance.random(40), (chance.random(40) < 0.5).astype(np.float64))
+    for known in (value, classes):
+        assert from_dict(type(known), json.loads(json.dumps(to_dict(known))), "header") == known
