@@ -158,6 +158,11 @@ class Pretraining(pl.LightningModule):
             "losses": {name: part * share.is_own for name, part in losses.items()},
         }
 
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401
+        """Let the gradients go as soon as they are used; else they stay for the next forward."""
+        super().optimizer_step(*arguments, **named)
+        self.zero_grad()
+
     def configure_gradient_clipping(
         self,
         optimizer: torch.optim.Optimizer,
@@ -179,8 +184,8 @@ class Pretraining(pl.LightningModule):
             lr=schedule.learning_rate,
             betas=schedule.betas,
             weight_decay=schedule.weight_decay,
-            # The fused one undoes the scaling of fp16 itself, after the norm is clipped.
-            fused=self.config.precision != "fp16",
+            # The fused one undoes the scaling of fp16 itself, so Lightning refuses to clip it.
+            fused=self.config.precision == "fp32",
         )
         rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: schedule.factor(step))  # noqa: PLW0108 (a bound method would be pickled with the state)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
