@@ -23,7 +23,7 @@ def decided(labels: list[str], **flags: Any) -> tuple[dict[str, Any], list[str]]
     data = Labelled(
         [read_smiles("C")] * n, assay.values, assay.bounds, np.zeros((n, 0), np.float32)
     )
-    config = TrainConfig("assay.csv", split="random", **flags)
+    config = TrainConfig("assay.csv", split="random", **{"source": "scratch", **flags})
     choices = choices_of(config, assay, "smiles", "2d", n, data, [random_split(n)])
     return json.loads(json.dumps(choices)), told(choices, assay, table)
 

@@ -75,7 +75,7 @@ def test_both_runs_differ_in_their_start_alone(out):
         for name in ("from_pretrained", "from_random")
     ]
     differing = [name for name in settings[0] if settings[0][name] != settings[1][name]]
-    assert sorted(differing) == ["out", "source"]
+    assert sorted(differing) == ["choices", "out", "source"]  # a choice is where it starts
     assert settings[1]["source"] == "scratch"
 
 

@@ -365,7 +365,7 @@ def test_the_loader_has_all_shares_of_the_steps_to_do(
     store: MoleculeStore, config: PretrainConfig
 ) -> None:
     config = replace(config, accumulate=3)
-    loader = StepLoader(StepBatches(store, np.arange(60), config), 10, config)
+    loader = StepLoader(StepBatches(store, np.arange(60), config), range(10, 12), config)
     assert [share.ends_step for share in loader] == 2 * [False, False, True]
     assert len(loader) == 36  # of the whole run, which Lightning counts on from the tenth step
 
@@ -413,14 +413,14 @@ def test_runs_in_half_precision_learn_and_resume_to_the_last_digit(
 ) -> None:
     """With fp16 the scale of the loss is in the state, and moves: it doubles every three steps."""
     changed: dict[str, Any] = {"precision": precision, "save_every": 5}
-    scaled = pretrain.MixedPrecision
+    scaled = devices.MixedPrecision
 
-    def quick(*arguments: str) -> pretrain.MixedPrecision:
+    def quick(*arguments: str) -> devices.MixedPrecision:
         scaler = torch.amp.GradScaler("cpu", init_scale=256.0, growth_interval=3)
         return scaled(*arguments, scaler=scaler)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretrain, "MixedPrecision", quick)
+        patch.setattr(devices, "MixedPrecision", quick)
         whole = run(with_dropout(elsewhere(config, f"whole {precision}", **changed)))
         broken = elsewhere(whole, f"broken {precision}")
         with pytest.MonkeyPatch.context() as breaking:
@@ -446,6 +446,7 @@ def failing(n: int) -> Any:
     return fail
 
 
+@pytest.mark.slow
 def test_compiled_training_gives_the_same_losses(alone: PretrainConfig) -> None:
     short = replace(alone.schedule, steps=3)
     compiled = elsewhere(alone, "compiled", compile=True, schedule=short, validate_every=3)

@@ -168,7 +168,7 @@ def test_batched_views_equal_those_of_a_molecule_alone(model):
     for field in fields(alone):
         one, padded = getattr(alone, field.name)[0], getattr(together, field.name)[3]
         inside = padded[:2] if field.name == "noise" else padded[:2, :2]
-        torch.testing.assert_close(one, inside, rtol=0, atol=5e-5)
+        torch.testing.assert_close(one, inside, rtol=2e-5, atol=5e-5)
 
 
 def test_properties_are_read_off_the_molecule(model):

@@ -1,5 +1,6 @@
 """Where else the log of a pretraining run goes, beside its csv files."""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,9 @@ def open_trackers(config: PretrainConfig, step: int) -> list[Logger]:
             WandbLogger(project="moleblend", name=out.name, group=str(out), save_dir=str(out))
         ]
     if "mlflow" in config.log_to:
-        trackers += [MLFlowLogger("moleblend", run_name=out.name, save_dir=str(out / "mlflow"))]
+        # MLflow no longer writes into plain folders.
+        uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{out.resolve()}/mlflow.db")
+        trackers += [MLFlowLogger("moleblend", run_name=out.name, tracking_uri=uri)]
     for tracker in trackers:
         if not isinstance(tracker, TensorBoardLogger):
             tracker.log_hyperparams(to_dict(config))
