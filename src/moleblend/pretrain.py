@@ -134,9 +134,7 @@ class Pretraining(pl.LightningModule):
         super().__init__()
         self.model, self.config, self.batches, self.callback = model, config, batches, callback
         if config.compile:
-            assert model.pair_heads is not None
             model.encoder.compile(dynamic=True)
-            model.pair_heads.compile(dynamic=True)
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """Let the journal follow the run."""

@@ -94,7 +94,7 @@ class PretrainConfig:
             GPUs only); `auto` is `ddp` where there are several devices.
         precision: of the matrix products: `fp32`, or `bf16` or `fp16` while weights, Gaussians and
             losses stay in float32.
-        compile: let torch compile encoder and heads, which takes a minute at first.
+        compile: let torch compile the encoder, which takes a minute at first.
         accumulate: micro-batches that a device does one after the other in a step. More of them
             need less memory; the step stays the same.
         encoder: sizes and choices of the encoder.
