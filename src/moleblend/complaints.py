@@ -44,7 +44,7 @@ _WORDS = tuple(
             "ring closure {ring} bonds atom {atom} to itself",
         ),
         (
-            r"ring closure (?P<ring>.+) duplicates bond .* atom (?P<atom>.+) and atom (?P<atom2>.+)",
+            r"ring closure (?P<ring>.+) duplicates bond .* atom (?P<atom>\d+) .* (?P<atom2>\d+)",
             "ring closure {ring} joins atoms {atom} and {atom2}, which are bonded already",
         ),
         (r"unclosed ring", "unclosed ring, a number of a ring closure stands alone"),
