@@ -29,6 +29,7 @@ TINY = [
 ]
 NAMES = ["key", "smiles", "y", "note"]
 N_ROWS = 1_000
+USED = ("ok", "ok_2d_only")
 OWN = math.inf
 """The label is the one that the row has in the truth."""
 
@@ -195,13 +196,13 @@ class Planted:
     line: str = ""
 
 
-def planted(kinds: list[Kind]) -> list[Planted]:
+def planted(kinds: list[Kind], n_rows: int = N_ROWS) -> list[Planted]:
     """Spread the kinds over the table; the last one is in the last row."""
-    smiles = pq.read_table(QM9).column("smiles").to_pylist()[:N_ROWS]
-    step = (N_ROWS - 4) // len(kinds)
-    places = {3 + step * k: kind for k, kind in enumerate(kinds[:-1])} | {N_ROWS - 1: kinds[-1]}
+    smiles = pq.read_table(QM9).column("smiles").to_pylist()[:n_rows]
+    step = (n_rows - 4) // len(kinds)
+    places = {3 + step * k: kind for k, kind in enumerate(kinds[:-1])} | {n_rows - 1: kinds[-1]}
     rows = []
-    for k in range(N_ROWS):
+    for k in range(n_rows):
         kind = places.get(k, Kind("none"))
         label = (k * 7 % N_ROWS) + 0.25  # none like that of its neighbours
         key = f"M{k}" if kind.key is None else kind.key
@@ -292,7 +293,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def is_usable(row: Planted) -> bool:
-    return row.kind.status == "ok" and not math.isnan(row.label)
+    return row.kind.status in USED and not math.isnan(row.label)
 
 
 def check_training(rows: list[Planted], out: Path, seen: Seen) -> None:
@@ -301,12 +302,14 @@ def check_training(rows: list[Planted], out: Path, seen: Seen) -> None:
     assert [int(row["row"]) for row in told] == list(range(1, len(rows) + 1))
     for row, expected in zip(told, rows, strict=True):
         kind = expected.kind
-        status = "no_label" if kind.status == "ok" and math.isnan(expected.label) else kind.status
+        status = kind.status
+        if status in USED and math.isnan(expected.label):
+            status = "no_label"
         assert (row["status"], kind.reason in row["reason"]) == (status, True), (kind.name, row)
         assert bool(row["reason"]) == (status != "ok")
         assert bool(row["labels"]) == bool(kind.problem)
         assert kind.problem in row["labels"], (kind.name, row)
-        assert bool(row["part"]) == (status == "ok"), (kind.name, row)
+        assert bool(row["part"]) == is_usable(expected), (kind.name, row)
 
     for run in seen.learnt:
         for part in (run.training_part, run.validation_part):
@@ -399,3 +402,19 @@ def test_the_same_in_other_formats(
     check_output(rows, embedded)
     check_predictions(rows, model, predicted)
     assert has_vector == [row.kind.status == "ok" for row in rows]
+
+
+def test_rows_without_a_geometry_beside_rows_with_one(
+    tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    strained = Kind("no geometry", "C1#CC1", status="ok_2d_only", reason="finds no geometry")
+    rows = planted([strained, *(kind for kind in KINDS if not kind.line)], 200)
+    (tmp_path / "defects.csv").write_bytes(text_of(rows, ","))
+    run("train", "defects.csv", *TINY, "--conformers", "1", "--out", "run")
+    check_training(rows, tmp_path / "run", seen)
+    learnt = [molecule for run in seen.learnt for molecule in run.training_part.molecules]
+    assert {molecule.n_conformers for molecule in learnt} <= {0, 1}
+    assert sum(molecule.n_conformers for molecule in learnt) > 50
+    run("predict", tmp_path / "run" / "model.safetensors", "defects.csv", "predicted.csv")
+    check_output(rows, rows_of(tmp_path / "predicted.csv"))
