@@ -40,10 +40,27 @@ def test_a_number_and_its_sign(text: str, value: float, bound: int) -> None:
     assert found.is_approximate == (text[0] in "~c")
 
 
-@pytest.mark.parametrize("text", ["high", "5 nM", "inf", "1_000", "1.5±0.2", ">", "1e999", "--5"])
-def test_what_is_no_number(text: str) -> None:
-    assert read_number(text).problem == f"{text!r} is no number"
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        *((text, "is no number") for text in ("high", ">", "--5", "TRUE")),
+        ("5 nM", "goes on after the number, a number alone was expected"),
+        ("1_000", "goes on after the number, a number alone was expected"),
+        ("1.5±0.2", "goes on after the number, a number alone was expected"),
+        ("inf", "is infinite, a finite number was expected"),
+        ("1e999", "is beyond the numbers that can be computed with"),
+        (">0.01e-400", "is beyond the numbers that can be computed with"),
+        ("=1+1", "is a formula, its value was expected"),
+        ("2024-01-05", "is a date, a number was expected"),
+    ],
+)
+def test_what_is_no_number(text: str, why: str) -> None:
+    assert read_number(text).problem == f"{text!r} {why}"
     assert np.isnan(read_number(text).value)
+
+
+def test_a_zero_with_any_exponent_is_zero() -> None:
+    assert read_number("0.00e-400").value == 0
 
 
 @pytest.mark.parametrize("text", ["1,5", "10,000", ">1,5", "-0,3"])

@@ -70,7 +70,7 @@ def test_every_row_comes_back_in_order(make: Make, tmp_path: Path) -> None:
     assert table.column("status").to_pylist() == ["ok", "invalid", "too_large", "ok", "invalid"]
     reasons = table.column("reason").to_pylist()
     assert reasons[2] == "41 atoms, the model takes at most 40"
-    assert reasons[4] == "the row has 1 cells, the header has 3"
+    assert reasons[4] == "the row has 1 cell, the header has 3"
     assert [bool(reason) for reason in reasons] == [False, True, True, False, True]
     for name in ("gap_pred", "toxic_prob"):
         values = table.column(name).to_pylist()

@@ -95,7 +95,7 @@ def test_ragged_rows_stay_and_say_so(tmp_path):
     table = read_table(write(tmp_path / "t.csv", "smiles,y\nC,1\nCC\nCCC,1,2\nCCCC,4,\n"))
     assert cells(table) == [("C", "1"), ("CC", ""), ("CCC", "1"), ("CCCC", "4")]
     assert table.flaws == {
-        1: "the row has 1 cells, the header has 2",
+        1: "the row has 1 cell, the header has 2",
         2: "the row has 3 cells, the header has 2",
     }
     items = read(table)
@@ -107,7 +107,20 @@ def test_latin_1_is_read_and_noted(tmp_path):
     path = write(tmp_path / "t.csv", "smiles,name\nC,Müller\n", encoding="latin-1")
     table = read_table(path)
     assert cells(table) == [("C", "Müller")]
-    assert table.notes == (f"{path} is not UTF-8, it was read as Latin-1",)
+    assert table.notes == (f"{path} is not UTF-8 from line 2 on; what is not was read as Latin-1",)
+
+
+def test_one_latin_1_letter_leaves_the_others_as_they_are(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes("smiles,y\nC,≥5\nCC,".encode() + b"5 \xb5M\n" + "C,3 µM\n".encode())
+    table = read_table(path)
+    assert cells(table) == [("C", "≥5"), ("CC", "5 µM"), ("C", "3 µM")]
+    assert "from line 3 on" in table.notes[0]
+
+
+def test_utf_16_is_refused(tmp_path):
+    path = write(tmp_path / "t.tsv", "smiles\ty\nC\t1\n", encoding="utf-16")
+    assert reason(read_table, path) == f"{path}: the text is UTF-16; save it as UTF-8"
 
 
 def test_smi_has_no_header(tmp_path):

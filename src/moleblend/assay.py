@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float64, Int8
 
 from moleblend.labels import (
+    DATE,
     Cells,
     Measurement,
     Task,
@@ -104,7 +105,6 @@ _MEASURED = re.compile(
 )
 """Names that say that the column was measured, or is what should be learnt."""
 
-_DATE = re.compile(r"\d{4}-\d\d?-\d\d?([T ].*)?|\d\d?[./-]\d\d?[./-]\d{2,4}")
 _P_VALUE = re.compile(r"p(IC|EC|AC|GI|CC|ED|LD)\s?\d\d|p?K[idb]", re.IGNORECASE)
 _UNITS = (
     *("pM", "nM", "uM", "µM", "μM", "mM", "mol/L", "mg/L", "g/L", "ug/mL", "µg/mL", "mg/mL"),
@@ -261,7 +261,7 @@ def why_no_target(name: str, cells: Cells) -> str:
         return "names or numbers the rows"
     if _DATES & set(words):
         return "is a date"
-    share = cells.counts[[bool(_DATE.fullmatch(text)) for text in cells.texts]].sum()
+    share = cells.counts[[bool(DATE.fullmatch(text)) for text in cells.texts]].sum()
     if share > 0.5 * cells.counts.sum():
         return "is a date"
     if _is_binary(cells):

@@ -12,7 +12,6 @@ onto the terminal, into the sentence of the `MoleculeError`.
 import logging
 import math
 import re
-import threading
 from dataclasses import replace
 from time import monotonic
 
@@ -27,6 +26,7 @@ from rdkit.Chem import (
     rdMolAlign,
 )
 
+from .complaints import Complaints, odd_character, shown
 from .molecule import FARTHEST, FeatureVersion, Molecule, MoleculeError
 
 _CIP_ITERATIONS = 100_000
@@ -98,30 +98,7 @@ class TooSlowError(MoleculeError):
     """A geometry was not found in time; with more time it might be."""
 
 
-class _Complaints(logging.Handler):
-    """Keeps RDKit's gravest complaint, apart for each thread."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._kept = threading.local()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep the first of the gravest records: later ones only follow from it."""
-        text = re.sub(r"^(\[[\d:]+\] )?(SMILES Parse Error: )?", "", record.getMessage())
-        text = " ".join(text.strip("* \n").split())
-        if text and record.levelno > getattr(self._kept, "level", 0):
-            self._kept.level, self._kept.text = record.levelno, text
-
-    def reason(self) -> str:
-        """The complaint since the last `forget`, in one line."""
-        return self._kept.text if getattr(self._kept, "level", 0) else "RDKit gives no reason"
-
-    def forget(self) -> None:
-        """Start anew."""
-        self._kept.level = 0
-
-
-_complaints = _Complaints()
+_complaints = Complaints()
 rdBase.LogToPythonLogger()
 logging.getLogger("rdkit").handlers = [_complaints]
 logging.getLogger("rdkit").propagate = False
@@ -389,13 +366,19 @@ def _parse_smiles(text: str, name: str) -> tuple[Chem.Mol, list[int]]:
         )
     rest = text.split(maxsplit=1)[1:]
     if rest and not rest[0].startswith("|"):  # RDKit would take it for a name
-        raise MoleculeError(f"{name}: the SMILES has a blank inside: {text!r}")
+        raise MoleculeError(
+            f"{name}: the SMILES has a blank inside, one SMILES alone was expected: {shown(text)!r}"
+        )
+    if odd := odd_character(text.split(maxsplit=1)[0]):
+        raise MoleculeError(
+            f"{name}: not a valid SMILES {shown(text)!r}: it has the character {odd}"
+        )
     _complaints.forget()
     writes_hydrogen = _WRITTEN_HYDROGEN.search(text) is not None
     mol = Chem.MolFromSmiles(text, _KEEP_HYDROGENS) if writes_hydrogen else Chem.MolFromSmiles(text)
     if mol is None:
-        shown = "" if text == name else f" {text}"
-        raise MoleculeError(f"{name}: not a valid SMILES{shown}: {_complaints.reason()}")
+        told = "" if text == name else f" {shown(text)}"
+        raise MoleculeError(f"{name}: not a valid SMILES{told}: {_complaints.reason(text)}")
     return (
         _remove_hydrogens(mol, name) if writes_hydrogen else (mol, list(range(mol.GetNumAtoms())))
     )

@@ -126,8 +126,9 @@ class ConformerWorker:
     def _start(self) -> Connection:
         context = get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._compute), daemon=True)
-        self._process.start()
+        process = context.Process(target=_serve, args=(theirs, self._compute), daemon=True)
+        process.start()
+        self._process = process
         theirs.close()
         try:
             if not self._connection.poll(_SECONDS_TO_START):

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float64, Int8, Int64
 
+from moleblend.complaints import shown
 from moleblend.heads import Kind
 from moleblend.tables import Table
 
@@ -38,6 +39,10 @@ MISSING = frozenset(
         "not available",
         "#value!",
         "#div/0!",
+        "#ref!",
+        "#num!",
+        "#name?",
+        "#null!",
     ]
 )
 """Words, in small letters, for a label that is not there; so is an empty cell."""
@@ -63,6 +68,10 @@ _OPPOSITES = (
 _SIGN = re.compile(r"(>=|<=|=>|=<|>>|<<|[><≥≤⩾⩽~≈=]|ca\.?(?=\s*[\d.+-]))?\s*(.*)", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _WITH_COMMA = re.compile(r"[+-]?\d+(,\d+)+(\.\d+)?(e[+-]?\d+)?", re.IGNORECASE)
+_FORMULA = re.compile(r"\s*=.*[+*/(-].*", re.DOTALL)
+
+DATE = re.compile(r"\d{4}-\d\d?-\d\d?([T ].*)?|\d\d?[./-]\d\d?[./-]\d{2,4}")
+"""2024-01-05, also with a time, or 5.1.24."""
 
 
 @dataclass(frozen=True)
@@ -161,16 +170,30 @@ def read_number(text: str) -> Reading:
     match = _SIGN.fullmatch(text.strip().replace("\N{MINUS SIGN}", "-"))
     assert match is not None
     sign, digits = match[1] or "", match[2].strip()
-    if not _NUMBER.fullmatch(digits) or not np.isfinite(float(digits)):
-        if _WITH_COMMA.fullmatch(digits):
-            return Reading(
-                problem=f"{text!r} has a comma: a number has a decimal point and no separators"
-            )
-        return Reading(problem=f"{text!r} is no number")
+    if not _NUMBER.fullmatch(digits):
+        return Reading(problem=f"{shown(text)!r} {_why_no_number(text, digits)}")
+    value = float(digits)
+    if np.isinf(value) or (value == 0 and re.search(r"[^\W0]", digits.lower().split("e")[0])):
+        return Reading(problem=f"{shown(text)!r} is beyond the numbers that can be computed with")
     bound = 1 if sign[:1] in tuple(">≥⩾") or sign == "=>" else 0
     bound = -1 if sign[:1] in tuple("<≤⩽") or sign == "=<" else bound
     is_approximate = sign[:1] in tuple("~≈c")
-    return Reading(float(digits), bound, bool(sign) and is_approximate)
+    return Reading(value, bound, bool(sign) and is_approximate)
+
+
+def _why_no_number(text: str, digits: str) -> str:
+    """Say what a cell is, and what was expected; `digits` is what follows its sign."""
+    if _WITH_COMMA.fullmatch(digits):
+        return "has a comma: a number has a decimal point and no separators"
+    if re.fullmatch(r"[+-]?inf(inity)?", digits, re.IGNORECASE):
+        return "is infinite, a finite number was expected"
+    if _FORMULA.fullmatch(text):
+        return "is a formula, its value was expected"
+    if DATE.fullmatch(digits):
+        return "is a date, a number was expected"
+    if _NUMBER.match(digits):
+        return "goes on after the number, a number alone was expected"
+    return "is no number"
 
 
 def read_measurement(
@@ -308,7 +331,7 @@ def _classes(
 ) -> Measurement:
     """Number the classes; `places` has the class of each different text, -1 where it is none."""
     problems = [
-        "" if place >= 0 else f"{text!r} is neither {' nor '.join(classes)}"
+        "" if place >= 0 else f"{shown(text)!r} is neither {' nor '.join(classes)}"
         for text, place in zip(cells.texts, places, strict=True)
     ]
     numbers = np.array([*(place if place >= 0 else np.nan for place in places), np.nan])

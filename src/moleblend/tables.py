@@ -30,6 +30,7 @@ _Item = TypeVar("_Item")
 csv.field_size_limit(1 << 24)
 
 _BYTES_AT_ONCE = 1 << 20
+_ENCODING, _LATIN_1 = "utf-8-sig", "moleblend-latin-1"
 _PARQUET_ROWS_AT_ONCE = 16_384
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -177,9 +178,8 @@ def read_pieces(path: str | Path, n_rows: int | None) -> Iterator[Table]:
         return _parquet_pieces(path, n_rows)
     if ending == ".sdf":
         return _sdf_pieces(path, n_rows)
-    encoding, notes = _sniff(path)
     read = _smi_pieces if ending == ".smi" else _csv_pieces
-    return read(path, encoding, notes, n_rows)
+    return read(path, _sniff(path), n_rows)
 
 
 def find_smiles_column(table: Table) -> str:
@@ -397,31 +397,46 @@ def _parquet_pieces(path: Path, n_rows: int | None) -> Iterator[Table]:
         raise ValueError(f"{path}: not a Parquet file, or a truncated one ({error})") from error
 
 
-def _sniff(path: Path) -> tuple[str, tuple[str, ...]]:
-    """Read a text file once to give its encoding and what is to be said about it.
+def _sniff(path: Path) -> tuple[str, ...]:
+    """Read a text file once to give what is to be said about its encoding.
 
     Raises:
-        ValueError: it has nothing but blanks, or is not a whole gzip file.
+        ValueError: it has nothing but blanks, is UTF-16, or is not a whole gzip file.
     """
-    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    decoder = codecs.getincrementaldecoder(_ENCODING)()
     is_utf8 = is_blank = True
     with path.open("rb") as stored:
-        file, data = _unpacked(path, stored), b"begin"
+        file, data, line = _unpacked(path, stored), b"begin", 1
         while data:
             try:
                 data = file.read(_BYTES_AT_ONCE)
             except (EOFError, gzip.BadGzipFile, zlib.error) as error:
                 raise ValueError(f"{path}: not a whole gzip file ({error})") from error
+            if is_blank and data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                raise ValueError(f"{path}: the text is UTF-16; save it as UTF-8")
             if is_utf8:
                 try:
                     is_blank &= not decoder.decode(data, final=not data).strip()
-                except UnicodeDecodeError:
+                except UnicodeDecodeError as error:
                     is_utf8 = is_blank = False
+                    line += error.object[: error.start].count(b"\n")
+                else:
+                    line += data.count(b"\n")
     if is_blank:
         raise ValueError(f"{path}: the file is empty")
     if is_utf8:
-        return "utf-8-sig", ()
-    return "latin-1", (f"{path} is not UTF-8, it was read as Latin-1",)
+        return ()
+    return (f"{path} is not UTF-8 from line {line} on; what is not was read as Latin-1",)
+
+
+def _as_latin_1(error: UnicodeError) -> tuple[str, int]:
+    """Read the bytes that are not UTF-8 as Latin-1: what is UTF-8 in the file stays so."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return error.object[error.start : error.end].decode("latin-1"), error.end
+
+
+codecs.register_error(_LATIN_1, _as_latin_1)
 
 
 def _unpacked(path: Path, stored: io.BufferedReader) -> io.BufferedReader | gzip.GzipFile:
@@ -432,21 +447,19 @@ def _unpacked(path: Path, stored: io.BufferedReader) -> io.BufferedReader | gzip
 
 @contextmanager
 def _open_lines(
-    path: Path, encoding: str, newline: str | None
+    path: Path, newline: str | None
 ) -> Generator[tuple[TextIO, Callable[[], float]], None, None]:
     """Open a text file; give its lines and the function that says what share of it is read."""
     n_bytes = path.stat().st_size
     with (
         path.open("rb") as stored,
-        io.TextIOWrapper(_unpacked(path, stored), encoding, newline=newline) as lines,
+        io.TextIOWrapper(_unpacked(path, stored), _ENCODING, _LATIN_1, newline) as lines,
     ):
         yield lines, lambda: min(stored.tell() / n_bytes, 1.0)
 
 
-def _csv_pieces(
-    path: Path, encoding: str, notes: tuple[str, ...], n_rows: int | None
-) -> Iterator[Table]:
-    with _open_lines(path, encoding, newline="") as (lines, share_read):
+def _csv_pieces(path: Path, notes: tuple[str, ...], n_rows: int | None) -> Iterator[Table]:
+    with _open_lines(path, newline="") as (lines, share_read):
         records = _csv_records(lines, _DELIMITERS[_ending(path)])
         header = next(records, None)
         if header is None:
@@ -459,7 +472,8 @@ def _csv_pieces(
             for row, record in enumerate(found):
                 cells, flaw = record.cells, record.flaw
                 if not flaw and (len(cells) < len(names) or any(cells[len(names) :])):
-                    flaw = f"the row has {len(cells)} cells, the header has {len(names)}"
+                    cells_told = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
+                    flaw = f"the row has {cells_told}, the header has {len(names)}"
                 if flaw:
                     flaws[row] = flaw
                 rows.append((cells + [""] * (len(names) - len(cells)))[: len(names)])
@@ -525,7 +539,7 @@ def _csv_records(lines: Iterable[str], delimiter: str) -> Iterator[_Record]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield _Record(line, [given.take_back().rstrip("\r\n")], f"cannot be read: {error}")
+            yield _Record(line, [given.take_back().rstrip("\r\n")], _why_unread(error))
             reader = csv.reader(given, delimiter=delimiter, strict=True)
             line += 1
             continue
@@ -534,10 +548,18 @@ def _csv_records(lines: Iterable[str], delimiter: str) -> Iterator[_Record]:
         line += len(given.taken)
 
 
-def _smi_pieces(
-    path: Path, encoding: str, notes: tuple[str, ...], n_rows: int | None
-) -> Iterator[Table]:
-    with _open_lines(path, encoding, newline=None) as (lines, share_read):
+def _why_unread(error: csv.Error) -> str:
+    """Say for a chemist what csv says of a row."""
+    said = str(error)
+    if said == "unexpected end of data":
+        said = "a quote is opened and nowhere closed"
+    elif said.endswith("""expected after '"'"""):
+        said = "a quote ends before its cell does, or is nowhere closed"
+    return f"cannot be read: {said}"
+
+
+def _smi_pieces(path: Path, notes: tuple[str, ...], n_rows: int | None) -> Iterator[Table]:
+    with _open_lines(path, newline=None) as (lines, share_read):
         found_lines = (
             (number, line.strip().split(maxsplit=1))
             for number, line in enumerate(lines, start=1)
