@@ -25,6 +25,7 @@ def main(is_check: bool) -> int:
         README: {
             "views": views(),
             "properties": properties(),
+            "step": step(),
             "featurise": featurise(),
             "build": build(),
         },
@@ -169,6 +170,23 @@ def featurise() -> str:
         ]
         lines.append(f"| {way} | {' | '.join(cells)} |")
     return "\n".join(lines) + f"\n\nMeasured on {rows[0]['date']}.\n"
+
+
+def step() -> str:
+    """Tabulate a pretraining step and inference beside the straightforward way."""
+    rows = _read(HERE / "step.csv")
+    lines = [
+        "| configuration, data, batch | what | molecules/s | ratio to the straightforward way "
+        "| multiple of the floor | peak MB | straightforward |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {row['config']}, {row['data']}, {row['batch']} | {row['what']} "
+        f"| {float(row['molecules_per_s']):,.0f} | {float(row['ratio_to_plain']):.2f} "
+        f"| {float(row['multiple_of_floor']):.1f} | {row['peak_mb']} | {row['plain_peak_mb']} |"
+        for row in rows
+    ]
+    return "\n".join(lines) + f"\n\nMeasured on {rows[0]['date']}, {rows[0]['threads']} threads.\n"
 
 
 def build() -> str:
