@@ -175,11 +175,14 @@ def featurise() -> str:
 def step() -> str:
     """Tabulate a pretraining step and inference beside the straightforward way."""
     rows = _read(HERE / "step.csv")
-    lines = [
-        "| configuration, data, batch | what | molecules/s | ratio to the straightforward way "
-        "| multiple of the floor | peak MB | straightforward |",
-        "|---|---|--:|--:|--:|--:|--:|",
-    ]
+    heads = (
+        "configuration, data, batch",
+        "what",
+        "molecules/s",
+        "ratio to the straightforward way",
+    )
+    heads += ("multiple of the floor", "peak MB", "straightforward")
+    lines = [f"| {' | '.join(heads)} |", "|---|---|--:|--:|--:|--:|--:|"]
     lines += [
         f"| {row['config']}, {row['data']}, {row['batch']} | {row['what']} "
         f"| {float(row['molecules_per_s']):,.0f} | {float(row['ratio_to_plain']):.2f} "
