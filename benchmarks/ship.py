@@ -5,14 +5,15 @@
 Refuses a run that is not finished, whose files belong to different data, or whose data are not
 those of `benchmarks/interim/skeletons.safetensors`, by which a test shows that nothing that is
 tested on was trained on. Writes `src/moleblend/weights/moleblend.safetensors` and `MODEL_CARD.md`
-beside it; the run folder stays as it is.
+beside it, and keeps the log, the validations and the starts of the run in `benchmarks/interim`; the
+run folder stays as it is. `python -m benchmarks.tables` then writes the README's table.
 """
 
 import csv
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import tyro
 
@@ -34,7 +35,7 @@ class Run:
         model: the model file.
         card: what the model file says of itself.
         config: of the run.
-        told: `config.json` as it is: the fingerprint of the data, versions and the machine.
+        starts: rows of `starts.csv`: when and with what code it was started and resumed.
         log: rows of `log.csv`.
         scores: rows of `validation.csv` of the last step.
     """
@@ -42,7 +43,7 @@ class Run:
     model: Path
     card: checkpoint.Card
     config: PretrainConfig
-    told: dict[str, Any]
+    starts: list[dict[str, str]]
     log: list[dict[str, str]]
     scores: list[dict[str, str]]
 
@@ -67,7 +68,9 @@ def read_run(folder: Path) -> Run:
     """
     told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config = from_dict(PretrainConfig, told["config"], str(folder / "config.json"))
-    log, scores = (_rows(folder / name) for name in ("log.csv", "validation.csv"))
+    log, scores, starts = (
+        _rows(folder / name) for name in ("log.csv", "validation.csv", "starts.csv")
+    )
     model = folder / "model.safetensors"
     found, card = checkpoint.load(model), checkpoint.read_card(model)
     last = {int(rows[-1]["step"]) for rows in (log, scores)}
@@ -80,7 +83,7 @@ def read_run(folder: Path) -> Run:
     if found.config.encoder != config.encoder:
         raise ValueError(f"{folder}: model.safetensors and config.json have different encoders")
     scores = [row for row in scores if int(row["step"]) == config.schedule.steps]
-    return Run(model, card, config, told, log, scores)
+    return Run(model, card, config, starts, log, scores)
 
 
 def ship(folder: Path, weights: Path, skeletons: Path = LIST) -> Path:
@@ -124,7 +127,8 @@ def model_card(run: Run, listed: SkeletonList, model: Path) -> str:
         "megabytes": f"{model.stat().st_size / 1e6:.1f}",
         "parameters": f"{checkpoint.count_parameters(checkpoint.load(model)):,}",
         "encoder": encoder,
-        "told": run.told,
+        "last": run.starts[-1],
+        "starts": ", ".join(f"{row['step']} ({row['code'][:7]})" for row in run.starts),
         "licence": run.card.licence,
         "fingerprint": run.card.data_fingerprint,
         "trained": f"{len(listed.trained):,}",
@@ -175,6 +179,8 @@ def main(folder: tyro.conf.Positional[Path]) -> None:
         folder: of the run.
     """
     out = ship(folder, Path(checkpoint.__file__).parent / "weights")
+    for name in ("log.csv", "validation.csv", "starts.csv"):
+        shutil.copyfile(folder / name, LIST.with_name(name))
     print(f"{out}: {out.stat().st_size:,} bytes; read {out.with_name('MODEL_CARD.md')}")
 
 

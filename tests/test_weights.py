@@ -139,8 +139,10 @@ def run(tmp_path: Path) -> Path:
     config = PretrainConfig(
         data="x", encoder=TINY, schedule=ScheduleConfig(steps=10, warmup_steps=1)
     )
-    told = {"config": to_dict(config), "data_fingerprint": "ab" * 32, "machine": "a machine"}
-    told |= {"moleblend": "0.1.0", "torch": "2.13.0", "python": "3.11"}
+    told = {"config": to_dict(config), "data_fingerprint": "ab" * 32}
+    (folder / "starts.csv").write_text(
+        "step,moleblend,code,python,torch,processor,threads\n0,0.1.0,abcdef01,3.11,2.13.0,a CPU,2\n"
+    )
     (folder / "config.json").write_text(json.dumps(told))
     (folder / "log.csv").write_text(
         "step,learning_rate,loss,path_length,molecules_per_s\n5,1e-4,7.2,2.2,100\n10,1e-4,4.6,1.8,50\n"
