@@ -282,7 +282,8 @@ def _explain(arguments: list[str]) -> None:
         table = next(pieces)
         found = explain(predictor, table, targets=target, views=views, smiles=smiles)
         has_more = next(pieces, None) is not None
-        explained = Explained(model, table, tuple(chosen), found, has_more)
+        nearness = predictor.near([one.row for one in found], views)
+        explained = Explained(model, table, tuple(chosen), found, has_more, nearness)
         write_explanation_page(explained, out)
         write_atom_table(explained, atoms)
         told = f", the first of {source} (--n)" if has_more else ""

@@ -190,7 +190,7 @@ class Predictor:
         """
         return *self._rows(source, views, smiles, "keep"), self._views(views)
 
-    def near(self, rows: list[Row], views: Views) -> Nearness | None:
+    def near(self, rows: list[Row], views: Views | None = None) -> Nearness | None:
         """Say how near rows (of `read`) are to the training set; None if the file has none."""
         if self.domain is None:
             return None
