@@ -17,7 +17,7 @@ from moleblend import checkpoint, finetuning, train
 from moleblend.checkpoint import Card
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import HeadsConfig, Model, ModelConfig
-from moleblend.metrics import Metrics
+from moleblend.metrics import Metrics, binary_metrics
 from moleblend.predict import Predictor
 from moleblend.splits import SPLITS, scaffold_split
 from moleblend.tables import read_table
@@ -758,6 +758,10 @@ def test_probabilities_are_put_right_where_validation_shows_that_they_are_wrong(
     assert told.before is not None
     assert told.after is not None
     assert told.after.error < 0.5 * told.before.error
+    assert result.raw is not None
+    own = binary_metrics(result.raw[:, 0], result.labels[:, 0])
+    assert result.test["y"]["ROC-AUC"] == own["ROC-AUC"]
+    assert result.test["y"]["log loss"] != own["log loss"]
     table = Predictor(result.model).predict(config.data)
     again = np.array(table.column("y_prob"))
     assert again[result.parts.test] == pytest.approx(result.predicted[:, 0])

@@ -245,7 +245,9 @@ def _target_plots(result: TrainResult) -> list[str]:
             told = f"{target.name}: MAE {number(result.test[target.name]['MAE'])} {target.unit}"
             pictures.append(parity_picture(predicted, label, target, told))
         elif target.kind == "binary" and len(np.unique(label)) == 2:
-            pictures.append(_roc_picture(predicted, label, result, target))
+            ranked = result.predicted if result.raw is None else result.raw
+            ranked = ranked[is_known, slices[k].start]
+            pictures.append(_roc_picture(ranked, label, result, target))
     return pictures
 
 

@@ -11,7 +11,7 @@ from moleblend.worth import Worth
 _RANKS = {
     "spread": "the spread of the members",
     "distance": "the distance to the training set",
-    "probability": "the greatest probability",
+    "probability": "the doubt (1 less the greatest probability)",
 }
 
 
@@ -87,4 +87,4 @@ def _errors(name: str, curve: ErrorCurve, y: str, rank: str) -> str:
     plot.plot(curve.kept, curve.error_at_best, color=GREY, linestyle=":", label="by their error")
     plot.set_ylim(bottom=0)
     plot.legend(frameon=False, fontsize=8)
-    return picture(plot, f"Sure is what is so by {rank}. A useful ranking rises to the right.")
+    return picture(plot, f"Surest first by {rank}. A useful ranking rises to the right.")

@@ -65,6 +65,7 @@ class Run:
         test: metrics per target on the test part, read once.
         trivial: test metrics of predicting the training mean; only for regression.
         predicted: for the test part, see `predict.in_units`; probabilities are put right.
+        raw: the same, before they are put right.
         is_weighted: whether class 1 was weighed by how rare it is.
         judged: for the validation part, before probabilities are put right.
         sureness: fitted to that.
@@ -83,6 +84,7 @@ class Run:
     test: dict[str, Metrics]
     trivial: dict[str, Metrics]
     predicted: Float64[np.ndarray, "m o"]
+    raw: Float64[np.ndarray, "m o"]
     is_weighted: bool
     judged: Float64[np.ndarray, "v o"]
     sureness: Sureness
@@ -117,6 +119,7 @@ class TrainResult:
         choices: what was decided, and by what.
         sureness: of the model in the file.
         domain: of the model in the file.
+        raw: as `predicted`, before probabilities are put right; areas under curves are of these.
         worth: of the parts `validation` and `test`, what the sureness of each target is worth; with
             folds of each fold's own, on its own molecules.
     """
@@ -139,6 +142,7 @@ class TrainResult:
     choices: dict[str, Any] = field(default_factory=dict)
     sureness: Sureness = field(default_factory=Sureness)
     domain: Domain | None = None
+    raw: Float64[np.ndarray, "m o"] | None = None
     worth: dict[str, dict[str, Worth]] = field(default_factory=dict)
 
 
@@ -307,8 +311,8 @@ def _run(
         models=tuple(member.model for member in members),
         histories=tuple(member.history for member in members),
         best_epochs=tuple(member.best_epoch for member in members),
-        validation=score(final, judged, validation),
-        test=score(final, predicted, test),
+        validation=_scored(final, raw, judged, validation),
+        test=_scored(final, raw_test, predicted, test),
         trivial={
             target.name: regression_metrics(
                 means[:, where.start], test.labels[:, k], test.bounds[:, k], log10=target.log10
@@ -317,6 +321,7 @@ def _run(
             if target.kind == "regression"
         },
         predicted=predicted,
+        raw=raw_test,
         is_weighted=is_weighted,
         judged=raw,
         sureness=sureness,
@@ -324,6 +329,23 @@ def _run(
         said=said,
         notes=(*sureness.notes, *missing),
     )
+
+
+def _scored(
+    targets: tuple[Target, ...],
+    raw: Float64[np.ndarray, "m o"],
+    right: Float64[np.ndarray, "m o"],
+    part: Labelled,
+) -> dict[str, Metrics]:
+    """Score probabilities that are put right, but areas under curves before.
+
+    Isotonic regression ties molecules and was fitted to validation, whose order it makes better
+    than it is.
+    """
+    found, before = score(targets, right, part), score(targets, raw, part)
+    for name, metrics in found.items():
+        metrics |= {key: value for key, value in before[name].items() if "AUC" in key}
+    return found
 
 
 def _domain(
@@ -362,14 +384,19 @@ def _result(
     choices: dict[str, Any],
 ) -> TrainResult:
     """Sum the runs up; the first stands for all seeds, all folds stand together."""
-    first, tested, predicted = runs[0], runs[0].parts.test, runs[0].predicted
+    first, tested = runs[0], runs[0].parts.test
+    predicted, raw = first.predicted, first.raw
     validation, test, trivial = first.validation, first.test, first.trivial
     parts = {name: usable[part] for name, part in asdict(first.parts).items()}
     targets = first.targets
     if config.folds:
         tested = np.concatenate([run.parts.test for run in runs])
         order = np.argsort(tested)
-        tested, predicted = tested[order], np.concatenate([run.predicted for run in runs])[order]
+        tested = tested[order]
+        predicted, raw = (
+            np.concatenate([getattr(run, name) for run in runs])[order]
+            for name in ("predicted", "raw")
+        )
         validation, test, trivial = (
             _means([getattr(run, name) for run in runs])
             for name in ("validation", "test", "trivial")
@@ -418,6 +445,7 @@ def _result(
         choices=choices,
         sureness=sureness,
         domain=domain,
+        raw=raw,
         worth={
             part: worth_of(joined([run.said[part] for run in (runs if config.folds else [first])]))
             for part in ("validation", "test")
