@@ -18,9 +18,11 @@ from moleblend.batch import collate
 from moleblend.blending import show
 from moleblend.checkpoint import Card, count_parameters, load, read_card, save, transfer
 from moleblend.chem import read_smiles
+from moleblend.domain import Domain
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import Model, ModelConfig, Target
 from moleblend.predict import Predictor
+from moleblend.sureness import Sureness
 from moleblend.tables import numbers, read_table
 
 ENCODER = EncoderConfig(width=8, ffn_width=12, n_layers=2, n_heads=2, n_kernels=4)
@@ -329,3 +331,21 @@ def test_a_file_of_version_0_1_0_is_read_for_ever():
     assert predictor.card.notes == {"k": 1}
     assert predictor.model.config.targets[0] == Target("gap", "regression", "eV", 6.8, 1.3)
     assert predictor.model.pair_heads is not None
+
+
+def test_sureness_and_training_molecules_are_in_the_file_and_not_among_the_weights(model, path):
+    chance = np.random.default_rng(0)
+    label, predicted = chance.normal(size=(2, 40, 1))
+    targets = (Target("y", "regression"),)
+    known = Sureness.fit(targets, predicted, None, label, np.zeros((40, 1), np.int8))
+    vectors, smiles = chance.normal(size=(4, 16)), ["CCO", "CCN", "C", "c1ccccc1"]
+    domain = Domain.fit(vectors, smiles, np.arange(4), vectors, smiles)
+    checkpoint.save(model, path, Card(trained_by="train"))
+    assert (checkpoint.read_sureness(path), checkpoint.read_domain(path)) == (Sureness(), None)
+    checkpoint.save(model, path, Card(trained_by="train"), sureness=known, domain=domain)
+    again = checkpoint.load(path).state_dict()
+    assert all(torch.equal(again[name], value) for name, value in model.state_dict().items())
+    assert checkpoint.read_sureness(path) == known
+    found = checkpoint.read_domain(path)
+    assert (found.smiles, found.thresholds) == (domain.smiles, domain.thresholds)
+    assert np.array_equal(found.embeddings, domain.embeddings)

@@ -115,7 +115,10 @@ def test_from_a_table_to_predictions(folder: Path, capfd: pytest.CaptureFixture[
     said = do("predict fine/model.safetensors new.csv results/out.csv")
     assert said == "2 rows written to results/out.csv: 1 ok, 1 invalid\n"
     table = pyarrow.csv.read_csv(folder / "results/out.csv")
-    assert table.column_names == ["id", "smiles", "status", "reason", "y_pred"]
+    assert table.column_names == [
+        *("id", "smiles", "status", "reason", "y_pred"),  # 3 validation molecules: no intervals
+        *("domain", "similarity", "nearest"),
+    ]
     assert [value is None for value in table.column("y_pred").to_pylist()] == [False, True]
     do("predict fine/model.safetensors new.csv skipped.csv --errors skip")
     assert pyarrow.csv.read_csv(folder / "skipped.csv").num_rows == 1

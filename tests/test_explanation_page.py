@@ -2,13 +2,16 @@ import base64
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.csv
 import pytest
 import torch
 
 from moleblend import checkpoint
+from moleblend.domain import Nearness
 from moleblend.encoder import EncoderConfig
 from moleblend.explanation import explain
 from moleblend.explanation_page import Explained, write_atom_table, write_explanation_page
@@ -163,3 +166,25 @@ def test_a_file_without_rows_or_without_molecules(explained: Explain, tmp_path: 
         page = read_page(write_explanation_page(told, tmp_path / "out.html"))
         assert len(list(page.iter("section"))) == n
         assert pyarrow.csv.read_csv(write_atom_table(told, tmp_path / "out.csv")).num_rows == n
+
+
+def test_the_nearest_training_molecule_stands_beside_each_prediction(
+    explained: Explain, tmp_path: Path
+) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("smiles\nCCO\nC1CC\n")
+    found = explained(source)
+    nearness = Nearness(
+        ["at its edge", ""], np.zeros(2), np.array([0.5, np.nan]), np.array([7, -1]), ["CCN", ""]
+    )
+    page = read_page(
+        write_explanation_page(replace(found, nearness=nearness), tmp_path / "out.html")
+    )
+    first, second = (s for s in page.iter("section") if s.get("class") == "card")
+    told = "Nearest training molecule: CCN, similarity 0.50. This molecule is at its edge."
+    assert words(first).count(told) == len(TARGETS)
+    assert len(drawings(first)) == 2 * len(TARGETS)
+    assert "Nearest" not in words(second)
+    rows = replace(nearness, smiles=["", ""])
+    page = read_page(write_explanation_page(replace(found, nearness=rows), tmp_path / "out.html"))
+    assert "Nearest training molecule: row 8, similarity" in words(page)

@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from moleblend import checkpoint, screening
+from moleblend.domain import Domain
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import Model, ModelConfig, Target
 from moleblend.molecule import MoleculeError
 from moleblend.predict import Predictor
 from moleblend.screening import FileAccount, embed_file, predict_file, write_embeddings
+from moleblend.sureness import Sureness
 from moleblend.tables import read_table, write_table
 
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8, max_atoms=40)
@@ -224,3 +226,28 @@ def test_what_cannot_be_written_is_refused_before_the_work(
         predict_file(model, source, tmp_path / "o.txt", on_progress=lambda n, _: seen.append(n))
     assert seen == []
     assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "model.safetensors"}
+
+
+def test_how_sure_it_is_comes_with_every_piece(model: Path, source: Path, tmp_path: Path) -> None:
+    chance = np.random.default_rng(0)
+    label, predicted = chance.normal(size=(2, 40, 1))
+    target, smiles = Target("gap", "regression", "eV"), ["CCO", "CCN", "CC"]
+    known = Sureness.fit((target,), predicted, None, label, np.zeros((40, 1), np.int8))
+    vectors = Predictor(model).embed(smiles)
+    domain = Domain.fit(vectors, smiles, np.arange(3), vectors, smiles)
+    card = checkpoint.Card(trained_by="train", views="2d")
+    checkpoint.save(checkpoint.load(model), model, card, sureness=known, domain=domain)
+    predict_file(model, source, tmp_path / "out.parquet", confidence=0.5)
+    found = pq.read_table(tmp_path / "out.parquet")
+    assert_near(found, Predictor(model).predict(source, confidence=0.5))
+    assert found.column_names[4:] == [
+        *("gap_pred", "gap_std", "gap_low", "gap_high", "domain", "similarity", "nearest")
+    ]
+    assert found.column("nearest")[1].as_py() == "CCN"
+    assert found.column("nearest").to_pylist()[10:20] == [None] * 10
+    with pytest.raises(ValueError, match=r"between 0 and 1, 90\.0 came"):
+        predict_file(model, source, tmp_path / "other.parquet", confidence=90.0)
+    source.write_text("smiles,nearest\nC,\n")
+    with pytest.raises(ValueError, match="has a column 'nearest' already"):
+        predict_file(model, source, tmp_path / "other.parquet")
+    assert not (tmp_path / "other.parquet").exists()

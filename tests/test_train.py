@@ -17,7 +17,7 @@ from moleblend import checkpoint, finetuning, train
 from moleblend.checkpoint import Card
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import HeadsConfig, Model, ModelConfig
-from moleblend.metrics import Metrics
+from moleblend.metrics import Metrics, binary_metrics
 from moleblend.predict import Predictor
 from moleblend.splits import SPLITS, scaffold_split
 from moleblend.tables import read_table
@@ -103,6 +103,7 @@ def test_what_a_run_leaves_behind(config: TrainConfig, table: Path) -> None:
         "test_of_predicting_the_training_mean": result.trivial,
         "best_epoch": result.best_epoch,
         "undefined": {"validation": {}, "test": {}},
+        "uncertainty": {part: {"y": found["y"].figures()} for part, found in result.worth.items()},
         "spread": {"over": "seeds", "n": 1},
         "choices": result.choices,
     }
@@ -597,7 +598,10 @@ def test_several_classes_beside_a_number(config: TrainConfig) -> None:
     assert result.predicted.shape == (12, 5)
     table = Predictor(result.model).predict(["CCO", "nonsense"])
     shares = [f"kind_prob_{name}" for name in ("alcohol", "alkane", "amine", "fluoride")]
-    assert table.column_names[3:] == ["kind_pred", *shares, "y_pred"]
+    assert table.column_names[3:] == [
+        *("kind_pred", *shares),  # 12 validation molecules of four classes are too few for sets
+        *("y_pred", "y_std", "y_low", "y_high", "domain", "similarity", "nearest"),
+    ]
     values = [table.column(name)[0].as_py() for name in shares]
     assert sum(values) == pytest.approx(1)
     named = table.column("kind_pred").to_pylist()
@@ -645,7 +649,11 @@ def test_folds_test_every_row_once_and_the_file_holds_all_models(config: TrainCo
     together = predictor.predict(smiles)
     values = np.stack([np.array(found.column("y_pred")) for found in each])
     assert np.array(together.column("y_pred")) == pytest.approx(values.mean(0))
-    assert np.array(together.column("y_std")) == pytest.approx(values.std(0), abs=1e-6)
+    # No fold has a spread over folds, so one deviation stands for all, from all validation parts.
+    error = np.concatenate([one.judged[:, 0] for one in result.runs]) - np.concatenate(
+        [np.array(labels)[one.parts.validation] for one in result.runs]
+    )
+    assert np.array(together.column("y_std")) == pytest.approx(np.sqrt((error**2).mean()))
 
 
 def replace_member(predictor: Predictor, k: int) -> Predictor:
@@ -672,7 +680,7 @@ def test_seeds_and_members(config: TrainConfig) -> None:
     table = Predictor(ensemble.model).predict(config.data)
     again = np.array(table.column("y_pred"))[ensemble.parts.test]
     assert again == pytest.approx(mean[:, 0], abs=1e-5)
-    assert table.column_names[-2:] == ["y_pred", "y_std"]
+    assert table.column_names[-7:-3] == ["y_pred", "y_std", "y_low", "y_high"]
     log = pa.csv.read_csv(Path(config.out) / "log.csv")
     assert log.column("member").to_pylist() == [1, 1, 2, 2]
 
@@ -704,3 +712,80 @@ def test_weights_of_class_1_are_kept_where_they_help_on_validation(
     assert result.choices["pos_weight"]
     assert "weights of class 1, judged on validation: without" in told
     assert not run(replace(config, pos_weight="off"))[0].runs[0].is_weighted
+
+
+def test_a_model_says_how_sure_it_is(config: TrainConfig) -> None:
+    result, _ = run(config)
+    table = Predictor(result.model).predict(config.data)
+    low, high = (np.array(table.column(name)) for name in ("y_low", "y_high"))
+    label = np.array(N_CARBONS)
+    inside = (low <= label) & (label <= high)
+    where = {part: [k for k, name in enumerate(PARTS) if name == part] for part in set(PARTS)}
+    assert inside[where["valid"]].mean() >= 0.9  # it was fitted to these
+    told = result.worth["test"]["y"]
+    assert told.coverage.observed == pytest.approx(inside[where["test"]].mean())
+    assert (told.coverage.n, told.ranked_by) == (12, "distance")  # one model has no spread
+    error = np.array(table.column("y_pred")) - label
+    deviation = np.sqrt((error[where["valid"]] ** 2).mean())
+    assert np.array(table.column("y_std")) == pytest.approx(deviation, rel=1e-4)
+    near = table.column("nearest").to_pylist()
+    training = {CHAINS[k] for k in where["train"]}
+    assert set(near) <= training
+    assert all(near[k] == CHAINS[k] for k in where["train"][:8])
+    wider = Predictor(result.model).predict(["CCO"], confidence=0.5)
+    assert wider.column("y_high")[0].as_py() < high[CHAINS.index("CCO")]
+    kept = checkpoint.read_domain(result.model)
+    assert kept is not None
+    assert kept.rows.tolist() == where["train"]
+
+
+def test_probabilities_are_put_right_where_validation_shows_that_they_are_wrong(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [k % 2 for k in range(len(CHAINS))]
+    parts = [("train", "valid", "valid", "valid", "test")[k % 5] for k in range(len(CHAINS))]
+    write(Path(config.data), smiles=CHAINS, y=rows, part=parts)
+    given = train.in_units
+
+    def boastful(*arguments: Any) -> np.ndarray:
+        """A model that is sure of what it cannot know."""
+        return np.where(given(*arguments) > 0.5, 0.99, 0.01)
+
+    monkeypatch.setattr(train, "in_units", boastful)
+    monkeypatch.setattr("moleblend.predict.in_units", boastful)
+    result, _ = run(replace(config, learning_rate=1e-5))
+    told = result.worth["validation"]["y"]
+    assert told.before is not None
+    assert told.after is not None
+    assert told.after.error < 0.5 * told.before.error
+    assert result.raw is not None
+    own = binary_metrics(result.raw[:, 0], result.labels[:, 0])
+    assert result.test["y"]["ROC-AUC"] == own["ROC-AUC"]
+    assert result.test["y"]["log loss"] != own["log loss"]
+    table = Predictor(result.model).predict(config.data)
+    again = np.array(table.column("y_prob"))
+    assert again[result.parts.test] == pytest.approx(result.predicted[:, 0])
+    assert again.max() < 0.9
+    assert set(table.column("y_set").to_pylist()) <= {"{}", "{0}", "{1}", "{0, 1}"}
+
+
+def test_too_few_validation_molecules_leave_the_columns_out(config: TrainConfig) -> None:
+    parts = ["valid" if k == 4 else "test" if k > 56 else "train" for k in range(len(CHAINS))]
+    write(Path(config.data), smiles=CHAINS, y=N_CARBONS, part=parts)
+    result, told = run(config)
+    notes = result.choices["sureness"]["notes"]
+    assert "they need 9 labelled validation molecules and there are 1" in notes[0]
+    assert "two validation molecules are needed" in notes[1]
+    assert all(f"note: {note}" in told for note in notes)
+    table = Predictor(result.model).predict(["CCO"])
+    assert table.column_names == ["smiles", "status", "reason", "y_pred"]
+    assert result.worth["test"] == {}
+
+
+def test_training_molecules_may_stay_out_of_the_file(config: TrainConfig) -> None:
+    result, _ = run(replace(config, keep_training_smiles=False))
+    assert b"CCCCCCCCCO" not in result.model.read_bytes()
+    table = Predictor(result.model).predict([CHAINS[5], "C1CC"])
+    assert table.column_names[-3:] == ["domain", "similarity", "nearest_row"]
+    assert table.column("nearest_row").to_pylist() == [6, None]
+    assert table.column("domain").to_pylist()[1] is None

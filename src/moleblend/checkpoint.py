@@ -13,10 +13,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from moleblend.config import from_dict, to_dict
+from moleblend.domain import PREFIX, Domain, Thresholds
 from moleblend.encoder import EncoderConfig
 from moleblend.files import replacing
 from moleblend.heads import Model, ModelConfig
 from moleblend.reference import check_names, from_reference, read_published
+from moleblend.sureness import Sureness
 
 __all__ = [
     "FORMAT_VERSION",
@@ -29,6 +31,8 @@ __all__ = [
     "locate",
     "packaged",
     "read_card",
+    "read_domain",
+    "read_sureness",
     "save",
     "transfer",
 ]
@@ -78,13 +82,22 @@ class Card:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-def save(model: Model | Sequence[Model], path: Path | str, card: Card) -> None:
+def save(
+    model: Model | Sequence[Model],
+    path: Path | str,
+    card: Card,
+    *,
+    sureness: Sureness | None = None,
+    domain: Domain | None = None,
+) -> None:
     """Write a model to one file: to a temporary name first, so that the file is whole or not there.
 
     Args:
         model: any model, or the members of an ensemble, which have one configuration.
         path: of the new file, ending in .safetensors.
         card: what the file shall say of itself.
+        sureness: how sure its predictions are.
+        domain: the molecules that it learnt from.
 
     Raises:
         ValueError: the name does not end in .safetensors.
@@ -107,6 +120,12 @@ def save(model: Model | Sequence[Model], path: Path | str, card: Card) -> None:
         for k, member in enumerate(members)
         for name, tensor in member.state_dict().items()
     }
+    if sureness is not None:
+        header["sureness"] = json.dumps(to_dict(sureness))
+    if domain is not None:
+        header["domain"] = json.dumps(to_dict(domain.thresholds))
+        found = domain.tensors()
+        tensors |= {name: torch.from_numpy(values.copy()) for name, values in found.items()}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata=header)
 
@@ -127,7 +146,7 @@ def load_members(path: Path | str) -> list[Model]:
     path = Path(path)
     with _open(path) as file:
         config = _read_header(ModelConfig, file.metadata(), "config", path)
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        tensors = {name: file.get_tensor(name) for name in _names(file, of_domain=False)}
         n_members = int((file.metadata() or {}).get("members", "1"))
     models = [Model(config) for _ in range(n_members)]
     expected = {
@@ -161,6 +180,41 @@ def read_card(path: Path | str) -> Card:
     path = Path(path)
     with _open(path) as file:
         return _read_header(Card, file.metadata(), "card", path)
+
+
+def read_sureness(path: Path | str) -> Sureness:
+    """Read how sure a model's predictions are; of an older file nothing is known.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is truncated, or of another kind or version.
+    """
+    path = Path(path)
+    with _open(path) as file:
+        metadata = file.metadata() or {}
+        if "sureness" not in metadata:
+            return Sureness()
+        return _read_header(Sureness, metadata, "sureness", path)
+
+
+def read_domain(path: Path | str) -> Domain | None:
+    """Read the molecules that a model learnt from; None if the file has none.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is truncated, of another kind or version, or lacks a part of them.
+    """
+    path = Path(path)
+    with _open(path) as file:
+        metadata = file.metadata() or {}
+        if "domain" not in metadata:
+            return None
+        thresholds = _read_header(Thresholds, metadata, "domain", path)
+        tensors = {name: file.get_tensor(name).numpy() for name in _names(file, of_domain=True)}
+    try:
+        return Domain.from_tensors(tensors, thresholds)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def packaged() -> Path:
@@ -254,6 +308,11 @@ def count_parameters(model: torch.nn.Module) -> int:
 def _prefix(member: int) -> str:
     """What stands before the names of a member's weights; the first is as a model alone."""
     return f"members.{member}." if member else ""
+
+
+def _names(file: safe_open, *, of_domain: bool) -> list[str]:
+    """Name the tensors of the training molecules, or all the others: the weights."""
+    return [name for name in file.keys() if name.startswith(PREFIX) == of_domain]  # noqa: SIM118 (no mapping)
 
 
 def _open(path: Path) -> safe_open:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -147,12 +148,14 @@ class _Screening:
 
 def _predict(arguments: list[str]) -> None:
     from moleblend.screening import predict_file
+    from moleblend.sureness import CONFIDENCE
 
     def run(
         model: Annotated[Argument[Path], tyro.conf.arg(metavar="MODEL")],
         source: Annotated[Argument[Path], tyro.conf.arg(name="in", metavar="IN")],
         out: Annotated[Argument[Path], tyro.conf.arg(metavar="OUT")],
         told: Annotated[_Screening, tyro.conf.arg(name="")] = _Screening(),
+        confidence: float = CONFIDENCE,
     ) -> None:
         """Predict the targets of a fine-tuned model: every input row comes back, in order.
 
@@ -161,9 +164,10 @@ def _predict(arguments: list[str]) -> None:
             source: csv, tsv, smi, sdf (also .gz) or parquet file of molecules.
             out: csv, tsv or parquet file to write.
             told: how.
+            confidence: of the intervals NAME_low to NAME_high and of the sets NAME_set.
         """
         check_out(out, source, (".csv", ".tsv", ".parquet"))
-        _screen(predict_file, model, source, out, told)
+        _screen(partial(predict_file, confidence=confidence), model, source, out, told)
 
     call(run, "predict", arguments)
 
@@ -278,7 +282,8 @@ def _explain(arguments: list[str]) -> None:
         table = next(pieces)
         found = explain(predictor, table, targets=target, views=views, smiles=smiles)
         has_more = next(pieces, None) is not None
-        explained = Explained(model, table, tuple(chosen), found, has_more)
+        nearness = predictor.near([one.row for one in found], views)
+        explained = Explained(model, table, tuple(chosen), found, has_more, nearness)
         write_explanation_page(explained, out)
         write_atom_table(explained, atoms)
         told = f", the first of {source} (--n)" if has_more else ""

@@ -79,7 +79,7 @@ class IntervalCalibration:
             ValueError: deviations came without there having been any in `fit`, or the reverse; or
                 the confidence is not between 0 and 1.
         """
-        _check(confidence)
+        check_confidence(confidence)
         if (deviation is not None) != self.is_normalised:
             has = "with" if self.is_normalised else "without"
             raise ValueError(f"the intervals were calibrated {has} standard deviations")
@@ -158,7 +158,7 @@ class SetCalibration:
         Raises:
             ValueError: another number of classes, or the confidence is not between 0 and 1.
         """
-        _check(confidence)
+        check_confidence(confidence)
         from crepes import ConformalClassifier
 
         classes = by_class(probability)
@@ -208,6 +208,11 @@ def in_words(sets: Bool[np.ndarray, "n c"], labels: Sequence[str]) -> list[str]:
     ]
 
 
-def _check(confidence: float) -> None:
+def check_confidence(confidence: float) -> None:
+    """Refuse what is no confidence.
+
+    Raises:
+        ValueError: it is not between 0 and 1.
+    """
     if not 0 < confidence < 1:
         raise ValueError(f"a confidence lies between 0 and 1, {confidence} came")

@@ -15,8 +15,10 @@ UNLIKE = "unlike anything in it: do not rely on it"
 
 N_NEIGHBOURS = 5
 
+PREFIX = "domain."
+"""Of the names of its tensors in a model file."""
+
 _EDGE, _UNLIKE = 0.9, 0.99
-_PREFIX = "domain."
 _ARRAYS = ("embeddings", "fingerprints", "rows")
 
 
@@ -160,11 +162,18 @@ class Domain:
         known = self.smiles
         return Nearness(
             words=words.tolist(),
-            distance=(distance - limits.mean) / (limits.deviation or 1.0),
+            distance=self._scaled(distance),
             similarity=similarity,
             row=np.where(is_known, self.rows[place], -1),
             smiles=["" if known is None or k < 0 else known[k] for k in place],
         )
+
+    def distance(self, embeddings: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, " n"]:
+        """Give the distances of `near` alone."""
+        return self._scaled(_distance(embeddings, self.embeddings))
+
+    def _scaled(self, distance: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+        return (distance - self.thresholds.mean) / (self.thresholds.deviation or 1.0)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Give the arrays that a model file keeps; the thresholds go into its header."""
@@ -172,7 +181,7 @@ class Domain:
         arrays = dict(zip(_ARRAYS, values, strict=True))
         if self.smiles is not None:
             arrays["smiles"] = np.frombuffer("\n".join(self.smiles).encode(), np.uint8)
-        return {_PREFIX + name: values for name, values in arrays.items()}
+        return {PREFIX + name: values for name, values in arrays.items()}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, np.ndarray], thresholds: Thresholds) -> "Domain":
@@ -181,11 +190,11 @@ class Domain:
         Raises:
             ValueError: an array is missing, or they are not of equally many molecules.
         """
-        missing = [_PREFIX + name for name in _ARRAYS if _PREFIX + name not in tensors]
+        missing = [PREFIX + name for name in _ARRAYS if PREFIX + name not in tensors]
         if missing:
             raise ValueError(f"the model file lacks {', '.join(missing)}")
-        embeddings, fingerprints, rows = (tensors[_PREFIX + name] for name in _ARRAYS)
-        text = tensors.get(_PREFIX + "smiles")
+        embeddings, fingerprints, rows = (tensors[PREFIX + name] for name in _ARRAYS)
+        text = tensors.get(PREFIX + "smiles")
         smiles = None if text is None else tuple(text.tobytes().decode().split("\n"))
         n_smiles = len(rows) if smiles is None else len(smiles)
         if not len(embeddings) == len(fingerprints) == len(rows) == n_smiles:

@@ -10,7 +10,8 @@ import pyarrow as pa
 from jaxtyping import Float64
 
 from moleblend.chem import element_symbols
-from moleblend.drawing import Arc, draw_contributions, full_colour
+from moleblend.domain import Nearness
+from moleblend.drawing import Arc, draw_contributions, draw_svg, full_colour
 from moleblend.explanation import VIEW_GROUPS, Contributions, Explanation
 from moleblend.heads import Target
 from moleblend.molecule import Molecule, MoleculeError
@@ -36,6 +37,7 @@ class Explained:
         targets: what is explained.
         explanations: one for each row.
         has_more: the file has more rows than these.
+        nearness: of the rows to the training set; None where the model file has none.
     """
 
     model: Path
@@ -43,6 +45,7 @@ class Explained:
     targets: tuple[Target, ...]
     explanations: Sequence[Explanation]
     has_more: bool = False
+    nearness: Nearness | None = None
 
 
 def write_explanation_page(explained: Explained, path: Path) -> Path:
@@ -57,7 +60,13 @@ def write_explanation_page(explained: Explained, path: Path) -> Path:
     """
     scales = [_scale(explained, k) for k in range(len(explained.targets))]
     cards = (
-        _card(explanation, explained.table.place(row), explained.targets, scales)
+        _card(
+            explanation,
+            explained.table.place(row),
+            explained.targets,
+            scales,
+            "" if explained.nearness is None else _nearest(explained.nearness, row),
+        )
         for row, explanation in enumerate(explained.explanations)
     )
     names = ", ".join(target.name for target in explained.targets)
@@ -141,7 +150,11 @@ def _scale(explained: Explained, target: int) -> float:
 
 
 def _card(
-    explanation: Explanation, place: str, targets: Sequence[Target], scales: Sequence[float]
+    explanation: Explanation,
+    place: str,
+    targets: Sequence[Target],
+    scales: Sequence[float],
+    nearest: str,
 ) -> str:
     """One row: what it is, then for each target its drawing, bars and words."""
     row, found = explanation.row, explanation.contributions
@@ -156,8 +169,25 @@ def _card(
         heading = f"<h3>{escape(targets[k].name)}: {_answer(found, k)}</h3>"
         drawing = _drawing(row.molecule, found, k, scale)
         about = _bars(found, k) + _words(row.molecule, found, k)
-        body += f"{heading}<div class='beside'>{drawing}<div>{about}</div></div>"
+        body += f"{heading}<div class='beside'>{drawing}<div>{about}{nearest}</div></div>"
     return f"<section class='card'>{body}</section>"
+
+
+def _nearest(nearness: Nearness, row: int) -> str:
+    """Show the training molecule that is most similar, and say how near all of them are."""
+    words, smiles = nearness.words[row], nearness.smiles[row]
+    if not words:
+        return ""
+    which = f"<code>{escape(smiles)}</code>" if smiles else f"row {nearness.row[row] + 1}"
+    drawn = ""
+    if smiles:
+        svg = draw_svg(smiles, 260, 150)
+        drawn = image(svg.encode(), "", f"nearest training molecule: {smiles}")
+    return (
+        f"<p><b>Nearest training molecule:</b> {which}, similarity "
+        f"{nearness.similarity[row]:.2f}. This molecule is {escape(words)}.</p>"
+        f"<div class='nearest'>{drawn}</div>"
+    )
 
 
 def _answer(found: Contributions, k: int) -> str:

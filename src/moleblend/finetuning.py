@@ -208,25 +208,35 @@ class FineTuning(pl.LightningModule):
         self.model.train(was_training)
         return outputs
 
+    def embeddings(self, part: Labelled) -> Float32[np.ndarray, "m d"]:
+        """Give the vector of each molecule, of its first geometry, by the present weights."""
+        if self.config.freeze:
+            return torch.stack([vectors[0] for vectors in self._vectors(part)]).numpy()
+        return self._embedded(part, [(place, 0) for place in range(len(part))]).numpy()
+
     @torch.no_grad()
+    def _embedded(self, part: Labelled, wanted: list[tuple[int, int]]) -> Float32[Tensor, "w d"]:
+        """Embed molecules without dropout; each is named by its place and its geometry."""
+        was_training = self.model.training
+        self.model.eval()
+        found = torch.zeros(len(wanted), self.model.config.encoder.width)
+        for chosen in in_batches([part.molecules[place].n_atoms for place, _ in wanted]):
+            molecules = [part.molecules[wanted[k][0]] for k in chosen]
+            batch = collate(molecules, [wanted[k][1] for k in chosen]).to(self.device)
+            found[chosen] = self.model.embed(batch, show(batch, self.views)).cpu()
+        self.model.train(was_training)
+        return found
+
     def _vectors(self, part: Labelled) -> list[Float32[Tensor, "c d"]]:
         """Give the vectors of each molecule, one for each geometry; computed once for a part."""
         if part not in self.vectors:
-            was_training = self.model.training
-            self.model.eval()
             wanted = [
                 (place, conformer)
                 for place, molecule in enumerate(part.molecules)
                 for conformer in range(max(molecule.n_conformers, 1))
             ]
-            found = torch.zeros(len(wanted), self.model.config.encoder.width)
-            for chosen in in_batches([part.molecules[place].n_atoms for place, _ in wanted]):
-                molecules = [part.molecules[wanted[k][0]] for k in chosen]
-                batch = collate(molecules, [wanted[k][1] for k in chosen]).to(self.device)
-                found[chosen] = self.model.embed(batch, show(batch, self.views)).cpu()
             sizes = [max(molecule.n_conformers, 1) for molecule in part.molecules]
-            self.vectors[part] = list(found.split(sizes))
-            self.model.train(was_training)
+            self.vectors[part] = list(self._embedded(part, wanted).split(sizes))
         return self.vectors[part]
 
     def _figure(self) -> tuple[float, float, str]:

@@ -104,6 +104,15 @@ def nearest(
     return _nearest(_prints(smiles), _prints(references))
 
 
+def is_readable(smiles: str) -> bool:
+    """Say whether RDKit takes a SMILES; that of a molecule read from coordinates it may refuse."""
+    try:
+        parse(smiles)
+    except MoleculeError:
+        return False
+    return True
+
+
 def packed_ecfp4(smiles: Sequence[str]) -> UInt8[np.ndarray, "n 256"]:
     """Give the 2,048 bits of ECFP4 of each molecule, eight in a byte, to be stored.
 

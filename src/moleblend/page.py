@@ -49,6 +49,7 @@ svg.bars { display: block; width: 100%; max-width: 26rem; height: auto; }
 svg.bars text { font: 13px system-ui, sans-serif; fill: #1d2330; }
 .scale { max-width: 20rem; font-size: .85rem; }
 .scale div { height: .7rem; border-radius: 3px; print-color-adjust: exact; }
+.nearest { max-width: 16rem; }
 .beside small { color: #535b6b; }
 .scale p { display: grid; grid-template-columns: 1fr auto 1fr; margin: .1rem 0; }
 .scale span:last-child { text-align: right; }

@@ -18,11 +18,14 @@ from torch import Tensor
 from moleblend import checkpoint
 from moleblend.batch import Batch, collate
 from moleblend.blending import Blend, Views, show
+from moleblend.conformal import check_confidence
 from moleblend.conformers import ConformerConfig, Conformers, cache_folder
-from moleblend.fingerprints import joined_features
+from moleblend.domain import Domain, Nearness
+from moleblend.fingerprints import is_readable, joined_features
 from moleblend.frames import Frame, frame_table, is_frame, smiles_list, with_columns
 from moleblend.heads import Target, output_slices
 from moleblend.molecule import FeatureVersion, Molecule, MoleculeError
+from moleblend.sureness import CONFIDENCE, Sureness
 from moleblend.tables import (
     Rejected,
     Table,
@@ -71,6 +74,8 @@ class Predictor:
         self.members = checkpoint.load_members(self.path)
         self.model = self.members[0]
         self.card = checkpoint.read_card(self.path)
+        self.sureness = checkpoint.read_sureness(self.path)
+        self.domain = checkpoint.read_domain(self.path)
         if self.card.views not in get_args(Views):
             raise ValueError(
                 f"{self.path}: the model's views are {self.card.views!r}, but this moleblend knows "
@@ -87,6 +92,7 @@ class Predictor:
         views: Views | None = None,
         smiles: str | None = None,
         errors: Errors = "keep",
+        confidence: float = CONFIDENCE,
     ) -> pa.Table | Frame:
         """Predict the model's targets.
 
@@ -96,15 +102,18 @@ class Predictor:
             views: what of each molecule is used; what the model was trained to see by default.
             smiles: the SMILES column of a file; found by name by default.
             errors: rows that cannot be used are kept with their reason, skipped, or raise an error.
+            confidence: of the intervals NAME_low to NAME_high and of the sets NAME_set.
 
         Returns:
             The columns of the input (as a data frame of the same kind, if one came), then `status`,
-            `reason`, and per target those of `result_names`, null where the row cannot be used.
+            `reason`, those of `result_names` and of `domain_names`, null where the row cannot be
+            used.
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: the model has no targets, the file cannot be read, it has a column that the
-                output needs, or the model was not trained for these views.
+                output needs, the model was not trained for these views, or the confidence is not
+                between 0 and 1.
             MoleculeError: a row cannot be used and `errors` is "raise".
             ChildProcessError: conformers are to be computed, and their process cannot start: a
                 script needs `if __name__ == "__main__":`.
@@ -115,18 +124,30 @@ class Predictor:
                 f"{self.path}: the model has no targets: it was pretrained only, "
                 "`moleblend train` fine-tunes it"
             )
+        check_confidence(confidence)
         n_members = len(self.members)
-        table, rows = self._rows(source, views, smiles, errors, result_names(targets, n_members))
+        names = result_names(targets, n_members, self.sureness) + domain_names(self.domain)
+        table, rows = self._rows(source, views, smiles, errors, names)
 
         def answer(molecules: Sequence[Molecule], batch: Batch, blend: Blend) -> Tensor:
             found = joined_features([m.smiles for m in molecules], self.model.config.features)
             features = torch.from_numpy(found).to(self.device) if found.size else None
-            return torch.cat([member(batch, blend, features) for member in self.members], 1)
+            first, *others = self.members
+            assert first.property_head is not None
+            vectors = first.embed(batch, blend)  # that say how near the training set is, too
+            outputs = [first.property_head(vectors, features)]
+            outputs += [member(batch, blend, features) for member in others]
+            return torch.cat([vectors, *outputs], 1)
 
         n_outputs = sum(target.n_outputs for target in targets)
-        raw = self._run(rows, answer, n_members * n_outputs, self._views(views))
-        values = np.stack([in_units(part, targets) for part in np.split(raw, n_members, 1)])
-        results = _results(values, targets)
+        width = self.model.config.encoder.width
+        raw = self._run(rows, answer, width + n_members * n_outputs, self._views(views))
+        each = np.split(raw[:, width:], n_members, 1)
+        values = np.stack([in_units(part, targets) for part in each])
+        results = _results(values, targets, self.sureness, confidence)
+        if self.domain is not None:
+            nearness = _nearness(self.domain, raw[:, :width], rows)
+            results |= _domain_columns(self.domain, nearness)
         joined = _joined(table, rows, results, errors)
         if is_frame(source):
             added = joined.drop_columns(table.names)
@@ -168,6 +189,12 @@ class Predictor:
         Arguments and errors as of `predict`.
         """
         return *self._rows(source, views, smiles, "keep"), self._views(views)
+
+    def near(self, rows: list[Row], views: Views | None = None) -> Nearness | None:
+        """Say how near rows (of `read`) are to the training set; None if the file has none."""
+        if self.domain is None:
+            return None
+        return _nearness(self.domain, self._embed(rows, views), rows)
 
     def _embed(self, rows: list[Row], views: Views | None) -> Float32[np.ndarray, "n d"]:
         width = self.model.config.encoder.width
@@ -353,32 +380,53 @@ def mean_of_members(
     return mean
 
 
-def result_names(targets: Sequence[Target], n_members: int = 1) -> list[str]:
+def spread_of_members(
+    values: Float64[np.ndarray, "m n o"], targets: Sequence[Target]
+) -> Float64[np.ndarray, "n o"] | None:
+    """Standard deviation of what `mean_of_members` is the mean of; None of a single member."""
+    if len(values) == 1:
+        return None
+    spread = values.std(0)
+    for target, where in zip(targets, output_slices(targets), strict=True):
+        if target.log10:
+            spread[:, where] = np.log10(values[..., where]).std(0)
+    return spread
+
+
+def result_names(
+    targets: Sequence[Target], n_members: int = 1, sureness: Sureness | None = None
+) -> list[str]:
     """Name the columns of predictions.
 
     NAME_pred has a value in the label's unit, or the likeliest of several classes; NAME_log10_pred
     the logarithm where it is learnt; NAME_prob the probability of class 1, NAME_prob_CLASS that of
-    one of several classes. Of an ensemble, NAME_std is the standard deviation of the members (of
-    the probability of the class that is named, for several classes), NAME_log10_std that of their
-    logarithms.
+    one of several classes. Where the model file knows how sure a value is, NAME_std is the standard
+    deviation of its error and NAME_low and NAME_high bound it; NAME_set has the classes that cannot
+    be excluded. Else, and for classes, NAME_std of an ensemble is the standard deviation of the
+    members (of the probability of the class that is named, for several classes). NAME_log10_std is
+    that of the logarithms.
     """
-    names = []
+    names, known = [], sureness or Sureness()
     for target in targets:
         ends = ["prob" if target.kind == "binary" else "pred"]
         if target.kind == "multiclass":
             ends += [f"prob_{label}" for label in target.classes]
         ends += ["log10_pred"] if target.log10 else []
-        if n_members > 1:
+        if n_members > 1 and target.name not in known.values:
             ends += ["std", "log10_std"] if target.log10 else ["std"]
-        names += [f"{target.name}_{end}" for end in ends]
+        names += [f"{target.name}_{end}" for end in ends] + known.names(target)
     return names
 
 
 def _results(
-    values: Float64[np.ndarray, "m n o"], targets: Sequence[Target]
+    values: Float64[np.ndarray, "m n o"],
+    targets: Sequence[Target],
+    sureness: Sureness,
+    confidence: float,
 ) -> dict[str, pa.Array]:
     """Make the columns that `result_names` names."""
-    means = mean_of_members(values, targets)
+    raw, spreads = mean_of_members(values, targets), spread_of_members(values, targets)
+    means = sureness.calibrated(targets, raw)
     columns: list[pa.Array] = []
     for target, where in zip(targets, output_slices(targets), strict=True):
         mean, each = means[:, where], values[..., where]
@@ -393,11 +441,47 @@ def _results(
             columns.append(pa.array(mean[:, 0], from_pandas=True))
         if target.log10:
             columns.append(pa.array(np.log10(mean[:, 0]), from_pandas=True))
-        if len(values) > 1:
+        if len(values) > 1 and target.name not in sureness.values:
             columns.append(pa.array(spread[:, 0], from_pandas=True))
             if target.log10:
                 columns.append(pa.array(np.log10(each).std(0)[:, 0], from_pandas=True))
-    return dict(zip(result_names(targets, len(values)), columns, strict=True))
+        found = None if spreads is None else spreads[:, where]
+        told = sureness.columns(target, raw[:, where], found, confidence)
+        columns += [pa.array(column, from_pandas=True) for column in told.values()]
+    return dict(zip(result_names(targets, len(values), sureness), columns, strict=True))
+
+
+def domain_names(domain: Domain | None) -> list[str]:
+    """Name the columns that say how near the training set is; none where the file has none.
+
+    `domain` is in words (see `domain.LIKE` and so on), `similarity` that of the most similar
+    training molecule (Tanimoto, ECFP4), and `nearest` its SMILES; or, where the file keeps no
+    SMILES, `nearest_row` its row in the training file, counted from 1.
+    """
+    if domain is None:
+        return []
+    return ["domain", "similarity", "nearest_row" if domain.smiles is None else "nearest"]
+
+
+def _domain_columns(domain: Domain, nearness: Nearness) -> dict[str, pa.Array]:
+    """Make the columns that `domain_names` names."""
+    is_unknown = np.isnan(nearness.similarity)
+    nearest = nearness.row + 1 if domain.smiles is None else np.array(nearness.smiles, object)
+    columns = (np.array(nearness.words, object), nearness.similarity, nearest)
+    kinds = (pa.string(), pa.float64(), pa.int64() if domain.smiles is None else pa.string())
+    told = [pa.array(c, kind, mask=is_unknown) for c, kind in zip(columns, kinds, strict=True)]
+    return dict(zip(domain_names(domain), told, strict=True))
+
+
+def _nearness(domain: Domain, vectors: Float32[np.ndarray, "n d"], rows: list[Row]) -> Nearness:
+    """Say how near rows are to the training set; unknown of one that RDKit cannot read again."""
+    smiles = ["" if row.molecule is None else row.molecule.smiles for row in rows]
+    try:
+        return domain.near(vectors, smiles)
+    except MoleculeError:
+        known = vectors.copy()
+        known[[not is_readable(text) for text in smiles]] = np.nan
+        return domain.near(known, smiles)
 
 
 def in_batches(n_atoms: Sequence[int]) -> Iterator[list[int]]:

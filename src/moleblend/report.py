@@ -31,6 +31,7 @@ from moleblend.page import (
     write_page,
 )
 from moleblend.recovery import SHOWN
+from moleblend.sureness_page import pictures, sentence
 from moleblend.train import TrainResult
 
 _MOST_PLOTS = 6
@@ -101,6 +102,7 @@ def write_train_report(result: TrainResult, path: Path) -> Path:
         _metrics_table(result),
         f"<p>{kept}</p>",
         plots(_target_plots(result)),
+        *_sureness(result),
         "<h2>Learning</h2>",
         plots(_learning_plots(result)),
         "<h2>Data</h2>",
@@ -243,8 +245,24 @@ def _target_plots(result: TrainResult) -> list[str]:
             told = f"{target.name}: MAE {number(result.test[target.name]['MAE'])} {target.unit}"
             pictures.append(parity_picture(predicted, label, target, told))
         elif target.kind == "binary" and len(np.unique(label)) == 2:
-            pictures.append(_roc_picture(predicted, label, result, target))
+            ranked = result.predicted if result.raw is None else result.raw
+            ranked = ranked[is_known, slices[k].start]
+            pictures.append(_roc_picture(ranked, label, result, target))
     return pictures
+
+
+def _sureness(result: TrainResult) -> list[str]:
+    """What is known of how sure predictions are, and what that was worth on test."""
+    notes = result.choices.get("sureness", {}).get("notes", [])
+    told = [f"<p>{escape(note)}.</p>" for note in notes]
+    drawn = []
+    for target in result.targets[:_MOST_PLOTS]:
+        worth = result.worth.get("test", {}).get(target.name)
+        if worth is not None:
+            classes = result.sureness.classes.get(target.name)
+            told.append(sentence(target, worth, classes.probability if classes else None))
+            drawn += pictures(target, worth)
+    return ["<h2>How sure it is</h2>", *told, plots(drawn)] if told else []
 
 
 def parity_picture(

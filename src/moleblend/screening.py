@@ -22,6 +22,7 @@ from moleblend.engines import Engine, map_in_order
 from moleblend.files import alone_with, replacing
 from moleblend.parts import Parts, file_sha256
 from moleblend.predict import Errors, Predictor
+from moleblend.sureness import CONFIDENCE
 from moleblend.tables import Table, check_ending, read_pieces, write_tables
 
 _ROWS_IN_A_PIECE = 4096
@@ -56,6 +57,7 @@ def predict_file(
     views: Views | None = None,
     smiles: str | None = None,
     errors: Errors = "keep",
+    confidence: float = CONFIDENCE,
     engine: Engine = "processes",
     n_processes: int = 1,
     address: str | None = None,
@@ -71,9 +73,10 @@ def predict_file(
         model: the model file; on a Ray cluster every machine needs it under this path.
         source: what `tables.read_table` reads.
         out: csv, tsv or Parquet file; whole at the end or not there.
-        views: as of `Predictor.predict`, as are `smiles` and `errors`.
+        views: as of `Predictor.predict`, as are `smiles`, `errors` and `confidence`.
         smiles: the SMILES column.
         errors: what is done with rows that cannot be used.
+        confidence: of intervals and sets.
         engine: see `engines.map_in_order`, as for `address`.
         n_processes: with 1 this process computes, with all its threads; several have one thread
             each. On Ray, of which each task has one core, it bounds what is under way.
@@ -89,7 +92,8 @@ def predict_file(
         MoleculeError: a row cannot be used and `errors` is "raise".
         ChildProcessError: a process died.
     """
-    work = _Work("predict", model, source, out, views, smiles, errors)
+    told = {"views": views, "smiles": smiles, "errors": errors, "confidence": confidence}
+    work = _Work("predict", model, source, out, told)
     with work.answered(engine, n_processes, address, resume, on_progress) as pieces:
         tally = _Tally(pieces)
         write_tables((table for table, _ in tally), out)
@@ -114,7 +118,8 @@ def embed_file(
 
     `out` may also end in .npy, see `write_embeddings`.
     """
-    work = _Work("embed", model, source, out, views, smiles, errors)
+    told = {"views": views, "smiles": smiles, "errors": errors}
+    work = _Work("embed", model, source, out, told)
     with work.answered(engine, n_processes, address, resume, on_progress) as pieces:
         tally = _Tally(pieces)
         write_embeddings(tally, out)
@@ -261,13 +266,11 @@ class _Work:
         model: str | Path,
         source: str | Path,
         out: str | Path,
-        views: Views | None,
-        smiles: str | None,
-        errors: Errors,
+        options: dict[str, Any],
     ) -> None:
         self.model, self.source, self.out = checkpoint.locate(model), Path(source), Path(out)
         self.verb: Literal["predict", "embed"] = verb
-        self.options: dict[str, Any] = {"views": views, "smiles": smiles, "errors": errors}
+        self.options = options
         self.parts = Parts(self.out, "arrow", "run")
         self.n_resumed = 0
 

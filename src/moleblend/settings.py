@@ -41,6 +41,8 @@ class TrainConfig:
         freeze: train the property head alone, on vectors that are computed once.
         pos_weight: weigh class 1 of a binary target by how rare it is: `on`, `off`, or `try` both
             and keep what is better on validation.
+        keep_training_smiles: the model file has the SMILES of the training molecules, so that
+            `predict` names the nearest one; without, fingerprints and embeddings stay.
         epochs: at most.
         patience: epochs without a better validation figure after which training stops.
         batch_size: molecules in a step.
@@ -73,6 +75,7 @@ class TrainConfig:
     features: tuple[Literal["ecfp4", "descriptors"], ...] = ()
     freeze: bool = False
     pos_weight: Literal["off", "on", "try"] = "off"
+    keep_training_smiles: bool = True
     epochs: int = 40
     patience: int = 10
     batch_size: int = 32

@@ -1,13 +1,17 @@
-"""All that is known of how sure one target's predictions are, as columns beside them."""
+"""All that is known of how sure a model's predictions are, as columns beside them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int8
 
 from moleblend.calibration import ProbabilityCalibration, SpreadCalibration, by_class
-from moleblend.conformal import IntervalCalibration, SetCalibration, in_words
+from moleblend.conformal import IntervalCalibration, SetCalibration, fewest, in_words
+from moleblend.heads import Target, output_slices
+
+CONFIDENCE = 0.9
+"""Of intervals and sets, where nothing else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -88,3 +92,151 @@ class ClassSureness:
         told = in_words(self.sets.sets(probability, confidence), labels)
         pairs = zip(told, by_class(probability), strict=True)
         return {f"{name}_set": [None if np.isnan(row).any() else words for words, row in pairs]}
+
+
+@dataclass(frozen=True)
+class Sureness:
+    """Of all targets of a model; a target of which too little is known is in neither.
+
+    Attributes:
+        values: of regression targets, by name; of logarithms where these are learnt.
+        classes: of the others, by name.
+        notes: what is missing, and why, in sentences.
+    """
+
+    values: dict[str, ValueSureness] = field(default_factory=dict)
+    classes: dict[str, ClassSureness] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def fit(
+        cls,
+        targets: Sequence[Target],
+        mean: Float64[np.ndarray, "n o"],
+        spread: Float64[np.ndarray, "n o"] | None,
+        labels: Float64[np.ndarray, "n t"],
+        bounds: Int8[np.ndarray, "n t"],
+    ) -> "Sureness":
+        """Fit to validation molecules.
+
+        A target has no columns where fewer molecules are labelled than a 90 % interval needs (for
+        classes: than each class needs). A label that is only a bound is none here.
+
+        Args:
+            targets: of the model.
+            mean: predictions, as `predict.mean_of_members` gives them.
+            spread: of the members, as `predict.spread_of_members` gives it.
+            labels: in the unit of the file, or the number of a class; NaN where missing.
+            bounds: 1 or -1 where a label is only a bound.
+        """
+        values: dict[str, ValueSureness] = {}
+        classes: dict[str, ClassSureness] = {}
+        notes: list[str] = []
+        labels, needed = exact(labels, bounds), fewest(CONFIDENCE)
+        for k, (target, where) in enumerate(zip(targets, output_slices(targets), strict=True)):
+            name, label = target.name, labels[:, k]
+            n = int((~np.isnan(label)).sum())
+            if target.kind != "regression":
+                known = ClassSureness.fit(as_given(target, mean[:, where]), label)
+                if max(map(len, known.sets.scores)) < needed:
+                    notes.append(
+                        f"{name}: no {name}_set and no calibration, since a set needs {needed} "
+                        f"labelled validation molecules of a class and there are {n} in all"
+                    )
+                    continue
+                classes[name] = known
+                note = known.sets.note(name, class_names(target), CONFIDENCE)
+                notes += [note] if note else []
+                continue
+            predicted, label = learnt(target, mean[:, where.start]), learnt(target, label)
+            missing = f"{name}: no calibrated {name}_std, {name}_low and {name}_high, since "
+            if n < needed:
+                notes.append(
+                    f"{missing}they need {needed} labelled validation molecules and there are {n}"
+                )
+            elif not np.nan_to_num(label - predicted).any():
+                notes.append(f"{missing}every validation molecule is predicted without error")
+            else:
+                found = None if spread is None else spread[:, where.start]
+                values[name] = ValueSureness.fit(predicted, label, found)
+        return cls(values, classes, tuple(notes))
+
+    def calibrated(
+        self, targets: Sequence[Target], mean: Float64[np.ndarray, "n o"]
+    ) -> Float64[np.ndarray, "n o"]:
+        """Put the probabilities among predictions right; all else stays."""
+        fixed = mean.copy()
+        for target, where in zip(targets, output_slices(targets), strict=True):
+            if target.name in self.classes:
+                right = self.classes[target.name].probability.apply(
+                    as_given(target, mean[:, where])
+                )
+                fixed[:, where] = right.reshape(len(mean), -1)
+        return fixed
+
+    def columns(
+        self,
+        target: Target,
+        mean: Float64[np.ndarray, "n c"],
+        spread: Float64[np.ndarray, "n c"] | None,
+        confidence: float = CONFIDENCE,
+    ) -> dict[str, Float64[np.ndarray, " n"] | list[str | None]]:
+        """Give the columns that `names` names.
+
+        Of a learnt logarithm, NAME_std is that of the value to first order: value · ln 10 times
+        NAME_log10_std.
+
+        Args:
+            target: one of those fitted.
+            mean: its predictions, as the model gave them, before `calibrated`.
+            spread: of the members.
+            confidence: of the intervals and sets.
+        """
+        name = target.name
+        if name in self.classes:
+            labels = class_names(target)
+            return dict(
+                self.classes[name].columns(name, as_given(target, mean), labels, confidence)
+            )
+        if name not in self.values:
+            return {}
+        found = None if spread is None else spread[:, 0]
+        told = self.values[name].columns(name, learnt(target, mean[:, 0]), found, confidence)
+        if not target.log10:
+            return dict(told)
+        deviation, low, high = told.values()
+        with np.errstate(over="ignore"):  # what is beyond a float is infinite
+            low, high = 10.0**low, 10.0**high
+        in_unit = mean[:, 0] * np.log(10) * deviation
+        return dict(zip(self.names(target), (in_unit, deviation, low, high), strict=True))
+
+    def names(self, target: Target) -> list[str]:
+        """Name the columns of a target; none where too little is known of it."""
+        ends = ["set"] if target.name in self.classes else []
+        if target.name in self.values:
+            ends = ["std", *(["log10_std"] if target.log10 else []), "low", "high"]
+        return [f"{target.name}_{end}" for end in ends]
+
+
+def exact(
+    labels: Float64[np.ndarray, "n t"], bounds: Int8[np.ndarray, "n t"]
+) -> Float64[np.ndarray, "n t"]:
+    """Give the labels without those that are only bounds."""
+    return np.where(bounds == 0, labels, np.nan)
+
+
+def learnt(target: Target, values: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+    """Give values of a regression target as it is learnt: as they are, or their logarithms."""
+    return np.log10(values) if target.log10 else values
+
+
+def as_given(
+    target: Target, probability: Float64[np.ndarray, "n c"]
+) -> Float64[np.ndarray, "n ..."]:
+    """Give the probabilities of a target as calibration takes them: of class 1, or of each."""
+    return probability[:, 0] if target.kind == "binary" else probability
+
+
+def class_names(target: Target) -> tuple[str, ...]:
+    """Give the names of a target's classes; numbers where they have none."""
+    return target.classes or ("0", "1")

@@ -18,6 +18,7 @@ from moleblend.assay import Assay, read_assay
 from moleblend.blending import Views
 from moleblend.choices import choices_of, told
 from moleblend.config import to_dict
+from moleblend.domain import Domain
 from moleblend.encoder import EncoderConfig
 from moleblend.files import replacing
 from moleblend.finetuning import FineTuning, Labelled, fit, score
@@ -25,10 +26,20 @@ from moleblend.fingerprints import FEATURES, joined_features
 from moleblend.heads import Model, ModelConfig, Target, output_slices
 from moleblend.metrics import Metrics, best_threshold, regression_metrics, why_undefined
 from moleblend.molecule import Molecule
-from moleblend.predict import Row, in_units, mean_of_members, prepare, result_names
+from moleblend.predict import (
+    Row,
+    domain_names,
+    in_units,
+    mean_of_members,
+    prepare,
+    result_names,
+    spread_of_members,
+)
 from moleblend.settings import TrainConfig
 from moleblend.splits import SPLITS, Split, folds, given_split
+from moleblend.sureness import Sureness
 from moleblend.tables import Table, find_smiles_column, read_molecules, read_table, write_table
+from moleblend.worth import Said, Worth, joined, said_of, worth_of
 
 __all__ = ["Run", "TrainConfig", "TrainResult", "train"]
 
@@ -53,8 +64,14 @@ class Run:
         validation: metrics per target on the validation part, of the weights that were kept.
         test: metrics per target on the test part, read once.
         trivial: test metrics of predicting the training mean; only for regression.
-        predicted: for the test part, see `predict.in_units`.
+        predicted: for the test part, see `predict.in_units`; probabilities are put right.
+        raw: the same, before they are put right.
         is_weighted: whether class 1 was weighed by how rare it is.
+        judged: for the validation part, before probabilities are put right.
+        sureness: fitted to that.
+        domain: the training molecules; None where they could not be kept, `notes` say why.
+        said: of the parts `validation` and `test`, how sure the model is.
+        notes: what is not known of sureness, and why.
     """
 
     seed: int
@@ -67,7 +84,13 @@ class Run:
     test: dict[str, Metrics]
     trivial: dict[str, Metrics]
     predicted: Float64[np.ndarray, "m o"]
-    is_weighted: bool = False
+    raw: Float64[np.ndarray, "m o"]
+    is_weighted: bool
+    judged: Float64[np.ndarray, "v o"]
+    sureness: Sureness
+    domain: Domain | None
+    said: dict[str, dict[str, Said]]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +117,11 @@ class TrainResult:
         runs: one for each seed or fold.
         spread: of the validation and test figures over several runs.
         choices: what was decided, and by what.
+        sureness: of the model in the file.
+        domain: of the model in the file.
+        raw: as `predicted`, before probabilities are put right; areas under curves are of these.
+        worth: of the parts `validation` and `test`, what the sureness of each target is worth; with
+            folds of each fold's own, on its own molecules.
     """
 
     config: TrainConfig
@@ -112,6 +140,10 @@ class TrainResult:
     runs: tuple[Run, ...] = ()
     spread: dict[str, Spread] = field(default_factory=dict)
     choices: dict[str, Any] = field(default_factory=dict)
+    sureness: Sureness = field(default_factory=Sureness)
+    domain: Domain | None = None
+    raw: Float64[np.ndarray, "m o"] | None = None
+    worth: dict[str, dict[str, Worth]] = field(default_factory=dict)
 
 
 def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult:
@@ -190,6 +222,8 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
             seed = config.seed + repeat * config.ensemble
             runs.append(_run(config, seed, source, encoder, views, assay, data, split, console))
     result = _result(config, runs, data, usable, rows, choices)
+    for note in choices["sureness"]["notes"]:
+        say(f"note: {note}")
     _write(result, assay, views)
     return result
 
@@ -239,11 +273,16 @@ def _run(
     members = [tried[is_weighted]]
     members += [trained(seed + k, is_weighted) for k in range(1, config.ensemble)]
 
-    def answer(part: Labelled) -> Float64[np.ndarray, "m o"]:
+    def answer(
+        part: Labelled,
+    ) -> tuple[Float64[np.ndarray, "m o"], Float64[np.ndarray, "m o"] | None]:
         values = np.stack([in_units(member.outputs(part), targets) for member in members])
-        return mean_of_members(values, targets)
+        return mean_of_members(values, targets), spread_of_members(values, targets)
 
-    judged = answer(validation)
+    raw, spread = answer(validation)
+    sureness = Sureness.fit(targets, raw, spread, validation.labels, validation.bounds)
+    domain, missing = _domain(members[0], training, validation, config)
+    judged = sureness.calibrated(targets, raw)
     slices = output_slices(targets)
     final = tuple(
         replace(target, threshold=best_threshold(judged[:, where.start], validation.labels[:, k]))
@@ -253,7 +292,17 @@ def _run(
     )
     for member in members:
         member.model.config = replace(model_config, targets=final)
-    predicted = answer(test)
+    raw_test, test_spread = answer(test)
+    predicted = sureness.calibrated(final, raw_test)
+    said = {
+        name: said_of(
+            sureness, final, *given, part.labels, part.bounds, _distance(domain, members[0], part)
+        )
+        for name, part, given in (
+            ("validation", validation, (raw, spread)),
+            ("test", test, (raw_test, test_spread)),
+        )
+    }
     means = in_units(np.zeros((len(test), predicted.shape[1])), final)
     return Run(
         seed=seed,
@@ -262,8 +311,8 @@ def _run(
         models=tuple(member.model for member in members),
         histories=tuple(member.history for member in members),
         best_epochs=tuple(member.best_epoch for member in members),
-        validation=score(final, judged, validation),
-        test=score(final, predicted, test),
+        validation=_scored(final, raw, judged, validation),
+        test=_scored(final, raw_test, predicted, test),
         trivial={
             target.name: regression_metrics(
                 means[:, where.start], test.labels[:, k], test.bounds[:, k], log10=target.log10
@@ -272,8 +321,58 @@ def _run(
             if target.kind == "regression"
         },
         predicted=predicted,
+        raw=raw_test,
         is_weighted=is_weighted,
+        judged=raw,
+        sureness=sureness,
+        domain=domain,
+        said=said,
+        notes=(*sureness.notes, *missing),
     )
+
+
+def _scored(
+    targets: tuple[Target, ...],
+    raw: Float64[np.ndarray, "m o"],
+    right: Float64[np.ndarray, "m o"],
+    part: Labelled,
+) -> dict[str, Metrics]:
+    """Score probabilities that are put right, but areas under curves before.
+
+    Isotonic regression ties molecules and was fitted to validation, whose order it makes better
+    than it is.
+    """
+    found, before = score(targets, right, part), score(targets, raw, part)
+    for name, metrics in found.items():
+        metrics |= {key: value for key, value in before[name].items() if "AUC" in key}
+    return found
+
+
+def _domain(
+    member: FineTuning, training: Labelled, validation: Labelled, config: TrainConfig
+) -> tuple[Domain | None, list[str]]:
+    """Keep the training molecules, by their places in that part; or say why this cannot be."""
+    try:
+        domain = Domain.fit(
+            member.embeddings(training),
+            [molecule.smiles for molecule in training.molecules],
+            np.arange(len(training)),
+            member.embeddings(validation),
+            [molecule.smiles for molecule in validation.molecules],
+            keep_smiles=config.keep_training_smiles,
+        )
+    except ValueError as error:  # too few molecules, or RDKit refuses one that came as a mol block
+        return None, [f"predictions come without domain, similarity and nearest: {error}"]
+    return domain, []
+
+
+def _distance(
+    domain: Domain | None, member: FineTuning, part: Labelled
+) -> Float64[np.ndarray, " m"]:
+    """Distance of molecules to the training set; NaN without one."""
+    if domain is None:
+        return np.full(len(part), np.nan)
+    return domain.distance(member.embeddings(part))
 
 
 def _result(
@@ -285,14 +384,19 @@ def _result(
     choices: dict[str, Any],
 ) -> TrainResult:
     """Sum the runs up; the first stands for all seeds, all folds stand together."""
-    first, tested, predicted = runs[0], runs[0].parts.test, runs[0].predicted
+    first, tested = runs[0], runs[0].parts.test
+    predicted, raw = first.predicted, first.raw
     validation, test, trivial = first.validation, first.test, first.trivial
     parts = {name: usable[part] for name, part in asdict(first.parts).items()}
     targets = first.targets
     if config.folds:
         tested = np.concatenate([run.parts.test for run in runs])
         order = np.argsort(tested)
-        tested, predicted = tested[order], np.concatenate([run.predicted for run in runs])[order]
+        tested = tested[order]
+        predicted, raw = (
+            np.concatenate([getattr(run, name) for run in runs])[order]
+            for name in ("predicted", "raw")
+        )
         validation, test, trivial = (
             _means([getattr(run, name) for run in runs])
             for name in ("validation", "test", "trivial")
@@ -318,6 +422,10 @@ def _result(
     for name, values in learnt.items():
         choices["targets"][name] |= values
     choices["pos_weight"] = runs[0].is_weighted
+    sureness, domain = _kept_sureness(config, runs, data, targets), first.domain
+    if domain is not None:
+        domain = replace(domain, rows=usable[first.parts.train[domain.rows]])
+    choices["sureness"] = _sureness_choices(config, first, sureness)
     return TrainResult(
         config=config,
         model=config.folder / "model.safetensors",
@@ -335,7 +443,49 @@ def _result(
         runs=tuple(runs),
         spread=spread,
         choices=choices,
+        sureness=sureness,
+        domain=domain,
+        raw=raw,
+        worth={
+            part: worth_of(joined([run.said[part] for run in (runs if config.folds else [first])]))
+            for part in ("validation", "test")
+        },
     )
+
+
+def _kept_sureness(
+    config: TrainConfig, runs: Sequence[Run], data: Labelled, targets: tuple[Target, ...]
+) -> Sureness:
+    """Give that of the model in the file: of the first seed, or of all folds together.
+
+    A fold's prediction of its validation part has no spread over folds, so none is calibrated.
+    """
+    if not config.folds:
+        return runs[0].sureness
+    rows = np.concatenate([run.parts.validation for run in runs])
+    judged = np.concatenate([run.judged for run in runs])
+    return Sureness.fit(targets, judged, None, data.labels[rows], data.bounds[rows])
+
+
+def _sureness_choices(config: TrainConfig, first: Run, sureness: Sureness) -> dict[str, Any]:
+    """Say what is known of how sure predictions are, and from where."""
+    fitted = "the validation part"
+    if config.folds:
+        fitted = (
+            "the validation parts of all folds, each predicted by the models of its own fold; the "
+            "training molecules are those of fold 1"
+        )
+    # A run's own notes on targets are of a fold; those of the file count.
+    of_domain = [note for note in first.notes if note not in first.sureness.notes]
+    return {
+        "fitted_to": fitted,
+        "probabilities": {
+            name: f"{known.probability.method}: {known.probability.reason}"
+            for name, known in sureness.classes.items()
+        },
+        "training_smiles": config.keep_training_smiles,
+        "notes": [*sureness.notes, *of_domain],
+    }
 
 
 def _figures_of(runs: Sequence[dict[str, Metrics]], of: Callable[[list[float]], Any]) -> dict:
@@ -526,6 +676,10 @@ def _write(result: TrainResult, assay: Assay, views: Views) -> None:
             part: {target: why for target, m in found.items() if (why := why_undefined(m))}
             for part, found in (("validation", result.validation), ("test", result.test))
         },
+        "uncertainty": {
+            part: {name: worth.figures() for name, worth in found.items()}
+            for part, found in result.worth.items()
+        },
         "spread": {
             "over": "folds" if config.folds else "seeds",
             "n": len(result.runs),
@@ -557,12 +711,13 @@ def _write(result: TrainResult, assay: Assay, views: Views) -> None:
         notes={"conformers": config.conformers, "config": to_dict(config), "metrics": figures},
     )
     members = _kept_models(result)
-    figures["choices"]["prediction_columns"] = result_names(result.targets, len(members))
+    names = result_names(result.targets, len(members), result.sureness)
+    figures["choices"]["prediction_columns"] = names + domain_names(result.domain)
     _write_json(out / "config.json", to_dict(config) | {"choices": result.choices})
     _write_json(out / "metrics.json", figures)
     write_table(pa.Table.from_pylist(log), out / "log.csv")
     write_table(pa.table(rows), out / "rows.csv")
-    checkpoint.save(members, result.model, card)
+    checkpoint.save(members, result.model, card, sureness=result.sureness, domain=result.domain)
 
 
 def _part_names(result: TrainResult) -> list[str]:

@@ -1,0 +1,36 @@
+import base64
+import re
+
+import numpy as np
+
+from moleblend.heads import Target
+from moleblend.sureness import Sureness
+from moleblend.sureness_page import pictures, sentence
+from moleblend.worth import said_of, worth_of
+
+TARGETS = (Target("log<S>", "regression", "mol/L"), Target("toxic", "binary"))
+
+
+def test_a_page_says_and_draws_what_sureness_is_worth() -> None:
+    chance = np.random.default_rng(0)
+    mean = np.stack([chance.normal(size=200), chance.random(200)], 1)
+    labels = np.stack([mean[:, 0] + chance.normal(size=200), chance.random(200) < mean[:, 1]], 1)
+    labels, bounds = labels.astype(np.float64), np.zeros((200, 2), np.int8)
+    known = Sureness.fit(TARGETS, mean, None, labels, bounds)
+    distance = np.arange(200.0)
+    worth = worth_of(said_of(known, TARGETS, mean, None, labels, bounds, distance))
+    value, toxic = worth["log<S>"], worth["toxic"]
+    told = sentence(TARGETS[0], value, None)
+    assert told.startswith("<p><b>log&lt;S&gt;</b>: the 90% intervals hold the label of ")
+    assert f"{value.coverage.observed:.1%} of 200 test molecules (95 % interval" in told
+    assert f"median width {value.size:.4g} mol/L" in told
+    told = sentence(TARGETS[1], toxic, known.classes["toxic"].probability)
+    assert toxic.after is not None
+    assert f"expected calibration error is {toxic.after.error:.3f}, before calibration" in told
+    assert "Calibration none: cross-validated on 200 validation molecules" in told
+    titles = [re.findall('alt="([^"]*)"', text)[0] for text in pictures(TARGETS[0], value)]
+    assert titles == ["log&lt;S&gt;: quantiles", "log&lt;S&gt;: the surest molecules"]
+    drawn = pictures(TARGETS[1], toxic)
+    assert len(drawn) == 2
+    svg = base64.b64decode(re.findall('base64,([^"]*)', drawn[0])[0]).decode()
+    assert "calibrated" in svg
