@@ -4,7 +4,7 @@
     moleblend pretrain recipes/interim.toml --data runs/interim/data.arrow --out runs/interim/run
     python -m benchmarks.ship runs/interim/run
 
-The first command also writes `benchmarks/interim/skeletons.safetensors`: hashes of the skeletons
+The first command also writes `benchmarks/packaged/skeletons.safetensors`: hashes of the skeletons
 that the store holds, and of those that are tested on, so that a test can show in seconds that they
 share none. It belongs to one store, whose fingerprint it names, and so does the model.
 """
@@ -23,6 +23,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from moleblend.build import build_store
+from moleblend.catalogue import ON_PROTOCOL_U
 from moleblend.datasets import content_sha256, find, read
 from moleblend.files import replacing
 from moleblend.molecule import Molecule, MoleculeError
@@ -31,22 +32,7 @@ from moleblend.standardise import canonical, inchikey, largest_fragment
 from moleblend.store import MoleculeStore, write_store
 from moleblend.tables import Rejected, read_molecules
 
-TESTED = (
-    "bace",
-    "bbbp",
-    "clintox",
-    "esol",
-    "freesolv",
-    "hiv",
-    "lipo",
-    "muv",
-    "sider",
-    "tox21",
-    "toxcast",
-)
-
-
-LIST = Path(__file__).parent / "interim" / "skeletons.safetensors"
+LIST = Path(__file__).parent / "packaged" / "skeletons.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,13 +104,13 @@ def tested_on(name: str) -> list[str]:
 def tested_skeletons() -> set[str]:
     """Skeletons of all molecules of any validation or test part."""
     with ProcessPoolExecutor() as pool:
-        smiles = sorted(set().union(*pool.map(tested_on, TESTED)))
+        smiles = sorted(set().union(*pool.map(tested_on, ON_PROTOCOL_U)))
         return set(pool.map(skeleton, smiles, chunksize=500))
 
 
 def contents() -> dict[str, str]:
     """SHA-256 of the content of each file that is tested on."""
-    return {name: content_sha256(find(name)) for raw in TESTED for name in (raw, f"{raw}-u")}
+    return {name: content_sha256(find(name)) for raw in ON_PROTOCOL_U for name in (raw, f"{raw}-u")}
 
 
 def skeletons_of(store: MoleculeStore) -> list[str]:

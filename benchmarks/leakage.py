@@ -15,6 +15,7 @@ from pathlib import Path
 
 import tyro
 
+from moleblend.catalogue import ON_PROTOCOL_U
 from moleblend.leakage import leakage
 from moleblend.splits import read_split
 from moleblend.tables import read_table
@@ -33,19 +34,7 @@ class Options:
         results: the table to append to.
     """
 
-    sets: tuple[str, ...] = (
-        "bace",
-        "bbbp",
-        "clintox",
-        "esol",
-        "freesolv",
-        "hiv",
-        "lipo",
-        "muv",
-        "sider",
-        "tox21",
-        "toxcast",
-    )
+    sets: tuple[str, ...] = ON_PROTOCOL_U
     results: Path = HERE / "leakage.csv"
 
 

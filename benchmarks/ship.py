@@ -3,10 +3,10 @@
     python -m benchmarks.ship runs/interim/run
 
 Refuses a run that is not finished, whose files belong to different data, or whose data are not
-those of `benchmarks/interim/skeletons.safetensors`, by which a test shows that nothing that is
+those of `benchmarks/packaged/skeletons.safetensors`, by which a test shows that nothing that is
 tested on was trained on. Writes `src/moleblend/weights/moleblend.safetensors` and `MODEL_CARD.md`
-beside it, and keeps the log, the validations and the starts of the run in `benchmarks/interim`; the
-run folder stays as it is. `python -m benchmarks.tables` then writes the README's table.
+beside it, and keeps log, validations and starts of the run in `benchmarks/packaged`; the run folder
+stays as it is. `python -m benchmarks.tables` then writes the README's table.
 """
 
 import csv
@@ -17,9 +17,10 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks.interim import LIST, TESTED, SkeletonList
+from benchmarks.interim import LIST, SkeletonList
 from moleblend import checkpoint
-from moleblend.config import from_dict
+from moleblend.catalogue import ON_PROTOCOL_U
+from moleblend.config import from_dict, to_dict
 from moleblend.recipe import PretrainConfig
 
 CARD = Path(__file__).parent / "model_card.md"
@@ -109,7 +110,9 @@ def ship(folder: Path, weights: Path, skeletons: Path = LIST) -> Path:
     if run.model.stat().st_size > MOST_BYTES:
         raise ValueError(f"{run.model}: {run.model.stat().st_size:,} bytes, at most {MOST_BYTES:,}")
     out = weights / "moleblend.safetensors"
+    named = replace(run.config, data=Path(run.config.data).name, out=Path(run.config.out).name)
     notes = {"steps": run.config.schedule.steps, "hours": round(run.hours, 1)}
+    notes["config"] = to_dict(named)  # without the folders of the machine
     card = replace(run.card, data=DATA, notes=run.card.notes | notes)
     checkpoint.save(checkpoint.load(run.model), out, card)
     text = model_card(run, listed, out)
@@ -133,7 +136,7 @@ def model_card(run: Run, listed: SkeletonList, model: Path) -> str:
         "fingerprint": run.card.data_fingerprint,
         "trained": f"{len(listed.trained):,}",
         "tested": f"{len(listed.tested):,}",
-        "sets": ", ".join(TESTED),
+        "sets": ", ".join(ON_PROTOCOL_U),
         "config": run.config,
         "schedule": schedule,
         "shows": f"{schedule.steps * schedule.batch_size / max(len(listed.trained), 1):.1f}",
@@ -151,6 +154,10 @@ def model_card(run: Run, listed: SkeletonList, model: Path) -> str:
 
 
 _NO_LOSS = ("step", "learning_rate", "molecules_per_s")
+
+
+_OF_ANYWHERE = ("step", "time", "moleblend", "code", "python", "torch", "processor", "threads")
+"""What `starts.csv` says that is not of one machine's folders."""
 
 
 def _score(row: dict[str, str]) -> list[str]:
@@ -179,8 +186,13 @@ def main(folder: tyro.conf.Positional[Path]) -> None:
         folder: of the run.
     """
     out = ship(folder, Path(checkpoint.__file__).parent / "weights")
-    for name in ("log.csv", "validation.csv", "starts.csv"):
+    for name in ("log.csv", "validation.csv"):
         shutil.copyfile(folder / name, LIST.with_name(name))
+    starts = [{name: row[name] for name in _OF_ANYWHERE} for row in _rows(folder / "starts.csv")]
+    with LIST.with_name("starts.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, _OF_ANYWHERE, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(starts)
     print(f"{out}: {out.stat().st_size:,} bytes; read {out.with_name('MODEL_CARD.md')}")
 
 

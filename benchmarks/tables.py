@@ -91,7 +91,7 @@ def counts() -> str:
 
 def views() -> str:
     """Tabulate the last validation of the packaged model: each view in each situation."""
-    rows = _read(HERE / "interim" / "validation.csv")
+    rows = _read(HERE / "packaged" / "validation.csv")
     rows = [row for row in rows if row["step"] == rows[-1]["step"]]
     shown = list(dict.fromkeys(row["shown"] for row in rows))
     lines = ["| | " + " | ".join(shown) + " | look-up |", "|---" * (len(shown) + 2) + "|"]

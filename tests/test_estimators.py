@@ -76,6 +76,7 @@ def test_a_pickle_holds_the_model_file_and_nothing_of_torch(tmp_path: Path) -> N
     written = pickle.dumps(ours)
     assert ours.model_file_ in written
     assert b"torch" not in written.replace(ours.model_file_, b"")
+    # Loaded here is only what was pickled three lines above; the package itself loads no pickle.
     (tmp_path / "ours.pkl").write_bytes(written)
     program = (
         "import pickle, sys; ours = pickle.load(open(sys.argv[1], 'rb')); "

@@ -267,6 +267,47 @@ def test_a_model_without_targets_has_nothing_to_explain(make: Make) -> None:
         explain(predictor, ["CC"])
 
 
+def test_an_ensemble_is_explained_by_all_its_members(make: Make, tmp_path: Path) -> None:
+    path, molecule = tmp_path / "both.safetensors", placed("CC(=O)N")
+    members = []
+    for scale in (1.0, 0.5):
+        predictor = make(
+            change=lambda model, scale=scale: model.encoder.norm.weight.data.mul_(scale)
+        )
+        members.append((predictor.model, one(predictor, molecule)))
+    card = checkpoint.Card(trained_by="train", views="both")
+    checkpoint.save([model for model, _ in members], path, card)
+    ensemble = Predictor(path, device="cpu")
+    found, (first, second) = one(ensemble, molecule), (told for _, told in members)
+    assert not np.allclose(first.atoms, second.atoms)
+    assert found.atoms == pytest.approx((first.atoms + second.atoms) / 2)
+    table = ensemble.predict([molecule])
+    told = [table[name][0].as_py() for name in ("gap_pred", "toxic_prob")]
+    assert found.prediction == pytest.approx(told, rel=1e-5)
+
+
+def test_of_a_learnt_logarithm_that_is_explained(make: Make) -> None:
+    target = Target("IC50", "regression", "nM", mean=2.0, scale=0.7, log10=True)
+    predictor, molecule = make(targets=(target,)), placed("CCO")
+    found = one(predictor, molecule)
+    assert found.targets[0].unit == "log10 nM"
+    expected = predictor.predict([molecule])["IC50_log10_pred"][0].as_py()
+    assert found.prediction[0] == pytest.approx(expected, rel=1e-5)
+    assert found.start + found.atoms.sum(0) == pytest.approx(found.prediction, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"features": ("ecfp4",), "n_features": 2048}, "reads ecfp4 beside the views"),
+        ({"targets": (Target("taste", "multiclass", classes=("a", "b")),)}, "has several classes"),
+    ],
+)
+def test_what_cannot_be_explained_is_refused(make: Make, config: dict, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        explain(make(**config), ["CC"])
+
+
 def test_contributions_stand_in_the_order_of_the_record(make: Make) -> None:
     """An SDF with hydrogens, its heavy atoms in another order than that of the SMILES."""
     block = "\n\n\n  4  3  0  0  0  0  0  0  0  0999 V2000\n"

@@ -13,7 +13,7 @@ import torch
 from moleblend import checkpoint
 from moleblend.domain import Nearness
 from moleblend.encoder import EncoderConfig
-from moleblend.explanation import explain
+from moleblend.explanation import Contributions, explain
 from moleblend.explanation_page import Explained, write_atom_table, write_explanation_page
 from moleblend.heads import Model, ModelConfig, Target
 from moleblend.predict import Predictor
@@ -86,13 +86,18 @@ def test_a_card_for_each_row_in_order(explained: Explain, tmp_path: Path) -> Non
             ET.fromstring(svg)
 
 
-def test_prediction_and_bars_say_what_was_found(explained: Explain, tmp_path: Path) -> None:
-    source = tmp_path / "in.csv"
+def paracetamol(explained: Explain, folder: Path) -> tuple[Explained, Contributions, ET.Element]:
+    """Explain one molecule; give all that was told, its contributions, and the page."""
+    source = folder / "in.csv"
     source.write_text("smiles\nCC(=O)Nc1ccc(O)cc1\n")
     told = explained(source)
     found = told.explanations[0].contributions
     assert found is not None
-    page = read_page(write_explanation_page(told, tmp_path / "out.html"))
+    return told, found, read_page(write_explanation_page(told, folder / "out.html"))
+
+
+def test_prediction_and_bars_say_what_was_found(explained: Explain, tmp_path: Path) -> None:
+    told, found, page = paracetamol(explained, tmp_path)
     heads = [words(head) for head in page.iter("h3")]
     assert heads[0] == f"log<S>: {found.prediction[0]:#.3g} log mol/L".replace("-", "−")
     assert heads[1].startswith(f"toxic: probability {found.prediction[1]:.3f} (log-odds ")
@@ -112,12 +117,7 @@ def test_prediction_and_bars_say_what_was_found(explained: Explain, tmp_path: Pa
 
 
 def test_the_strongest_atoms_have_the_strongest_colours(explained: Explain, tmp_path: Path) -> None:
-    source = tmp_path / "in.csv"
-    source.write_text("smiles\nCC(=O)Nc1ccc(O)cc1\n")
-    told = explained(source)
-    found = told.explanations[0].contributions
-    assert found is not None
-    page = read_page(write_explanation_page(told, tmp_path / "out.html"))
+    _, found, page = paracetamol(explained, tmp_path)
     spots = re.findall(r"<ellipse[^>]*fill:#(\w\w)(\w\w)(\w\w)", drawings(page)[0])
     values = found.atoms[:, 0]
     for (red, _, blue), value in zip(spots, values, strict=True):

@@ -13,10 +13,10 @@ from moleblend import checkpoint, cli
 from moleblend.batch import Batch, collate
 from moleblend.blending import Views, show
 from moleblend.chem import read_smiles
+from moleblend.columns import in_units, mean_of_members
 from moleblend.encoder import EncoderConfig
 from moleblend.export import INPUTS_2D, INPUTS_3D, export
 from moleblend.heads import Model, ModelConfig, Target
-from moleblend.predict import in_units, mean_of_members
 
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)
 TARGETS = (Target("gap", "regression", "eV", 1.5, 2.0), Target("toxic", "binary"))

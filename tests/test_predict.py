@@ -12,10 +12,11 @@ import torch
 
 from moleblend import checkpoint, predict
 from moleblend.chem import TooSlowError, add_positions, read_smiles
+from moleblend.columns import in_units
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import HeadsConfig, Model, ModelConfig, Target
 from moleblend.molecule import Molecule, MoleculeError
-from moleblend.predict import Predictor, in_batches, in_units
+from moleblend.predict import Predictor, in_batches
 from moleblend.tables import Rejected, read_molecules, read_table, write_table
 
 QM9 = Path(predict.__file__).parent / "data" / "qm9_2000.parquet"

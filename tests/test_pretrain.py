@@ -152,6 +152,8 @@ def test_what_a_run_leaves_behind(config: PretrainConfig) -> None:
     assert "12 held out" in told
     card = checkpoint.read_card(result.model)
     assert (card.trained_by, card.views, card.notes["step"]) == ("pretrain", "both", 12)
+    assert str(Path(config.out).parent) not in str(card)  # a model file names no folder
+    assert str(Path(config.data).parent) not in str(card)
     assert card.data_fingerprint == MoleculeStore(config.data).fingerprint
     told_config = json.loads((out / "config.json").read_text())
     assert told_config["config"]["schedule"]["batch_size"] == 10

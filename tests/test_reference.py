@@ -206,7 +206,8 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path, state, function, told, 
     with pytest.raises(ValueError, match=f"^[^\n]*it names the type {told}, [^\n]*$"):
         read_published(path)
     assert not marker.exists()
-    # the file is what it claims to be: the ordinary unpickler does run it
+    # The file is what it claims to be: the ordinary unpickler does run it. This test wrote it, and
+    # what it does is make an empty file.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.load(path, weights_only=False)

@@ -188,7 +188,7 @@ def test_fingerprint_is_that_of_the_content(tmp_path):
 def test_a_store_can_be_sent_to_a_process(path, monkeypatch):
     monkeypatch.chdir(path.parent)
     store = MoleculeStore(path.name)
-    sent = pickle.dumps(store)
+    sent = pickle.dumps(store)  # what multiprocessing does; the bytes never were a file
     assert len(sent) < 1000
     monkeypatch.chdir("/")
     assert_same(list(pickle.loads(sent)), list(store))

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from rich.console import Console
+from safetensors import safe_open
 
 from moleblend import checkpoint, finetuning, train
 from moleblend.checkpoint import Card
@@ -162,6 +163,17 @@ def test_two_targets_with_different_units(config: TrainConfig) -> None:
     assert result.targets[1].scale == pytest.approx(1000 * result.targets[0].scale)
     for name in ("y", "z"):
         assert figure(result.test, name, "RMSE") < 0.7 * figure(result.trivial, name, "RMSE")
+
+
+def test_a_model_file_names_no_folder(config: TrainConfig) -> None:
+    start = str(run(replace(config, epochs=1))[0].model)
+    again = replace(config, epochs=1, source=start, encoder=EncoderConfig(), out=config.out + "2")
+    result, _ = run(again)
+    with safe_open(result.model, framework="pt") as file:
+        header = json.dumps(file.metadata())
+    assert Path(start).name in header
+    assert str(Path(start).parent) not in header
+    assert str(Path(config.data).parent) not in header
 
 
 def test_binary(config: TrainConfig) -> None:

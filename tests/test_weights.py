@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from benchmarks import interim
-from benchmarks.interim import LIST, TESTED, SkeletonList, hashed, skeleton
+from benchmarks.interim import LIST, SkeletonList, hashed, skeleton
 from benchmarks.ship import ship
 from moleblend import checkpoint
+from moleblend.catalogue import ON_PROTOCOL_U
 from moleblend.chem import read_smiles
 from moleblend.config import to_dict
 from moleblend.datasets import read
@@ -51,7 +52,7 @@ def readable(smiles: list[str]) -> list[str]:
 def test_the_list_is_that_of_the_published_splits(listed: SkeletonList) -> None:
     """Molecules of every set, drawn from protocol U, stand where they belong."""
     chance = random.Random(0)
-    for name in TESTED:
+    for name in ON_PROTOCOL_U:
         columns = read(f"{name}-u").columns.select(["smiles", "split"]).to_pylist()
         held = [row["smiles"] for row in columns if row["split"] != "train"]
         others = [row["smiles"] for row in columns if row["split"] == "train"]

@@ -63,6 +63,11 @@ class Blend:
     atoms: Bool[Tensor, "b n 2"]
     noise: Float32[Tensor, "b n 3"]
 
+    @property
+    def shows_3d(self) -> bool:
+        """Whether any pair or atom shows where it is in space."""
+        return bool(self.pairs[..., 2].any() | self.atoms[..., 1].any())
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Blend":
         """Move every tensor to a device."""
         return Blend(

@@ -338,6 +338,9 @@ _U_SIZES = {
 }
 """Rows of train, valid and test."""
 
+ON_PROTOCOL_U = tuple(sorted(_U_SIZES))
+"""The sets of MoleculeNet that are here raw, and as NAME-u on protocol U."""
+
 _U_CONTENT = {
     "bbbp": "21619ae1366bc037d4836379795c65c2481290e85b12225767447479e0423659",
     "tox21": "fd074a93803ca7243c82aaad55588624a239d3551336f85e1f564b09d158d61d",

@@ -241,7 +241,7 @@ def _export(arguments: list[str]) -> None:
 
 
 def _explain(arguments: list[str]) -> None:
-    from moleblend.explanation import choose_targets, explain
+    from moleblend.explanation import as_learnt, choose_targets, explain
     from moleblend.explanation_page import Explained, write_atom_table, write_explanation_page
     from moleblend.predict import Predictor
     from moleblend.tables import read_pieces
@@ -273,7 +273,8 @@ def _explain(arguments: list[str]) -> None:
                 f"{atoms}: the atoms of {out} would overwrite the input; give the page another name"
             )
         predictor = Predictor(model)
-        chosen = [predictor.model.config.targets[k] for k in choose_targets(predictor, target)]
+        known, places = predictor.model.config.targets, choose_targets(predictor, target)
+        chosen = [as_learnt(known[place]) for place in places]
         if len(chosen) > _MOST_TARGETS and not target:
             raise ValueError(
                 f"{model}: it has {len(chosen)} targets: --target names those to explain"

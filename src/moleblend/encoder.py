@@ -154,8 +154,7 @@ class Encoder(nn.Module):
 
     def forward(self, batch: Batch, blend: Blend) -> Encoded:
         """Encode what the blend shows of a batch."""
-        shows_3d = bool(blend.pairs[..., 2].any() | blend.atoms[..., 1].any())
-        return self.encode(batch, blend, shows_3d=shows_3d)
+        return self.encode(batch, blend, shows_3d=blend.shows_3d)
 
     def encode(self, batch: Batch, blend: Blend, *, shows_3d: bool) -> Encoded:
         """Encode where it is known whether anybody shows a geometry: nothing asks for values."""

@@ -25,14 +25,16 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from moleblend.batch import Batch, collate
 from moleblend.blending import Blend, Views, show
+from moleblend.columns import in_units
+from moleblend.encoder import Encoded
 from moleblend.heads import Model, Target
 from moleblend.molecule import Molecule
-from moleblend.predict import Predictor, Row, Source, in_units
+from moleblend.predict import Predictor, Row, Source
 from moleblend.relations import UNREACHABLE
 
 _Record = TypeVar("_Record", Batch, Blend)
@@ -52,6 +54,8 @@ class Contributions:
     """What the prediction for one molecule is made of.
 
     All but `prediction` is in the unit of the target, or in log-odds where the target is a class.
+    Where a logarithm is learnt it is what is explained, `prediction` included, and the unit says
+    so. Of an ensemble all are means over its members.
     `start` and all `atoms` sum to `answer`; so do `start`, `kinds` and all `views`; and the `pairs`
     of which the first atom is not behind the second sum to the sum of `views`, as closely as the
     integral is computed.
@@ -116,7 +120,8 @@ def explain(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the model has no such target, or none; or as `Predictor.predict` says.
+        ValueError: the model has no such target, or none; a target has several classes, or the
+            model reads features beside the views; or as `Predictor.predict` says.
     """
     chosen = choose_targets(predictor, targets)
     _, rows, used = predictor.read(source, views=views, smiles=smiles)
@@ -125,7 +130,12 @@ def explain(
             row,
             None
             if row.molecule is None
-            else contributions(predictor.model, row.molecule, used, chosen, predictor.device),
+            else _mean(
+                [
+                    contributions(member, row.molecule, used, chosen, predictor.device)
+                    for member in predictor.members
+                ]
+            ),
         )
         for row in rows
     ]
@@ -135,9 +145,11 @@ def choose_targets(predictor: Predictor, names: Sequence[str]) -> list[int]:
     """Find targets by name: the place of each among those of the model; all where none is named.
 
     Raises:
-        ValueError: the model has no such target, or none at all.
+        ValueError: the model has no such target, or none at all; or one that has several classes,
+            or the model reads features that are no views.
     """
-    known = [target.name for target in predictor.model.config.targets]
+    config = predictor.model.config
+    known = [target.name for target in config.targets]
     if not known:
         raise ValueError(
             f"{predictor.path}: the model has no targets: it was pretrained only, "
@@ -148,7 +160,34 @@ def choose_targets(predictor: Predictor, names: Sequence[str]) -> list[int]:
             raise ValueError(
                 f"{predictor.path}: the model has no target {name!r}, it has {', '.join(known)}"
             )
+    if config.features:
+        raise ValueError(
+            f"{predictor.path}: the model reads {' and '.join(config.features)} beside the views, "
+            "which no atom or pair contributes to alone: it cannot be explained"
+        )
+    odd = [target.name for target in config.targets if target.kind == "multiclass"]
+    if odd:
+        raise ValueError(
+            f"{predictor.path}: target {odd[0]!r} has several classes, and only values and classes "
+            "of 0 and 1 can be explained"
+        )
     return [known.index(name) for name in names] or list(range(len(known)))
+
+
+def _mean(members: Sequence[Contributions]) -> Contributions:
+    """Take the mean of what the members of an ensemble say."""
+    names = [field.name for field in fields(Contributions) if field.name != "targets"]
+    means = {name: np.mean([getattr(member, name) for member in members], 0) for name in names}
+    return replace(members[0], **means)
+
+
+def as_learnt(target: Target) -> Target:
+    """Give a target whose values are what is learnt: the logarithm, where it is that."""
+    return (
+        replace(target, unit=f"log10 {target.unit}".strip(), log10=False)
+        if target.log10
+        else target
+    )
 
 
 def contributions(
@@ -169,7 +208,7 @@ def contributions(
     """
     batch = collate([molecule]).to(device)
     shown = show(batch, views)
-    chosen = tuple(model.config.targets[k] for k in targets)
+    chosen = tuple(as_learnt(model.config.targets[k]) for k in targets)
     scale = np.array([1.0 if target.kind == "binary" else target.scale for target in chosen])
     start = np.array([0.0 if target.kind == "binary" else target.mean for target in chosen])
 
@@ -278,15 +317,15 @@ def _integrated(
     c_ij = sum over heads h of b_ijh times the integral over s from 0 to 1 of dy/db_ijh at s b, by
     Gauss and Legendre's rule; b is the attention bias of the pair, 0 where the pair is hidden.
     """
-    encoder = model.encoder
+    encoder, head = model.encoder, model.property_head
+    assert head is not None
     nodes, weights = np.polynomial.legendre.leggauss(_STEPS)
     n = batch.atoms.shape[1]
     total = np.zeros((n, n, len(targets)))
     with torch.no_grad():
         ends = []
         for blend in (_shown_part(shown, False, False), shown):
-            has_geometry = bool(blend.pairs[..., 2].any() | blend.atoms[..., 1].any())
-            kernels = encoder.kernels(batch, blend) if has_geometry else None
+            kernels = encoder.kernels(batch, blend) if blend.shows_3d else None
             tokens = encoder.tokens(batch, blend, kernels)
             ends.append((tokens, encoder.pair_bias(batch, blend, kernels)))
     (tokens, bias), (last_tokens, last_bias) = ends
@@ -298,7 +337,8 @@ def _integrated(
         relations = (bias + s[:, None, None, None] * more_bias).requires_grad_()
         is_token = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
         states = encoder.transform(inputs, relations, is_token)
-        outputs = weight @ _read_off(model, states)
+        encoded = Encoded(atoms=states[:, 1:], molecule=states[:, 0], pair_bias=relations)
+        outputs = weight @ head(model.read_out(is_token[:, 1:], encoded))
         for place, target in enumerate(targets):
             of_tokens, of_bias = torch.autograd.grad(
                 outputs[target], (inputs, relations), retain_graph=place + 1 < len(targets)
@@ -309,10 +349,3 @@ def _integrated(
             pairs = pairs + torch.triu(pairs, 1).T + torch.diag(own)
             total[..., place] += pairs.double().cpu().numpy()
     return total
-
-
-def _read_off(model: Model, states: Float[Tensor, "r m d"]) -> Float[Tensor, "r t"]:
-    """Predict from the last states of the virtual node and of atoms that are all there."""
-    assert model.property_head is not None
-    is_virtual = model.config.readout == "cls"
-    return model.property_head(states[:, 0] if is_virtual else states[:, 1:].mean(1))

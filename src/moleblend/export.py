@@ -85,7 +85,7 @@ class Graph(nn.Module):
             encoded = member.encoder.encode(
                 batch, show(batch, self.views), shows_3d=self.views != "2d"
             )
-            vectors = member.read_out(batch, encoded)
+            vectors = member.read_out(is_atom, encoded)
             if member.property_head is None:
                 return vectors
             output = member.property_head(vectors)

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from moleblend.batch import Batch, collate, shuffled_batches
 from moleblend.blending import Views, show
+from moleblend.columns import in_units
 from moleblend.heads import Model, Target, output_slices
 from moleblend.metrics import (
     Metrics,
@@ -28,7 +29,7 @@ from moleblend.metrics import (
     regression_metrics,
 )
 from moleblend.molecule import Molecule
-from moleblend.predict import in_batches, in_units
+from moleblend.predict import in_batches
 from moleblend.settings import TrainConfig
 
 

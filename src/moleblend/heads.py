@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from moleblend.batch import Batch
@@ -179,14 +179,13 @@ class Model(nn.Module):
 
     def embed(self, batch: Batch, blend: Blend) -> Float[Tensor, "b d"]:
         """Give one vector per molecule, from which properties are read."""
-        return self.read_out(batch, self.encoder(batch, blend))
+        return self.read_out(batch.is_atom, self.encoder(batch, blend))
 
-    def read_out(self, batch: Batch, encoded: Encoded) -> Float[Tensor, "b d"]:
+    def read_out(self, is_atom: Bool[Tensor, "b n"], encoded: Encoded) -> Float[Tensor, "b d"]:
         """Take one vector per molecule from what the encoder gave."""
         if self.config.readout == "cls":
             return encoded.molecule
-        is_atom = batch.is_atom[..., None]
-        return (encoded.atoms * is_atom).sum(1) / is_atom.sum(1)
+        return (encoded.atoms * is_atom[..., None]).sum(1) / is_atom.sum(1, keepdim=True)
 
     def predict_views(self, batch: Batch, blend: Blend) -> Views:
         """Predict all views of all pairs from what the blend shows.

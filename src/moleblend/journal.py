@@ -321,7 +321,9 @@ class Journal(pl.Callback):
             rows = [{"step": step, **asdict(score)} for score in self.scores]
             self._append(trainer, "validation.csv", rows)
             _track(trainer, {f"{one.view}, {one.shown}": one.value for one in self.scores})
-            card = replace(self.card, notes={"step": step, "config": to_dict(self.config)})
+            # A model file leaves the machine, so it names data and run without their folders.
+            named = replace(self.config, data=self.card.data, out=self.out.name)
+            card = replace(self.card, notes={"step": step, "config": to_dict(named)})
             with self._writing(self.out / "model.safetensors"):
                 checkpoint.save(model, self.out / "model.safetensors", card)
             if self.scores:

@@ -1,0 +1,138 @@
+"""What models give, in the unit of the labels and as named columns."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float64, Num
+from scipy.special import expit, softmax
+
+from moleblend.domain import Domain, Nearness
+from moleblend.heads import Target, output_slices
+from moleblend.sureness import Sureness
+
+
+def in_units(
+    output: Num[np.ndarray, "n o"], targets: Sequence[Target]
+) -> Float64[np.ndarray, "n o"]:
+    """Turn what a model gives into values in the label's unit, and probabilities of classes.
+
+    A binary target has the probability of class 1, a multi-class one that of each class.
+    """
+    columns = []
+    for target, where in zip(targets, output_slices(targets), strict=True):
+        found = output[:, where].astype(np.float64)
+        if target.kind == "binary":
+            found = expit(found)
+        elif target.kind == "multiclass":
+            found = softmax(found, 1)
+        else:
+            found = found * target.scale + target.mean
+            # Beyond, the squares that figures are made of would not fit a float.
+            found = 10.0 ** found.clip(-100, 100) if target.log10 else found
+        columns.append(found)
+    return np.concatenate(columns, 1)
+
+
+def mean_of_members(
+    values: Float64[np.ndarray, "m n o"], targets: Sequence[Target]
+) -> Float64[np.ndarray, "n o"]:
+    """Mean of the members' values (of `in_units`); of logarithms where these are learnt."""
+    mean = values.mean(0)
+    for target, where in zip(targets, output_slices(targets), strict=True):
+        if target.log10:
+            mean[:, where] = 10.0 ** np.log10(values[..., where]).mean(0)
+    return mean
+
+
+def spread_of_members(
+    values: Float64[np.ndarray, "m n o"], targets: Sequence[Target]
+) -> Float64[np.ndarray, "n o"] | None:
+    """Standard deviation of what `mean_of_members` is the mean of; None of a single member."""
+    if len(values) == 1:
+        return None
+    spread = values.std(0)
+    for target, where in zip(targets, output_slices(targets), strict=True):
+        if target.log10:
+            spread[:, where] = np.log10(values[..., where]).std(0)
+    return spread
+
+
+def result_names(
+    targets: Sequence[Target], n_members: int = 1, sureness: Sureness | None = None
+) -> list[str]:
+    """Name the columns of predictions.
+
+    NAME_pred has a value in the label's unit, or the likeliest of several classes; NAME_log10_pred
+    the logarithm where it is learnt; NAME_prob the probability of class 1, NAME_prob_CLASS that of
+    one of several classes. Where the model file knows how sure a value is, NAME_std is the standard
+    deviation of its error and NAME_low and NAME_high bound it; NAME_set has the classes that cannot
+    be excluded. Else, and for classes, NAME_std of an ensemble is the standard deviation of the
+    members (of the probability of the class that is named, for several classes). NAME_log10_std is
+    that of the logarithms.
+    """
+    names, known = [], sureness or Sureness()
+    for target in targets:
+        ends = ["prob" if target.kind == "binary" else "pred"]
+        if target.kind == "multiclass":
+            ends += [f"prob_{label}" for label in target.classes]
+        ends += ["log10_pred"] if target.log10 else []
+        if n_members > 1 and target.name not in known.values:
+            ends += ["std", "log10_std"] if target.log10 else ["std"]
+        names += [f"{target.name}_{end}" for end in ends] + known.names(target)
+    return names
+
+
+def result_columns(
+    values: Float64[np.ndarray, "m n o"],
+    targets: Sequence[Target],
+    sureness: Sureness,
+    confidence: float,
+) -> dict[str, pa.Array]:
+    """Make the columns that `result_names` names."""
+    raw, spreads = mean_of_members(values, targets), spread_of_members(values, targets)
+    means = sureness.calibrated(targets, raw)
+    columns: list[pa.Array] = []
+    for target, where in zip(targets, output_slices(targets), strict=True):
+        mean, each = means[:, where], values[..., where]
+        spread = each.std(0)
+        if target.kind == "multiclass":
+            chosen = mean.argmax(1)
+            names = np.array(target.classes, object)[chosen]
+            columns.append(pa.array(names, pa.string(), mask=np.isnan(mean[:, 0])))
+            columns += [pa.array(column, from_pandas=True) for column in mean.T]
+            spread = np.take_along_axis(spread, chosen[:, None], 1)
+        else:
+            columns.append(pa.array(mean[:, 0], from_pandas=True))
+        if target.log10:
+            columns.append(pa.array(np.log10(mean[:, 0]), from_pandas=True))
+        if len(values) > 1 and target.name not in sureness.values:
+            columns.append(pa.array(spread[:, 0], from_pandas=True))
+            if target.log10:
+                columns.append(pa.array(np.log10(each).std(0)[:, 0], from_pandas=True))
+        found = None if spreads is None else spreads[:, where]
+        told = sureness.columns(target, raw[:, where], found, confidence)
+        columns += [pa.array(column, from_pandas=True) for column in told.values()]
+    return dict(zip(result_names(targets, len(values), sureness), columns, strict=True))
+
+
+def domain_names(domain: Domain | None) -> list[str]:
+    """Name the columns that say how near the training set is; none where the file has none.
+
+    `domain` is in words (see `domain.LIKE` and so on), `similarity` that of the most similar
+    training molecule (Tanimoto, ECFP4), and `nearest` its SMILES; or, where the file keeps no
+    SMILES, `nearest_row` its row in the training file, counted from 1.
+    """
+    if domain is None:
+        return []
+    return ["domain", "similarity", "nearest_row" if domain.smiles is None else "nearest"]
+
+
+def domain_columns(domain: Domain, nearness: Nearness) -> dict[str, pa.Array]:
+    """Make the columns that `domain_names` names."""
+    is_unknown = np.isnan(nearness.similarity)
+    nearest = nearness.row + 1 if domain.smiles is None else np.array(nearness.smiles, object)
+    columns = (np.array(nearness.words, object), nearness.similarity, nearest)
+    kinds = (pa.string(), pa.float64(), pa.int64() if domain.smiles is None else pa.string())
+    told = [pa.array(c, kind, mask=is_unknown) for c, kind in zip(columns, kinds, strict=True)]
+    return dict(zip(domain_names(domain), told, strict=True))
