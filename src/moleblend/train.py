@@ -69,9 +69,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
     for note in table.notes:
         say(note)
     if not len(table):
-        raise ValueError(
-            f"{config.data}: the table has no rows, molecules with labels were expected"
-        )
+        raise ValueError(f"{config.data}: none of its 0 rows can be used")
     smiles = (
         "" if table.blocks and not config.smiles else config.smiles or find_smiles_column(table)
     )
