@@ -94,6 +94,21 @@ def test_the_prediction_is_that_of_predict(make: Make) -> None:
         assert [gap, 1 / (1 + np.exp(-odds))] == pytest.approx(said, abs=1e-5)
 
 
+def test_of_several_geometries_the_mean_is_explained(make: Make) -> None:
+    predictor = make()
+    near = replace(placed("CC(=O)NC"), energies=None)
+    far = replace(near, positions=near.positions * np.float32(1.4))
+    both = replace(near, positions=np.concatenate([near.positions, far.positions]))
+    found, parts = one(predictor, both), [one(predictor, near), one(predictor, far)]
+    assert np.abs(parts[0].atoms - parts[1].atoms).max() > 1e-3
+    for name in ("answer", "atoms", "kinds", "views", "pairs"):
+        mean = np.mean([getattr(part, name) for part in parts], 0)
+        np.testing.assert_allclose(getattr(found, name), mean, atol=1e-5)
+    table = predictor.predict([both])
+    said = [table.column(name)[0].as_py() for name in ("gap_pred", "toxic_prob")]
+    assert found.prediction == pytest.approx(said, abs=1e-5)
+
+
 def test_atoms_by_hand(make: Make) -> None:
     """What an atom gives alone and what is lost without it, by predicting such molecules."""
     predictor = make("2d")

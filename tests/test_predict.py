@@ -1,5 +1,6 @@
 import gzip
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,46 @@ def test_conformers_are_computed_where_training_did(make: Make) -> None:
     assert table.column("status").to_pylist()[0] == "ok"
     assert predictor.predict(["CCO"]).column("gap_pred")[0].as_py() == pytest.approx(
         table.column("gap_pred")[0].as_py(), abs=1e-6
+    )
+
+
+def several(smiles: str, n: int) -> Molecule:
+    """A molecule with n geometries that differ."""
+    molecule = add_positions(read_smiles(smiles), seed=0)
+    stretched = [molecule.positions[0] * (1 + 0.3 * k) for k in range(n)]
+    return replace(molecule, positions=np.stack(stretched).astype(np.float32), energies=None)
+
+
+def test_of_several_geometries_the_mean_is_predicted(make: Make) -> None:
+    """Whatever else is in the batch, in whatever order they stand; of a class the mean log-odds."""
+    predictor = make("both")
+    predictor.model.encoder.kernels.spread()
+    for parameter in predictor.model.encoder.distance_bias.parameters():
+        parameter.data *= 5  # so that geometry matters
+    whole, small = several("CC(=O)NC", 3), several("CO", 2)
+    parts = [replace(whole, positions=whole.positions[[k]]) for k in range(3)]
+    each = predictor.predict(parts)
+    gaps = np.array(each.column("gap_pred"))
+    odds = np.array([np.log(p / (1 - p)) for p in each.column("toxic_prob").to_pylist()])
+    assert np.ptp(gaps) > 1e-3
+    assert np.ptp(odds) > 1e-3
+    turned = replace(whole, positions=whole.positions[::-1].copy())
+    table = predictor.predict([small, whole, parts[0], turned])
+    for row in (1, 3):
+        assert table.column("gap_pred")[row].as_py() == pytest.approx(gaps.mean(), abs=1e-5)
+        probability = 1 / (1 + np.exp(-odds.mean()))
+        assert table.column("toxic_prob")[row].as_py() == pytest.approx(probability, abs=1e-5)
+    assert table.column("gap_pred")[2].as_py() == pytest.approx(gaps[0], abs=1e-5)
+    vectors = predictor.embed([small, whole, *parts])
+    np.testing.assert_allclose(vectors[1], vectors[2:].mean(0), atol=1e-5)
+
+
+def test_without_geometry_several_geometries_are_one(make: Make) -> None:
+    predictor = make("both")
+    molecule = several("CC(=O)NC", 3)
+    with_one = replace(molecule, positions=molecule.positions[:1])
+    np.testing.assert_array_equal(
+        predictor.embed([molecule], views="2d"), predictor.embed([with_one], views="2d")
     )
 
 

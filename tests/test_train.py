@@ -391,9 +391,12 @@ def test_an_sdf_has_its_labels_and_its_geometry(config: TrainConfig, tmp_path: P
     assert all(row.molecule and row.molecule.n_conformers for row in result.rows)
 
 
-def test_conformers_are_computed_for_training_and_prediction(config: TrainConfig) -> None:
+@pytest.mark.parametrize("freeze", [False, True])
+def test_conformers_are_computed_for_training_and_prediction(
+    config: TrainConfig, freeze: bool
+) -> None:
     write(Path(config.data), smiles=CHAINS[:20], y=N_CARBONS[:20], part=PARTS[:20])
-    result, told = run(replace(config, conformers=2, epochs=1))
+    result, told = run(replace(config, conformers=2, epochs=1, freeze=freeze))
     assert "views both" in told
     assert all(row.molecule and row.molecule.n_conformers == 2 for row in result.rows)
     table = Predictor(result.model).predict(config.data)

@@ -175,7 +175,7 @@ def choose_targets(predictor: Predictor, names: Sequence[str]) -> list[int]:
 
 
 def _mean(members: Sequence[Contributions]) -> Contributions:
-    """Take the mean of what the members of an ensemble say."""
+    """Take the mean of what the members of an ensemble say, or what is said of geometries."""
     names = [field.name for field in fields(Contributions) if field.name != "targets"]
     means = {name: np.mean([getattr(member, name) for member in members], 0) for name in names}
     return replace(members[0], **means)
@@ -201,18 +201,41 @@ def contributions(
 
     Args:
         model: in evaluation mode, so that nothing is left to chance.
-        molecule: of its geometries the first is used.
+        molecule: of several geometries the mean is taken, as the prediction takes it.
         views: what the model is shown of it.
         targets: places of those to explain among the model's.
         device: where the model is.
     """
-    batch = collate([molecule]).to(device)
-    shown = show(batch, views)
     chosen = tuple(as_learnt(model.config.targets[k]) for k in targets)
-    scale = np.array([1.0 if target.kind == "binary" else target.scale for target in chosen])
+    n_geometries = max(molecule.n_conformers, 1) if views != "2d" else 1
+    each = []
+    for conformer in range(n_geometries):
+        batch = collate([molecule], [conformer]).to(device)
+        each.append(_of_geometry(model, batch, show(batch, views), targets, chosen))
+    found = _mean(each)
+    # The mean is taken of what is learnt, before a logit becomes a probability.
+    scale = np.array([_scale(target) for target in chosen])
+    return replace(
+        found, prediction=in_units(((found.answer - found.start) / scale)[None], chosen)[0]
+    )
+
+
+def _scale(target: Target) -> float:
+    return 1.0 if target.kind == "binary" else target.scale
+
+
+def _of_geometry(
+    model: Model,
+    batch: Batch,
+    shown: Blend,
+    targets: Sequence[int],
+    chosen: tuple[Target, ...],
+) -> Contributions:
+    """Share out what is predicted of one geometry."""
+    scale = np.array([_scale(target) for target in chosen])
     start = np.array([0.0 if target.kind == "binary" else target.mean for target in chosen])
 
-    n = molecule.n_atoms
+    n, device = batch.is_atom.shape[1], batch.is_atom.device
     all_there = torch.ones((1, n), dtype=torch.bool, device=device)
     raw = _answers(model, batch, shown, all_there)[:, list(targets)]
     whole = raw[0] * scale

@@ -4,7 +4,8 @@ import copy
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Generator, Iterator, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from moleblend.batch import Batch, collate, shuffled_batches
-from moleblend.blending import Views, show
+from moleblend.blending import Blend, Views, show
 from moleblend.columns import in_units
 from moleblend.heads import Model, Target, output_slices
 from moleblend.metrics import (
@@ -29,7 +30,7 @@ from moleblend.metrics import (
     regression_metrics,
 )
 from moleblend.molecule import Molecule
-from moleblend.predict import in_batches
+from moleblend.predict import in_batches, over_geometries
 from moleblend.settings import TrainConfig
 
 
@@ -192,40 +193,52 @@ class FineTuning(pl.LightningModule):
             return self.model.property_head(molecules, joined)
         return self.model(molecules, show(molecules, self.views), joined)
 
-    @torch.no_grad()
     def _outputs(self, part: Labelled) -> Float32[Tensor, "m o"]:
-        was_training = self.model.training
-        self.model.eval()
-        n_outputs = sum(target.n_outputs for target in self.model.config.targets)
-        outputs = torch.zeros(len(part), n_outputs)
+        """Apply the model; of several geometries the mean is taken, as in `predict`."""
         features = torch.from_numpy(part.features).to(self.device)
-        if self.config.freeze:
-            firsts = torch.stack([vectors[0] for vectors in self._vectors(part)])
-            outputs[:] = self._answer(firsts.to(self.device), features).cpu()
-        else:
-            for places in in_batches([molecule.n_atoms for molecule in part.molecules]):
-                batch = collate([part.molecules[place] for place in places]).to(self.device)
-                outputs[places] = self._answer(batch, features[places]).cpu()
-        self.model.train(was_training)
-        return outputs
+        n_outputs = sum(target.n_outputs for target in self.model.config.targets)
+        with _without_dropout(self.model):
+            if self.config.freeze:
+                return self._of_vectors(part, features)
+
+            def answer(places: list[int], batch: Batch, blend: Blend) -> Tensor:
+                joined = features[places] if self.model.config.features else None
+                return self.model(batch, blend, joined)
+
+            found = over_geometries(part.molecules, self.views, answer, n_outputs, self.device)
+        return torch.from_numpy(found)
+
+    @torch.no_grad()
+    def _of_vectors(
+        self, part: Labelled, features: Float32[Tensor, "m f"]
+    ) -> Float32[Tensor, "m o"]:
+        """Apply the head to vectors that are known."""
+        vectors = self._vectors(part)
+        places = [place for place, found in enumerate(vectors) for _ in found]
+        each = self._answer(torch.cat(vectors).to(self.device), features[places]).cpu()
+        return torch.stack([part.mean(0) for part in each.split([len(v) for v in vectors])])
 
     def embeddings(self, part: Labelled) -> Float32[np.ndarray, "m d"]:
-        """Give the vector of each molecule, of its first geometry, by the present weights."""
+        """Give the vector of each molecule by the present weights, as `predict` computes it."""
         if self.config.freeze:
-            return torch.stack([vectors[0] for vectors in self._vectors(part)]).numpy()
-        return self._embedded(part, [(place, 0) for place in range(len(part))]).numpy()
+            return torch.stack([vectors.mean(0) for vectors in self._vectors(part)]).numpy()
+
+        def answer(_: list[int], batch: Batch, blend: Blend) -> Tensor:
+            return self.model.embed(batch, blend)
+
+        width = self.model.config.encoder.width
+        with _without_dropout(self.model):
+            return over_geometries(part.molecules, self.views, answer, width, self.device)
 
     @torch.no_grad()
     def _embedded(self, part: Labelled, wanted: list[tuple[int, int]]) -> Float32[Tensor, "w d"]:
         """Embed molecules without dropout; each is named by its place and its geometry."""
-        was_training = self.model.training
-        self.model.eval()
         found = torch.zeros(len(wanted), self.model.config.encoder.width)
-        for chosen in in_batches([part.molecules[place].n_atoms for place, _ in wanted]):
-            molecules = [part.molecules[wanted[k][0]] for k in chosen]
-            batch = collate(molecules, [wanted[k][1] for k in chosen]).to(self.device)
-            found[chosen] = self.model.embed(batch, show(batch, self.views)).cpu()
-        self.model.train(was_training)
+        with _without_dropout(self.model):
+            for chosen in in_batches([part.molecules[place].n_atoms for place, _ in wanted]):
+                molecules = [part.molecules[wanted[k][0]] for k in chosen]
+                batch = collate(molecules, [wanted[k][1] for k in chosen]).to(self.device)
+                found[chosen] = self.model.embed(batch, show(batch, self.views)).cpu()
         return found
 
     def _vectors(self, part: Labelled) -> list[Float32[Tensor, "c d"]]:
@@ -279,6 +292,17 @@ class FineTuning(pl.LightningModule):
             f"{what} of epoch {self.current_epoch + 1} is not finite: a learning_rate below "
             f"{self.config.learning_rate:g} may help"
         )
+
+
+@contextmanager
+def _without_dropout(model: Model) -> Generator[None]:
+    """Let a model answer as it will when it is used."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 class _Epochs(Sampler[list[int]], Sized):

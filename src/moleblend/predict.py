@@ -11,7 +11,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from moleblend import checkpoint
@@ -250,7 +250,6 @@ class Predictor:
                     raise MoleculeError(f"{table.source}: {table.place(k)}: {row.reason}")
         return table, rows
 
-    @torch.inference_mode()
     def _run(
         self,
         rows: list[Row],
@@ -260,11 +259,13 @@ class Predictor:
     ) -> Float32[np.ndarray, "n w"]:
         """Apply a function of molecules, batch and blend to all usable rows; NaN elsewhere."""
         results = np.full((len(rows), width), np.nan, np.float32)
-        usable = [(k, row.molecule) for k, row in enumerate(rows) if row.molecule is not None]
-        for places in in_batches([molecule.n_atoms for _, molecule in usable]):
-            chosen, molecules = zip(*(usable[place] for place in places), strict=True)
-            batch = collate(molecules).to(self.device)
-            results[list(chosen)] = function(molecules, batch, show(batch, views)).cpu().numpy()
+        usable = [k for k, row in enumerate(rows) if row.molecule is not None]
+        molecules = [row.molecule for row in rows if row.molecule is not None]
+
+        def answer(places: list[int], batch: Batch, blend: Blend) -> Tensor:
+            return function([molecules[place] for place in places], batch, blend)
+
+        results[usable] = over_geometries(molecules, views, answer, width, self.device)
         return results
 
 
@@ -361,6 +362,40 @@ def _nearness(domain: Domain, vectors: Float32[np.ndarray, "n d"], rows: list[Ro
         known = vectors.copy()
         known[[not is_readable(text) for text in smiles]] = np.nan
         return domain.near(known, smiles)
+
+
+@torch.inference_mode()
+def over_geometries(
+    molecules: Sequence[Molecule],
+    views: Views,
+    function: Callable[[list[int], Batch, Blend], Float[Tensor, "b w"]],
+    width: int,
+    device: torch.device | str,
+) -> Float32[np.ndarray, "m w"]:
+    """Apply a function to all molecules; of several geometries the mean is taken.
+
+    Args:
+        molecules: any number.
+        views: what is shown of them; without geometry each is asked for once.
+        function: of the places of the molecules of a batch, the batch, and what is shown of it.
+        width: of what the function gives.
+        device: where batches are put.
+    """
+    asked = [
+        (place, conformer)
+        for place, molecule in enumerate(molecules)
+        for conformer in range(max(molecule.n_conformers, 1) if views != "2d" else 1)
+    ]
+    total = torch.zeros(len(molecules), width)
+    for chosen in in_batches([molecules[place].n_atoms for place, _ in asked]):
+        places, conformers = map(list, zip(*(asked[k] for k in chosen), strict=True))
+        batch = collate([molecules[place] for place in places], conformers).to(device)
+        found = function(places, batch, show(batch, views)).float().cpu()
+        total.index_add_(0, torch.tensor(places), found)
+    times = torch.tensor([place for place, _ in asked], dtype=torch.int64).bincount(
+        minlength=len(molecules)
+    )
+    return (total / times[:, None]).numpy()
 
 
 def in_batches(n_atoms: Sequence[int]) -> Iterator[list[int]]:
