@@ -13,9 +13,10 @@ import pytest
 
 from moleblend import build
 from moleblend.build import BuildAccount, build_store, count_unfinished
-from moleblend.chem import add_positions, read_smiles
+from moleblend.chem import read_smiles
 from moleblend.conformers import ConformerConfig
 from moleblend.files import alone_with
+from moleblend.geometry import add_positions
 from moleblend.store import MoleculeStore
 
 METHANOL = """{title}

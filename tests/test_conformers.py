@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moleblend.chem import TooSlowError, add_positions, read_smiles
+from moleblend.chem import read_smiles
 from moleblend.conformers import ConformerConfig, Conformers, ConformerWorker, cache_folder
+from moleblend.geometry import TooSlowError, add_positions
 from moleblend.molecule import MoleculeError
 
 

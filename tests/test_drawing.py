@@ -3,8 +3,9 @@ import re
 import numpy as np
 import pytest
 
-from moleblend.chem import add_positions, read_mol_block, read_smiles
+from moleblend.chem import read_mol_block, read_smiles
 from moleblend.drawing import Arc, draw_contributions, draw_svg, shade
+from moleblend.geometry import add_positions
 
 SPOT = re.compile(r"<ellipse cx='([\d.]+)' cy='([\d.]+)'[^>]*fill:(#[0-9A-F]{6})")
 

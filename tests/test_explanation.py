@@ -10,9 +10,10 @@ from conftest import AWKWARD
 from moleblend import checkpoint
 from moleblend.batch import collate
 from moleblend.blending import show
-from moleblend.chem import add_positions, read_mol_block, read_smiles
+from moleblend.chem import read_mol_block, read_smiles
 from moleblend.encoder import EncoderConfig
 from moleblend.explanation import Contributions, explain
+from moleblend.geometry import add_positions
 from moleblend.heads import HeadsConfig, Model, ModelConfig, Target
 from moleblend.molecule import Molecule
 from moleblend.predict import Predictor

@@ -9,8 +9,9 @@ import torch
 from moleblend import objectives
 from moleblend.batch import collate
 from moleblend.blending import BlendConfig, draw_blend
-from moleblend.chem import add_positions, read_smiles
+from moleblend.chem import read_smiles
 from moleblend.encoder import EncoderConfig, initialise
+from moleblend.geometry import add_positions
 from moleblend.heads import HeadsConfig, Model, ModelConfig
 from moleblend.objectives import (
     ObjectiveConfig,

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from moleblend import checkpoint, predict
-from moleblend.chem import TooSlowError, add_positions, read_smiles
+from moleblend.chem import read_smiles
 from moleblend.columns import in_units
 from moleblend.encoder import EncoderConfig
+from moleblend.geometry import TooSlowError, add_positions
 from moleblend.heads import HeadsConfig, Model, ModelConfig, Target
 from moleblend.molecule import Molecule, MoleculeError
 from moleblend.predict import Predictor, in_batches

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from moleblend.chem import RDKIT_VERSION, TooSlowError, add_positions
+from moleblend.chem import RDKIT_VERSION
 from moleblend.engines import end_with_parent
+from moleblend.geometry import TooSlowError, add_positions
 from moleblend.molecule import Molecule, MoleculeError
 
 Compute = Callable[..., Molecule]
-"""What computes: `chem.add_positions`, or in a test a function of the same arguments."""
+"""What computes: `geometry.add_positions`, or in a test a function of the same arguments."""
 
 _METHOD = "ETKDGv3, 200 steps of MMFF94 or UFF, 1"
 """Part of every key: to be changed when `add_positions` would give other geometries."""

@@ -19,10 +19,11 @@ from moleblend import checkpoint
 from moleblend.batch import collate
 from moleblend.blending import draw_blend, show
 from moleblend.build import build_store
-from moleblend.chem import add_positions, read_smiles
+from moleblend.chem import read_smiles
 from moleblend.config import to_dict
 from moleblend.demo_page import Demonstration, Example, write_demo_report
 from moleblend.encoder import EncoderConfig
+from moleblend.geometry import add_positions
 from moleblend.molecule import Molecule, MoleculeError
 from moleblend.page import require_matplotlib
 from moleblend.predict import Predictor
