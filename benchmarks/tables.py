@@ -7,6 +7,7 @@ python -m benchmarks.tables --check  # says whether the pages are up to date, an
 import csv
 import statistics
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def main(is_check: bool) -> int:
     pages = {
         README: {
             "views": views(),
-            "properties": properties(),
+            "properties": properties("U"),
             "step": step(),
             "featurise": featurise(),
             "build": build(),
@@ -105,25 +106,85 @@ def views() -> str:
     return "\n".join(lines) + "\n"
 
 
-def properties() -> str:
-    """Tabulate the fine-tuned models: mean and standard deviation over seeds."""
-    rows = _read(HERE / "results.csv")
-    sets = list(dict.fromkeys((row["dataset"], row["metric"], row["unit"]) for row in rows))
-    heads = [
-        f"{name.upper()} ({', '.join(filter(None, (metric, unit)))})" for name, metric, unit in sets
-    ]
-    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    for model in dict.fromkeys(row["model"] for row in rows):
-        cells = []
-        for name, _, _ in sets:
-            values = [
-                float(row["value"])
-                for row in rows
-                if (row["dataset"], row["model"]) == (name, model)
+def properties(protocol: str) -> str:
+    """Tabulate the fine-tuned models on one protocol: mean and standard deviation over seeds."""
+    rows = [row for row in _read(HERE / "results.csv") if row["protocol"] == protocol]
+    return _by_set_and_model(rows, _figure)
+
+
+def costs() -> str:
+    """Tabulate what a training took, protocol U: minutes and MB of memory, medians over seeds."""
+    rows = [row for row in _read(HERE / "results.csv") if row["protocol"] == "U"]
+    return _by_set_and_model(rows, _cost)
+
+
+def _by_set_and_model(
+    rows: list[dict[str, str]], tell: Callable[[list[dict[str, str]]], str]
+) -> str:
+    """Tabulate runs, a line for each set and a column for each model."""
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    lines = [f"| | {' | '.join(models)} |", "|---" * (len(models) + 1) + "|"]
+    for name, metric, unit in dict.fromkeys((r["dataset"], r["metric"], r["unit"]) for r in rows):
+        cells = [
+            tell([row for row in rows if (row["dataset"], row["model"]) == (name, model)])
+            for model in models
+        ]
+        told = ", ".join(filter(None, (metric, unit)))
+        lines.append(f"| {name.upper()} ({told}) | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _figure(runs: list[dict[str, str]]) -> str:
+    values = [float(run["value"]) for run in runs]
+    if not values:
+        return ""
+    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{spread} ({len(values)})"
+
+
+def _cost(runs: list[dict[str, str]]) -> str:
+    minutes = [float(run["minutes"]) for run in runs]
+    memory = [float(run["peak_mb"]) for run in runs if run["peak_mb"]]
+    if not minutes:
+        return ""
+    told = f"{statistics.median(minutes):.1f} min"
+    return f"{told}, {statistics.median(memory):,.0f} MB" if memory else told
+
+
+def defaults() -> str:
+    """Tabulate what each way of fine-tuning changes: its error over that of the default, in %.
+
+    The error is the RMSE, or 1 - ROC-AUC; the mean and its standard error over seeds, each with the
+    default of the same split and seed.
+    """
+    rows = _read(HERE / "defaults.csv")
+    sets = list(dict.fromkeys(row["dataset"] for row in rows))
+    error = {
+        (row["dataset"], row["way"], row["seed"]): float(row["test"])
+        if row["metric"] == "RMSE"
+        else 1 - float(row["test"])
+        for row in rows
+    }
+    lines = [f"| | {' | '.join(s.upper() for s in sets)} | mean |", "|---" * (len(sets) + 2) + "|"]
+    for way in dict.fromkeys(row["way"] for row in rows):
+        if way == "default":
+            continue
+        cells, means = [], []
+        for name in sets:
+            changes = [
+                100 * (error[name, way, seed] / error[name, "default", seed] - 1)
+                for of, how, seed in error
+                if (of, how) == (name, way) and (name, "default", seed) in error
             ]
-            spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.3f}{spread} ({len(values)})" if values else "")
-        lines.append(f"| {model} | " + " | ".join(cells) + " |")
+            if not changes:
+                cells.append("")
+                continue
+            means.append(statistics.mean(changes))
+            spread = ""
+            if len(changes) > 1:
+                spread = f" ± {statistics.stdev(changes) / len(changes) ** 0.5:.1f}"
+            cells.append(f"{means[-1]:+.1f}{spread} ({len(changes)})")
+        lines.append(f"| {way} | {' | '.join(cells)} | {statistics.mean(means):+.1f} |")
     return "\n".join(lines) + "\n"
 
 

@@ -31,8 +31,8 @@ class TrainConfig:
         log_scale: targets whose log10 is learnt.
         views: what is used of each molecule: `2d`, `3d`, `both`; `auto` is both if any row has a
             geometry.
-        conformers: geometries computed for each molecule that comes without; more than one are
-            drawn from at random in each epoch.
+        conformers: geometries computed for each molecule that comes without; of more than one an
+            epoch draws one at random, and predictions are the mean over all.
         folds: cross-validation in so many folds instead of one test part; each fold is tested once,
             the next one validates. The model file holds the models of all folds.
         seeds: repeats with other seeds on the same split; the model file holds the first.
