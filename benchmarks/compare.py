@@ -2,7 +2,8 @@
 
     python -m benchmarks.compare --chemprop /path/to/chemprop --sets esol bbbp --seeds 0 1 2
 
-Appends to `benchmarks/results.csv` one row per set, protocol, model and seed; a row that is there
+Appends to `benchmarks/results.csv` one row per set, protocol, model and seed, and to
+`benchmarks/sureness.csv` what the sureness of each moleblend model was worth; a row that is there
 stays. Every model is trained by the command that a user would type, in a process of its own, and
 told the same rows and parts; it predicts the test part once, and all predictions are scored here.
 On protocol U the split is the column of the file, on H it is `scaffold_split` of the raw file.
@@ -10,6 +11,7 @@ On protocol U the split is the column of the file, on H it is `scaffold_split` o
 
 import csv
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -50,6 +52,11 @@ FIELDS = (
     "minutes",
     "peak_mb",
 )
+SURENESS_FIELDS = (
+    *("dataset", "protocol", "split_hash", "model", "seed", "n_targets"),
+    *("ECE_before", "ECE_after", "ECE_after_if_right"),
+    *("quantile_error", "coverage", "mean_set_size", "rank_correlation", "checkpoint", "commit"),
+)
 UNITS = {"esol": "log mol/L", "freesolv": "kcal/mol", "lipo": "log D"}
 
 
@@ -66,6 +73,7 @@ class Options:
         chemprop: its command, in an environment of its own; chemprop is left out without it.
         out: folder for the runs.
         results: the table to append to.
+        sureness: another, of how sure moleblend's models were.
     """
 
     sets: tuple[str, ...] = ("freesolv", "esol", "bbbp", "bace", "clintox", "sider", "lipo")
@@ -76,6 +84,7 @@ class Options:
     chemprop: Path | None = None
     out: Path = Path("runs/compare")
     results: Path = Path(__file__).parent / "results.csv"
+    sureness: Path = Path(__file__).parent / "sureness.csv"
 
 
 @dataclass(frozen=True)
@@ -139,7 +148,10 @@ def main(options: Options) -> None:
                         f"{minutes:.1f}",
                         f"{peak_mb:.0f}",
                     )
-                    _append(options.results, row)
+                    if model in ("pretrained", "random weights"):
+                        known = (*row[:5], *sureness_of(run / "metrics.json"), used, commit)
+                        _append(options.sureness, SURENESS_FIELDS, known)
+                    _append(options.results, FIELDS, row)
                     print(*row, flush=True)
 
 
@@ -218,6 +230,22 @@ def score(task: Task, predicted: Float64[np.ndarray, "m t"]) -> float:
     return value
 
 
+def sureness_of(path: Path) -> tuple[object, ...]:
+    """Read what sureness was worth on test: means over the targets, coverage over all labels."""
+    told = json.loads(path.read_text(encoding="utf-8"))["uncertainty"]["test"].values()
+
+    def mean(name: str) -> str:
+        values = [found[name] for found in told if found.get(name) is not None]
+        return f"{np.mean(values):.4f}" if values else ""
+
+    judged = [found["coverage"] for found in told if found["coverage"]["n"]]
+    n = sum(one["n"] for one in judged)
+    coverage = f"{sum(one['observed'] * one['n'] for one in judged) / n:.4f}" if n else ""
+    before = (mean("ECE_before"), mean("ECE_after"), mean("ECE_after_if_right"))
+    others = (mean("mean_set_size"), mean("rank_correlation"))
+    return len(told), *before, mean("quantile_error"), coverage, *others
+
+
 def _timed(command: list[str], run: Path) -> tuple[float, float]:
     """Run a command in a process of its own; give its minutes and its largest memory in MB."""
     log = run.with_suffix(".log")
@@ -246,12 +274,12 @@ def _read(path: Path) -> set[tuple[str, ...]]:
         return {tuple(row[name] for name in names) for row in csv.DictReader(file)}
 
 
-def _append(path: Path, row: tuple[object, ...]) -> None:
+def _append(path: Path, names: Sequence[str], row: tuple[object, ...]) -> None:
     is_new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         if is_new:
-            writer.writerow(FIELDS)
+            writer.writerow(names)
         writer.writerow(row)
 
 

@@ -188,6 +188,26 @@ def defaults() -> str:
     return "\n".join(lines) + "\n"
 
 
+def sureness() -> str:
+    """Tabulate how sure the models were, on the test parts: means over seeds."""
+    rows = _read(HERE / "sureness.csv")
+    heads = ("model", "ECE before", "ECE after", "ECE of right ones", "quantile error")
+    heads += ("coverage of 90 %", "classes in a set", "seeds")
+    lines = [f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    names = ("ECE_before", "ECE_after", "ECE_after_if_right", "quantile_error", "coverage")
+    names += ("mean_set_size",)
+    for key in dict.fromkeys((row["dataset"], row["protocol"], row["model"]) for row in rows):
+        runs = [row for row in rows if (row["dataset"], row["protocol"], row["model"]) == key]
+        cells = []
+        for name in names:
+            values = [float(run[name]) for run in runs if run[name]]
+            cells.append(f"{statistics.mean(values):.3f}" if values else "")
+        lines.append(
+            f"| {key[0].upper()}, {key[1]} | {key[2]} | {' | '.join(cells)} | {len(runs)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def leakage() -> str:
     """Tabulate what the test part of each published split shares with train."""
     lines = [
