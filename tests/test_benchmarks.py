@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import AWKWARD
 
-from benchmarks import plain, plain_model
+from benchmarks import compare, defaults, plain, plain_model, tables
 from benchmarks.uncertainty import Predictions, weighted_intervals
 from moleblend.batch import collate
 from moleblend.blending import BlendConfig, draw_blend
@@ -16,6 +16,7 @@ from moleblend.conformal import IntervalCalibration
 from moleblend.encoder import EncoderConfig, initialise
 from moleblend.heads import HeadsConfig, Model, ModelConfig
 from moleblend.objectives import ObjectiveConfig, blend_then_predict
+from moleblend.tables import read_table
 
 
 def test_the_straightforward_way_gives_the_same_batch():
@@ -83,3 +84,32 @@ def test_equal_weights_are_plain_split_conformal():
     assert found == pytest.approx(plain_ones)
     far = Predictions(predicted[19:], np.ones(10), label[19:], np.full(10, 1.0))
     assert np.isinf(weighted_intervals(known, np.ones(19), far, np.ones(10))).all()
+
+
+@pytest.mark.usefixtures("data_folder")
+def test_defaults_are_chosen_without_any_tested_molecule(tmp_path):
+    data, targets, is_regression = defaults.development_table("freesolv", 0, tmp_path)
+    rows = read_table(data)
+    tested = read_table(compare.prepare("freesolv", "U", tmp_path).test)
+    assert not set(rows.column("smiles").to_pylist()) & set(tested.column("smiles").to_pylist())
+    assert set(rows.column("split").to_pylist()) == {"train", "valid", "test"}
+    assert (targets, is_regression, len(rows)) == (("expt",), True, 642 - len(tested))
+    again, _, _ = defaults.development_table("freesolv", 1, tmp_path)
+    assert read_table(again).column("split") != rows.column("split")
+
+
+def test_a_way_is_compared_with_the_default_of_its_own_seed(monkeypatch, tmp_path):
+    lines = [
+        "dataset,seed,way,metric,validation,test",
+        "a,0,default,RMSE,9,2.0",
+        "a,1,default,RMSE,9,1.0",
+        "a,0,new,RMSE,9,1.0",
+        "a,1,new,RMSE,9,1.5",
+        "a,2,new,RMSE,9,7.0",
+        "b,0,default,ROC-AUC,9,0.8",
+        "b,0,new,ROC-AUC,9,0.9",
+    ]
+    (tmp_path / "defaults.csv").write_text("\n".join(lines) + "\n")
+    monkeypatch.setattr(tables, "HERE", tmp_path)
+    # -50 % and +50 % with a standard error of 50; 0.2 wrong pairs become 0.1
+    assert "| new | +0.0 ± 50.0 (2) | -50.0 (1) | -25.0 |" in tables.defaults()
