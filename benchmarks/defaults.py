@@ -41,6 +41,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "ecfp4": {"features": ("ecfp4",)},
     "ecfp4 and descriptors": {"features": ("ecfp4", "descriptors")},
     "random weights, descriptors": {"source": "scratch", "features": ("descriptors",)},
+    "read-out of all layers": {"readout": "layers"},
     "layer decay 0.8": {"layer_decay": 0.8},
     "EMA 0.99": {"ema": 0.99},
     "learning rate 1e-4": {"learning_rate": 1e-4},

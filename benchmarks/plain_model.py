@@ -98,12 +98,17 @@ def encode(encoder: Encoder, batch: Batch, blend: Blend) -> Encoded:
     atoms = atoms + config.centrality_scale * encoder.centrality(seen) * blend.atoms[..., 1:]
     tokens = torch.cat([embedding.virtual.expand(len(batch), 1, -1), atoms], 1)
     tokens = F.dropout(encoder.norm(tokens), config.dropout, encoder.training)
+    states = []
     for layer in encoder.layers:
         assert isinstance(layer, Layer)
         tokens = layer.attention_norm(tokens + drop(layer, attend(layer, tokens, bias)))
         inner = F.dropout(F.gelu(layer.up(tokens)), layer.activation_dropout.p, layer.training)
         tokens = layer.ffn_norm(tokens + drop(layer, layer.down(inner)))
-    return Encoded(atoms=tokens[:, 1:], molecule=tokens[:, 0], pair_bias=bias)
+        states.append(tokens)
+    mean = torch.stack(states).mean(0)
+    return Encoded(
+        atoms=tokens[:, 1:], all_layers=mean[:, 1:], molecule=tokens[:, 0], pair_bias=bias
+    )
 
 
 def edge_path_bias(encoder: Encoder, batch: Batch) -> Float[Tensor, "b n n h"]:

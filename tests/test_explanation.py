@@ -70,7 +70,7 @@ def upper(pairs: np.ndarray) -> np.ndarray:
     return np.triu(pairs.transpose(2, 0, 1)).sum((1, 2))
 
 
-@pytest.mark.parametrize("readout", ["mean", "cls"])
+@pytest.mark.parametrize("readout", ["mean", "layers", "cls"])
 @pytest.mark.parametrize("smiles", ["C", "CO", "CC(=O)Nc1ccc(O)cc1", "[Na+].[Cl-]"])
 def test_every_account_adds_up(make: Make, smiles: str, readout: str) -> None:
     found = one(make(readout=readout), placed(smiles))

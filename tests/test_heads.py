@@ -185,6 +185,22 @@ def test_properties_are_read_off_the_molecule(model):
     assert expected.shape == (4, 2)
 
 
+def test_a_read_out_of_all_layers_is_their_mean():
+    """Each layer's states by themselves: those of a model that ends there."""
+    config = CONFIGS["default"]
+    encoder = replace(config.encoder, n_layers=3)
+    whole = lively(replace(config, encoder=encoder, readout="layers"))
+    blend = show(MIXED, "both")
+    found = []
+    for n_layers in (1, 2, 3):
+        encoder = replace(config.encoder, n_layers=n_layers)
+        short = Model(replace(config, encoder=encoder, heads=None)).eval()
+        short.load_state_dict(whole.state_dict(), strict=False)
+        found.append(short.embed(MIXED, blend))
+    assert not torch.allclose(found[0], found[2], atol=1e-2)
+    torch.testing.assert_close(whole.embed(MIXED, blend), torch.stack(found).mean(0))
+
+
 def test_what_a_model_was_not_built_for_is_refused_in_one_sentence():
     config = CONFIGS["default"]
     without_targets = Model(replace(config, targets=()))

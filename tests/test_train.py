@@ -335,6 +335,19 @@ def test_from_a_pretrained_file(config: TrainConfig, tmp_path: Path) -> None:
         run(replace(slow, encoder=replace(TINY, dropout=0.3)))
 
 
+def test_the_read_out_is_the_one_asked_for(config: TrainConfig) -> None:
+    encoder = replace(TINY, n_layers=2)
+    result, _ = run(replace(config, encoder=encoder, readout="layers", epochs=1))
+    assert checkpoint.load(result.model).config.readout == "layers"
+    table = Predictor(result.model).predict(config.data)
+    again = np.array(table.column("y_pred"))[result.parts.test]
+    assert again == pytest.approx(result.predicted[:, 0], abs=1e-5)
+    # A source's is kept where nothing else is asked for.
+    source = replace(config, source=str(result.model), out=f"{config.out}-2", epochs=1)
+    again, _ = run(replace(source, encoder=EncoderConfig()))
+    assert checkpoint.load(again.model).config.readout == "layers"
+
+
 def test_from_a_model_with_the_published_features(config: TrainConfig, tmp_path: Path) -> None:
     published = EncoderConfig.published(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)
     path = tmp_path / "converted.safetensors"

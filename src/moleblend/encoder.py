@@ -108,11 +108,13 @@ class Encoded:
 
     Attributes:
         atoms: one vector per atom.
+        all_layers: the same, the mean over what each layer gave.
         molecule: one vector per molecule, the state of the virtual node (CLS).
         pair_bias: the blended attention bias, virtual node first; -inf in columns of padding.
     """
 
     atoms: Float[Tensor, "b n d"]
+    all_layers: Float[Tensor, "b n d"]
     molecule: Float[Tensor, "b d"]
     pair_bias: Float[Tensor, "b h t t"]
 
@@ -164,21 +166,25 @@ class Encoder(nn.Module):
         bias = self.pair_bias(batch, blend, kernels)
         # [b n+1 d] atom features, and degree or centrality
         tokens = self.tokens(batch, blend, kernels)
-        states = self.transform(tokens, bias, F.pad(batch.is_atom, (1, 0), value=True))
-        return Encoded(atoms=states[:, 1:], molecule=states[:, 0], pair_bias=bias)
+        return self.transform(tokens, bias, F.pad(batch.is_atom, (1, 0), value=True))
 
     def transform(
         self,
         tokens: Float[Tensor, "b t d"],
         bias: Float[Tensor, "b h t t"],
         is_token: Bool[Tensor, "b t"],
-    ) -> Float[Tensor, "b t d"]:
+    ) -> Encoded:
         """Send the tokens through the layers; what is padding is left out, and 0 in the end."""
         packing = Packing.of(is_token)
         states = self.dropout(self.norm(packing.pack(tokens)))
+        total = torch.zeros_like(states)
         for layer in self.layers:
             states = layer(states, bias, packing)
-        return packing.pad(states)
+            total = total + states
+        last, mean = packing.pad(states), packing.pad(total / len(self.layers))
+        return Encoded(
+            atoms=last[:, 1:], all_layers=mean[:, 1:], molecule=last[:, 0], pair_bias=bias
+        )
 
     def pair_bias(
         self, batch: Batch, blend: Blend, kernels: Float[Tensor, "b n n k"] | None

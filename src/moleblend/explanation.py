@@ -31,7 +31,6 @@ from torch import Tensor
 from moleblend.batch import Batch, collate
 from moleblend.blending import Blend, Views, show
 from moleblend.columns import in_units
-from moleblend.encoder import Encoded
 from moleblend.heads import Model, Target
 from moleblend.molecule import Molecule
 from moleblend.predict import Predictor, Row, Source
@@ -359,8 +358,7 @@ def _integrated(
         inputs = (tokens + s[:, None, None] * more_tokens).requires_grad_()
         relations = (bias + s[:, None, None, None] * more_bias).requires_grad_()
         is_token = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
-        states = encoder.transform(inputs, relations, is_token)
-        encoded = Encoded(atoms=states[:, 1:], molecule=states[:, 0], pair_bias=relations)
+        encoded = encoder.transform(inputs, relations, is_token)
         outputs = weight @ head(model.read_out(is_token[:, 1:], encoded))
         for place, target in enumerate(targets):
             of_tokens, of_bias = torch.autograd.grad(

@@ -63,6 +63,7 @@ class HeadsConfig:
 
 
 Kind = Literal["regression", "binary", "multiclass"]
+Readout = Literal["mean", "layers", "cls"]
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,9 @@ class ModelConfig:
         heads: the pretraining heads; None for a model without them.
         targets: the predicted properties; none before fine-tuning.
         head_dropout: before the last layer of the property head.
-        readout: a molecule's vector is the `mean` over its atoms, which pretraining has shaped, or
-            the virtual node's (`cls`, published), which no pretraining loss reads.
+        readout: a molecule's vector is the `mean` over its atoms, which pretraining has shaped; the
+            mean over its atoms and all `layers`, since the last ones are made for relations of
+            pairs; or the virtual node's (`cls`, published), which no pretraining loss reads.
         features: what of `fingerprints.FEATURES` is joined to the molecule's vector in the property
             head.
         n_features: how many numbers these are.
@@ -128,7 +130,7 @@ class ModelConfig:
     heads: HeadsConfig | None = field(default_factory=HeadsConfig)
     targets: tuple[Target, ...] = ()
     head_dropout: float = 0.0
-    readout: Literal["mean", "cls"] = "mean"
+    readout: Readout = "mean"
     features: tuple[str, ...] = ()
     n_features: int = 0
 
@@ -185,7 +187,8 @@ class Model(nn.Module):
         """Take one vector per molecule from what the encoder gave."""
         if self.config.readout == "cls":
             return encoded.molecule
-        return (encoded.atoms * is_atom[..., None]).sum(1) / is_atom.sum(1, keepdim=True)
+        atoms = encoded.all_layers if self.config.readout == "layers" else encoded.atoms
+        return (atoms * is_atom[..., None]).sum(1) / is_atom.sum(1, keepdim=True)
 
     def predict_views(self, batch: Batch, blend: Blend) -> Views:
         """Predict all views of all pairs from what the blend shows.

@@ -37,6 +37,7 @@ class TrainConfig:
             the next one validates. The model file holds the models of all folds.
         seeds: repeats with other seeds on the same split; the model file holds the first.
         ensemble: members of the model, which differ by their seed; the prediction is their mean.
+        readout: of the atoms' vectors, see `heads.ModelConfig`; `auto` is the source's.
         features: `ecfp4` (counts) and `descriptors` (of RDKit), joined to the property head.
         freeze: train the property head alone, on vectors that are computed once.
         pos_weight: weigh class 1 of a binary target by how rare it is: `on`, `off`, or `try` both
@@ -72,6 +73,7 @@ class TrainConfig:
     folds: int = 0
     seeds: int = 1
     ensemble: int = 1
+    readout: Literal["auto", "mean", "layers", "cls"] = "auto"
     features: tuple[Literal["ecfp4", "descriptors"], ...] = ()
     freeze: bool = False
     pos_weight: Literal["off", "on", "try"] = "off"

@@ -17,7 +17,7 @@ from moleblend.domain import Domain
 from moleblend.encoder import EncoderConfig
 from moleblend.finetuning import FineTuning, Labelled, fit, score
 from moleblend.fingerprints import FEATURES, joined_features
-from moleblend.heads import Model, ModelConfig, Target, output_slices
+from moleblend.heads import Model, ModelConfig, Readout, Target, output_slices
 from moleblend.metrics import Metrics, best_threshold, regression_metrics
 from moleblend.molecule import Molecule
 from moleblend.outcome import Run, TrainResult, outcome_of, write_outcome
@@ -132,7 +132,7 @@ def _run(
         heads=None,
         targets=targets,
         head_dropout=config.head_dropout,
-        readout=source.config.readout if source else "mean",
+        readout=_readout(config, source),
         features=config.features,
         n_features=training.features.shape[1],
     )
@@ -214,6 +214,12 @@ def _run(
         said=said,
         notes=(*sureness.notes, *missing),
     )
+
+
+def _readout(config: TrainConfig, source: Model | None) -> Readout:
+    if config.readout != "auto":
+        return config.readout
+    return source.config.readout if source else "mean"
 
 
 def _scored(
