@@ -4,7 +4,7 @@ import copy
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,7 +73,23 @@ class FineTuning(pl.LightningModule):
         *,
         seed: int,
         weights: Float32[Tensor, " t"] | None = None,
+        vectors: dict[Molecule, Float32[Tensor, "c d"]] | None = None,
+        goes_on: Callable[[int, float], bool] | None = None,
     ) -> None:
+        """Prepare a run.
+
+        Args:
+            model: with its targets.
+            config: of the run.
+            views: what is used of each molecule.
+            training: what is learnt from.
+            validation: what judges each epoch.
+            console: where each epoch is told.
+            seed: of the order of batches and the choice of conformers.
+            weights: see `property_loss`.
+            vectors: what a frozen encoder gave for molecules already; more are added.
+            goes_on: is told each epoch and the best figure so far, and ends the run by False.
+        """
         super().__init__()
         self.model, self.config, self.views = model, config, views
         self.training_part, self.validation_part = training, validation
@@ -83,7 +99,8 @@ class FineTuning(pl.LightningModule):
         self.best_figure, self.best_epoch = -np.inf, 0
         self.best_weights = copy.deepcopy(model.state_dict())
         self.mean_weights = copy.deepcopy(model.state_dict()) if config.ema else None
-        self.vectors: dict[Labelled, list[Float32[Tensor, "c d"]]] = {}
+        self.vectors = {} if vectors is None else vectors
+        self.goes_on = goes_on
         if config.freeze:
             model.encoder.requires_grad_(False)
 
@@ -129,7 +146,8 @@ class FineTuning(pl.LightningModule):
         self.console.print(
             f"epoch {epoch}  training loss {loss:.4f}  validation {told}", soft_wrap=True
         )
-        if epoch - self.best_epoch >= self.config.patience:
+        is_over = self.goes_on is not None and not self.goes_on(epoch, self.best_figure)
+        if is_over or epoch - self.best_epoch >= self.config.patience:
             self.trainer.should_stop = True
 
     def on_train_end(self) -> None:
@@ -229,16 +247,13 @@ class FineTuning(pl.LightningModule):
         return found
 
     def _vectors(self, part: Labelled) -> list[Float32[Tensor, "c d"]]:
-        """Give the vectors of each molecule, one for each geometry; computed once for a part."""
-        if part not in self.vectors:
-            wanted = [
-                (place, conformer)
-                for place, molecule in enumerate(part.molecules)
-                for conformer in range(max(molecule.n_conformers, 1))
-            ]
-            sizes = [max(molecule.n_conformers, 1) for molecule in part.molecules]
-            self.vectors[part] = list(self._embedded(part, wanted).split(sizes))
-        return self.vectors[part]
+        """Give the vectors of each molecule, one for each geometry; each is computed once."""
+        new = [place for place, m in enumerate(part.molecules) if m not in self.vectors]
+        sizes = [max(part.molecules[place].n_conformers, 1) for place in new]
+        wanted = [(place, c) for place, size in zip(new, sizes, strict=True) for c in range(size)]
+        found = self._embedded(part, wanted).split(sizes)
+        self.vectors |= {part.molecules[k]: own for k, own in zip(new, found, strict=True)}
+        return [self.vectors[molecule] for molecule in part.molecules]
 
     def _figure(self) -> tuple[float, float, str]:
         """Judge the present weights on the validation part.
