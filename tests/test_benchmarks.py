@@ -1,13 +1,15 @@
 """What the package is compared with computes the same."""
 
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import AWKWARD
 
-from benchmarks import plain, plain_model
+from benchmarks import minutes, plain, plain_model
 from benchmarks.uncertainty import Predictions, weighted_intervals
 from moleblend.batch import collate
 from moleblend.blending import BlendConfig, draw_blend
@@ -83,3 +85,34 @@ def test_equal_weights_are_plain_split_conformal():
     assert found == pytest.approx(plain_ones)
     far = Predictions(predicted[19:], np.ones(10), label[19:], np.full(10, 1.0))
     assert np.isinf(weighted_intervals(known, np.ones(19), far, np.ones(10))).all()
+
+
+def test_minutes_are_medians_of_ways_that_take_turns(tmp_path, monkeypatch):
+    whole = tmp_path / "whole.csv"
+    whole.write_text("smiles,y\n" + "C,1\n" * 9)
+    minutes.first_rows(whole, tmp_path / "part.csv", 4)
+    assert (tmp_path / "part.csv").read_text() == "smiles,y\n" + "C,1\n" * 4
+    seconds = iter([60.0, 10.0, 80.0, 5.0, 70.0, 20.0])
+    asked = []
+
+    def timed(command, threads):
+        asked.append(("--freeze" in command, threads, Path(command[-1]).exists()))
+        return next(seconds), 500.0
+
+    monkeypatch.setattr(minutes, "timed", timed)
+    rows = minutes.measure(tmp_path / "part.csv", (2,), 3)
+    assert asked == [(False, 2, False), (True, 2, False)] * 3
+    told = [(row["way"], row["seconds"], row["least"], row["most"], row["ratio"]) for row in rows]
+    assert told == [
+        ("default", "70.0", "60.0", "80.0", "1.0"),
+        ("frozen", "10.0", "5.0", "20.0", "7.0"),
+    ]
+
+
+def test_a_timed_command_tells_its_memory_and_may_not_fail():
+    command = [sys.executable, "-c", "x = bytearray(200_000_000)"]
+    seconds, peak = minutes.timed(command, 1)
+    assert seconds > 0
+    assert peak > 200
+    with pytest.raises(SystemExit, match="failed: 3"):
+        minutes.timed([sys.executable, "-c", "raise SystemExit(3)"], 1)

@@ -214,11 +214,6 @@ def test_without_optuna(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) ->
     assert not config.folder.exists()
 
 
-def test_search_refuses_folds(config: TrainConfig) -> None:
-    with pytest.raises(ValueError, match="search and folds do not go together: what chooses"):
-        replace(config, folds=5)
-
-
 @pytest.fixture
 def small(config: TrainConfig) -> TrainConfig:
     return replace(

@@ -121,12 +121,13 @@ class FineTuning(pl.LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:  # noqa: ARG002
-        """Let the mean of the weights follow them."""
+        """Let the mean of the weights that learn follow them; the others stay what they are."""
         if self.mean_weights is not None:
-            for name, weight in self.model.state_dict().items():
-                self.mean_weights[name] = torch.lerp(
-                    weight, self.mean_weights[name].to(weight.device), self.config.ema
-                )
+            for name, weight in self.model.named_parameters():
+                if weight.requires_grad:
+                    self.mean_weights[name] = torch.lerp(
+                        weight.detach(), self.mean_weights[name].to(weight.device), self.config.ema
+                    )
 
     def on_train_epoch_end(self) -> None:
         """Validate; keep the best weights; stop when nothing gets better."""
