@@ -142,8 +142,8 @@ def search(
     """Try `config.search` settings and keep the best.
 
     The first trial has the settings that came. What differs from `TrainConfig`'s defaults was
-    chosen by the user and is kept; only `pos_weight="try"` asks for a search of its own. From
-    the sixth trial on, one that is behind the median of the others at the same epoch is stopped,
+    chosen by the user and is kept; only `pos_weight="try"` asks for a search of its own. Once
+    five trials have come to an end, one that is behind their median at the same epoch is stopped,
     after half of the epochs.
 
     Args:

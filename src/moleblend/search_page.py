@@ -65,5 +65,6 @@ def _picture(found: Search) -> str:
     if found.trials[0].figures:
         first = found.trials[0].figure
         plot.axhline(first, color=GREY, linewidth=1, linestyle=":", label="settings that came")
+    plot.xaxis.get_major_locator().set_params(integer=True)
     plot.legend(frameon=False, fontsize=8)
     return picture(plot, "The best so far can only rise: that is no proof of its worth.")
