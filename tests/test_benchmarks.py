@@ -1,13 +1,15 @@
 """What the package is compared with computes the same."""
 
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import AWKWARD
 
-from benchmarks import compare, defaults, plain, plain_model, tables
+from benchmarks import compare, defaults, minutes, plain, plain_model, tables
 from benchmarks.uncertainty import Predictions, weighted_intervals
 from moleblend.batch import collate
 from moleblend.blending import BlendConfig, draw_blend
@@ -113,3 +115,34 @@ def test_a_way_is_compared_with_the_default_of_its_own_seed(monkeypatch, tmp_pat
     monkeypatch.setattr(tables, "HERE", tmp_path)
     # -50 % and +50 % with a standard error of 50; 0.2 wrong pairs become 0.1
     assert "| new | +0.0 ± 50.0 (2) | -50.0 (1) | -25.0 |" in tables.defaults()
+
+
+def test_minutes_are_medians_of_ways_that_take_turns(tmp_path, monkeypatch):
+    whole = tmp_path / "whole.csv"
+    whole.write_text("smiles,y\n" + "C,1\n" * 9)
+    minutes.first_rows(whole, tmp_path / "part.csv", 4)
+    assert (tmp_path / "part.csv").read_text() == "smiles,y\n" + "C,1\n" * 4
+    seconds = iter([60.0, 10.0, 80.0, 5.0, 70.0, 20.0])
+    asked = []
+
+    def timed(command, threads):
+        asked.append(("--freeze" in command, threads, Path(command[-1]).exists()))
+        return next(seconds), 500.0
+
+    monkeypatch.setattr(minutes, "timed", timed)
+    rows = minutes.measure(tmp_path / "part.csv", (2,), 3)
+    assert asked == [(False, 2, False), (True, 2, False)] * 3
+    told = [(row["way"], row["seconds"], row["least"], row["most"], row["ratio"]) for row in rows]
+    assert told == [
+        ("default", "70.0", "60.0", "80.0", "1.0"),
+        ("frozen", "10.0", "5.0", "20.0", "7.0"),
+    ]
+
+
+def test_a_timed_command_tells_its_memory_and_may_not_fail():
+    command = [sys.executable, "-c", "x = bytearray(200_000_000)"]
+    seconds, peak = minutes.timed(command, 1)
+    assert seconds > 0
+    assert peak > 200
+    with pytest.raises(SystemExit, match="failed: 3"):
+        minutes.timed([sys.executable, "-c", "raise SystemExit(3)"], 1)

@@ -134,6 +134,12 @@ def test_the_mean_of_the_weights_is_what_is_kept() -> None:
     assert moved(*tuned(replace(CONFIG, ema=0.1)), "property_head") > 3e-3
 
 
+def test_a_mean_of_the_weights_leaves_a_frozen_encoder() -> None:
+    run, began = tuned(replace(CONFIG, freeze=True, ema=0.5))
+    assert moved(run, began, "encoder") == 0
+    assert moved(run, began, "property_head") > 1e-3
+
+
 def test_lower_layers_learn_more_slowly() -> None:
     run, _ = tuned(replace(CONFIG, epochs=1))
     rates = [group["initial_lr"] for group in run.configure_optimizers()["optimizer"].param_groups]

@@ -28,6 +28,7 @@ def test_the_run_folder_follows_from_the_table(data: str, out: str, folder: str)
         ({"seeds": 0}, "epochs, patience, batch_size, seeds and ensemble must be at least 1"),
         ({"folds": 2}, "folds are at least 3, with one seed: 2 folds, 1 seeds came"),
         ({"folds": 5, "seeds": 2}, "folds are at least 3, with one seed: 5 folds, 2 seeds came"),
+        ({"folds": 5, "search": 9}, "search and folds do not go together: what chooses settings"),
         ({"layer_decay": 0.0}, r"layer_decay in \(0, 1\]"),
         ({"ema": 1.0}, r"ema must be in \[0, 1\), 1.0 came"),
     ],

@@ -526,7 +526,10 @@ def test_ctrl_c_leaves_nothing(config: TrainConfig, monkeypatch: pytest.MonkeyPa
         ({"target": ("y", "y")}, "a target is named twice: y, y"),
         ({"units": ("eV", "D")}, "1 targets, but 2 units"),
         ({"epochs": 0}, "epochs, patience, batch_size, seeds and ensemble must be at"),
-        ({"conformers": -1}, "conformers, warmup_epochs, weight_decay and seed must not be neg"),
+        (
+            {"conformers": -1},
+            "conformers, warmup_epochs, weight_decay, seed and search must not",
+        ),
         (
             {"learning_rate": 0.0},
             "learning_rate and clip_norm must be positive, layer_decay in .* 0.0, 5.0 and",
@@ -720,6 +723,29 @@ def test_joined_features_need_no_flag_to_predict(config: TrainConfig) -> None:
     assert kept.property_head is not None
     assert kept.property_head.hidden.in_features == 16 + 2048 + 30
     assert kept.property_head.feature_scale[2048:].max() > 1  # descriptors are standardised
+    table = Predictor(result.model).predict(config.data)
+    again = np.array(table.column("y_pred"))[result.parts.test]
+    assert again == pytest.approx(result.predicted[:, 0], abs=1e-4)
+
+
+@pytest.mark.parametrize("is_new", [False, True])
+def test_frozen_vectors_are_computed_once_for_all_members(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, is_new: bool
+) -> None:
+    """But each member from random weights has an encoder of its own."""
+    given = replace(config, freeze=True, ensemble=2)
+    if not is_new:
+        start = str(run(replace(config, epochs=1))[0].model)
+        given = replace(given, source=start, encoder=EncoderConfig(), out=config.out + "2")
+    original, counts = finetuning.FineTuning._embedded, []
+
+    def counted(self: finetuning.FineTuning, part: Any, wanted: list) -> torch.Tensor:
+        counts.append(len(wanted))
+        return original(self, part, wanted)
+
+    monkeypatch.setattr(finetuning.FineTuning, "_embedded", counted)
+    result, _ = run(given)
+    assert sum(counts) == (2 if is_new else 1) * len(CHAINS)
     table = Predictor(result.model).predict(config.data)
     again = np.array(table.column("y_pred"))[result.parts.test]
     assert again == pytest.approx(result.predicted[:, 0], abs=1e-4)

@@ -107,8 +107,21 @@ def _train(arguments: list[str]) -> None:
     from moleblend.report import write_train_report
     from moleblend.train import TrainConfig, train
 
-    config = parse(TrainConfig, "train", arguments)
-    result = train(config, console=SHOWN)
+    @dataclass(frozen=True)
+    class Run:
+        """Fine-tune a model: moleblend train DATA.
+
+        Attributes:
+            config: the run.
+            resume: go on with the trials of a search that was stopped, or add some.
+        """
+
+        config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+        resume: bool = False
+
+    run = parse(Run, "train", arguments)
+    result = train(run.config, resume=run.resume, console=SHOWN)
+    config = result.config
     _print_metrics("validation", result.validation)
     _print_metrics("test", result.test)
     for target, found in result.spread.get("test", {}).items():

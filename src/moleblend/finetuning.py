@@ -4,7 +4,7 @@ import copy
 import logging
 import math
 import warnings
-from collections.abc import Generator, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -74,7 +74,23 @@ class FineTuning(pl.LightningModule):
         *,
         seed: int,
         weights: Float32[Tensor, " t"] | None = None,
+        vectors: dict[Molecule, Float32[Tensor, "c d"]] | None = None,
+        goes_on: Callable[[int, float], bool] | None = None,
     ) -> None:
+        """Prepare a run.
+
+        Args:
+            model: with its targets.
+            config: of the run.
+            views: what is used of each molecule.
+            training: what is learnt from.
+            validation: what judges each epoch.
+            console: where each epoch is told.
+            seed: of the order of batches and the choice of conformers.
+            weights: see `property_loss`.
+            vectors: what a frozen encoder gave for molecules already; more are added.
+            goes_on: is told each epoch and the best figure so far, and ends the run by False.
+        """
         super().__init__()
         self.model, self.config, self.views = model, config, views
         self.training_part, self.validation_part = training, validation
@@ -84,7 +100,8 @@ class FineTuning(pl.LightningModule):
         self.best_figure, self.best_epoch = -np.inf, 0
         self.best_weights = copy.deepcopy(model.state_dict())
         self.mean_weights = copy.deepcopy(model.state_dict()) if config.ema else None
-        self.vectors: dict[Labelled, list[Float32[Tensor, "c d"]]] = {}
+        self.vectors = {} if vectors is None else vectors
+        self.goes_on = goes_on
         if config.freeze:
             model.encoder.requires_grad_(False)
 
@@ -105,12 +122,13 @@ class FineTuning(pl.LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:  # noqa: ARG002
-        """Let the mean of the weights follow them."""
+        """Let the mean of the weights that learn follow them; the others stay what they are."""
         if self.mean_weights is not None:
-            for name, weight in self.model.state_dict().items():
-                self.mean_weights[name] = torch.lerp(
-                    weight, self.mean_weights[name].to(weight.device), self.config.ema
-                )
+            for name, weight in self.model.named_parameters():
+                if weight.requires_grad:
+                    self.mean_weights[name] = torch.lerp(
+                        weight.detach(), self.mean_weights[name].to(weight.device), self.config.ema
+                    )
 
     def on_train_epoch_end(self) -> None:
         """Validate; keep the best weights; stop when nothing gets better."""
@@ -130,7 +148,8 @@ class FineTuning(pl.LightningModule):
         self.console.print(
             f"epoch {epoch}  training loss {loss:.4f}  validation {told}", soft_wrap=True
         )
-        if epoch - self.best_epoch >= self.config.patience:
+        is_over = self.goes_on is not None and not self.goes_on(epoch, self.best_figure)
+        if is_over or epoch - self.best_epoch >= self.config.patience:
             self.trainer.should_stop = True
 
     def on_train_end(self) -> None:
@@ -242,16 +261,13 @@ class FineTuning(pl.LightningModule):
         return found
 
     def _vectors(self, part: Labelled) -> list[Float32[Tensor, "c d"]]:
-        """Give the vectors of each molecule, one for each geometry; computed once for a part."""
-        if part not in self.vectors:
-            wanted = [
-                (place, conformer)
-                for place, molecule in enumerate(part.molecules)
-                for conformer in range(max(molecule.n_conformers, 1))
-            ]
-            sizes = [max(molecule.n_conformers, 1) for molecule in part.molecules]
-            self.vectors[part] = list(self._embedded(part, wanted).split(sizes))
-        return self.vectors[part]
+        """Give the vectors of each molecule, one for each geometry; each is computed once."""
+        new = [place for place, m in enumerate(part.molecules) if m not in self.vectors]
+        sizes = [max(part.molecules[place].n_conformers, 1) for place in new]
+        wanted = [(place, c) for place, size in zip(new, sizes, strict=True) for c in range(size)]
+        found = self._embedded(part, wanted).split(sizes)
+        self.vectors |= {part.molecules[k]: own for k, own in zip(new, found, strict=True)}
+        return [self.vectors[molecule] for molecule in part.molecules]
 
     def _figure(self) -> tuple[float, float, str]:
         """Judge the present weights on the validation part.

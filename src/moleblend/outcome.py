@@ -23,6 +23,7 @@ from moleblend.finetuning import Labelled
 from moleblend.heads import Model, Target, output_slices
 from moleblend.metrics import Metrics, why_undefined
 from moleblend.predict import Row
+from moleblend.search import Search
 from moleblend.settings import TrainConfig
 from moleblend.splits import Split
 from moleblend.sureness import Sureness
@@ -108,6 +109,7 @@ class TrainResult:
         raw: as `predicted`, before probabilities are put right; areas under curves are of these.
         worth: of the parts `validation` and `test`, what the sureness of each target is worth; with
             folds of each fold's own, on its own molecules.
+        search: how the settings of `config` were found; None where they came as they are.
     """
 
     config: TrainConfig
@@ -130,6 +132,7 @@ class TrainResult:
     domain: Domain | None = None
     raw: Float64[np.ndarray, "m o"] | None = None
     worth: dict[str, dict[str, Worth]] = field(default_factory=dict)
+    search: Search | None = None
 
 
 def outcome_of(

@@ -31,6 +31,7 @@ from moleblend.page import (
     write_page,
 )
 from moleblend.recovery import SHOWN
+from moleblend.search_page import search_part
 from moleblend.sureness_page import pictures, sentence
 from moleblend.train import TrainResult
 
@@ -105,6 +106,7 @@ def write_train_report(result: TrainResult, path: Path) -> Path:
         *_sureness(result),
         "<h2>Learning</h2>",
         plots(_learning_plots(result)),
+        *([] if result.search is None else search_part(result.search)),
         "<h2>Data</h2>",
         _data_tables(result),
         "<h2>Use the model</h2>",

@@ -40,6 +40,8 @@ class TrainConfig:
         readout: of the atoms' vectors, see `heads.ModelConfig`; `auto` is the source's.
         features: `ecfp4` (counts) and `descriptors` (of RDKit), joined to the property head.
         freeze: train the property head alone, on vectors that are computed once.
+        search: trials of other settings, judged on validation, of which the best are kept; what
+            differs from the defaults is not searched.
         pos_weight: weigh class 1 of a binary target by how rare it is: `on`, `off`, or `try` both
             and keep what is better on validation.
         keep_training_smiles: the model file has the SMILES of the training molecules, so that
@@ -76,6 +78,7 @@ class TrainConfig:
     readout: Literal["auto", "mean", "layers", "cls"] = "auto"
     features: tuple[Literal["ecfp4", "descriptors"], ...] = ()
     freeze: bool = False
+    search: int = 0
     pos_weight: Literal["off", "on", "try"] = "off"
     keep_training_smiles: bool = True
     epochs: int = 40
@@ -106,13 +109,19 @@ class TrainConfig:
             raise ValueError("task needs one value for all targets, or one for each")
         if min(self.epochs, self.patience, self.batch_size, self.seeds, self.ensemble) < 1:
             raise ValueError("epochs, patience, batch_size, seeds and ensemble must be at least 1")
-        if min(self.conformers, self.warmup_epochs, self.weight_decay, self.seed) < 0:
+        least = min(self.conformers, self.warmup_epochs, self.weight_decay, self.seed, self.search)
+        if least < 0:
             raise ValueError(
-                "conformers, warmup_epochs, weight_decay and seed must not be negative"
+                "conformers, warmup_epochs, weight_decay, seed and search must not be negative"
             )
         if self.folds and (self.folds < 3 or self.seeds > 1):
             raise ValueError(
                 f"folds are at least 3, with one seed: {self.folds} folds, {self.seeds} seeds came"
+            )
+        if self.folds and self.search:
+            raise ValueError(
+                "search and folds do not go together: what chooses settings in one fold is what "
+                "tests them in another; search with one test part, or leave search out"
             )
         if not (self.learning_rate > 0 and self.clip_norm > 0 and 0 < self.layer_decay <= 1):
             raise ValueError(

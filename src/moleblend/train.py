@@ -1,11 +1,12 @@
 """Fine-tuning: a table of measured molecules in, a model file with honest test figures out."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 from rich.console import Console
 
 from moleblend import checkpoint
@@ -19,9 +20,10 @@ from moleblend.finetuning import FineTuning, Labelled, fit, score
 from moleblend.fingerprints import FEATURES, joined_features
 from moleblend.heads import Model, ModelConfig, Readout, Target, output_slices
 from moleblend.metrics import Metrics, best_threshold, regression_metrics
-from moleblend.molecule import Molecule
+from moleblend.molecule import Molecule, MoleculeError
 from moleblend.outcome import Run, TrainResult, outcome_of, write_outcome
 from moleblend.predict import Row, prepare
+from moleblend.search import GoesOn, Search, forget, is_unfinished, require_optuna, search
 from moleblend.settings import TrainConfig
 from moleblend.splits import SPLITS, Split, folds, given_split
 from moleblend.sureness import Sureness
@@ -31,15 +33,38 @@ from moleblend.worth import said_of
 __all__ = ["Run", "TrainConfig", "TrainResult", "train"]
 
 
-def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult:
+@dataclass(frozen=True, eq=False)
+class _Start:
+    """What every training of a run begins with.
+
+    Attributes:
+        source: the model that is started from; None for random weights.
+        encoder: its settings.
+        views: what is used of each molecule.
+        assay: the targets.
+        vectors: what the source gave for molecules, frozen; each is computed once in a run.
+    """
+
+    source: Model | None
+    encoder: EncoderConfig
+    views: Views
+    assay: Assay
+    vectors: dict[Molecule, Float32[torch.Tensor, "c d"]] = field(default_factory=dict)
+
+
+def train(
+    config: TrainConfig, *, resume: bool = False, console: Console | None = None
+) -> TrainResult:
     """Fine-tune a model on a table and leave a run folder.
 
     The folder holds `model.safetensors`, `metrics.json`, `config.json`, `log.csv` (per epoch) and
-    `rows.csv` (part, status and reason of every row of the file); it is written when all is done.
-    The test part is read once, after all choices.
+    `rows.csv` (part, status and reason of every row of the file); it is written when all is done,
+    but for `search.csv`, which has each trial of a search as soon as it is over. The test part is
+    read once, after all choices.
 
     Args:
         config: the run.
+        resume: go on with the trials of a search that was stopped, or add some.
         console: where progress and every choice is shown.
 
     Raises:
@@ -47,18 +72,21 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
         ValueError: no target is clear, a column is missing, most of its cells are no labels, or a
             part is left without labels.
         FloatingPointError: the loss is no longer a number.
-        KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM came; nothing is written then.
+        KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM came; no model is written then.
     """
     console = console or Console(stderr=True)
 
     def say(text: str) -> None:
         console.print(text, soft_wrap=True, highlight=False, markup=False)
 
-    _check_out(config)
+    _check_out(config, resume=resume)
+    if config.search:
+        require_optuna()
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device cuda was asked for, but there is no GPU that torch can use")
     is_new = config.source == "scratch"
-    source = None if is_new else checkpoint.load(checkpoint.locate(config.source))
+    origin = None if is_new else checkpoint.locate(config.source)
+    source = None if origin is None else checkpoint.load(origin)
     encoder = source.config.encoder if source else config.encoder
     if config.encoder not in (encoder, EncoderConfig()):
         raise ValueError(
@@ -95,6 +123,12 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
     for sentence in told(choices, assay, table):
         say(sentence)
 
+    start, found = _Start(source, encoder, views, assay), None
+    if config.search:
+        found, data = _searched(config, start, data, splits[0], origin, say, resume=resume)
+        config = found.config
+        choices = choices_of(config, assay, smiles, views, len(rows), data, splits)
+        choices["search"] = found.account()
     runs = []
     for k, split in enumerate(splits):
         for repeat in range(config.seeds):
@@ -105,30 +139,77 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
                     else f"seed {config.seed + repeat}"
                 )
             seed = config.seed + repeat * config.ensemble
-            runs.append(_run(config, seed, source, encoder, views, assay, data, split, console))
-    result = outcome_of(config, runs, data, usable, rows, choices)
+            runs.append(_run(config, seed, start, data, split, console))
+    result = replace(outcome_of(config, runs, data, usable, rows, choices), search=found)
     for note in choices["sureness"]["notes"]:
         say(f"note: {note}")
+    if found is None:
+        forget(config.folder)
     write_outcome(result, assay, views)
     return result
 
 
-def _run(
+def _searched(
     config: TrainConfig,
-    seed: int,
-    source: Model | None,
-    encoder: EncoderConfig,
-    views: Views,
-    assay: Assay,
+    start: _Start,
     data: Labelled,
     split: Split,
+    model: Path | None,
+    say: Callable[[str], None],
+    *,
+    resume: bool,
+) -> tuple[Search, Labelled]:
+    """Search settings on the training and the validation part.
+
+    Returns:
+        What was found, and the molecules with the features that it joins to them.
+    """
+    smiles = [molecule.smiles for molecule in data.molecules]
+    joined: dict[tuple[str, ...], Float32[np.ndarray, "n f"]] = {config.features: data.features}
+    try:
+        for kind in () if config.features else FEATURES:
+            joined[kind,] = joined_features(smiles, [kind])
+    except MoleculeError as error:  # a molecule from a mol block whose SMILES RDKit refuses
+        say(f"features are not searched: {error}")
+
+    def with_features(kinds: tuple[str, ...]) -> Labelled:
+        if kinds not in joined:
+            joined[kinds] = np.concatenate([joined[kind,] for kind in kinds], 1)
+        return replace(data, features=joined[kinds])
+
+    def attempt(settled: TrainConfig, goes_on: GoesOn) -> None:
+        given = with_features(settled.features)
+        parts = given.part(split.train), given.part(split.validation)
+        is_weighted = settled.pos_weight == "on"
+        quiet = Console(quiet=True)
+        _trained(settled, settled.seed, start, *parts, quiet, is_weighted, goes_on)
+
+    found = search(
+        config,
+        attempt,
+        say,
+        model=model,
+        has_classes=any(measured.kind == "binary" for measured in start.assay.measurements),
+        has_features=len(joined) > len(FEATURES),
+        resume=resume,
+    )
+    return found, with_features(found.config.features)
+
+
+def _trained(
+    config: TrainConfig,
+    seed: int,
+    start: _Start,
+    training: Labelled,
+    validation: Labelled,
     console: Console,
-) -> Run:
-    """Train one model or the members of an ensemble, then read the test part."""
-    training, validation, test = map(data.part, (split.train, split.validation, split.test))
-    targets = _targets(training, assay, config)
+    is_weighted: bool,
+    goes_on: GoesOn | None = None,
+) -> FineTuning:
+    """Train one model; it then has the weights of the epoch that was best on validation."""
+    source, targets = start.source, _targets(training, start.assay, config)
     model_config = ModelConfig(
-        encoder=encoder,
+        encoder=start.encoder,
         heads=None,
         targets=targets,
         head_dropout=config.head_dropout,
@@ -136,19 +217,34 @@ def _run(
         features=config.features,
         n_features=training.features.shape[1],
     )
-    weights = _class_weights(training, targets)
+    torch.manual_seed(seed)
+    model = checkpoint.transfer(source, model_config) if source else Model(model_config)
+    _scale_features(model, training, config)
+    run = FineTuning(
+        model,
+        config,
+        start.views,
+        training,
+        validation,
+        console,
+        seed=seed,
+        weights=_class_weights(training, targets) if is_weighted else None,
+        vectors=start.vectors if source else None,
+        goes_on=goes_on,
+    )
+    fit(run)
+    return run
+
+
+def _run(
+    config: TrainConfig, seed: int, start: _Start, data: Labelled, split: Split, console: Console
+) -> Run:
+    """Train one model or the members of an ensemble, then read the test part."""
+    training, validation, test = map(data.part, (split.train, split.validation, split.test))
     ways = {"off": (False,), "on": (True,), "try": (False, True)}[config.pos_weight]
 
     def trained(seed: int, is_weighted: bool) -> FineTuning:
-        torch.manual_seed(seed)
-        model = checkpoint.transfer(source, model_config) if source else Model(model_config)
-        _scale_features(model, training, config)
-        given = weights if is_weighted else None
-        run = FineTuning(
-            model, config, views, training, validation, console, seed=seed, weights=given
-        )
-        fit(run)
-        return run
+        return _trained(config, seed, start, training, validation, console, is_weighted)
 
     tried = {way: trained(seed, way) for way in ways}
     is_weighted = max(ways, key=lambda way: tried[way].best_figure)
@@ -157,6 +253,7 @@ def _run(
         console.print(f"weights of class 1, judged on validation: {said}", soft_wrap=True)
     members = [tried[is_weighted]]
     members += [trained(seed + k, is_weighted) for k in range(1, config.ensemble)]
+    targets = members[0].model.config.targets
 
     def answer(
         part: Labelled,
@@ -176,7 +273,7 @@ def _run(
         for k, (target, where) in enumerate(zip(targets, slices, strict=True))
     )
     for member in members:
-        member.model.config = replace(model_config, targets=final)
+        member.model.config = replace(member.model.config, targets=final)
     raw_test, test_spread = answer(test)
     predicted = sureness.calibrated(final, raw_test)
     said = {
@@ -266,13 +363,22 @@ def _distance(
     return domain.distance(member.embeddings(part))
 
 
-def _check_out(config: TrainConfig) -> None:
+def _check_out(config: TrainConfig, *, resume: bool) -> None:
     """Refuse a folder that cannot be written to, before any work is done."""
     out = config.folder
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: this is a file, a folder was expected")
     if (out / "state.ckpt").exists():
         raise ValueError(f"{out} holds a pretraining run, another --out keeps it whole")
+    if resume:
+        if not (config.search and (out / "search.csv").is_file()):
+            raise ValueError(f"{out}: there is no search to be resumed")
+        return
+    if is_unfinished(out):
+        raise ValueError(
+            f"{out} holds an unfinished search: --resume goes on with it, removing the folder "
+            "begins anew"
+        )
     if not config.out and out.exists():
         raise ValueError(f"{out} is there already; --out names another folder, or this one again")
 
