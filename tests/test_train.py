@@ -58,6 +58,7 @@ def config(table: Path, tmp_path: Path) -> TrainConfig:
         epochs=2,
         batch_size=16,
         learning_rate=5e-3,
+        forest=10,
         device="cpu",
         encoder=TINY,
     )
@@ -105,9 +106,11 @@ def test_what_a_run_leaves_behind(config: TrainConfig, table: Path) -> None:
         "best_epoch": result.best_epoch,
         "undefined": {"validation": {}, "test": {}},
         "uncertainty": {part: {"y": found["y"].figures()} for part, found in result.worth.items()},
+        "random_forest_on_ecfp4": metrics["random_forest_on_ecfp4"],
         "spread": {"over": "seeds", "n": 1},
         "choices": result.choices,
     }
+    assert metrics["random_forest_on_ecfp4"]["test"] == result.rival.test
     assert list(metrics["test"]["y"]) == ["RMSE", "MAE", "R2", "n"]
     told_config = json.loads((out / "config.json").read_text())
     assert (told_config["target"], told_config["choices"]) == (["y"], result.choices)
