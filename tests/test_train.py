@@ -513,7 +513,10 @@ def test_ctrl_c_leaves_nothing(config: TrainConfig, monkeypatch: pytest.MonkeyPa
         ({"target": ("y", "y")}, "a target is named twice: y, y"),
         ({"units": ("eV", "D")}, "1 targets, but 2 units"),
         ({"epochs": 0}, "epochs, patience, batch_size, seeds and ensemble must be at"),
-        ({"conformers": -1}, "conformers, warmup_epochs, weight_decay and seed must not be neg"),
+        (
+            {"conformers": -1},
+            "conformers, forest, warmup_epochs, weight_decay and seed must not be neg",
+        ),
         (
             {"learning_rate": 0.0},
             "learning_rate and clip_norm must be positive, layer_decay in .* 0.0, 5.0 and",
