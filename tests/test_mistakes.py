@@ -48,6 +48,8 @@ def test_rings_of_other_elements_share_a_framework() -> None:
         ("C1CCCCC1", 5),
         ("C1CCCC1", 5),
     ]
+    alone = families_of(["c1ccccc1" + "C" * k for k in range(5)] + five, np.arange(10.0))
+    assert alone.by == "framework"  # one scaffold with five members has nothing beside it
     assert families_of(six[:4], np.arange(4.0)).found == ()
     assert families_of(["no smiles"] * 12, np.arange(12.0)).found == ()
 

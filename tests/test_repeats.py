@@ -77,5 +77,9 @@ def test_a_molecule_in_two_parts_is_a_leak() -> None:
     assert "2 (rows 4, 6)" in told[1]
     assert "rows of validation whose molecule is also in train: 1 (row 3)" in told[2]
     assert repeats.to_dict()["test_rows_known_before"] == [4, 6]
+    chosen_on = Split(np.array([5]), np.array([0, 1, 3]), np.array([2, 4]))
+    assert found([1.0] * 6, splits=[chosen_on]).known_test_rows == ()
+    chosen_on = Split(np.array([5]), np.array([0, 1, 4]), np.array([2, 3]))
+    assert found([1.0] * 6, splits=[chosen_on]).known_test_rows == (3, 5)
     clean = Split(np.array([0, 1, 3]), np.array([5]), np.array([2, 4]))
     assert found([1.0] * 6, splits=[clean]).known_test_rows == ()

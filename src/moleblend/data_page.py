@@ -95,7 +95,9 @@ def _histogram(target: Target, labels: dict[str, np.ndarray]) -> str:
         if not len(found):
             continue
         share = np.histogram(found, edges)[0] / len(found)
-        plot.stairs(share, edges, color=_COLOURS[name], label=name, fill=name == "train", alpha=0.6)
+        is_filled = name == "train"
+        shade = {"fill": is_filled, "alpha": 0.5 if is_filled else 1, "linewidth": 1.3}
+        plot.stairs(share, edges, color=_COLOURS[name], label=name, **shade)
         told.append(f"{name} {len(found):,} labels, mean {found.mean():.4g}")
     if target.log10:
         plot.set_xscale("log")

@@ -50,7 +50,7 @@ h3 { font-size: 1.05rem; margin: 1.6rem 0 .2rem; overflow-wrap: anywhere; }
 h4 { font-size: .95rem; margin: 1rem 0 .2rem; }
 .families td { vertical-align: middle; }
 .families figure { width: 7rem; }
-.molecules { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 14rem));
+.molecules { display: grid; grid-template-columns: repeat(auto-fill, 13rem);
   gap: .8rem 1rem; font-size: .85rem; line-height: 1.35; }
 .molecules > * { min-width: 0; overflow-wrap: anywhere; }
 .card { border-top: 1px solid var(--line); margin-top: 1.6rem; padding-top: .4rem; }
@@ -71,7 +71,8 @@ code, pre { font: .88em/1.5 ui-monospace, monospace; background: var(--inset); b
 code { padding: .1em .3em; overflow-wrap: anywhere; }
 pre { padding: .7rem .9rem; overflow-x: auto; }
 @media (max-width: 40rem) { table { font-size: .8rem; } th, td { padding-right: .6rem; }
-  .scroll { border-right: 1px dotted var(--strong-line); } .families figure { width: 5rem; } }
+  .scroll { border-right: 1px dotted var(--strong-line); } .families figure { width: 5rem; }
+  td:first-child { min-width: 5.5rem; } .molecules { grid-template-columns: repeat(2, 1fr); } }
 """
 
 
