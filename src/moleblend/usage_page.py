@@ -33,10 +33,8 @@ def usage_part(result: TrainResult) -> list[str]:
     shell = [f"moleblend predict {quoted} molecules.csv predictions.csv"]
     is_sure = bool(result.sureness.values or result.sureness.classes)
     if is_sure:
-        shell.append(
-            f"moleblend predict {quoted} molecules.csv predictions.csv --confidence 0.8"
-            "   # narrower intervals"
-        )
+        shell.append(f"{shell[0]} --confidence 0.8")
+        texts.append("A lower confidence than 0.9 gives narrower intervals and smaller sets.")
     named = ""
     if len(result.targets) > _MOST_EXPLAINED:
         named = f" --target {shlex.quote(result.targets[0].name)}"
@@ -45,7 +43,7 @@ def usage_part(result: TrainResult) -> list[str]:
     elif any(target.kind == "multiclass" for target in result.targets):
         texts.append("explain cannot speak for targets of several classes.")
     else:
-        shell.append(f"moleblend explain {quoted} molecules.csv why.html{named}   # a page")
+        shell.append(f"moleblend explain {quoted} molecules.csv why.html{named}")
     if result.config.conformers:
         texts.append(
             "Geometries are computed in a process of their own, so a script of yours needs "
