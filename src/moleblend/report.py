@@ -91,7 +91,8 @@ def write_train_report(result: TrainResult, path: Path) -> Path:
 def _metrics_table(result: TrainResult) -> str:
     rows = []
     for target in result.targets:
-        name = f"{target.name} ({target.unit})" if target.unit else target.name
+        is_named = target.unit in target.name  # also where there is no unit
+        name = target.name if is_named else f"{target.name} ({target.unit})"
         test = result.test[target.name]
         constant = _constant_answer(test, result.trivial.get(target.name))
         for metric, value in test.items():
