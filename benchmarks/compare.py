@@ -208,7 +208,8 @@ def train_and_predict(
         names = targets
     else:
         command = [sys.executable, "-m", "moleblend.cli"]
-        options = ["--split", "split", "--seed", str(seed), "--out", str(run), *start]
+        options = ["--split", "split", "--forest", "0", "--seed", str(seed), "--out", str(run)]
+        options += start
         train = [*command, "train", data, "--smiles", "smiles", "--target", *targets, *options]
         minutes, peak_mb = _timed(train, run)
         _timed([*command, "predict", str(run / "model.safetensors"), test, str(predicted)], run)

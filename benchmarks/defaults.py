@@ -92,6 +92,7 @@ def main(options: Options) -> None:
                         target=targets,
                         smiles="smiles",
                         split="split",
+                        forest=0,
                         seed=seed,
                         out=str(options.out / f"{name}-{seed}-{way.replace(' ', '-')}"),
                         **WAYS[way],

@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import tyro
-from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
-from moleblend.fingerprints import count_ecfp4
+from moleblend.baseline import count_matrix, forest_predictions
+from moleblend.heads import Target
 from moleblend.tables import numbers, read_table, write_table
 
 
@@ -37,22 +37,16 @@ def main(options: Options) -> None:
     """Train 500 trees on 2,048 bits for each target, on the training part, and predict test."""
     table = read_table(options.data)
     parts = np.array(table.column("split").to_pylist())
-    x = np.stack([count_ecfp4(smiles) for smiles in table.column("smiles").to_pylist()])
+    x = count_matrix(table.column("smiles").to_pylist())
+    train, test = parts == "train", parts == "test"
     predicted = {}
-    for target in table.columns.column_names:
-        if target in ("smiles", "split"):
+    for name in table.columns.column_names:
+        if name in ("smiles", "split"):
             continue
-        labels = numbers(table, target)
-        known = (parts == "train") & ~np.isnan(labels)
-        settings = {"n_estimators": 500, "random_state": options.seed, "n_jobs": -1}
-        if options.kind == "regression":
-            forest = RandomForestRegressor(**settings).fit(x[known], labels[known])
-            found = forest.predict(x[parts == "test"])
-        else:
-            forest = RandomForestClassifier(**settings).fit(x[known], labels[known])
-            # A target of one class in train has one column, and no probability of the other.
-            found = forest.predict_proba(x[parts == "test"]) @ forest.classes_
-        predicted[target] = pa.array(found)
+        labels = numbers(table, name)[train]
+        target, bounds = Target(name, options.kind), np.zeros(len(labels), np.int8)
+        found = forest_predictions(target, x[train], labels, bounds, x[test], seed=options.seed)
+        predicted[name] = pa.array(found[:, 0])
     write_table(pa.table(predicted), options.out)
 
 

@@ -450,6 +450,14 @@ def test_nobody_else_talks_to_the_terminal(folder: Path) -> None:
     assert done.stdout == ""
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     ours = ("30 of 30", "step", "peak", "epoch", "validation", "test", "the model")
-    ours += ("visible", "path_length", "bonds", "molecules are read", "target", "note: ")
+    ours += (
+        "visible",
+        "path_length",
+        "bonds",
+        "molecules are read",
+        "target",
+        "note: ",
+        "compared: ",
+    )
     others = [line for line in lines if not line.startswith(ours) and not line[0].isdigit()]
     assert others == []

@@ -1,19 +1,23 @@
 import base64
-import csv
-import json
 import re
 import sys
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from test_outcome import trained
+from test_train import CHAINS, N_CARBONS, PARTS, write
 
 from moleblend import checkpoint
+from moleblend.domain import Nearness
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import Model, ModelConfig, Target
 from moleblend.metrics import binary_metrics, regression_metrics
 from moleblend.predict import Row
-from moleblend.report import write_pretrain_report, write_train_report
+from moleblend.repeats import find_repeats
+from moleblend.report import write_train_report
+from moleblend.rival import Contest, Rival
 from moleblend.splits import Split
 from moleblend.train import TrainConfig, TrainResult
 
@@ -126,6 +130,7 @@ def test_a_training_page_plots_each_target_that_can_be_plotted(result, tmp_path)
     assert list(drawn) == [
         "solubility <log>: MAE 0.3333 $\\mol$",
         "toxic: ROC-AUC 0.5",
+        "toxic: PR-AUC 0.75",
         "training loss",
         "validation ROC-AUC − RMSE",
     ]
@@ -136,105 +141,143 @@ def test_a_training_page_plots_each_target_that_can_be_plotted(result, tmp_path)
     )
 
 
-@pytest.fixture
-def pretraining(tmp_path):
-    """A folder as a pretraining run leaves it."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    settings = {"data": "molecules.arrow", "schedule": {"steps": 40, "betas": [0.9, 0.99]}}
-    told = {
-        "config": settings,
-        "data_fingerprint": "0123456789abcdef" * 4,
-        "constant_losses": {"distance": 0.75},
-    }
-    (folder / "config.json").write_text(json.dumps(told))
-    starts = [{"step": step, "torch": "2.13", "command": f"a<{step}"} for step in (0, 20)]
-    write_csv(folder / "starts.csv", starts)
-    log = [
-        {
-            "step": step,
-            "learning_rate": 1e-3,
-            "loss": 3.0,
-            "distance": 0.5 / step,
-            "molecules_per_s": 1000.0 + step,
-        }
-        for step in (10, 20, 30)
-    ]
-    write_csv(folder / "log.csv", log)
-    scores = [
-        {
-            "step": step,
-            "view": view,
-            "shown": shown,
-            "metric": metric,
-            "value": value,
-            "trivial": t,
-            "n": 9,
-        }
-        for step, value in ((15, 0.11), (30, 0.22))
-        for view, metric, t in (("path_length", "accuracy", 0.33), ("direction", "cosine", ""))
-        for shown in ("visible", "hidden")
-    ]
-    write_csv(folder / "validation.csv", scores)
-    return folder
+CONTEST = Contest("toxic", "ROC-AUC", "", 0.5, 0.75, -0.25, -0.4, -0.1, 40)
 
 
-def write_csv(path, rows):
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def test_a_pretraining_page_has_the_last_validation(pretraining, tmp_path):
-    page = write_pretrain_report(pretraining, tmp_path / "report.html")
+def test_the_forest_stands_beside_the_model(result, tmp_path):
+    forest = regression_metrics(np.array([1.0, 2, 3, 4]), LABELS[:, 0])
+    predicted = np.array([[1.0, 0.1, 0], [2, 0.9, 0], [3, 0.9, 0], [4, 0.2, 0]])
+    rival = Rival(
+        7,
+        predicted,
+        {TARGETS[0].name: forest, "toxic": binary_metrics(predicted[:, 1], LABELS[:, 1])},
+        {"one class": "of a reason"},
+    )
+    shown = replace(result, rival=rival, contests=(CONTEST,), forest_note="fewer trees")
+    page = write_train_report(shown, tmp_path / "report.html")
     rows = table_rows(page)
-    assert rows[0] == ["view", "visible", "hidden", "modality hidden"]
-    assert rows[1] == ["path lengthaccuracy", "0.22look-up 0.33", "0.22look-up 0.33", "–"]
-    assert rows[2] == ["directioncosine", "0.22", "0.22", "–"]
-    assert ["schedule.betas", "0.9, 0.99"] in rows
-    assert "30 of 40 steps; 1,020 molecules/s" in words(page)
-    assert list(pictures(page)) == [
-        "path length: accuracy",
-        "direction: cosine",
-        "loss: distance",
-        "learning rate",
-        "molecules/s",
-    ]
+    assert rows[0][4] == "random forest, test"
+    # 0, 1 and 1 off
+    assert ["solubility <log> ($\\mol$)", "MAE", "0.3333", "0.3333", "0.6667", "2", "3"] in rows
+    assert ["toxic", "ROC-AUC", "0.5", "0.5", "1", "0.5", "4"] in rows
+    assert ["one class", "accuracy", "1", "1", "–", "1", "3"] in rows
+    told = words(page)
+    assert "toxic: a random forest on ECFP4 is better than this model (ROC-AUC 0.5" in told
+    assert "class='warning'" in page.read_text()
+    assert "Fewer trees." in told
+    assert "one class: no forest, since of a reason." in told
+    assert "The random forest has 7 trees" in told
+    assert "random forest" in pictures(page)["toxic: ROC-AUC 0.5"]
+    won = replace(CONTEST, gain=0.25, low=0.1, high=0.4)
+    page = write_train_report(replace(shown, contests=(won,)), tmp_path / "2.html")
+    assert "toxic: the model is better" in words(page)
+    assert "class='warning'" not in page.read_text()
 
 
-def test_a_pretraining_page_says_how_the_run_was_made(pretraining, tmp_path):
-    page = write_pretrain_report(pretraining, tmp_path / "report.html")
-    rows = table_rows(page)
-    assert ["", "from step 0", "from step 20"] in rows
-    assert ["data", "0123456789abcdef", "0123456789abcdef"] in rows
-    assert ["command", "a<0", "a<20"] in rows
-    assert "Resumed at step 20." in words(page)
-    assert "the best constant guess has 0.75" in words(page)
-    loss = pictures(page)["loss: distance"]
-    assert "resumed" in loss
-    assert "constant guess" in loss
-    for file in ("model.safetensors", "log.csv", "starts.csv"):
-        assert any(row[0] == file for row in rows)
-
-
-def test_a_run_without_noted_starts_has_a_page_too(pretraining, tmp_path):
-    (pretraining / "starts.csv").unlink()
-    page = write_pretrain_report(pretraining, tmp_path / "report.html")
-    assert "Resumed" not in words(page)
-
-
-def test_the_same_run_gives_the_same_page(pretraining, tmp_path):
-    first = write_pretrain_report(pretraining, tmp_path / "first.html")
-    assert (
-        first.read_bytes() == write_pretrain_report(pretraining, tmp_path / "2.html").read_bytes()
+def spread_out(result, smiles, **changes):
+    """The same run with more test molecules, whose prediction is off by how long they are."""
+    n = len(smiles)
+    error = np.array([float(len(text)) for text in smiles])
+    labels = np.stack([np.ones(n), np.arange(n) % 2, np.ones(n)], 1)
+    predicted = np.stack([1 + error, np.full(n, 0.5), np.ones(n)], 1)
+    near = Nearness(
+        ["like the training set"] * n,
+        error,
+        1 / error,
+        np.arange(n) + 100,
+        ["CC" if k else "" for k in range(n)],
+    )
+    return replace(
+        result,
+        smiles=tuple(smiles),
+        labels=labels,
+        predicted=predicted,
+        nearness=near,
+        parts=replace(result.parts, test=np.arange(n) + 1000),
+        **changes,
     )
 
 
-def test_a_run_without_a_validation_has_nothing_to_report(pretraining, tmp_path):
-    (pretraining / "validation.csv").unlink()
-    with pytest.raises(FileNotFoundError, match=r"validation\.csv: there is no such file"):
-        write_pretrain_report(pretraining, tmp_path / "report.html")
+def test_a_training_page_says_where_the_errors_are(result, tmp_path):
+    smiles = ["c1ccccc1" + "C" * k for k in range(10)] + ["N" + "C" * k for k in range(10)]
+    page = write_train_report(spread_out(result, smiles), tmp_path / "report.html")
+    rows = table_rows(page)
+    assert ["", "10", "12.5 ± 0.96", "5.5", "harder"] in rows  # 8 to 17 letters, or 1 to 10
+    assert ["no ring", "10", "5.5 ± 0.96", "12.5", "easier"] in rows
+    drawn = pictures(page)
+    for name in ("solubility <log>", "toxic", "one class"):
+        assert f"{name}: error by similarity" in drawn
+        assert f"{name}: error by distance" in drawn
+    assert "c1ccccc1CCCCCCCCC" in drawn
+    told = words(page)
+    assert "Worst predicted ($\\mol$)row 1010measured 1predicted 18nearest in training" in told
+    assert "row 1011measured 1predicted 2nearest in training: row 111, similarity 1.00CC" in told
+    assert "20 test molecules in 2 bins of 10" in told
+    assert "predicted 0 with probability 0.50" in told
+
+
+def test_too_few_test_molecules_say_so(result, tmp_path):
+    few = spread_out(result, ["CCO", "CCN", "c1ccccc1", "CO"])
+    told = words(write_train_report(few, tmp_path / "report.html"))
+    assert "No family of test molecules has 5 members" in told
+    assert "There are too few test molecules, so errors are not told by it." in told
+    lost = replace(few, nearness=Nearness.unknown(4))
+    told = words(write_train_report(lost, tmp_path / "2.html"))
+    assert "The distance to the training set is not known" in told
+    assert "nearest in training" not in told
+    assert "Where it errs" not in words(write_train_report(result, tmp_path / "3.html"))
+
+
+def test_a_training_molecule_is_named_by_its_row_alone_where_none_is_kept(result, tmp_path):
+    kept = spread_out(result, ["CCO", "CCN", "c1ccccc1", "CO"])
+    hidden = replace(kept, nearness=replace(kept.nearness, smiles=[""] * 4))
+    assert "<code>CC</code>" in write_train_report(kept, tmp_path / "1.html").read_text()
+    page = write_train_report(hidden, tmp_path / "2.html")
+    assert "<code>CC</code>" not in page.read_text()
+    assert "nearest in training: row 101" in words(page)
+
+
+def test_every_run_has_its_learning_curve(tmp_path):
+    write(tmp_path / "table.csv", smiles=CHAINS, y=N_CARBONS, part=PARTS)
+    for flags, n_thin, told in (
+        ({"split": "part"}, 0, "The dotted line is epoch"),
+        ({"split": "part", "seeds": 2}, 1, "Thick: the first of 2 seeds, with its epoch"),
+        ({"split": "random", "folds": 3, "ensemble": 2}, 5, "Thick: the first of 2 members of 3"),
+    ):
+        result, _, _ = trained(tmp_path, **flags)
+        page = write_train_report(result, tmp_path / "report.html")
+        assert len(re.findall("stroke-width: 0.7", pictures(page)["training loss"])) == n_thin
+        assert told in words(page)
+
+
+def test_a_training_page_shows_the_labels_of_each_part(result, tmp_path):
+    measured = np.full((10, 3), np.nan)
+    measured[2:, 0] = np.arange(8.0)
+    measured[2:, 1] = [0, 0, 0, 1, 0, 1, 1, 1]
+    told = {"n_labels": 8, "n_bounds": 1, "n_bad_cells": 2}
+    choices = {"targets": {target.name: told for target in TARGETS}}
+    shown = replace(result, measured=measured, choices=choices)
+    page = write_train_report(shown, tmp_path / "report.html")
+    rows = table_rows(page)
+    assert ["toxic", "binary", "8", "1", "0", "2"] in rows
+    assert ["toxic", "1", "0 (0.0%)", "1 (50.0%)", "3 (75.0%)"] in rows
+    assert "train 2 labels, mean 0.5; validation 2 labels, mean 2.5; test 4 labels" in words(page)
+    assert "solubility <log>: labels" in pictures(page)
+
+
+def test_a_training_page_names_molecules_that_repeat(result, tmp_path):
+    repeats = find_repeats(
+        ["CO", "OC"],
+        np.array([2, 6]),
+        np.array([[1.0], [2.0]]),
+        np.zeros((2, 1), np.int8),
+        {"toxic": ()},
+        [Split(np.array([0]), np.array([], np.int64), np.array([1]))],
+    )
+    told = words(write_train_report(replace(result, repeats=repeats), tmp_path / "report.html"))
+    assert "Molecules that stand in several rows: 1 (in 2 rows)" in told
+    assert "'toxic': molecules whose labels differ from row to row: 1 (row 3: 1, row 7: 2)" in told
+    assert "Rows of test whose molecule is also in train" in told
 
 
 def test_without_matplotlib_one_sentence_says_what_to_install(result, tmp_path, monkeypatch):

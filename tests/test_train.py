@@ -58,6 +58,7 @@ def config(table: Path, tmp_path: Path) -> TrainConfig:
         epochs=2,
         batch_size=16,
         learning_rate=5e-3,
+        forest=10,
         device="cpu",
         encoder=TINY,
     )
@@ -105,9 +106,11 @@ def test_what_a_run_leaves_behind(config: TrainConfig, table: Path) -> None:
         "best_epoch": result.best_epoch,
         "undefined": {"validation": {}, "test": {}},
         "uncertainty": {part: {"y": found["y"].figures()} for part, found in result.worth.items()},
+        "random_forest_on_ecfp4": metrics["random_forest_on_ecfp4"],
         "spread": {"over": "seeds", "n": 1},
         "choices": result.choices,
     }
+    assert metrics["random_forest_on_ecfp4"]["test"] == result.rival.test
     assert list(metrics["test"]["y"]) == ["RMSE", "MAE", "R2", "n"]
     told_config = json.loads((out / "config.json").read_text())
     assert (told_config["target"], told_config["choices"]) == (["y"], result.choices)
@@ -528,7 +531,7 @@ def test_ctrl_c_leaves_nothing(config: TrainConfig, monkeypatch: pytest.MonkeyPa
         ({"epochs": 0}, "epochs, patience, batch_size, seeds and ensemble must be at"),
         (
             {"conformers": -1},
-            "conformers, warmup_epochs, weight_decay, seed and search must not",
+            "conformers, forest, warmup_epochs, weight_decay, search and seed must not be neg",
         ),
         (
             {"learning_rate": 0.0},

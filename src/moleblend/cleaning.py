@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from moleblend import standardise
 from moleblend.molecule import Molecule, MoleculeError
+from moleblend.repeats import contradict, same_molecules
 from moleblend.tables import Rejected, Table, numbers, read_molecules, with_smiles
 
 Duplicates = Literal["off", "keep", "mean", "drop"]
@@ -274,16 +275,12 @@ def _merge(
     """Merge rows of the same molecule; also give the new labels, and count contradictions."""
     rows, labels = list(rows), labels.copy()
     is_class = [np.isin(column[~np.isnan(column)], (0, 1)).all() for column in labels.T]
-    groups: dict[str, list[int]] = {}
-    for k, row in enumerate(rows):
-        if row.molecule:
-            groups.setdefault(row.molecule, []).append(k)
     n_contradicting = 0
-    for group in groups.values():
-        if len(group) == 1:
-            continue
+    for group in same_molecules([row.molecule for row in rows]):
         found = labels[group]
-        is_odd = _contradict(found, config.tolerance)
+        is_known = ~np.isnan(found)
+        lowest, highest = np.where(is_known, found, -np.inf), np.where(is_known, found, np.inf)
+        is_odd = contradict(lowest, highest, config.tolerance)
         told = "; ".join(
             f"{targets[k]} contradicts, {_listed(group, found[:, k])}"
             for k in np.flatnonzero(is_odd)
@@ -329,13 +326,6 @@ def _listed(rows: Sequence[int], values: Float64[np.ndarray, " m"]) -> str:
 
 def _places(rows: Sequence[int]) -> str:
     return f"row{'s' if len(rows) > 1 else ''} {', '.join(str(row + 1) for row in rows)}"
-
-
-def _contradict(found: Float64[np.ndarray, "m t"], tolerance: float) -> Bool[np.ndarray, " t"]:
-    """Whether the labels of each target differ by more than the tolerance, rounding apart."""
-    is_known = ~np.isnan(found)
-    spread = np.where(is_known, found, -np.inf).max(0) - np.where(is_known, found, np.inf).min(0)
-    return spread - tolerance > 1e-12 * np.where(is_known, np.abs(found), 0).max(0)
 
 
 def _differ(

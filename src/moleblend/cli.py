@@ -64,8 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _pretrain(arguments: list[str]) -> None:
     from moleblend.config import read_recipe
     from moleblend.pretrain import pretrain
+    from moleblend.pretraining_page import write_pretrain_report
     from moleblend.recipe import PretrainConfig
-    from moleblend.report import write_pretrain_report
 
     @dataclass(frozen=True)
     class Run:
@@ -105,6 +105,7 @@ def _pretrain(arguments: list[str]) -> None:
 
 def _train(arguments: list[str]) -> None:
     from moleblend.report import write_train_report
+    from moleblend.rival import verdicts
     from moleblend.train import TrainConfig, train
 
     @dataclass(frozen=True)
@@ -132,6 +133,9 @@ def _train(arguments: list[str]) -> None:
         )
         over = "folds" if config.folds else "seeds"
         say(f"test, mean and standard deviation over {len(result.runs)} {over}  {target}  {told}")
+    _print_metrics("test, random forest", result.rival.test)
+    for verdict in verdicts(result.contests):
+        say(("note: " if verdict.is_lost else "compared: ") + verdict.text)
     report = _report(lambda: write_train_report(result, config.folder / "report.html"))
     say(f"the model is {result.model}, {report}")
 

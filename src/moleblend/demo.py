@@ -254,6 +254,7 @@ def _fine_tune(
             learning_rate=config.learning_rate,
             seed=config.seed,
             device="cpu",
+            forest=0,
             encoder=config.encoder,
         ),
         console=console,

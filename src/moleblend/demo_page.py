@@ -24,14 +24,9 @@ from moleblend.page import (
     table,
     write_page,
 )
+from moleblend.pretraining_page import loss_plots, validation_plots, validation_table
 from moleblend.relations import relate
-from moleblend.report import (
-    figure_name,
-    loss_plots,
-    parity_picture,
-    validation_plots,
-    validation_table,
-)
+from moleblend.report import figure_name, parity_picture
 from moleblend.train import TrainResult
 
 _VIEW_COLOURS = (BLUE, ORANGE, GREEN)

@@ -64,6 +64,24 @@ class Nearness:
     row: Int64[np.ndarray, " n"]
     smiles: list[str]
 
+    @classmethod
+    def unknown(cls, n: int) -> "Nearness":
+        """Give what is known of molecules without a training set."""
+        nothing = np.full(n, np.nan)
+        return cls([""] * n, nothing, nothing, np.full(n, -1), [""] * n)
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Nearness]", order: Int64[np.ndarray, " n"]) -> "Nearness":
+        """Put several together; the molecules are then taken in the order that is given."""
+        words, smiles = (
+            [text for part in parts for text in getattr(part, name)] for name in ("words", "smiles")
+        )
+        distance, similarity, row = (
+            np.concatenate([getattr(part, name) for part in parts])[order]
+            for name in ("distance", "similarity", "row")
+        )
+        return cls([words[k] for k in order], distance, similarity, row, [smiles[k] for k in order])
+
 
 @dataclass(frozen=True, eq=False)
 class Domain:

@@ -124,6 +124,7 @@ class _FineTuned(_SmilesEstimator):
                 batch_size=self.batch_size,
                 learning_rate=self.learning_rate,
                 head_dropout=self.head_dropout,
+                forest=0,
                 seed=self.random_state,
                 device=self.device,
                 encoder=self.encoder or EncoderConfig(),

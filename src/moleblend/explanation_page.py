@@ -240,7 +240,7 @@ def _bars(found: Contributions, k: int) -> str:
     for row, (name, first, last, text) in enumerate(texts):
         y = row * line
         is_level = row in (0, len(texts) - 1)
-        colour = "#1d2330" if is_level else full_colour(last - first)
+        colour = "currentColor" if is_level else full_colour(last - first)
         width = 2.0 if is_level else max(abs(x(last) - x(first)), 1.0)
         body += (
             f"<text x='0' y='{y + 15}'>{escape(name)}</text>"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt8, UInt32
-from rdkit.Chem import Descriptors, rdFingerprintGenerator
+from rdkit.Chem import AtomValenceException, Descriptors, MolToSmiles, rdFingerprintGenerator
 from rdkit.Chem.Scaffolds import MurckoScaffold
 from rdkit.DataStructs import (
     BitVectToBinaryText,
@@ -33,6 +33,29 @@ def scaffold(smiles: str) -> str:
         ('c1ccccc1', '')
     """
     return MurckoScaffold.MurckoScaffoldSmiles(mol=parse(smiles), includeChirality=True)
+
+
+def framework(smiles: str) -> str:
+    """Return the scaffold as a bare graph: every atom is carbon, every bond single.
+
+    Only rings and the chains between them are left.
+
+    Raises:
+        MoleculeError: RDKit refuses the SMILES, or an atom has more bonds than carbon can have.
+
+    Reference:
+        Bemis and Murcko, J. Med. Chem. 1996, doi:10.1021/jm9602928 (their graph frameworks).
+
+    Example:
+        >>> framework("CC(=O)Oc1ccncc1C(=O)O"), framework("CCO")
+        ('C1CCCCC1', '')
+    """
+    try:
+        bare = MurckoScaffold.MakeScaffoldGeneric(MurckoScaffold.GetScaffoldForMol(parse(smiles)))
+    except AtomValenceException as error:
+        raise MoleculeError(f"{smiles}: a carbon cannot have the bonds of an atom in it") from error
+    # What a double bond held to a ring, such as C=O, hangs on it by a single bond now.
+    return MolToSmiles(MurckoScaffold.GetScaffoldForMol(bare))
 
 
 def count_ecfp4(smiles: str, n_bits: int = 2048) -> UInt32[np.ndarray, " n_bits"]:

@@ -1,34 +1,25 @@
-"""What fine-tuning came to: one run or several put together, and the folder that they leave."""
+"""What fine-tuning came to: one run or several put together."""
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import torch
 from jaxtyping import Float64, Int8, Int64
 
-from moleblend import checkpoint
-from moleblend.assay import Assay
-from moleblend.blending import Views
-from moleblend.columns import domain_names, result_names
-from moleblend.config import to_dict
-from moleblend.domain import Domain
-from moleblend.files import replacing
+from moleblend.domain import Domain, Nearness
 from moleblend.finetuning import Labelled
-from moleblend.heads import Model, Target, output_slices
-from moleblend.metrics import Metrics, why_undefined
+from moleblend.heads import Model, Target
+from moleblend.metrics import Metrics
 from moleblend.predict import Row
+from moleblend.repeats import Repeats
+from moleblend.rival import Contest, Rival, contests_of
 from moleblend.search import Search
 from moleblend.settings import TrainConfig
 from moleblend.splits import Split
 from moleblend.sureness import Sureness
-from moleblend.tables import write_table
-from moleblend.worth import Said, Worth, joined, worth_of
+from moleblend.worth import Said, Worth, joined, reordered, worth_of
 
 Spread = dict[str, dict[str, dict[str, float]]]
 """Of each target and metric the mean and the standard deviation over runs."""
@@ -58,6 +49,8 @@ class Run:
         sureness: fitted to that.
         domain: the training molecules; None where they could not be kept, `notes` say why.
         said: of the parts `validation` and `test`, how sure the model is.
+        nearness: of the test part to the training part, whose places are its rows.
+        rival: the forest.
         notes: what is not known of sureness, and why.
     """
 
@@ -77,6 +70,8 @@ class Run:
     sureness: Sureness
     domain: Domain | None
     said: dict[str, dict[str, Said]]
+    nearness: Nearness
+    rival: Rival
     notes: tuple[str, ...]
 
 
@@ -109,6 +104,14 @@ class TrainResult:
         raw: as `predicted`, before probabilities are put right; areas under curves are of these.
         worth: of the parts `validation` and `test`, what the sureness of each target is worth; with
             folds of each fold's own, on its own molecules.
+        said: for the rows of the test part, how sure the model is of each target.
+        smiles: of the rows of the test part.
+        nearness: of the same to the training molecules, whose rows are those of the file.
+        measured: labels of every row of the file, one column for each target; NaN where missing.
+        repeats: molecules that stand in several rows.
+        rival: the random forest, put together as the predictions are.
+        contests: how it compares with the model; with several seeds of the first.
+        forest_note: what should be known of the number of its trees; may be empty.
         search: how the settings of `config` were found; None where they came as they are.
     """
 
@@ -132,6 +135,14 @@ class TrainResult:
     domain: Domain | None = None
     raw: Float64[np.ndarray, "m o"] | None = None
     worth: dict[str, dict[str, Worth]] = field(default_factory=dict)
+    said: dict[str, Said] = field(default_factory=dict)
+    smiles: tuple[str, ...] = ()
+    nearness: Nearness = field(default_factory=lambda: Nearness.unknown(0))
+    measured: Float64[np.ndarray, "r t"] | None = None
+    repeats: Repeats = field(default_factory=Repeats)
+    rival: Rival = field(default_factory=Rival)
+    contests: tuple[Contest, ...] = ()
+    forest_note: str = ""
     search: Search | None = None
 
 
@@ -142,21 +153,25 @@ def outcome_of(
     usable: Int64[np.ndarray, " n"],
     rows: list[Row],
     choices: dict[str, Any],
+    measured: Float64[np.ndarray, "r t"],
+    repeats: Repeats,
+    forest_note: str = "",
 ) -> TrainResult:
     """Sum the runs up; the first stands for all seeds, all folds stand together."""
-    first, tested = runs[0], runs[0].parts.test
-    predicted, raw = first.predicted, first.raw
+    first, shown = runs[0], runs if config.folds else runs[:1]
+    tested = np.concatenate([run.parts.test for run in shown])
+    order = np.argsort(tested)
+    tested = tested[order]
+    predicted, raw, forest = (
+        np.concatenate(values)[order]
+        for values in zip(
+            *((run.predicted, run.raw, run.rival.predicted) for run in shown), strict=True
+        )
+    )
     validation, test, trivial = first.validation, first.test, first.trivial
     parts = {name: usable[part] for name, part in asdict(first.parts).items()}
     targets = first.targets
     if config.folds:
-        tested = np.concatenate([run.parts.test for run in runs])
-        order = np.argsort(tested)
-        tested = tested[order]
-        predicted, raw = (
-            np.concatenate([getattr(run, name) for run in runs])[order]
-            for name in ("predicted", "raw")
-        )
         validation, test, trivial = (
             _means([getattr(run, name) for run in runs])
             for name in ("validation", "test", "trivial")
@@ -166,11 +181,12 @@ def outcome_of(
             replace(target, threshold=float(np.mean([run.targets[k].threshold for run in runs])))
             for k, target in enumerate(first.targets)
         )
-    spread = {
-        name: _spread([getattr(run, name) for run in runs])
-        for name in ("validation", "test")
-        if len(runs) > 1
-    }
+    spread = {}
+    if len(runs) > 1:
+        spread = {
+            name: _spread([getattr(run, name) for run in runs]) for name in ("validation", "test")
+        }
+        spread["test_of_random_forest"] = _spread(_forests(runs))
     learnt = {
         target.name: {
             "mean": target.mean,
@@ -207,10 +223,50 @@ def outcome_of(
         domain=domain,
         raw=raw,
         worth={
-            part: worth_of(joined([run.said[part] for run in (runs if config.folds else [first])]))
+            part: worth_of(joined([run.said[part] for run in shown]))
             for part in ("validation", "test")
         },
+        said={
+            name: reordered(one, order)
+            for name, one in joined([run.said["test"] for run in shown]).items()
+        },
+        smiles=tuple(data.molecules[k].smiles for k in tested),
+        nearness=_nearness(shown, usable, order),
+        measured=measured,
+        repeats=repeats,
+        rival=replace(
+            first.rival,
+            predicted=forest,
+            test=_means(_forests(shown)) if config.folds else first.rival.test,
+        ),
+        contests=contests_of(
+            targets,
+            [run.raw for run in shown],
+            [run.rival for run in shown],
+            [data.part(run.parts.test) for run in shown],
+        ),
+        forest_note=forest_note,
     )
+
+
+def _forests(runs: Sequence[Run]) -> list[dict[str, Metrics]]:
+    """Give what the forests of all runs came to, for the targets that all could learn."""
+    learnt = set.intersection(*(set(run.rival.test) for run in runs))
+    return [
+        {name: found for name, found in run.rival.test.items() if name in learnt} for run in runs
+    ]
+
+
+def _nearness(
+    runs: Sequence[Run], usable: Int64[np.ndarray, " n"], order: Int64[np.ndarray, " m"]
+) -> Nearness:
+    """Put together how near test molecules are; the nearest is named by its row in the file."""
+    found = []
+    for run in runs:
+        place = run.nearness.row
+        row = np.where(place < 0, -1, usable[run.parts.train[place]])
+        found.append(replace(run.nearness, row=row))
+    return Nearness.joined(found, order)
 
 
 def _kept_sureness(
@@ -280,109 +336,3 @@ def _spread(runs: Sequence[dict[str, Metrics]]) -> Spread:
         }
 
     return _figures_of(runs, summed)
-
-
-def write_outcome(result: TrainResult, assay: Assay, views: Views) -> None:
-    """Write the run folder, the model last."""
-    config, out = result.config, result.config.folder
-    figures: dict[str, Any] = {
-        "validation": result.validation,
-        "test": result.test,
-        "test_of_predicting_the_training_mean": result.trivial,
-        "best_epoch": result.best_epoch,
-        "undefined": {
-            part: {target: why for target, m in found.items() if (why := why_undefined(m))}
-            for part, found in (("validation", result.validation), ("test", result.test))
-        },
-        "uncertainty": {
-            part: {name: worth.figures() for name, worth in found.items()}
-            for part, found in result.worth.items()
-        },
-        "spread": {
-            "over": "folds" if config.folds else "seeds",
-            "n": len(result.runs),
-            **result.spread,
-        },
-        "choices": result.choices,
-    }
-    n_rows = len(result.rows)
-    rows = {
-        "row": pa.array(range(1, n_rows + 1)),
-        "part": pa.array(_part_names(result)),
-        "status": pa.array([row.status for row in result.rows]),
-        "reason": pa.array([row.reason for row in result.rows]),
-        "labels": pa.array([assay.problems(row) for row in range(n_rows)]),
-    }
-    log = [
-        {"run": k + 1, "member": member + 1, **epoch}
-        for k, run in enumerate(result.runs)
-        for member, history in enumerate(run.histories)
-        for epoch in history
-    ]
-    with Path(config.data).open("rb") as file:
-        fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
-    members = _kept_models(result)
-    names = result_names(result.targets, len(members), result.sureness)
-    figures["choices"]["prediction_columns"] = names + domain_names(result.domain)
-    # A model file leaves the machine, so it names files without their folders.
-    named = {name: Path(getattr(config, name)).name for name in ("data", "out", "source")}
-    choices = result.choices | {"source": named["source"]}
-    notes = {
-        "conformers": config.conformers,
-        "config": to_dict(replace(config, **named)),
-        "metrics": figures | {"choices": choices},
-    }
-    card = checkpoint.Card(
-        trained_by="train",
-        data=named["data"],
-        data_fingerprint=fingerprint,
-        views=views,
-        notes=notes,
-    )
-    _write_json(out / "config.json", to_dict(config) | {"choices": result.choices})
-    _write_json(out / "metrics.json", figures)
-    write_table(pa.Table.from_pylist(log), out / "log.csv")
-    write_table(pa.table(rows), out / "rows.csv")
-    checkpoint.save(members, result.model, card, sureness=result.sureness, domain=result.domain)
-
-
-def _kept_models(result: TrainResult) -> list[Model]:
-    """Give the members of the model file: of the first seed, or of all folds in one scaling."""
-    if not result.config.folds:
-        return list(result.runs[0].models)
-    members = []
-    for run in result.runs:
-        for model in run.models:
-            _rescale(model, run.targets, result.targets)
-            model.config = replace(model.config, targets=result.targets)
-            members.append(model)
-    return members
-
-
-@torch.no_grad()
-def _rescale(model: Model, found: Sequence[Target], wanted: Sequence[Target]) -> None:
-    """Change the last layer so that the outputs, scaled otherwise, mean the same values."""
-    assert model.property_head is not None
-    last = model.property_head.out
-    for old, new, where in zip(found, wanted, output_slices(found), strict=True):
-        last.weight[where] *= old.scale / new.scale
-        last.bias[where] = (last.bias[where] * old.scale + old.mean - new.mean) / new.scale
-
-
-def _part_names(result: TrainResult) -> list[str]:
-    """Say of each row of the file in which part, or in the test part of which fold, it is."""
-    part_of = {int(row): name for name, rows in asdict(result.parts).items() for row in rows}
-    if result.config.folds:
-        tested = np.sort(np.concatenate([run.parts.test for run in result.runs]))
-        where = dict(zip(tested.tolist(), result.parts.test.tolist(), strict=True))
-        part_of = {
-            where[int(place)]: f"fold {k + 1}"
-            for k, run in enumerate(result.runs)
-            for place in run.parts.test
-        }
-    return [part_of.get(row, "") for row in range(len(result.rows))]
-
-
-def _write_json(path: Path, values: object) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -151,7 +151,7 @@ class Predictor:
         values = np.stack([in_units(part, targets) for part in each])
         results = result_columns(values, targets, self.sureness, confidence)
         if self.domain is not None:
-            nearness = _nearness(self.domain, raw[:, :width], rows)
+            nearness = nearness_of(self.domain, raw[:, :width], _smiles(rows))
             results |= domain_columns(self.domain, nearness)
         joined = _joined(table, rows, results, errors)
         if is_frame(source):
@@ -199,7 +199,7 @@ class Predictor:
         """Say how near rows (of `read`) are to the training set; None if the file has none."""
         if self.domain is None:
             return None
-        return _nearness(self.domain, self._embed(rows, views), rows)
+        return nearness_of(self.domain, self._embed(rows, views), _smiles(rows))
 
     def _embed(self, rows: list[Row], views: Views | None) -> Float32[np.ndarray, "n d"]:
         width = self.model.config.encoder.width
@@ -353,9 +353,10 @@ def _prepare(
     return Row(item, "ok_2d_only", reason)
 
 
-def _nearness(domain: Domain, vectors: Float32[np.ndarray, "n d"], rows: list[Row]) -> Nearness:
-    """Say how near rows are to the training set; unknown of one that RDKit cannot read again."""
-    smiles = ["" if row.molecule is None else row.molecule.smiles for row in rows]
+def nearness_of(
+    domain: Domain, vectors: Float32[np.ndarray, "n d"], smiles: Sequence[str]
+) -> Nearness:
+    """Say how near molecules are, by vector and SMILES; unknown of one that RDKit refuses."""
     try:
         return domain.near(vectors, smiles)
     except MoleculeError:
@@ -416,6 +417,10 @@ def in_batches(n_atoms: Sequence[int]) -> Iterator[list[int]]:
         batch.append(place)
     if batch:
         yield batch
+
+
+def _smiles(rows: list[Row]) -> list[str]:
+    return ["" if row.molecule is None else row.molecule.smiles for row in rows]
 
 
 def _checked(item: str | Molecule, features: FeatureVersion) -> Molecule:

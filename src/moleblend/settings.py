@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from moleblend.baseline import N_TREES
 from moleblend.checkpoint import PACKAGED
 from moleblend.encoder import EncoderConfig
 from moleblend.labels import Task
@@ -46,6 +47,8 @@ class TrainConfig:
             and keep what is better on validation.
         keep_training_smiles: the model file has the SMILES of the training molecules, so that
             `predict` names the nearest one; without, fingerprints and embeddings stay.
+        forest: trees of the random forest on ECFP4 that is trained and tested beside the model, to
+            be compared with; fewer for large tables, 0 for none.
         epochs: at most.
         patience: epochs without a better validation figure after which training stops.
         batch_size: molecules in a step.
@@ -81,6 +84,7 @@ class TrainConfig:
     search: int = 0
     pos_weight: Literal["off", "on", "try"] = "off"
     keep_training_smiles: bool = True
+    forest: int = N_TREES
     epochs: int = 40
     patience: int = 10
     batch_size: int = 32
@@ -109,11 +113,9 @@ class TrainConfig:
             raise ValueError("task needs one value for all targets, or one for each")
         if min(self.epochs, self.patience, self.batch_size, self.seeds, self.ensemble) < 1:
             raise ValueError("epochs, patience, batch_size, seeds and ensemble must be at least 1")
-        least = min(self.conformers, self.warmup_epochs, self.weight_decay, self.seed, self.search)
-        if least < 0:
-            raise ValueError(
-                "conformers, warmup_epochs, weight_decay, seed and search must not be negative"
-            )
+        not_negative = ("conformers", "forest", "warmup_epochs", "weight_decay", "search", "seed")
+        if min(getattr(self, name) for name in not_negative) < 0:
+            raise ValueError(f"{', '.join(not_negative[:-1])} and seed must not be negative")
         if self.folds and (self.folds < 3 or self.seeds > 1):
             raise ValueError(
                 f"folds are at least 3, with one seed: {self.folds} folds, {self.seeds} seeds came"

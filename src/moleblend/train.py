@@ -14,15 +14,18 @@ from moleblend.assay import Assay, read_assay
 from moleblend.blending import Views
 from moleblend.choices import choices_of, told
 from moleblend.columns import in_units, mean_of_members, spread_of_members
-from moleblend.domain import Domain
+from moleblend.domain import Domain, Nearness
 from moleblend.encoder import EncoderConfig
 from moleblend.finetuning import FineTuning, Labelled, fit, score
 from moleblend.fingerprints import FEATURES, joined_features
 from moleblend.heads import Model, ModelConfig, Readout, Target, output_slices
 from moleblend.metrics import Metrics, best_threshold, regression_metrics
 from moleblend.molecule import Molecule, MoleculeError
-from moleblend.outcome import Run, TrainResult, outcome_of, write_outcome
-from moleblend.predict import Row, prepare
+from moleblend.outcome import Run, TrainResult, outcome_of
+from moleblend.predict import Row, nearness_of, prepare
+from moleblend.repeats import find_repeats
+from moleblend.rival import learn_forest, plan_forest
+from moleblend.run_folder import write_run_folder
 from moleblend.search import GoesOn, Search, forget, is_unfinished, require_optuna, search
 from moleblend.settings import TrainConfig
 from moleblend.splits import SPLITS, Split, folds, given_split
@@ -120,6 +123,19 @@ def train(
     data = Labelled(molecules, assay.values[usable], assay.bounds[usable], features)
     splits = _splits(table, usable, data, config)
     choices = choices_of(config, assay, smiles, views, len(rows), data, splits)
+    classes = {measured.name: measured.classes for measured in assay.measurements}
+    repeats = find_repeats(
+        [molecule.smiles for molecule in molecules],
+        usable,
+        data.labels,
+        data.bounds,
+        classes,
+        splits,
+    )
+    choices["repeats"] = repeats.to_dict()
+    choices["notes"] += repeats.sentences()
+    n_trees, forest_note = plan_forest(config.forest, assay, data, splits, config.seeds)
+    choices["notes"] += [forest_note] if forest_note else []
     for sentence in told(choices, assay, table):
         say(sentence)
 
@@ -139,13 +155,16 @@ def train(
                     else f"seed {config.seed + repeat}"
                 )
             seed = config.seed + repeat * config.ensemble
-            runs.append(_run(config, seed, start, data, split, console))
-    result = replace(outcome_of(config, runs, data, usable, rows, choices), search=found)
+            runs.append(_run(config, seed, start, data, split, n_trees, console))
+    result = outcome_of(
+        config, runs, data, usable, rows, choices, assay.values, repeats, forest_note
+    )
+    result = replace(result, search=found)
     for note in choices["sureness"]["notes"]:
         say(f"note: {note}")
     if found is None:
         forget(config.folder)
-    write_outcome(result, assay, views)
+    write_run_folder(result, assay, views)
     return result
 
 
@@ -237,7 +256,13 @@ def _trained(
 
 
 def _run(
-    config: TrainConfig, seed: int, start: _Start, data: Labelled, split: Split, console: Console
+    config: TrainConfig,
+    seed: int,
+    start: _Start,
+    data: Labelled,
+    split: Split,
+    n_trees: int,
+    console: Console,
 ) -> Run:
     """Train one model or the members of an ensemble, then read the test part."""
     training, validation, test = map(data.part, (split.train, split.validation, split.test))
@@ -276,13 +301,12 @@ def _run(
         member.model.config = replace(member.model.config, targets=final)
     raw_test, test_spread = answer(test)
     predicted = sureness.calibrated(final, raw_test)
+    near_validation, near_test = (_nearness(domain, members[0], p) for p in (validation, test))
     said = {
-        name: said_of(
-            sureness, final, *given, part.labels, part.bounds, _distance(domain, members[0], part)
-        )
-        for name, part, given in (
-            ("validation", validation, (raw, spread)),
-            ("test", test, (raw_test, test_spread)),
+        name: said_of(sureness, final, *given, part.labels, part.bounds, near.distance)
+        for name, part, near, given in (
+            ("validation", validation, near_validation, (raw, spread)),
+            ("test", test, near_test, (raw_test, test_spread)),
         )
     }
     means = in_units(np.zeros((len(test), predicted.shape[1])), final)
@@ -309,6 +333,8 @@ def _run(
         sureness=sureness,
         domain=domain,
         said=said,
+        nearness=near_test,
+        rival=learn_forest(n_trees, final, training, validation, test, seed),
         notes=(*sureness.notes, *missing),
     )
 
@@ -354,13 +380,11 @@ def _domain(
     return domain, []
 
 
-def _distance(
-    domain: Domain | None, member: FineTuning, part: Labelled
-) -> Float64[np.ndarray, " m"]:
-    """Distance of molecules to the training set; NaN without one."""
+def _nearness(domain: Domain | None, member: FineTuning, part: Labelled) -> Nearness:
+    """Say how near molecules are to the training part; nothing is known without a domain."""
     if domain is None:
-        return np.full(len(part), np.nan)
-    return domain.distance(member.embeddings(part))
+        return Nearness.unknown(len(part))
+    return nearness_of(domain, member.embeddings(part), [m.smiles for m in part.molecules])
 
 
 def _check_out(config: TrainConfig, *, resume: bool) -> None:

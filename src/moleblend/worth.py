@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int8
+from jaxtyping import Bool, Float, Float64, Int8, Int64
 
 from moleblend.heads import Target, output_slices
 from moleblend.reliability import (
@@ -153,6 +153,12 @@ def joined(parts: Sequence[dict[str, Said]]) -> dict[str, Said]:
             }
             found[name] = type(first)(**columns)
     return found
+
+
+def reordered(said: Said, order: Int64[np.ndarray, " m"]) -> Said:
+    """Put what was said of molecules into another order."""
+    columns = {one.name: getattr(said, one.name)[order] for one in fields(said)}
+    return type(said)(**columns)
 
 
 def worth_of(said: dict[str, Said]) -> dict[str, Worth]:

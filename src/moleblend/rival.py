@@ -1,0 +1,368 @@
+"""The random forest beside a model: trained on the same part, read on the same part, compared."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+from scipy.stats import rankdata
+
+from moleblend.assay import Assay
+from moleblend.baseline import (
+    MOST_MOLECULES,
+    affordable_trees,
+    count_matrix,
+    forest_predictions,
+)
+from moleblend.finetuning import Labelled, score
+from moleblend.heads import Target, output_slices
+from moleblend.metrics import Metrics, best_threshold
+from moleblend.molecule import MoleculeError
+from moleblend.splits import Split
+
+_N_RESAMPLES = 1000
+_AT_ONCE = 500_000
+_FEWEST = 10
+"""Test molecules with a label, below which nothing is said to be better."""
+
+_MOST_SAID = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Rival:
+    """The forest of one run.
+
+    Attributes:
+        n_trees: 0 where none was trained.
+        predicted: for the test part, see `columns.in_units`; NaN where a target was not learnt.
+        test: metrics of the targets that were learnt.
+        not_learnt: why the others were not.
+    """
+
+    n_trees: int = 0
+    predicted: Float64[np.ndarray, "m o"] = field(default_factory=lambda: np.zeros((0, 0)))
+    test: dict[str, Metrics] = field(default_factory=dict)
+    not_learnt: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Model and forest on the test molecules of one target.
+
+    Attributes:
+        target: its name.
+        metric: by which they are compared.
+        unit: of the metric.
+        model: its figure.
+        forest: its figure.
+        gain: by how much the model is better; negative where the forest is.
+        low: 2.5 % quantile of the gain, when test molecules are drawn anew; None of too few.
+        high: 97.5 % quantile.
+        n: test molecules with a label.
+    """
+
+    target: str
+    metric: str
+    unit: str
+    model: float
+    forest: float
+    gain: float
+    low: float | None
+    high: float | None
+    n: int
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether the difference is beyond the noise of the test molecules."""
+        return self.low is not None and self.high is not None and self.low * self.high > 0
+
+    def sentence(self) -> str:
+        """Say who is better, and whether that means anything."""
+        unit = f" {self.unit}" if self.unit else ""
+        figures = (
+            f"{self.metric} {self.model:.4g}{unit} against the forest's {self.forest:.4g} on "
+            f"{self.n:,} test molecules"
+        )
+        if self.low is None or self.high is None:
+            return f"{self.target}: {figures}, too few to say which is better"
+        ends = sorted((self.low, self.high) if self.gain > 0 else (-self.low, -self.high))
+        figures += (
+            f"; the difference of {abs(self.gain):.3g} lies between {ends[0]:.3g} and "
+            f"{ends[1]:.3g} in 95 of 100 drawings of other test molecules"
+        )
+        if not self.is_certain:
+            return (
+                f"{self.target}: no difference beyond the noise of the test part between the model "
+                f"and a random forest on ECFP4 ({figures})"
+            )
+        if self.gain > 0:
+            return f"{self.target}: the model is better than a random forest on ECFP4 ({figures})"
+        return f"{self.target}: a random forest on ECFP4 is better than this model ({figures})"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How model and forest compare.
+
+    Attributes:
+        text: a sentence, without its full stop.
+        is_lost: the forest is better beyond the noise; of many targets, on more than the model.
+    """
+
+    text: str
+    is_lost: bool
+
+
+def plan_forest(
+    wanted: int, assay: Assay, data: Labelled, splits: Sequence[Split], n_repeats: int
+) -> tuple[int, str]:
+    """Decide on the trees of each forest, all runs together.
+
+    Returns:
+        The number of trees, and what should be said of it; 0 where none is trained.
+    """
+    if not wanted:
+        return 0, ""
+    largest = max(len(split.train) for split in splits)
+    if largest > MOST_MOLECULES:
+        return 0, (
+            f"no random forest is trained beside the model: {largest:,} training molecules are "
+            f"more than {MOST_MOLECULES:,}"
+        )
+    n_labels = [
+        (measured.kind, n_repeats * int((~np.isnan(data.labels[split.train, k])).sum()))
+        for split in splits
+        for k, measured in enumerate(assay.measurements)
+    ]
+    n_trees = affordable_trees(wanted, n_labels)
+    if not n_trees:
+        return 0, (
+            "no random forest is trained beside the model: it would take too long for "
+            f"{sum(n for _, n in n_labels):,} labels"
+        )
+    if n_trees < wanted:
+        return n_trees, (
+            f"the random forest beside the model has {n_trees} trees instead of {wanted}, so that "
+            "it takes minutes"
+        )
+    return n_trees, ""
+
+
+def learn_forest(
+    n_trees: int,
+    targets: Sequence[Target],
+    training: Labelled,
+    validation: Labelled,
+    test: Labelled,
+    seed: int,
+) -> Rival:
+    """Train a forest for each target, and score it as the model is scored."""
+    slices = output_slices(targets)
+    predicted = np.full((len(test), slices[-1].stop), np.nan)
+    if not n_trees:
+        return Rival(0, predicted)
+    try:
+        learnt, chosen, asked = (
+            count_matrix([molecule.smiles for molecule in part.molecules])
+            for part in (training, validation, test)
+        )
+    except MoleculeError as error:  # a molecule that came as a mol block
+        why = f"RDKit cannot read a molecule again: {error}"
+        return Rival(0, predicted, {}, {target.name: why for target in targets})
+    both = np.concatenate([chosen, asked])
+    judged: list[Target] = []
+    not_learnt: dict[str, str] = {}
+    for k, (target, where) in enumerate(zip(targets, slices, strict=True)):
+        judged.append(target)
+        try:
+            found = forest_predictions(
+                target,
+                learnt,
+                training.labels[:, k],
+                training.bounds[:, k],
+                both,
+                n_trees=n_trees,
+                seed=seed,
+            )
+        except ValueError as error:
+            not_learnt[target.name] = str(error)
+            continue
+        predicted[:, where] = found[len(chosen) :]
+        if target.kind == "binary":
+            threshold = best_threshold(found[: len(chosen), 0], validation.labels[:, k])
+            judged[-1] = replace(target, threshold=threshold)
+    # What was not learnt is filled with 1, which has a logarithm, and its figures are left out.
+    scored = score(judged, np.nan_to_num(predicted, nan=1.0), test)
+    known = {name: metrics for name, metrics in scored.items() if name not in not_learnt}
+    return Rival(n_trees, predicted, known, not_learnt)
+
+
+def contests_of(
+    targets: Sequence[Target],
+    model: Sequence[Float64[np.ndarray, "_ o"]],
+    rivals: Sequence[Rival],
+    tests: Sequence[Labelled],
+) -> tuple[Contest, ...]:
+    """Compare model and forest, target by target: a paired bootstrap over test molecules.
+
+    Args:
+        targets: what the outputs are.
+        model: its predictions for each test part, of which there are several with folds; the
+            figures are means over these.
+        rivals: for each.
+        tests: the parts.
+
+    Returns:
+        One for each target for which both have a figure.
+    """
+    found = []
+    for k, (target, where) in enumerate(zip(targets, output_slices(targets), strict=True)):
+        sampled, n, chance = [], 0, np.random.default_rng(0)
+        for ours, rival, part in zip(model, rivals, tests, strict=True):
+            label = part.labels[:, k]
+            is_known = ~np.isnan(label) & (part.bounds[:, k] == 0)
+            theirs = rival.predicted[:, where]
+            if target.name not in rival.test or not is_known.any():
+                continue
+            label, n = label[is_known], n + int(is_known.sum())
+            both = [one[is_known] for one in (ours[:, where], theirs)]
+            sampled.append(_resampled(target, both, label, chance))
+        if not sampled:
+            continue
+        figures = np.mean(sampled, 0)  # [2 r], the first resample is the part as it is
+        if np.isnan(figures[:, 0]).any():
+            continue
+        is_value = target.kind == "regression"
+        gains = (figures[1] - figures[0]) * (1 if is_value else -1)
+        drawn = gains[1:][~np.isnan(gains[1:])]  # a drawing may have one class only
+        low, high = np.quantile(drawn, (0.025, 0.975)) if len(drawn) else (None, None)
+        found.append(
+            Contest(
+                target=target.name,
+                metric=_metric(target),
+                unit="" if not is_value or target.log10 else target.unit,
+                model=float(figures[0, 0]),
+                forest=float(figures[1, 0]),
+                gain=float(gains[0]),
+                low=None if low is None or n < _FEWEST else float(low),
+                high=None if high is None or n < _FEWEST else float(high),
+                n=n,
+            )
+        )
+    return tuple(found)
+
+
+def verdicts(contests: Sequence[Contest]) -> list[Verdict]:
+    """Say how model and forest compare: of each of a few targets, of many in sum."""
+    if len(contests) <= _MOST_SAID:
+        return [Verdict(one.sentence(), one.is_certain and one.gain < 0) for one in contests]
+    n_won, n_lost = (sum(sign * one.gain > 0 for one in contests) for sign in (1, -1))
+    certain = [one for one in contests if one.is_certain]
+    n_surely_won = sum(one.gain > 0 for one in certain)
+    n_surely_lost = len(certain) - n_surely_won
+    told = (
+        f"of {len(contests):,} targets the model is better than a random forest on ECFP4 in "
+        f"{n_won:,} ({n_surely_won:,} beyond the noise of the test part) and the forest in "
+        f"{n_lost:,} ({n_surely_lost:,} beyond it)"
+    )
+    areas = [(one.model, one.forest) for one in contests if "AUC" in one.metric]
+    if areas:
+        model, forest = np.mean(areas, 0)
+        told += f"; mean ROC-AUC {model:.4g} of the model, {forest:.4g} of the forest"
+    return [Verdict(told, n_surely_lost > n_surely_won)]
+
+
+def about_forest(targets: Sequence[Target], choices: dict[str, Any]) -> str:
+    """Say what a forest was told, as far as these targets are concerned.
+
+    Args:
+        targets: those of the model.
+        choices: of the run, see `choices.choices_of`.
+    """
+    told = (
+        "The random forest is trained on the labels of the same training part and read on the same "
+        "test part; it changes nothing about the model."
+    )
+    if any(found["n_bounds"] for found in choices.get("targets", {}).values()):
+        told += " Labels that are bounds are left out of its training."
+    if any(target.kind == "binary" for target in targets):
+        told += " It has a threshold of its own, chosen on validation."
+    if any(target.kind != "regression" for target in targets):
+        told += " Its probabilities are the votes of its trees, which nothing puts right."
+    return told
+
+
+def record(rival: Rival, contests: Sequence[Contest], about: str, note: str) -> dict[str, Any]:
+    """Give what metrics.json says of the forest."""
+    return {
+        "about": about,
+        "n_trees": rival.n_trees,
+        "note": note,
+        "test": rival.test,
+        "not_learnt": rival.not_learnt,
+        "compared": {
+            contest.target: {
+                name: value for name, value in asdict(contest).items() if name != "target"
+            }
+            | {"is_beyond_noise": contest.is_certain}
+            for contest in contests
+        },
+    }
+
+
+def _metric(target: Target) -> str:
+    """By which figure model and forest are compared."""
+    if target.kind == "regression":
+        return "RMSE log10" if target.log10 else "RMSE"
+    return "ROC-AUC" if target.kind == "binary" else "macro ROC-AUC"
+
+
+def _resampled(
+    target: Target,
+    both: Sequence[Float64[np.ndarray, "n c"]],
+    label: Float64[np.ndarray, " n"],
+    chance: np.random.Generator,
+) -> Float64[np.ndarray, "2 r"]:
+    """Compute the figure of both on the molecules as they are, then on molecules drawn anew."""
+    n = len(label)
+    picks = [np.arange(n)[None]]
+    n_left, at_once = _N_RESAMPLES, max(_AT_ONCE // n, 1)
+    while n_left:
+        picks.append(chance.integers(n, size=(min(n_left, at_once), n)))
+        n_left -= len(picks[-1])
+    return np.stack(
+        [np.concatenate([_figures(target, one, label, p) for p in picks]) for one in both]
+    )
+
+
+def _figures(
+    target: Target,
+    predicted: Float64[np.ndarray, "n c"],
+    label: Float64[np.ndarray, " n"],
+    picks: Int64[np.ndarray, "r n"],
+) -> Float64[np.ndarray, " r"]:
+    """Compute the metric on each drawing of molecules; NaN where it is not defined."""
+    if target.kind == "regression":
+        values = [predicted[:, 0], label]
+        first, second = np.log10(values) if target.log10 else values
+        return np.sqrt(((first - second) ** 2)[picks].mean(1))
+    if target.kind == "binary":
+        return _areas(predicted[:, 0], label == 1, picks)
+    found = np.stack([_areas(predicted[:, int(k)], label == k, picks) for k in np.unique(label)])
+    n_defined = (~np.isnan(found)).sum(0)
+    return np.where(n_defined > 0, np.nansum(found, 0) / np.maximum(n_defined, 1), np.nan)
+
+
+def _areas(
+    score: Float64[np.ndarray, " n"],
+    is_positive: Bool[np.ndarray, " n"],
+    picks: Int64[np.ndarray, "r n"],
+) -> Float64[np.ndarray, " r"]:
+    """Compute the areas under the ROC curves, by the ranks of the positives."""
+    positive = is_positive[picks]
+    ranks = rankdata(score[picks], axis=1)
+    n_positive = positive.sum(1)
+    n_pairs = n_positive * (positive.shape[1] - n_positive)
+    above = (ranks * positive).sum(1) - n_positive * (n_positive + 1) / 2
+    return np.where(n_pairs > 0, above / np.maximum(n_pairs, 1), np.nan)

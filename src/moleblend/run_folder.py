@@ -1,0 +1,137 @@
+"""The folder that a fine-tuning run leaves."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from moleblend import checkpoint
+from moleblend.assay import Assay
+from moleblend.blending import Views
+from moleblend.columns import domain_names, result_names
+from moleblend.config import to_dict
+from moleblend.files import replacing
+from moleblend.heads import Model, Target, output_slices
+from moleblend.metrics import why_undefined
+from moleblend.outcome import TrainResult
+from moleblend.rival import about_forest, record
+from moleblend.tables import write_table
+
+
+def write_run_folder(result: TrainResult, assay: Assay, views: Views) -> None:
+    """Write the run folder, the model last."""
+    config, out = result.config, result.config.folder
+    figures: dict[str, Any] = {
+        "validation": result.validation,
+        "test": result.test,
+        "test_of_predicting_the_training_mean": result.trivial,
+        "best_epoch": result.best_epoch,
+        "undefined": {
+            part: {target: why for target, m in found.items() if (why := why_undefined(m))}
+            for part, found in (("validation", result.validation), ("test", result.test))
+        },
+        "uncertainty": {
+            part: {name: worth.figures() for name, worth in found.items()}
+            for part, found in result.worth.items()
+        },
+        "random_forest_on_ecfp4": record(
+            result.rival,
+            result.contests,
+            about_forest(result.targets, result.choices),
+            result.forest_note,
+        ),
+        "spread": {
+            "over": "folds" if config.folds else "seeds",
+            "n": len(result.runs),
+            **result.spread,
+        },
+        "choices": result.choices,
+    }
+    n_rows, same = len(result.rows), result.repeats.others()
+    rows = {
+        "row": pa.array(range(1, n_rows + 1)),
+        "part": pa.array(_part_names(result)),
+        "status": pa.array([row.status for row in result.rows]),
+        "reason": pa.array([row.reason for row in result.rows]),
+        "labels": pa.array([assay.problems(row) for row in range(n_rows)]),
+        "same_molecule": pa.array([same.get(row, "") for row in range(n_rows)]),
+    }
+    log = [
+        {"run": k + 1, "member": member + 1, **epoch}
+        for k, run in enumerate(result.runs)
+        for member, history in enumerate(run.histories)
+        for epoch in history
+    ]
+    with Path(config.data).open("rb") as file:
+        fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
+    members = _kept_models(result)
+    names = result_names(result.targets, len(members), result.sureness)
+    figures["choices"]["prediction_columns"] = names + domain_names(result.domain)
+    # A model file leaves the machine, so it names files without their folders.
+    named = {name: Path(getattr(config, name)).name for name in ("data", "out", "source")}
+    choices = result.choices | {"source": named["source"]}
+    notes = {
+        "conformers": config.conformers,
+        "config": to_dict(replace(config, **named)),
+        "metrics": figures | {"choices": choices},
+    }
+    card = checkpoint.Card(
+        trained_by="train",
+        data=named["data"],
+        data_fingerprint=fingerprint,
+        views=views,
+        notes=notes,
+    )
+    _write_json(out / "config.json", to_dict(config) | {"choices": result.choices})
+    _write_json(out / "metrics.json", figures)
+    write_table(pa.Table.from_pylist(log), out / "log.csv")
+    write_table(pa.table(rows), out / "rows.csv")
+    checkpoint.save(members, result.model, card, sureness=result.sureness, domain=result.domain)
+
+
+def _kept_models(result: TrainResult) -> list[Model]:
+    """Give the members of the model file: of the first seed, or of all folds in one scaling."""
+    if not result.config.folds:
+        return list(result.runs[0].models)
+    members = []
+    for run in result.runs:
+        for model in run.models:
+            _rescale(model, run.targets, result.targets)
+            model.config = replace(model.config, targets=result.targets)
+            members.append(model)
+    return members
+
+
+@torch.no_grad()
+def _rescale(model: Model, found: Sequence[Target], wanted: Sequence[Target]) -> None:
+    """Change the last layer so that the outputs, scaled otherwise, mean the same values."""
+    assert model.property_head is not None
+    last = model.property_head.out
+    for old, new, where in zip(found, wanted, output_slices(found), strict=True):
+        last.weight[where] *= old.scale / new.scale
+        last.bias[where] = (last.bias[where] * old.scale + old.mean - new.mean) / new.scale
+
+
+def _part_names(result: TrainResult) -> list[str]:
+    """Say of each row of the file in which part, or in the test part of which fold, it is."""
+    part_of = {int(row): name for name, rows in asdict(result.parts).items() for row in rows}
+    if result.config.folds:
+        tested = np.sort(np.concatenate([run.parts.test for run in result.runs]))
+        where = dict(zip(tested.tolist(), result.parts.test.tolist(), strict=True))
+        part_of = {
+            where[int(place)]: f"fold {k + 1}"
+            for k, run in enumerate(result.runs)
+            for place in run.parts.test
+        }
+    return [part_of.get(row, "") for row in range(len(result.rows))]
+
+
+def _write_json(path: Path, values: object) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

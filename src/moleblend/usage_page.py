@@ -1,0 +1,84 @@
+"""How to use a model that was trained, for the page of its training: commands that run."""
+
+import shlex
+from html import escape
+
+from moleblend.page import table
+from moleblend.train import TrainResult
+
+_MOST_EXPLAINED = 4
+"""Targets that `explain` takes without being told which."""
+
+_MEANINGS = {
+    "_log10_pred": "its logarithm, which is what was learnt",
+    "_log10_std": "standard deviation of the error of the logarithm",
+    "_pred": "the prediction, in the unit of the labels, or the likeliest class",
+    "_prob": "probability of the second class (the one called 1 or active)",
+    "_std": "standard deviation of the error",
+    "_low": "lower end of the interval that holds 90 in 100 values",
+    "_high": "its upper end",
+    "_set": "classes that cannot be excluded, so that 90 in 100 sets hold the true one",
+    "domain": "whether the molecule is like the training set",
+    "similarity": "Tanimoto similarity of the nearest training molecule",
+    "nearest": "that molecule",
+    "nearest_row": "its row in the training file",
+}
+"""Of the ends of names of columns, the longer ones first."""
+
+
+def usage_part(result: TrainResult) -> list[str]:
+    """Show the commands of the shell and of Python for this model."""
+    model = str(result.model)
+    quoted, texts = shlex.quote(model), []
+    shell = [f"moleblend predict {quoted} molecules.csv predictions.csv"]
+    is_sure = bool(result.sureness.values or result.sureness.classes)
+    if is_sure:
+        shell.append(f"{shell[0]} --confidence 0.8")
+        texts.append("A lower confidence than 0.9 gives narrower intervals and smaller sets.")
+    named = ""
+    if len(result.targets) > _MOST_EXPLAINED:
+        named = f" --target {shlex.quote(result.targets[0].name)}"
+    if result.config.features:
+        texts.append("explain cannot speak for a model with joined features.")
+    elif any(target.kind == "multiclass" for target in result.targets):
+        texts.append("explain cannot speak for targets of several classes.")
+    else:
+        shell.append(f"moleblend explain {quoted} molecules.csv why.html{named}")
+    if result.config.conformers:
+        texts.append(
+            "Geometries are computed in a process of their own, so a script of yours needs "
+            'if __name__ == "__main__": around what follows its imports.'
+        )
+    confidence = ", confidence=0.8" if is_sure else ""
+    python = (
+        "import pandas\n"
+        "from moleblend import Predictor\n\n"
+        f"predictor = Predictor({model!r})\n"
+        f'table = predictor.predict(["CCO", "c1ccccc1O"]{confidence})   # a pyarrow Table\n'
+        'frame = predictor.predict(pandas.read_csv("molecules.csv"))   # a data frame comes back\n'
+        'vectors = predictor.embed(["CCO", "c1ccccc1O"])   # one vector per molecule\n'
+    )
+    return [
+        "<h2>Use the model</h2>",
+        "<p>The model is one file. Every row of the input comes back, with a status.</p>",
+        f"<pre>{escape(chr(10).join(shell))}</pre>",
+        "<p>In Python (pandas, or polars, is needed for the data frame alone):</p>",
+        f"<pre>{escape(python)}</pre>",
+        *(f"<p>{escape(text)}</p>" for text in texts),
+        _columns(result),
+    ]
+
+
+def _columns(result: TrainResult) -> str:
+    """Say what the columns of predictions are; of many targets those of the first."""
+    names = result.choices.get("prediction_columns", [])
+    first = result.targets[0].name
+    rows = []
+    for name in names:
+        is_of_first = name.startswith(f"{first}_")
+        if any(name.startswith(f"{target.name}_") for target in result.targets) and not is_of_first:
+            continue
+        end = name.removeprefix(first) if is_of_first else name
+        meaning = _MEANINGS.get(end, "probability of that class" if "_prob_" in end else "")
+        rows.append((name, meaning))
+    return table(("column", "what"), rows, style="words") if rows else ""
