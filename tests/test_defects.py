@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from moleblend import cli, train
+from moleblend import cli, runs, train
 from moleblend.chem import read_smiles
 from moleblend.finetuning import FineTuning
 from moleblend.predict import Predictor
@@ -267,7 +267,7 @@ class Seen:
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     found = Seen([], [])
-    fit, whole = train.fit, train.train
+    fit, whole = runs.fit, train.train
 
     def watched_fit(run: FineTuning) -> None:
         found.learnt.append(run)
@@ -277,7 +277,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
         found.results.append(whole(*arguments, **named))
         return found.results[-1]
 
-    monkeypatch.setattr(train, "fit", watched_fit)
+    monkeypatch.setattr(runs, "fit", watched_fit)
     monkeypatch.setattr(train, "train", watched_train)
     return found
 

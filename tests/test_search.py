@@ -241,6 +241,7 @@ def test_a_run_keeps_what_its_search_found(small: TrainConfig) -> None:
     assert told["learning_rate"] == best.settings["learning_rate"]
     assert told["choices"]["search"]["found"] == best.settings
     assert told["choices"]["features"] == list(kept.features)
+    assert "repeats" in told["choices"]
     assert len(result.runs) == 2
     assert all(one.models[0].config.head_dropout == kept.head_dropout for one in result.runs)
 

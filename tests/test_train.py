@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from safetensors import safe_open
 
-from moleblend import checkpoint, finetuning, train
+from moleblend import checkpoint, finetuning, runs, train
 from moleblend.checkpoint import Card
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import HeadsConfig, Model, ModelConfig
@@ -238,12 +238,12 @@ def test_other_splits_are_those_of_the_usable_rows(config: TrainConfig, kind: st
 
 
 def test_random_split_follows_the_seed(config: TrainConfig) -> None:
-    runs = [
+    found = [
         (result, weights(result))
         for seed in (0, 0, 1)
         for result, _ in [run(replace(config, split="random", epochs=1, seed=seed))]
     ]
-    (first, kept), (second, same), (other, changed) = runs
+    (first, kept), (second, same), (other, changed) = found
     assert len(first.parts.test) == 6
     assert first.parts.test.tolist() == second.parts.test.tolist() != other.parts.test.tolist()
     assert first.test == second.test
@@ -803,13 +803,13 @@ def test_probabilities_are_put_right_where_validation_shows_that_they_are_wrong(
     rows = [k % 2 for k in range(len(CHAINS))]
     parts = [("train", "valid", "valid", "valid", "test")[k % 5] for k in range(len(CHAINS))]
     write(Path(config.data), smiles=CHAINS, y=rows, part=parts)
-    given = train.in_units
+    given = runs.in_units
 
     def boastful(*arguments: Any) -> np.ndarray:
         """A model that is sure of what it cannot know."""
         return np.where(given(*arguments) > 0.5, 0.99, 0.01)
 
-    monkeypatch.setattr(train, "in_units", boastful)
+    monkeypatch.setattr(runs, "in_units", boastful)
     monkeypatch.setattr("moleblend.predict.in_units", boastful)
     result, _ = run(replace(config, learning_rate=1e-5))
     told = result.worth["validation"]["y"]

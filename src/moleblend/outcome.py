@@ -10,11 +10,12 @@ from jaxtyping import Float64, Int8, Int64
 
 from moleblend.domain import Domain, Nearness
 from moleblend.finetuning import Labelled
-from moleblend.heads import Model, Target
+from moleblend.heads import Target
 from moleblend.metrics import Metrics
 from moleblend.predict import Row
 from moleblend.repeats import Repeats
 from moleblend.rival import Contest, Rival, contests_of
+from moleblend.runs import Run
 from moleblend.search import Search
 from moleblend.settings import TrainConfig
 from moleblend.splits import Split
@@ -23,56 +24,6 @@ from moleblend.worth import Said, Worth, joined, reordered, worth_of
 
 Spread = dict[str, dict[str, dict[str, float]]]
 """Of each target and metric the mean and the standard deviation over runs."""
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """One training: one seed on one split.
-
-    Attributes:
-        seed: of its first member; the others have the next ones.
-        parts: rows of each part, counted from 0 among the usable rows.
-        targets: with the scaling of the training labels and the threshold chosen on validation.
-        models: one, or the members of an ensemble.
-        histories: of each member, per epoch: `epoch`, `training_loss`, and `validation`, the figure
-            that chose the epoch: mean ROC-AUC of the classes, mean RMSE in standard deviations of
-            the regression targets (a bound counts where it is broken), their difference where there
-            are both; or, where neither is defined, the loss.
-        best_epochs: of each member, whose weights were kept.
-        validation: metrics per target on the validation part, of the weights that were kept.
-        test: metrics per target on the test part, read once.
-        trivial: test metrics of predicting the training mean; only for regression.
-        predicted: for the test part, see `predict.in_units`; probabilities are put right.
-        raw: the same, before they are put right.
-        is_weighted: whether class 1 was weighed by how rare it is.
-        judged: for the validation part, before probabilities are put right.
-        sureness: fitted to that.
-        domain: the training molecules; None where they could not be kept, `notes` say why.
-        said: of the parts `validation` and `test`, how sure the model is.
-        nearness: of the test part to the training part, whose places are its rows.
-        rival: the forest.
-        notes: what is not known of sureness, and why.
-    """
-
-    seed: int
-    parts: Split
-    targets: tuple[Target, ...]
-    models: tuple[Model, ...]
-    histories: tuple[list[dict[str, int | float]], ...]
-    best_epochs: tuple[int, ...]
-    validation: dict[str, Metrics]
-    test: dict[str, Metrics]
-    trivial: dict[str, Metrics]
-    predicted: Float64[np.ndarray, "m o"]
-    raw: Float64[np.ndarray, "m o"]
-    is_weighted: bool
-    judged: Float64[np.ndarray, "v o"]
-    sureness: Sureness
-    domain: Domain | None
-    said: dict[str, dict[str, Said]]
-    nearness: Nearness
-    rival: Rival
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)

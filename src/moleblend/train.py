@@ -1,58 +1,35 @@
 """Fine-tuning: a table of measured molecules in, a model file with honest test figures out."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32, Int64
 from rich.console import Console
 
 from moleblend import checkpoint
 from moleblend.assay import Assay, read_assay
 from moleblend.blending import Views
 from moleblend.choices import choices_of, told
-from moleblend.columns import in_units, mean_of_members, spread_of_members
-from moleblend.domain import Domain, Nearness
 from moleblend.encoder import EncoderConfig
-from moleblend.finetuning import FineTuning, Labelled, fit, score
+from moleblend.finetuning import Labelled
 from moleblend.fingerprints import FEATURES, joined_features
-from moleblend.heads import Model, ModelConfig, Readout, Target, output_slices
-from moleblend.metrics import Metrics, best_threshold, regression_metrics
 from moleblend.molecule import Molecule, MoleculeError
-from moleblend.outcome import Run, TrainResult, outcome_of
-from moleblend.predict import Row, nearness_of, prepare
+from moleblend.outcome import TrainResult, outcome_of
+from moleblend.predict import Row, prepare
 from moleblend.repeats import find_repeats
-from moleblend.rival import learn_forest, plan_forest
+from moleblend.rival import plan_forest
 from moleblend.run_folder import write_run_folder
+from moleblend.runs import Run, Start, run_on, trained_on
 from moleblend.search import GoesOn, Search, forget, is_unfinished, require_optuna, search
 from moleblend.settings import TrainConfig
 from moleblend.splits import SPLITS, Split, folds, given_split
-from moleblend.sureness import Sureness
 from moleblend.tables import Table, find_smiles_column, read_molecules, read_table
-from moleblend.worth import said_of
 
 __all__ = ["Run", "TrainConfig", "TrainResult", "train"]
-
-
-@dataclass(frozen=True, eq=False)
-class _Start:
-    """What every training of a run begins with.
-
-    Attributes:
-        source: the model that is started from; None for random weights.
-        encoder: its settings.
-        views: what is used of each molecule.
-        assay: the targets.
-        vectors: what the source gave for molecules, frozen; each is computed once in a run.
-    """
-
-    source: Model | None
-    encoder: EncoderConfig
-    views: Views
-    assay: Assay
-    vectors: dict[Molecule, Float32[torch.Tensor, "c d"]] = field(default_factory=dict)
 
 
 def train(
@@ -122,7 +99,6 @@ def train(
     features = joined_features([molecule.smiles for molecule in molecules], config.features)
     data = Labelled(molecules, assay.values[usable], assay.bounds[usable], features)
     splits = _splits(table, usable, data, config)
-    choices = choices_of(config, assay, smiles, views, len(rows), data, splits)
     classes = {measured.name: measured.classes for measured in assay.measurements}
     repeats = find_repeats(
         [molecule.smiles for molecule in molecules],
@@ -132,18 +108,23 @@ def train(
         classes,
         splits,
     )
-    choices["repeats"] = repeats.to_dict()
-    choices["notes"] += repeats.sentences()
     n_trees, forest_note = plan_forest(config.forest, assay, data, splits, config.seeds)
-    choices["notes"] += [forest_note] if forest_note else []
+
+    def chosen(config: TrainConfig, data: Labelled) -> dict[str, Any]:
+        choices = choices_of(config, assay, smiles, views, len(rows), data, splits)
+        choices["repeats"] = repeats.to_dict()
+        choices["notes"] += repeats.sentences() + ([forest_note] if forest_note else [])
+        return choices
+
+    choices = chosen(config, data)
     for sentence in told(choices, assay, table):
         say(sentence)
 
-    start, found = _Start(source, encoder, views, assay), None
+    start, found = Start(source, encoder, views, assay), None
     if config.search:
         found, data = _searched(config, start, data, splits[0], origin, say, resume=resume)
         config = found.config
-        choices = choices_of(config, assay, smiles, views, len(rows), data, splits)
+        choices = chosen(config, data)
         choices["search"] = found.account()
     runs = []
     for k, split in enumerate(splits):
@@ -155,7 +136,7 @@ def train(
                     else f"seed {config.seed + repeat}"
                 )
             seed = config.seed + repeat * config.ensemble
-            runs.append(_run(config, seed, start, data, split, n_trees, console))
+            runs.append(run_on(config, seed, start, data, split, n_trees, console))
     result = outcome_of(
         config, runs, data, usable, rows, choices, assay.values, repeats, forest_note
     )
@@ -170,7 +151,7 @@ def train(
 
 def _searched(
     config: TrainConfig,
-    start: _Start,
+    start: Start,
     data: Labelled,
     split: Split,
     model: Path | None,
@@ -201,7 +182,7 @@ def _searched(
         parts = given.part(split.train), given.part(split.validation)
         is_weighted = settled.pos_weight == "on"
         quiet = Console(quiet=True)
-        _trained(settled, settled.seed, start, *parts, quiet, is_weighted, goes_on)
+        trained_on(settled, settled.seed, start, *parts, quiet, is_weighted, goes_on)
 
     found = search(
         config,
@@ -213,178 +194,6 @@ def _searched(
         resume=resume,
     )
     return found, with_features(found.config.features)
-
-
-def _trained(
-    config: TrainConfig,
-    seed: int,
-    start: _Start,
-    training: Labelled,
-    validation: Labelled,
-    console: Console,
-    is_weighted: bool,
-    goes_on: GoesOn | None = None,
-) -> FineTuning:
-    """Train one model; it then has the weights of the epoch that was best on validation."""
-    source, targets = start.source, _targets(training, start.assay, config)
-    model_config = ModelConfig(
-        encoder=start.encoder,
-        heads=None,
-        targets=targets,
-        head_dropout=config.head_dropout,
-        readout=_readout(config, source),
-        features=config.features,
-        n_features=training.features.shape[1],
-    )
-    torch.manual_seed(seed)
-    model = checkpoint.transfer(source, model_config) if source else Model(model_config)
-    _scale_features(model, training, config)
-    run = FineTuning(
-        model,
-        config,
-        start.views,
-        training,
-        validation,
-        console,
-        seed=seed,
-        weights=_class_weights(training, targets) if is_weighted else None,
-        vectors=start.vectors if source else None,
-        goes_on=goes_on,
-    )
-    fit(run)
-    return run
-
-
-def _run(
-    config: TrainConfig,
-    seed: int,
-    start: _Start,
-    data: Labelled,
-    split: Split,
-    n_trees: int,
-    console: Console,
-) -> Run:
-    """Train one model or the members of an ensemble, then read the test part."""
-    training, validation, test = map(data.part, (split.train, split.validation, split.test))
-    ways = {"off": (False,), "on": (True,), "try": (False, True)}[config.pos_weight]
-
-    def trained(seed: int, is_weighted: bool) -> FineTuning:
-        return _trained(config, seed, start, training, validation, console, is_weighted)
-
-    tried = {way: trained(seed, way) for way in ways}
-    is_weighted = max(ways, key=lambda way: tried[way].best_figure)
-    if len(ways) > 1:
-        said = "; ".join(f"{'with' if w else 'without'} {tried[w].best_figure:.4f}" for w in ways)
-        console.print(f"weights of class 1, judged on validation: {said}", soft_wrap=True)
-    members = [tried[is_weighted]]
-    members += [trained(seed + k, is_weighted) for k in range(1, config.ensemble)]
-    targets = members[0].model.config.targets
-
-    def answer(
-        part: Labelled,
-    ) -> tuple[Float64[np.ndarray, "m o"], Float64[np.ndarray, "m o"] | None]:
-        values = np.stack([in_units(member.outputs(part), targets) for member in members])
-        return mean_of_members(values, targets), spread_of_members(values, targets)
-
-    raw, spread = answer(validation)
-    sureness = Sureness.fit(targets, raw, spread, validation.labels, validation.bounds)
-    domain, missing = _domain(members[0], training, validation, config)
-    judged = sureness.calibrated(targets, raw)
-    slices = output_slices(targets)
-    final = tuple(
-        replace(target, threshold=best_threshold(judged[:, where.start], validation.labels[:, k]))
-        if target.kind == "binary"
-        else target
-        for k, (target, where) in enumerate(zip(targets, slices, strict=True))
-    )
-    for member in members:
-        member.model.config = replace(member.model.config, targets=final)
-    raw_test, test_spread = answer(test)
-    predicted = sureness.calibrated(final, raw_test)
-    near_validation, near_test = (_nearness(domain, members[0], p) for p in (validation, test))
-    said = {
-        name: said_of(sureness, final, *given, part.labels, part.bounds, near.distance)
-        for name, part, near, given in (
-            ("validation", validation, near_validation, (raw, spread)),
-            ("test", test, near_test, (raw_test, test_spread)),
-        )
-    }
-    means = in_units(np.zeros((len(test), predicted.shape[1])), final)
-    return Run(
-        seed=seed,
-        parts=split,
-        targets=final,
-        models=tuple(member.model for member in members),
-        histories=tuple(member.history for member in members),
-        best_epochs=tuple(member.best_epoch for member in members),
-        validation=_scored(final, raw, judged, validation),
-        test=_scored(final, raw_test, predicted, test),
-        trivial={
-            target.name: regression_metrics(
-                means[:, where.start], test.labels[:, k], test.bounds[:, k], log10=target.log10
-            )
-            for k, (target, where) in enumerate(zip(final, slices, strict=True))
-            if target.kind == "regression"
-        },
-        predicted=predicted,
-        raw=raw_test,
-        is_weighted=is_weighted,
-        judged=raw,
-        sureness=sureness,
-        domain=domain,
-        said=said,
-        nearness=near_test,
-        rival=learn_forest(n_trees, final, training, validation, test, seed),
-        notes=(*sureness.notes, *missing),
-    )
-
-
-def _readout(config: TrainConfig, source: Model | None) -> Readout:
-    if config.readout != "auto":
-        return config.readout
-    return source.config.readout if source else "mean"
-
-
-def _scored(
-    targets: tuple[Target, ...],
-    raw: Float64[np.ndarray, "m o"],
-    right: Float64[np.ndarray, "m o"],
-    part: Labelled,
-) -> dict[str, Metrics]:
-    """Score probabilities that are put right, but areas under curves before.
-
-    Isotonic regression ties molecules and was fitted to validation, whose order it makes better
-    than it is.
-    """
-    found, before = score(targets, right, part), score(targets, raw, part)
-    for name, metrics in found.items():
-        metrics |= {key: value for key, value in before[name].items() if "AUC" in key}
-    return found
-
-
-def _domain(
-    member: FineTuning, training: Labelled, validation: Labelled, config: TrainConfig
-) -> tuple[Domain | None, list[str]]:
-    """Keep the training molecules, by their places in that part; or say why this cannot be."""
-    try:
-        domain = Domain.fit(
-            member.embeddings(training),
-            [molecule.smiles for molecule in training.molecules],
-            np.arange(len(training)),
-            member.embeddings(validation),
-            [molecule.smiles for molecule in validation.molecules],
-            keep_smiles=config.keep_training_smiles,
-        )
-    except ValueError as error:  # too few molecules, or RDKit refuses one that came as a mol block
-        return None, [f"predictions come without domain, similarity and nearest: {error}"]
-    return domain, []
-
-
-def _nearness(domain: Domain | None, member: FineTuning, part: Labelled) -> Nearness:
-    """Say how near molecules are to the training part; nothing is known without a domain."""
-    if domain is None:
-        return Nearness.unknown(len(part))
-    return nearness_of(domain, member.embeddings(part), [m.smiles for m in part.molecules])
 
 
 def _check_out(config: TrainConfig, *, resume: bool) -> None:
@@ -469,48 +278,3 @@ def _named_parts(table: Table, usable: Int64[np.ndarray, " n"], column: str) -> 
             ) from error
         names.append(name)
     return names
-
-
-def _targets(training: Labelled, assay: Assay, config: TrainConfig) -> tuple[Target, ...]:
-    """Scale regression targets by the training labels; by bounds if there is nothing else."""
-    targets = []
-    for k, (measured, unit) in enumerate(zip(assay.measurements, assay.units, strict=True)):
-        labels, is_exact = training.labels[:, k], training.bounds[:, k] == 0
-        seen = labels[~np.isnan(labels)]
-        if not len(seen):
-            raise ValueError(
-                f"{config.data}: target {measured.name!r} has no label in the training part"
-            )
-        if measured.kind != "regression":
-            targets.append(Target(measured.name, measured.kind, classes=measured.classes))
-            continue
-        exact = labels[~np.isnan(labels) & is_exact]
-        seen = exact if len(exact) else seen
-        log10 = measured.name in config.log_scale
-        seen = np.log10(seen) if log10 else seen
-        scale = float(seen.std()) if np.ptp(seen) > 0 else 1.0
-        target = Target(measured.name, "regression", unit, float(seen.mean()), scale, log10)
-        targets.append(target)
-    return tuple(targets)
-
-
-def _class_weights(training: Labelled, targets: Sequence[Target]) -> torch.Tensor:
-    """Negatives per positive of each binary target, at most 100; 1 for the others."""
-    weights = np.ones(len(targets), np.float32)
-    for k, target in enumerate(targets):
-        n_positive = np.nansum(training.labels[:, k] == 1)
-        if target.kind == "binary" and n_positive:
-            weights[k] = min(np.nansum(training.labels[:, k] == 0) / n_positive, 100)
-    return torch.from_numpy(weights)
-
-
-def _scale_features(model: Model, training: Labelled, config: TrainConfig) -> None:
-    """Standardise descriptors by the training part; counts stay as they are."""
-    start = 0
-    for kind in config.features:
-        where = slice(start, start := start + FEATURES[kind])
-        if kind == "descriptors" and model.property_head is not None:
-            found = torch.from_numpy(training.features[:, where])
-            spread = found.std(0, correction=0)
-            model.property_head.feature_mean[where] = found.mean(0)
-            model.property_head.feature_scale[where] = torch.where(spread > 0, spread, 1)

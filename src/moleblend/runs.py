@@ -1,0 +1,329 @@
+"""One run of fine-tuning: a model, or the members of an ensemble, trained and judged on a split."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Float64
+from rich.console import Console
+
+from moleblend import checkpoint
+from moleblend.assay import Assay
+from moleblend.blending import Views
+from moleblend.columns import in_units, mean_of_members, spread_of_members
+from moleblend.domain import Domain, Nearness
+from moleblend.encoder import EncoderConfig
+from moleblend.finetuning import FineTuning, Labelled, fit, score
+from moleblend.fingerprints import FEATURES
+from moleblend.heads import Model, ModelConfig, Readout, Target, output_slices
+from moleblend.metrics import Metrics, best_threshold, regression_metrics
+from moleblend.molecule import Molecule
+from moleblend.predict import nearness_of
+from moleblend.rival import Rival, learn_forest
+from moleblend.search import GoesOn
+from moleblend.settings import TrainConfig
+from moleblend.splits import Split
+from moleblend.sureness import Sureness
+from moleblend.worth import Said, said_of
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What every training of a run begins with.
+
+    Attributes:
+        source: the model that is started from; None for random weights.
+        encoder: its settings.
+        views: what is used of each molecule.
+        assay: the targets.
+        vectors: what the source gave for molecules, frozen; each is computed once in a run.
+    """
+
+    source: Model | None
+    encoder: EncoderConfig
+    views: Views
+    assay: Assay
+    vectors: dict[Molecule, Float32[torch.Tensor, "c d"]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One training: one seed on one split.
+
+    Attributes:
+        seed: of its first member; the others have the next ones.
+        parts: rows of each part, counted from 0 among the usable rows.
+        targets: with the scaling of the training labels and the threshold chosen on validation.
+        models: one, or the members of an ensemble.
+        histories: of each member, per epoch: `epoch`, `training_loss`, and `validation`, the figure
+            that chose the epoch: mean ROC-AUC of the classes, mean RMSE in standard deviations of
+            the regression targets (a bound counts where it is broken), their difference where there
+            are both; or, where neither is defined, the loss.
+        best_epochs: of each member, whose weights were kept.
+        validation: metrics per target on the validation part, of the weights that were kept.
+        test: metrics per target on the test part, read once.
+        trivial: test metrics of predicting the training mean; only for regression.
+        predicted: for the test part, see `predict.in_units`; probabilities are put right.
+        raw: the same, before they are put right.
+        is_weighted: whether class 1 was weighed by how rare it is.
+        judged: for the validation part, before probabilities are put right.
+        sureness: fitted to that.
+        domain: the training molecules; None where they could not be kept, `notes` say why.
+        said: of the parts `validation` and `test`, how sure the model is.
+        nearness: of the test part to the training part, whose places are its rows.
+        rival: the forest.
+        notes: what is not known of sureness, and why.
+    """
+
+    seed: int
+    parts: Split
+    targets: tuple[Target, ...]
+    models: tuple[Model, ...]
+    histories: tuple[list[dict[str, int | float]], ...]
+    best_epochs: tuple[int, ...]
+    validation: dict[str, Metrics]
+    test: dict[str, Metrics]
+    trivial: dict[str, Metrics]
+    predicted: Float64[np.ndarray, "m o"]
+    raw: Float64[np.ndarray, "m o"]
+    is_weighted: bool
+    judged: Float64[np.ndarray, "v o"]
+    sureness: Sureness
+    domain: Domain | None
+    said: dict[str, dict[str, Said]]
+    nearness: Nearness
+    rival: Rival
+    notes: tuple[str, ...]
+
+
+def run_on(
+    config: TrainConfig,
+    seed: int,
+    start: Start,
+    data: Labelled,
+    split: Split,
+    n_trees: int,
+    console: Console,
+) -> Run:
+    """Train one model or the members of an ensemble, then read the test part.
+
+    Args:
+        config: what was asked for.
+        seed: of the first member; the others have the next ones.
+        start: what is the same in all runs.
+        data: the usable rows.
+        split: the places of its parts among them.
+        n_trees: of the forest beside the model; 0 for none.
+        console: where epochs are shown.
+
+    Raises:
+        ValueError: a target has no label in the training part.
+        FloatingPointError: the loss is no longer a number.
+        KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM came.
+    """
+    training, validation, test = map(data.part, (split.train, split.validation, split.test))
+    ways = {"off": (False,), "on": (True,), "try": (False, True)}[config.pos_weight]
+
+    def trained(seed: int, is_weighted: bool) -> FineTuning:
+        return trained_on(config, seed, start, training, validation, console, is_weighted)
+
+    tried = {way: trained(seed, way) for way in ways}
+    is_weighted = max(ways, key=lambda way: tried[way].best_figure)
+    if len(ways) > 1:
+        said = "; ".join(f"{'with' if w else 'without'} {tried[w].best_figure:.4f}" for w in ways)
+        console.print(f"weights of class 1, judged on validation: {said}", soft_wrap=True)
+    members = [tried[is_weighted]]
+    members += [trained(seed + k, is_weighted) for k in range(1, config.ensemble)]
+    targets = members[0].model.config.targets
+
+    def answer(
+        part: Labelled,
+    ) -> tuple[Float64[np.ndarray, "m o"], Float64[np.ndarray, "m o"] | None]:
+        values = np.stack([in_units(member.outputs(part), targets) for member in members])
+        return mean_of_members(values, targets), spread_of_members(values, targets)
+
+    raw, spread = answer(validation)
+    sureness = Sureness.fit(targets, raw, spread, validation.labels, validation.bounds)
+    domain, missing = _domain(members[0], training, validation, config)
+    judged = sureness.calibrated(targets, raw)
+    slices = output_slices(targets)
+    final = tuple(
+        replace(target, threshold=best_threshold(judged[:, where.start], validation.labels[:, k]))
+        if target.kind == "binary"
+        else target
+        for k, (target, where) in enumerate(zip(targets, slices, strict=True))
+    )
+    for member in members:
+        member.model.config = replace(member.model.config, targets=final)
+    raw_test, test_spread = answer(test)
+    predicted = sureness.calibrated(final, raw_test)
+    near_validation, near_test = (_nearness(domain, members[0], p) for p in (validation, test))
+    said = {
+        name: said_of(sureness, final, *given, part.labels, part.bounds, near.distance)
+        for name, part, near, given in (
+            ("validation", validation, near_validation, (raw, spread)),
+            ("test", test, near_test, (raw_test, test_spread)),
+        )
+    }
+    means = in_units(np.zeros((len(test), predicted.shape[1])), final)
+    return Run(
+        seed=seed,
+        parts=split,
+        targets=final,
+        models=tuple(member.model for member in members),
+        histories=tuple(member.history for member in members),
+        best_epochs=tuple(member.best_epoch for member in members),
+        validation=_scored(final, raw, judged, validation),
+        test=_scored(final, raw_test, predicted, test),
+        trivial={
+            target.name: regression_metrics(
+                means[:, where.start], test.labels[:, k], test.bounds[:, k], log10=target.log10
+            )
+            for k, (target, where) in enumerate(zip(final, slices, strict=True))
+            if target.kind == "regression"
+        },
+        predicted=predicted,
+        raw=raw_test,
+        is_weighted=is_weighted,
+        judged=raw,
+        sureness=sureness,
+        domain=domain,
+        said=said,
+        nearness=near_test,
+        rival=learn_forest(n_trees, final, training, validation, test, seed),
+        notes=(*sureness.notes, *missing),
+    )
+
+
+def trained_on(
+    config: TrainConfig,
+    seed: int,
+    start: Start,
+    training: Labelled,
+    validation: Labelled,
+    console: Console,
+    is_weighted: bool,
+    goes_on: GoesOn | None = None,
+) -> FineTuning:
+    """Train one model; it then has the weights of the epoch that was best on validation."""
+    source, targets = start.source, _targets(training, start.assay, config)
+    model_config = ModelConfig(
+        encoder=start.encoder,
+        heads=None,
+        targets=targets,
+        head_dropout=config.head_dropout,
+        readout=_readout(config, source),
+        features=config.features,
+        n_features=training.features.shape[1],
+    )
+    torch.manual_seed(seed)
+    model = checkpoint.transfer(source, model_config) if source else Model(model_config)
+    _scale_features(model, training, config)
+    run = FineTuning(
+        model,
+        config,
+        start.views,
+        training,
+        validation,
+        console,
+        seed=seed,
+        weights=_class_weights(training, targets) if is_weighted else None,
+        vectors=start.vectors if source else None,
+        goes_on=goes_on,
+    )
+    fit(run)
+    return run
+
+
+def _readout(config: TrainConfig, source: Model | None) -> Readout:
+    if config.readout != "auto":
+        return config.readout
+    return source.config.readout if source else "mean"
+
+
+def _targets(training: Labelled, assay: Assay, config: TrainConfig) -> tuple[Target, ...]:
+    """Scale regression targets by the training labels; by bounds if there is nothing else."""
+    targets = []
+    for k, (measured, unit) in enumerate(zip(assay.measurements, assay.units, strict=True)):
+        labels, is_exact = training.labels[:, k], training.bounds[:, k] == 0
+        seen = labels[~np.isnan(labels)]
+        if not len(seen):
+            raise ValueError(
+                f"{config.data}: target {measured.name!r} has no label in the training part"
+            )
+        if measured.kind != "regression":
+            targets.append(Target(measured.name, measured.kind, classes=measured.classes))
+            continue
+        exact = labels[~np.isnan(labels) & is_exact]
+        seen = exact if len(exact) else seen
+        log10 = measured.name in config.log_scale
+        seen = np.log10(seen) if log10 else seen
+        scale = float(seen.std()) if np.ptp(seen) > 0 else 1.0
+        target = Target(measured.name, "regression", unit, float(seen.mean()), scale, log10)
+        targets.append(target)
+    return tuple(targets)
+
+
+def _class_weights(training: Labelled, targets: Sequence[Target]) -> torch.Tensor:
+    """Negatives per positive of each binary target, at most 100; 1 for the others."""
+    weights = np.ones(len(targets), np.float32)
+    for k, target in enumerate(targets):
+        n_positive = np.nansum(training.labels[:, k] == 1)
+        if target.kind == "binary" and n_positive:
+            weights[k] = min(np.nansum(training.labels[:, k] == 0) / n_positive, 100)
+    return torch.from_numpy(weights)
+
+
+def _scale_features(model: Model, training: Labelled, config: TrainConfig) -> None:
+    """Standardise descriptors by the training part; counts stay as they are."""
+    start = 0
+    for kind in config.features:
+        where = slice(start, start := start + FEATURES[kind])
+        if kind == "descriptors" and model.property_head is not None:
+            found = torch.from_numpy(training.features[:, where])
+            spread = found.std(0, correction=0)
+            model.property_head.feature_mean[where] = found.mean(0)
+            model.property_head.feature_scale[where] = torch.where(spread > 0, spread, 1)
+
+
+def _scored(
+    targets: tuple[Target, ...],
+    raw: Float64[np.ndarray, "m o"],
+    right: Float64[np.ndarray, "m o"],
+    part: Labelled,
+) -> dict[str, Metrics]:
+    """Score probabilities that are put right, but areas under curves before.
+
+    Isotonic regression ties molecules and was fitted to validation, whose order it makes better
+    than it is.
+    """
+    found, before = score(targets, right, part), score(targets, raw, part)
+    for name, metrics in found.items():
+        metrics |= {key: value for key, value in before[name].items() if "AUC" in key}
+    return found
+
+
+def _domain(
+    member: FineTuning, training: Labelled, validation: Labelled, config: TrainConfig
+) -> tuple[Domain | None, list[str]]:
+    """Keep the training molecules, by their places in that part; or say why this cannot be."""
+    try:
+        domain = Domain.fit(
+            member.embeddings(training),
+            [molecule.smiles for molecule in training.molecules],
+            np.arange(len(training)),
+            member.embeddings(validation),
+            [molecule.smiles for molecule in validation.molecules],
+            keep_smiles=config.keep_training_smiles,
+        )
+    except ValueError as error:  # too few molecules, or RDKit refuses one that came as a mol block
+        return None, [f"predictions come without domain, similarity and nearest: {error}"]
+    return domain, []
+
+
+def _nearness(domain: Domain | None, member: FineTuning, part: Labelled) -> Nearness:
+    """Say how near molecules are to the training part; nothing is known without a domain."""
+    if domain is None:
+        return Nearness.unknown(len(part))
+    return nearness_of(domain, member.embeddings(part), [m.smiles for m in part.molecules])
