@@ -31,8 +31,9 @@ from jaxtyping import Float64
 from moleblend.catalogue import DATASETS
 from moleblend.datasets import read
 from moleblend.metrics import binary_metrics, mean_metric, regression_metrics
+from moleblend.rows import Rejected, numbers, read_molecules
 from moleblend.splits import read_split, scaffold_split
-from moleblend.tables import Rejected, numbers, read_molecules, read_table, write_table
+from moleblend.tables import read_table, write_table
 
 Protocol = Literal["U", "H"]
 ModelName = Literal["pretrained", "random weights", "random forest", "chemprop"]

@@ -13,7 +13,8 @@ import tyro
 
 from moleblend.baseline import count_matrix, forest_predictions
 from moleblend.heads import Target
-from moleblend.tables import numbers, read_table, write_table
+from moleblend.rows import numbers
+from moleblend.tables import read_table, write_table
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ from rdkit.Chem import rdDepictor
 
 from moleblend.chem import parse_xyz, read_mol_block, read_xyz
 from moleblend.molecule import Molecule, MoleculeError
-from moleblend.tables import Rejected, read_molecules, read_pieces
+from moleblend.rows import Rejected, read_molecules
+from moleblend.tables import read_pieces
 
 SEEDS = (
     *("CCO", "c1ccccc1C(=O)O", "C[C@H](N)C(=O)O", "F/C=C/F", "[Na+].[Cl-]", "[O-][N+](=O)c1ccccc1"),

@@ -27,10 +27,10 @@ from moleblend.catalogue import ON_PROTOCOL_U
 from moleblend.datasets import content_sha256, find, read
 from moleblend.files import replacing
 from moleblend.molecule import Molecule, MoleculeError
+from moleblend.rows import Rejected, read_molecules
 from moleblend.splits import read_split, scaffold_split
 from moleblend.standardise import canonical, inchikey, largest_fragment
 from moleblend.store import MoleculeStore, write_store
-from moleblend.tables import Rejected, read_molecules
 
 LIST = Path(__file__).parent / "packaged" / "skeletons.safetensors"
 

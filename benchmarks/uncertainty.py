@@ -32,8 +32,9 @@ from moleblend.reliability import (
     reliability,
     set_coverage,
 )
+from moleblend.rows import numbers
 from moleblend.splits import Split, grouped_folds, read_split, scaffolds
-from moleblend.tables import numbers, read_table
+from moleblend.tables import read_table
 
 SETS = {
     "esol": ("measured log solubility in mols per litre", "regression"),

@@ -4,7 +4,8 @@ import pyarrow as pa
 import pytest
 
 from moleblend.assay import find_targets, notes_of_cells, read_assay, unit_of
-from moleblend.tables import Table, find_smiles_column, read_table
+from moleblend.rows import Table, find_smiles_column
+from moleblend.tables import read_table
 
 N = 12
 VALUES = [f"{0.37 * k + 1 / (k + 1):.3f}" for k in range(N)]

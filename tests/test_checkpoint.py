@@ -22,8 +22,9 @@ from moleblend.domain import Domain
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import Model, ModelConfig, Target
 from moleblend.predict import Predictor
+from moleblend.rows import numbers
 from moleblend.sureness import Sureness
-from moleblend.tables import numbers, read_table
+from moleblend.tables import read_table
 
 ENCODER = EncoderConfig(width=8, ffn_width=12, n_layers=2, n_heads=2, n_kernels=4)
 GAP = Target("gap", "regression", unit="eV", mean=6.5, scale=1.25)

@@ -9,9 +9,9 @@ from moleblend.assay import read_assay
 from moleblend.chem import read_smiles
 from moleblend.choices import choices_of, told
 from moleblend.finetuning import Labelled
+from moleblend.rows import Table
 from moleblend.settings import TrainConfig
 from moleblend.splits import random_split
-from moleblend.tables import Table
 
 
 def decided(labels: list[str], **flags: Any) -> tuple[dict[str, Any], list[str]]:

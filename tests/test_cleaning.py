@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from moleblend import cli, standardise
 from moleblend.chem import read_smiles
 from moleblend.cleaning import CleaningConfig, clean, robust_z
-from moleblend.tables import Table, read_table
+from moleblend.rows import Table
+from moleblend.tables import read_table
 
 MEMORY = Path("memory")
 EVERYTHING = CleaningConfig(

@@ -22,7 +22,8 @@ from moleblend.datasets import (
     read,
 )
 from moleblend.download import DownloadError
-from moleblend.tables import Table, read_table
+from moleblend.rows import Table
+from moleblend.tables import read_table
 
 
 @pytest.fixture

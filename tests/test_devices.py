@@ -30,9 +30,10 @@ from moleblend.heads import HeadsConfig, Model, ModelConfig
 from moleblend.molecule import Molecule
 from moleblend.objectives import ObjectiveConfig, blend_then_predict, denominators
 from moleblend.recipe import PretrainConfig, ScheduleConfig
+from moleblend.rows import read_molecules
 from moleblend.steps import Share, StepBatches, StepLoader
 from moleblend.store import MoleculeStore, write_store
-from moleblend.tables import read_molecules, read_table
+from moleblend.tables import read_table
 
 QM9 = Path(pretrain.__file__).parent / "data" / "qm9_2000.parquet"
 STILL = {"attention_dropout": 0.0, "activation_dropout": 0.0, "stochastic_depth": 0.0}

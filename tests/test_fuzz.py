@@ -10,7 +10,8 @@ import pytest
 from benchmarks.fuzz import Options, fuzz
 from moleblend.chem import read_smiles
 from moleblend.molecule import MoleculeError
-from moleblend.tables import Rejected, read_molecules, read_table
+from moleblend.rows import Rejected, read_molecules
+from moleblend.tables import read_table
 
 
 @pytest.mark.parametrize("seed", [0, 3])

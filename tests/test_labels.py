@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from moleblend.labels import read_cells, read_measurement, read_number
-from moleblend.tables import Table
+from moleblend.rows import Table
 
 NAN = np.nan
 

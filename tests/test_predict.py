@@ -19,7 +19,8 @@ from moleblend.geometry import TooSlowError, add_positions
 from moleblend.heads import HeadsConfig, Model, ModelConfig, Target
 from moleblend.molecule import Molecule, MoleculeError
 from moleblend.predict import Predictor, in_batches
-from moleblend.tables import Rejected, read_molecules, read_table, write_table
+from moleblend.rows import Rejected, read_molecules
+from moleblend.tables import read_table, write_table
 
 QM9 = Path(predict.__file__).parent / "data" / "qm9_2000.parquet"
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8, max_atoms=40)

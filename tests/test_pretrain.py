@@ -25,9 +25,10 @@ from moleblend.heads import HeadsConfig
 from moleblend.molecule import FeatureVersion, Molecule
 from moleblend.objectives import Loss, ObjectiveConfig
 from moleblend.recipe import PretrainConfig, ScheduleConfig
+from moleblend.rows import read_molecules
 from moleblend.steps import StepBatches
 from moleblend.store import MoleculeStore, write_store
-from moleblend.tables import read_molecules, read_table
+from moleblend.tables import read_table
 
 QM9 = Path(pretrain.__file__).parent / "data" / "qm9_2000.parquet"
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from moleblend.published import EV_PER_HARTREE, moses_table, protocol_u_table, qm9_table
-from moleblend.tables import read_table, smiles_table
+from moleblend.rows import smiles_table
+from moleblend.tables import read_table
 
 QM9_HEADER = (
     "XYZ_file,Index,SMILES,Elements,XYZ_Ang,RotA_GHz,RotB_GHz,RotC_GHz,Dipole_debye,"

@@ -11,8 +11,8 @@ from moleblend.finetuning import Labelled
 from moleblend.heads import Target
 from moleblend.metrics import regression_metrics
 from moleblend.rival import Rival, contests_of, learn_forest, plan_forest, verdicts
+from moleblend.rows import Table
 from moleblend.splits import Split, random_split
-from moleblend.tables import Table
 
 CHAINS = [read_smiles("C" * n + end) for n in range(1, 11) for end in ("", "O", "N", "F")]
 VALUE, TOXIC = Target("y", "regression", "nM"), Target("t", "binary")

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from moleblend import cli
 from moleblend.molecule import MoleculeError
+from moleblend.rows import smiles_table
 from moleblend.splits import (
     SPLITS,
     Split,
@@ -22,7 +23,7 @@ from moleblend.splits import (
     scaffolds,
     split_table,
 )
-from moleblend.tables import read_table, smiles_table
+from moleblend.tables import read_table
 
 RINGS = [
     *("C1CC1" + "C" * n for n in range(8)),

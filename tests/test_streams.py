@@ -15,6 +15,7 @@ import torch
 
 from moleblend.chem import read_mol_block
 from moleblend.molecule import Molecule
+from moleblend.rows import Rejected
 from moleblend.sdf import read_sdf
 from moleblend.streams import (
     pcqm4mv2_split,
@@ -23,7 +24,7 @@ from moleblend.streams import (
     stream_pcqm4mv2_sdf,
     write_pcqm4mv2,
 )
-from moleblend.tables import Rejected, read_pieces, read_table
+from moleblend.tables import read_pieces, read_table
 
 ROWS = [("O=C1[N]c2ccccc2[N]1", "3.0477"), ("CCO", "7.1"), ("CC", ""), ("C,C", "1e1"), ("N", "")]
 PARTS = {"train": [0, 1], "valid": [3], "test-dev": [2], "test-challenge": [4]}

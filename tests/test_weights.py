@@ -23,9 +23,9 @@ from moleblend.datasets import read
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import HeadsConfig, Model, ModelConfig
 from moleblend.recipe import PretrainConfig, ScheduleConfig
+from moleblend.rows import Rejected, read_molecules, smiles_table
 from moleblend.splits import scaffold_split
 from moleblend.store import MoleculeStore, write_store
-from moleblend.tables import Rejected, read_molecules, smiles_table
 
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)
 SMALL = ("bace", "esol", "freesolv")

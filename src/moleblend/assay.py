@@ -18,7 +18,7 @@ from moleblend.labels import (
     read_measurement,
     read_number,
 )
-from moleblend.tables import Table
+from moleblend.rows import Table
 
 _IDENTIFIERS = frozenset(
     [

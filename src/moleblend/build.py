@@ -23,8 +23,9 @@ from moleblend.engines import Engine, map_in_order
 from moleblend.files import alone_with, replacing
 from moleblend.molecule import FeatureVersion, Molecule, MoleculeError
 from moleblend.parts import Parts, file_sha256, parts_folder
+from moleblend.rows import Rejected, Table, read_molecules
 from moleblend.store import STORE_VERSION, pack, read_batches, write_batches, write_manifest
-from moleblend.tables import Rejected, Table, read_molecules, read_pieces, write_tables
+from moleblend.tables import read_pieces, write_tables
 
 ShardFormat = Literal["arrow", "parquet"]
 

@@ -8,9 +8,9 @@ import numpy as np
 from moleblend.assay import Assay, notes_of_cells
 from moleblend.blending import Views
 from moleblend.finetuning import Labelled
+from moleblend.rows import Table
 from moleblend.settings import TrainConfig
 from moleblend.splits import Split
-from moleblend.tables import Table
 
 _FEW = 10
 """Molecules of a class in validation or test, below which figures are said to be uncertain."""

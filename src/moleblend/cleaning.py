@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float64, Int64
 from moleblend import standardise
 from moleblend.molecule import Molecule, MoleculeError
 from moleblend.repeats import contradict, same_molecules
-from moleblend.tables import Rejected, Table, numbers, read_molecules, with_smiles
+from moleblend.rows import Rejected, Table, numbers, read_molecules, with_smiles
 
 Duplicates = Literal["off", "keep", "mean", "drop"]
 Action = Literal["unchanged", "changed", "failed", "invalid", "merged", "dropped"]

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from moleblend.catalogue import DATASETS, NEEDS_RAW, Dataset, Source
 from moleblend.download import DownloadError, Progress, download
 from moleblend.published import EV_PER_HARTREE, moses_table, protocol_u_table, qm9_table
-from moleblend.tables import Table, read_table, write_table
+from moleblend.rows import Table
+from moleblend.tables import read_table, write_table
 
 Verdict = Literal["ok", "another content", "unknown"]
 """Whether a file has the hash that is known of it."""

@@ -29,7 +29,8 @@ from moleblend.page import require_matplotlib
 from moleblend.predict import Predictor
 from moleblend.pretrain import PretrainResult, pretrain
 from moleblend.recipe import PretrainConfig, ScheduleConfig
-from moleblend.tables import Table, read_molecules, read_table, write_table
+from moleblend.rows import Table, read_molecules
+from moleblend.tables import read_table, write_table
 from moleblend.train import TrainConfig, TrainResult, train
 
 DEFAULT_SMILES = "OCc1ccco1"

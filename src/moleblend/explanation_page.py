@@ -17,7 +17,8 @@ from moleblend.heads import Target
 from moleblend.molecule import Molecule, MoleculeError
 from moleblend.page import image, write_page
 from moleblend.relations import UNREACHABLE, relate
-from moleblend.tables import Table, write_table
+from moleblend.rows import Table
+from moleblend.tables import write_table
 
 _MOST_ARCS, _MOST_WORDS = 4, 3
 

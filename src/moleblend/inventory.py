@@ -16,8 +16,9 @@ from moleblend.catalogue import Counts, Dataset
 from moleblend.datasets import Verdict, compare_hash, dataset, find, read
 from moleblend.engines import map_in_order
 from moleblend.molecule import Molecule
+from moleblend.rows import Table, numbers, read_molecules
 from moleblend.streams import pcqm4mv2_split, read_pcqm4mv2
-from moleblend.tables import Table, numbers, read_molecules, read_pieces
+from moleblend.tables import read_pieces
 
 _ROWS_IN_A_PIECE = 512
 _MOST_PARSED = 200_000

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float64, Int8, Int64
 
 from moleblend.complaints import shown
 from moleblend.heads import Kind
-from moleblend.tables import Table
+from moleblend.rows import Table
 
 Task = Literal["auto", "regression", "binary", "multiclass"]
 

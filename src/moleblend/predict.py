@@ -30,14 +30,9 @@ from moleblend.domain import Domain, Nearness
 from moleblend.fingerprints import is_readable, joined_features
 from moleblend.frames import Frame, frame_table, is_frame, smiles_list, with_columns
 from moleblend.molecule import FeatureVersion, Molecule, MoleculeError
+from moleblend.rows import Rejected, Table, read_molecules, smiles_table
 from moleblend.sureness import CONFIDENCE
-from moleblend.tables import (
-    Rejected,
-    Table,
-    read_molecules,
-    read_table,
-    smiles_table,
-)
+from moleblend.tables import read_table
 
 Errors = Literal["keep", "skip", "raise"]
 Source = str | Path | Table | Sequence[str] | Sequence[Molecule] | Frame

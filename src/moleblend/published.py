@@ -13,7 +13,7 @@ import pyarrow.csv
 
 from moleblend.chem import read_smiles
 from moleblend.molecule import MoleculeError
-from moleblend.tables import Table
+from moleblend.rows import Table
 
 EV_PER_HARTREE = 27.211386246
 """CODATA 2018."""

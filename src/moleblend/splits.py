@@ -10,7 +10,7 @@ from jaxtyping import Int64
 
 from moleblend.fingerprints import cluster, scaffold
 from moleblend.molecule import MoleculeError
-from moleblend.tables import Rejected, Table, read_molecules, with_smiles
+from moleblend.rows import Rejected, Table, read_molecules, with_smiles
 
 Fractions = tuple[float, float, float]
 

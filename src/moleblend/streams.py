@@ -21,8 +21,9 @@ from jaxtyping import Int64
 
 from moleblend.files import replacing
 from moleblend.molecule import FeatureVersion, Molecule
+from moleblend.rows import Rejected, Table, read_molecules
 from moleblend.sdf import read_sdf
-from moleblend.tables import Rejected, Table, read_molecules, read_pieces
+from moleblend.tables import read_pieces
 
 _ROWS, _SPLIT = "pcqm4m-v2/raw/data.csv.gz", "pcqm4m-v2/split_dict.pt"
 _HEADER = ["idx", "smiles", "homolumogap"]

@@ -22,12 +22,13 @@ from moleblend.outcome import TrainResult, outcome_of
 from moleblend.predict import Row, prepare
 from moleblend.repeats import find_repeats
 from moleblend.rival import plan_forest
+from moleblend.rows import Table, find_smiles_column, read_molecules
 from moleblend.run_folder import write_run_folder
 from moleblend.runs import Run, Start, run_on, trained_on
 from moleblend.search import GoesOn, Search, forget, is_unfinished, require_optuna, search
 from moleblend.settings import TrainConfig
 from moleblend.splits import SPLITS, Split, folds, given_split
-from moleblend.tables import Table, find_smiles_column, read_molecules, read_table
+from moleblend.tables import read_table
 
 __all__ = ["Run", "TrainConfig", "TrainResult", "train"]
 
