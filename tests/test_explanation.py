@@ -267,6 +267,16 @@ def test_every_row_comes_back(make: Make) -> None:
             assert np.isfinite(explanation.contributions.pairs).all()
 
 
+def test_progress_follows_the_work(make: Make) -> None:
+    """Of four atoms cubed, none, and two: 64 and 8 of 72."""
+    told: list[tuple[int, float | None]] = []
+    explain(make("2d"), ["CCCC", "nonsense", "CC"], on_progress=lambda *a: told.append(a))
+    assert told == [(1, pytest.approx(64 / 72)), (2, pytest.approx(64 / 72)), (3, 1.0)]
+    told.clear()
+    explain(make("2d"), ["nonsense"], on_progress=lambda *a: told.append(a))
+    assert told == [(1, 1.0)]
+
+
 def test_targets_are_chosen_by_name(make: Make) -> None:
     predictor, molecule = make(), placed("CCO")
     every, chosen = one(predictor, molecule), one(predictor, molecule, targets=["toxic"])

@@ -298,7 +298,10 @@ def _explain(arguments: list[str]) -> None:
             )
         pieces = read_pieces(source, n)
         table = next(pieces)
-        found = explain(predictor, table, targets=target, views=views, smiles=smiles)
+        with progress(f"explaining {source}") as tell:
+            found = explain(
+                predictor, table, targets=target, views=views, smiles=smiles, on_progress=tell
+            )
         has_more = next(pieces, None) is not None
         nearness = predictor.near([one.row for one in found], views)
         explained = Explained(model, table, tuple(chosen), found, has_more, nearness)

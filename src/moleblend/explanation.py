@@ -19,7 +19,7 @@ References:
     al., ICML 2017, arXiv:1703.01365 (integrated gradients).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
@@ -101,6 +101,7 @@ def explain(
     targets: Sequence[str] = (),
     views: Views | None = None,
     smiles: str | None = None,
+    on_progress: Callable[[int, float | None], None] | None = None,
 ) -> list[Explanation]:
     """Say for every row why the model predicts what it does.
 
@@ -113,6 +114,8 @@ def explain(
         targets: names of those to explain; all by default.
         views: what of each molecule is used; what the model was trained to see by default.
         smiles: the SMILES column of a file; found by name by default.
+        on_progress: called after each row with the number of rows done and the share of the work,
+            which grows with the cube of the atoms.
 
     Returns:
         One record a row, in order.
@@ -124,20 +127,20 @@ def explain(
     """
     chosen = choose_targets(predictor, targets)
     _, rows, used = predictor.read(source, views=views, smiles=smiles)
-    return [
-        Explanation(
-            row,
-            None
-            if row.molecule is None
-            else _mean(
-                [
-                    contributions(member, row.molecule, used, chosen, predictor.device)
-                    for member in predictor.members
-                ]
-            ),
-        )
-        for row in rows
-    ]
+    work = np.cumsum([0 if row.molecule is None else row.molecule.n_atoms**3 for row in rows])
+    found = []
+    for k, row in enumerate(rows):
+        told = None
+        if row.molecule is not None:
+            each = [
+                contributions(member, row.molecule, used, chosen, predictor.device)
+                for member in predictor.members
+            ]
+            told = _mean(each)
+        found.append(Explanation(row, told))
+        if on_progress is not None:
+            on_progress(k + 1, float(work[k] / work[-1]) if work[-1] else 1.0)
+    return found
 
 
 def choose_targets(predictor: Predictor, names: Sequence[str]) -> list[int]:

@@ -56,7 +56,7 @@ def print_verbs(command: str, verbs: dict[str, str]) -> None:
 
 @contextmanager
 def progress(what: str) -> Generator[Callable[[int, float | None], None], None, None]:
-    """Show how far a file is read; give the function that is told rows and share of the file."""
+    """Show how far the work is; give the function that is told rows and the share that is done."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
