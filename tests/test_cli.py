@@ -393,7 +393,7 @@ def test_ctrl_c_has_its_own_exit_code(
     original = pretrain.blend_then_predict
 
     def pressed(*arguments) -> Loss:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         return original(*arguments)
 
     command = ["pretrain", "recipe.toml", "--data", "chains.csv", "--out", "run"]

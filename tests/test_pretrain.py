@@ -2,7 +2,6 @@ import csv
 import io
 import json
 import math
-import os
 import signal
 import zipfile
 from collections import Counter
@@ -469,7 +468,7 @@ def test_ctrl_c_finishes_the_step_and_saves(
 
         def pressed(*arguments) -> Loss:
             if next(n_calls) == 3:
-                os.kill(os.getpid(), number)
+                signal.raise_signal(number)
             return original(*arguments)
 
         patch.setattr(pretrain, "blend_then_predict", pressed)
@@ -488,8 +487,8 @@ def test_a_second_ctrl_c_stops_at_once(config: PretrainConfig) -> None:
     with pytest.MonkeyPatch.context() as patch:
 
         def pressed(*_) -> Loss:
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
             raise AssertionError("the second one did nothing")
 
         patch.setattr(pretrain, "blend_then_predict", pressed)
