@@ -47,6 +47,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "learning rate 1e-4": {"learning_rate": 1e-4},
     "learning rate 5e-4": {"learning_rate": 5e-4},
     "1 conformer": {"conformers": 1},
+    "random weights, 1 conformer": {"source": "scratch", "conformers": 1},
+    "all layers, 1 conformer": {"readout": "layers", "conformers": 1},
     "4 conformers": {"conformers": 4},
     "frozen": {"freeze": True, "learning_rate": 1e-3, "epochs": 200, "patience": 30},
     "weights of class 1": {"pos_weight": "on"},

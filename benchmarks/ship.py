@@ -131,7 +131,10 @@ def model_card(run: Run, listed: SkeletonList, model: Path) -> str:
         "parameters": f"{checkpoint.count_parameters(checkpoint.load(model)):,}",
         "encoder": encoder,
         "last": run.starts[-1],
-        "starts": ", ".join(f"{row['step']} ({row['code'][:7]})" for row in run.starts),
+        "starts": ", ".join(
+            f"{row['step']} ({row['code'] if row['code'] == 'installed' else row['code'][:7]})"
+            for row in run.starts
+        ),
         "licence": run.card.licence,
         "fingerprint": run.card.data_fingerprint,
         "trained": f"{len(listed.trained):,}",
