@@ -1,4 +1,4 @@
-"""Write the tables of README.md, docs/guide.md and docs/datasets.md from the figures here.
+"""Write the tables of README.md and of pages in docs from the figures here.
 
 python -m benchmarks.tables          # rewrites what stands between the markers
 python -m benchmarks.tables --check  # says whether the pages are up to date, and exits 1 if not
@@ -17,6 +17,7 @@ from moleblend.inventory import defects
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 GUIDE = HERE.parent / "docs" / "guide.md"
+DECISIONS = HERE.parent / "docs" / "decisions.md"
 PAGE = HERE.parent / "docs" / "datasets.md"
 
 
@@ -31,6 +32,7 @@ def main(is_check: bool) -> int:
             "build": build(),
         },
         GUIDE: {"leakage": leakage()},
+        DECISIONS: {"defaults": defaults()},
         PAGE: {"sets": sets(), "counts": counts()},
     }
     stale = [page for page, tables in pages.items() if not _write(page, tables, is_check)]

@@ -84,6 +84,17 @@ def test_round_trip(model, path):
     assert read_card(path) == CARD
 
 
+def test_the_same_model_is_the_same_file(model, path, tmp_path):
+    """Whatever its texts: safetensors writes the entries of its header in any order."""
+    odd = replace(CARD, data='µ "quoted" \\ Å\n\x01')
+    files = [tmp_path / f"{k}.safetensors" for k in range(4)]
+    for file in files:
+        save(model, file, odd)
+    assert len({file.read_bytes() for file in files}) == 1
+    assert read_card(files[0]) == odd
+    assert path.read_bytes() != files[0].read_bytes()
+
+
 def test_a_model_without_heads_or_targets(tmp_path):
     model = Model(ModelConfig(encoder=ENCODER, heads=None))
     save(model, tmp_path / "bare.safetensors", Card(trained_by="pretrain"))

@@ -128,6 +128,19 @@ def save(
         tensors |= {name: torch.from_numpy(values.copy()) for name, values in found.items()}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata=header)
+        _put_in_order(temporary)
+
+
+def _put_in_order(path: Path) -> None:
+    """Sort the header, whose entries safetensors writes in any order: one model is one file."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entries = json.loads(file.read(length))
+        text = json.dumps(entries, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        header = text.encode().ljust(length)
+        assert len(header) == length, "the header is written as safetensors writes it"
+        file.seek(8)
+        file.write(header)
 
 
 def load(path: Path | str) -> Model:
