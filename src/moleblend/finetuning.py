@@ -3,7 +3,6 @@
 import copy
 import logging
 import math
-import signal
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence, Sized
 from contextlib import contextmanager
@@ -445,12 +444,9 @@ def fit(run: FineTuning) -> None:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        heard = signal.getsignal(signal.SIGINT)
         try:
             trainer.fit(run)
         except SystemExit as stopped:  # what Lightning makes of Ctrl-C and SIGTERM
-            # It leaves Ctrl-C ignored, which would outlast the run in a notebook.
-            signal.signal(signal.SIGINT, heard)
             raise KeyboardInterrupt from stopped
 
 
