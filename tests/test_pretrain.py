@@ -5,6 +5,7 @@ import math
 import signal
 import zipfile
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -482,6 +483,15 @@ def test_ctrl_c_finishes_the_step_and_saves(
     assert losses(config) == losses(whole)
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Let Ctrl-C act as in a terminal: a job that a shell starts with & ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 def test_a_second_ctrl_c_stops_at_once(config: PretrainConfig) -> None:
     before = signal.getsignal(signal.SIGINT)
     with pytest.MonkeyPatch.context() as patch:
