@@ -9,7 +9,6 @@ largest sum over all processes of the build of what is resident, read from /proc
 that processes share count once for each of them, so it is an upper bound.
 """
 
-import csv
 import datetime
 import itertools
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import tyro
 
+from benchmarks.ledger import append
 from moleblend.store import MoleculeStore
 from moleblend.tables import read_pieces, write_tables
 
@@ -112,7 +112,7 @@ def main(options: Options) -> None:
             "commit": commit(),
             "device": f"{os.cpu_count()} cores",
         }
-        append(row, options.results)
+        append(options.results, row)
         print("  ".join(f"{name} {value}" for name, value in row.items()))
 
 
@@ -163,16 +163,6 @@ def commit() -> str:
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     )
     return told.stdout.strip()
-
-
-def append(row: dict[str, object], path: Path) -> None:
-    """Append a row, after a header where the file is new."""
-    is_new = not path.exists()
-    with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,10 @@ told the same rows and parts; it predicts the test part once, and all prediction
 On protocol U the split is the column of the file, on H it is `scaffold_split` of the raw file.
 """
 
-import csv
 import hashlib
 import json
-import os
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +25,7 @@ import torch
 import tyro
 from jaxtyping import Float64
 
+from benchmarks.ledger import append, rows_of, timed
 from moleblend.catalogue import DATASETS
 from moleblend.datasets import read
 from moleblend.metrics import binary_metrics, mean_metric, regression_metrics
@@ -124,7 +122,8 @@ def main(options: Options) -> None:
     git = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     source = [] if options.checkpoint is None else ["--from", str(options.checkpoint)]
-    done = _read(options.results)
+    names = ("dataset", "protocol", "model", "seed", "checkpoint")
+    done = {tuple(row[name] for name in names) for row in rows_of(options.results)}
     for seed in options.seeds:
         for name in options.sets:
             for protocol in options.protocols:
@@ -151,8 +150,8 @@ def main(options: Options) -> None:
                     )
                     if model in ("pretrained", "random weights"):
                         known = (*row[:5], *sureness_of(run / "metrics.json"), used, commit)
-                        _append(options.sureness, SURENESS_FIELDS, known)
-                    _append(options.results, FIELDS, row)
+                        append(options.sureness, dict(zip(SURENESS_FIELDS, known, strict=True)))
+                    append(options.results, dict(zip(FIELDS, row, strict=True)))
                     print(*row, flush=True)
 
 
@@ -249,15 +248,10 @@ def sureness_of(path: Path) -> tuple[object, ...]:
 
 
 def _timed(command: list[str], run: Path) -> tuple[float, float]:
-    """Run a command in a process of its own; give its minutes and its largest memory in MB."""
-    log = run.with_suffix(".log")
-    started = time.perf_counter()
-    with log.open("a", encoding="utf-8") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise ChildProcessError(f"{' '.join(command[:4])} ended with {status}: see {log}")
-    return (time.perf_counter() - started) / 60, usage.ru_maxrss / 1024
+    """Run a command, whose words go to a log; give its minutes and its largest memory in MB."""
+    with run.with_suffix(".log").open("a", encoding="utf-8") as log:
+        seconds, peak_mb = timed(command, log)
+    return seconds / 60, peak_mb
 
 
 def _hash_of(checkpoint: Path | None) -> str:
@@ -266,23 +260,6 @@ def _hash_of(checkpoint: Path | None) -> str:
 
         checkpoint = packaged()
     return hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:12]
-
-
-def _read(path: Path) -> set[tuple[str, ...]]:
-    if not path.is_file():
-        return set()
-    names = ("dataset", "protocol", "model", "seed", "checkpoint")
-    with path.open(newline="", encoding="utf-8") as file:
-        return {tuple(row[name] for name in names) for row in csv.DictReader(file)}
-
-
-def _append(path: Path, names: Sequence[str], row: tuple[object, ...]) -> None:
-    is_new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if is_new:
-            writer.writerow(names)
-        writer.writerow(row)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,9 @@ test rows of protocol U are dropped; the others are split anew by clusters (Buti
 epoch on the validation part of that split, and is judged on its test part.
 """
 
-import csv
 import hashlib
 import io
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ import tyro
 from rich.console import Console
 
 from benchmarks.compare import prepare
+from benchmarks.ledger import append, rows_of
 from moleblend import checkpoint
 from moleblend.metrics import Metrics, mean_metric
 from moleblend.settings import TrainConfig
@@ -77,13 +76,15 @@ class Options:
 def main(options: Options) -> None:
     """Run everything that is not in the table yet."""
     source = hashlib.sha256(checkpoint.packaged().read_bytes()).hexdigest()[:12]
+    names = ("dataset", "seed", "way", "checkpoint")
+    done = {tuple(row[name] for name in names) for row in rows_of(options.results)}
     for seed in options.seeds:
         for name in options.sets:
             data, targets, is_regression = development_table(name, seed, options.out)
             split_hash = hashlib.sha256(data.read_bytes()).hexdigest()[:12]
             for way in options.ways:
                 used = "" if WAYS[way].get("source") == "scratch" else source
-                if (name, str(seed), way, used) in set(_done(options.results)):
+                if (name, str(seed), way, used) in done:
                     continue
                 if way == "weights of class 1" and is_regression:
                     continue
@@ -108,7 +109,7 @@ def main(options: Options) -> None:
                     *(name, seed, way, metric, f"{judged:.4f}", f"{tested:.4f}"),
                     *(result.best_epoch, f"{minutes:.1f}", split_hash, used),
                 )
-                _append(options.results, row)
+                append(options.results, dict(zip(FIELDS, row, strict=True)))
                 print(*row, flush=True)
 
 
@@ -131,22 +132,6 @@ def _mean(found: dict[str, Metrics], metric: str) -> float:
     value = mean_metric(list(found.values()), metric)
     assert value is not None, f"{metric} is defined for no target"
     return value
-
-
-def _done(path: Path) -> Iterator[tuple[str, ...]]:
-    if path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                yield row["dataset"], row["seed"], row["way"], row["checkpoint"]
-
-
-def _append(path: Path, row: tuple[object, ...]) -> None:
-    is_new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if is_new:
-            writer.writerow(FIELDS)
-        writer.writerow(row)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ import argparse
 import csv
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from datetime import date
 from pathlib import Path
+
+from benchmarks.ledger import timed
 
 ROWS = 1000
 WAYS = {"default": (), "frozen": ("--freeze",)}
@@ -26,29 +26,6 @@ def first_rows(source: Path, out: Path, n_rows: int = ROWS) -> None:
     """Write the header and the first rows of a csv file."""
     with source.open(encoding="utf-8") as read, out.open("w", encoding="utf-8") as written:
         written.writelines(line for line, _ in zip(read, range(n_rows + 1), strict=False))
-
-
-def timed(command: list[str], threads: int) -> tuple[float, float]:
-    """Run a command.
-
-    Returns:
-        Seconds, and the peak of its memory in MB.
-
-    Raises:
-        SystemExit: it failed.
-    """
-    began = time.perf_counter()
-    process = subprocess.Popen(
-        command,
-        env=os.environ | {"OMP_NUM_THREADS": str(threads)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} failed: {process.returncode}")
-    return time.perf_counter() - began, used.ru_maxrss / 1024
 
 
 def measure(
@@ -63,7 +40,7 @@ def measure(
                 with tempfile.TemporaryDirectory() as folder:
                     out = str(Path(folder) / "run")
                     command = [program, "train", str(table), *flags, *options, "--out", out]
-                    taken = timed(command, n_threads)
+                    taken = timed(command, threads=n_threads)
                 found.setdefault((way, n_threads), []).append(taken)
                 told = f"round {number + 1}: {way}, {n_threads} threads: {taken[0]:.1f} s"
                 print(f"{told}, {taken[1]:.0f} MB", flush=True)

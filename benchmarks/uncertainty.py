@@ -22,6 +22,7 @@ import tyro
 from jaxtyping import Float32, Float64, Int64
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
+from benchmarks.ledger import rows_of
 from moleblend.calibration import ProbabilityCalibration, SpreadCalibration
 from moleblend.conformal import IntervalCalibration, SetCalibration
 from moleblend.fingerprints import count_ecfp4, nearest_packed, packed_ecfp4
@@ -175,7 +176,7 @@ def main(options: Options) -> None:
     folder = os.environ.get("MOLEBLEND_DATA")
     if not folder:
         raise ValueError("MOLEBLEND_DATA must name the folder that holds unimol_split")
-    done = _read(options.results)
+    done = rows_of(options.results)
     rows = list(done)
     keys = {(row["dataset"], row["split"], row["seed"]) for row in done}
     for seed, name in product(options.seeds, options.sets):
@@ -289,13 +290,6 @@ def _part(given: Predictions, chosen: slice) -> Predictions:
     return Predictions(
         given.predicted[chosen], given.spread[chosen], given.label[chosen], given.similarity[chosen]
     )
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def _write(path: Path, rows: list[dict[str, str]]) -> None:

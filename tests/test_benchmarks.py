@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import AWKWARD
 
-from benchmarks import compare, defaults, minutes, plain, plain_model, tables
+from benchmarks import compare, defaults, ledger, minutes, plain, plain_model, tables
 from benchmarks.uncertainty import Predictions, weighted_intervals
 from moleblend.batch import collate
 from moleblend.blending import BlendConfig, draw_blend
@@ -141,8 +141,17 @@ def test_minutes_are_medians_of_ways_that_take_turns(tmp_path, monkeypatch):
 
 def test_a_timed_command_tells_its_memory_and_may_not_fail():
     command = [sys.executable, "-c", "x = bytearray(200_000_000)"]
-    seconds, peak = minutes.timed(command, 1)
+    seconds, peak = ledger.timed(command, threads=1)
     assert seconds > 0
     assert peak > 200
-    with pytest.raises(SystemExit, match="failed: 3"):
-        minutes.timed([sys.executable, "-c", "raise SystemExit(3)"], 1)
+    with pytest.raises(ChildProcessError, match="failed: 3"):
+        ledger.timed([sys.executable, "-c", "raise SystemExit(3)"], threads=1)
+
+
+def test_a_table_grows_below_its_header(tmp_path):
+    path = tmp_path / "table.csv"
+    assert ledger.rows_of(path) == []
+    ledger.append(path, {"a": 1, "b": "x, y"})
+    ledger.append(path, {"a": 2, "b": None})
+    assert path.read_text() == 'a,b\n1,"x, y"\n2,\n'
+    assert ledger.rows_of(path) == [{"a": "1", "b": "x, y"}, {"a": "2", "b": ""}]

@@ -338,6 +338,21 @@ def test_from_a_pretrained_file(config: TrainConfig, tmp_path: Path) -> None:
         run(replace(slow, encoder=replace(TINY, dropout=0.3)))
 
 
+def test_no_single_label_is_in_the_model_file(config: TrainConfig) -> None:
+    """Not of molecules that contradict each other either, which the run folder names."""
+    labels = [12.3456, *N_CARBONS[1:], 65.4321]
+    parts = ["train", *PARTS[1:], "train"]
+    write(Path(config.data), smiles=[*CHAINS, CHAINS[0]], y=labels, part=parts)
+    result, told = run(replace(config, epochs=1))
+    figures = Path(config.out, "metrics.json").read_text()
+    with safe_open(result.model, framework="pt") as file:
+        card = file.metadata()["card"]
+    for label in ("12.3456", "65.4321"):
+        assert label in told
+        assert label in figures
+        assert label not in card
+
+
 def test_the_read_out_is_the_one_asked_for(config: TrainConfig) -> None:
     encoder = replace(TINY, n_layers=2)
     result, _ = run(replace(config, encoder=encoder, readout="layers", epochs=1))
@@ -740,13 +755,13 @@ def test_frozen_vectors_are_computed_once_for_all_members(
     if not is_new:
         start = str(run(replace(config, epochs=1))[0].model)
         given = replace(given, source=start, encoder=EncoderConfig(), out=config.out + "2")
-    original, counts = finetuning.FineTuning._embedded, []
+    original, counts = finetuning.each_geometry, []
 
-    def counted(self: finetuning.FineTuning, part: Any, wanted: list) -> torch.Tensor:
-        counts.append(len(wanted))
-        return original(self, part, wanted)
+    def counted(molecules: list, *others: Any) -> list[torch.Tensor]:
+        counts.append(len(molecules))
+        return original(molecules, *others)
 
-    monkeypatch.setattr(finetuning.FineTuning, "_embedded", counted)
+    monkeypatch.setattr(finetuning, "each_geometry", counted)
     result, _ = run(given)
     assert sum(counts) == (2 if is_new else 1) * len(CHAINS)
     table = Predictor(result.model).predict(config.data)

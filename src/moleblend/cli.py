@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from moleblend.screening import FileAccount
 
 ViewsFlag = Literal["2d", "3d", "both"]
-_MOST_TARGETS = 4
-"""That are explained without being named: each has its drawings."""
-
 ErrorsFlag = Literal["keep", "skip", "raise"]
 
 
@@ -258,7 +255,7 @@ def _export(arguments: list[str]) -> None:
 
 
 def _explain(arguments: list[str]) -> None:
-    from moleblend.explanation import as_learnt, choose_targets, explain
+    from moleblend.explanation import MOST_TARGETS, as_learnt, choose_targets, explain
     from moleblend.explanation_page import Explained, write_atom_table, write_explanation_page
     from moleblend.predict import Predictor
     from moleblend.tables import read_pieces
@@ -292,7 +289,7 @@ def _explain(arguments: list[str]) -> None:
         predictor = Predictor(model)
         known, places = predictor.model.config.targets, choose_targets(predictor, target)
         chosen = [as_learnt(known[place]) for place in places]
-        if len(chosen) > _MOST_TARGETS and not target:
+        if len(chosen) > MOST_TARGETS and not target:
             raise ValueError(
                 f"{model}: it has {len(chosen)} targets: --target names those to explain"
             )

@@ -33,7 +33,7 @@ from moleblend.blending import Blend, Views, show
 from moleblend.columns import in_units
 from moleblend.heads import Model, Target
 from moleblend.molecule import Molecule
-from moleblend.predict import Predictor, Row, Source
+from moleblend.predict import Predictor, Row, Source, n_geometries
 from moleblend.relations import UNREACHABLE
 
 _Record = TypeVar("_Record", Batch, Blend)
@@ -43,6 +43,9 @@ VIEW_GROUPS = ("bond graph", "geometry")
 
 _IS_GEOMETRY = ((False, False, True), (False, True))
 """Which views of a pair and of an atom are geometry, in the order of `Blend`."""
+
+MOST_TARGETS = 4
+"""That a page explains without being told which: each has its drawings."""
 
 _PAIRS_AT_ONCE = 60_000
 _STEPS = 32
@@ -209,9 +212,8 @@ def contributions(
         device: where the model is.
     """
     chosen = tuple(as_learnt(model.config.targets[k]) for k in targets)
-    n_geometries = max(molecule.n_conformers, 1) if views != "2d" else 1
     each = []
-    for conformer in range(n_geometries):
+    for conformer in range(n_geometries(molecule, views)):
         batch = collate([molecule], [conformer]).to(device)
         each.append(_of_geometry(model, batch, show(batch, views), targets, chosen))
     found = _mean(each)

@@ -30,7 +30,7 @@ from moleblend.metrics import (
     regression_metrics,
 )
 from moleblend.molecule import Molecule
-from moleblend.predict import in_batches, over_geometries
+from moleblend.predict import each_geometry, n_geometries, over_geometries
 from moleblend.settings import TrainConfig
 
 
@@ -166,7 +166,7 @@ class FineTuning(pl.LightningModule):
 
         def gather(places: list[int]) -> tuple[Batch | Tensor, Tensor, Tensor, Tensor]:
             molecules = [part.molecules[place] for place in places]
-            conformers = [int(chance.integers(max(m.n_conformers, 1))) for m in molecules]
+            conformers = [int(chance.integers(n_geometries(m, self.views))) for m in molecules]
             if vectors is None:
                 given = collate(molecules, conformers)
             else:
@@ -241,33 +241,21 @@ class FineTuning(pl.LightningModule):
         """Give the vector of each molecule by the present weights, as `predict` computes it."""
         if self.config.freeze:
             return torch.stack([vectors.mean(0) for vectors in self._vectors(part)]).numpy()
-
-        def answer(_: list[int], batch: Batch, blend: Blend) -> Tensor:
-            return self.model.embed(batch, blend)
-
         width = self.model.config.encoder.width
         with _without_dropout(self.model):
-            return over_geometries(part.molecules, self.views, answer, width, self.device)
-
-    @torch.no_grad()
-    def _embedded(self, part: Labelled, wanted: list[tuple[int, int]]) -> Float32[Tensor, "w d"]:
-        """Embed molecules without dropout; each is named by its place and its geometry."""
-        found = torch.zeros(len(wanted), self.model.config.encoder.width)
-        with _without_dropout(self.model):
-            for chosen in in_batches([part.molecules[place].n_atoms for place, _ in wanted]):
-                molecules = [part.molecules[wanted[k][0]] for k in chosen]
-                batch = collate(molecules, [wanted[k][1] for k in chosen]).to(self.device)
-                found[chosen] = self.model.embed(batch, show(batch, self.views)).cpu()
-        return found
+            return over_geometries(part.molecules, self.views, self._embed, width, self.device)
 
     def _vectors(self, part: Labelled) -> list[Float32[Tensor, "c d"]]:
         """Give the vectors of each molecule, one for each geometry; each is computed once."""
-        new = [place for place, m in enumerate(part.molecules) if m not in self.vectors]
-        sizes = [max(part.molecules[place].n_conformers, 1) for place in new]
-        wanted = [(place, c) for place, size in zip(new, sizes, strict=True) for c in range(size)]
-        found = self._embedded(part, wanted).split(sizes)
-        self.vectors |= {part.molecules[k]: own for k, own in zip(new, found, strict=True)}
+        new = [molecule for molecule in part.molecules if molecule not in self.vectors]
+        width = self.model.config.encoder.width
+        with _without_dropout(self.model):
+            found = each_geometry(new, self.views, self._embed, width, self.device)
+        self.vectors |= dict(zip(new, found, strict=True))
         return [self.vectors[molecule] for molecule in part.molecules]
+
+    def _embed(self, _: list[int], batch: Batch, blend: Blend) -> Float[Tensor, "b d"]:
+        return self.model.embed(batch, blend)
 
     def _figure(self) -> tuple[float, float, str]:
         """Judge the present weights on the validation part.

@@ -133,7 +133,7 @@ def families_of(smiles: Sequence[str], error: Float64[np.ndarray, " m"]) -> Fami
         found = tuple(
             _family(name, places, known, error)
             for name, places in large[:_MOST_FAMILIES]
-            if len(places) >= FEWEST_IN_FAMILY and len(places) < len(known)
+            if FEWEST_IN_FAMILY <= len(places) <= len(known) - FEWEST_IN_FAMILY
         )
         if len(found) > 1:
             return Families(by, found)
@@ -185,5 +185,5 @@ def _family(
 
 
 def _uncertainty(error: Float64[np.ndarray, " m"]) -> float:
-    """Standard error of the mean; of a single value it is unknown, and taken as 0."""
-    return float(error.std(ddof=1) / len(error) ** 0.5) if len(error) > 1 else 0.0
+    """Standard error of the mean of several values."""
+    return float(error.std(ddof=1) / len(error) ** 0.5)

@@ -66,8 +66,8 @@ def _families(families: Families, target: Target, n: int) -> str:
     """Draw the families in a table, each with its error and that of the rest."""
     if not families.found:
         return (
-            f"<p>No family of test molecules has {FEWEST_IN_FAMILY} members and a rest to compare "
-            f"with among these {n:,}, so errors are not told by family.</p>"
+            f"<p>No family of test molecules has {FEWEST_IN_FAMILY} members and a rest as large "
+            f"among these {n:,}, so errors are not told by family.</p>"
         )
     by = (
         "Bemis-Murcko scaffold"

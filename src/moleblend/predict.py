@@ -360,7 +360,41 @@ def nearness_of(
         return domain.near(known, smiles)
 
 
+def n_geometries(molecule: Molecule, views: Views) -> int:
+    """How many geometries a molecule is looked at in; without any, or where none is shown, once."""
+    return 1 if views == "2d" else max(molecule.n_conformers, 1)
+
+
 @torch.inference_mode()
+def each_geometry(
+    molecules: Sequence[Molecule],
+    views: Views,
+    function: Callable[[list[int], Batch, Blend], Float[Tensor, "b w"]],
+    width: int,
+    device: torch.device | str,
+) -> list[Float32[Tensor, "c w"]]:
+    """Apply a function to every geometry of every molecule.
+
+    Args:
+        molecules: any number.
+        views: what is shown of them.
+        function: of the places of the molecules of a batch, the batch, and what is shown of it.
+        width: of what the function gives.
+        device: where batches are put.
+
+    Returns:
+        For each molecule a row for each of its `n_geometries`.
+    """
+    numbers = [n_geometries(molecule, views) for molecule in molecules]
+    asked = [(place, k) for place, number in enumerate(numbers) for k in range(number)]
+    found = torch.zeros(len(asked), width)
+    for chosen in in_batches([molecules[place].n_atoms for place, _ in asked]):
+        places, conformers = map(list, zip(*(asked[k] for k in chosen), strict=True))
+        batch = collate([molecules[place] for place in places], conformers).to(device)
+        found[chosen] = function(places, batch, show(batch, views)).float().cpu()
+    return list(found.split(numbers))
+
+
 def over_geometries(
     molecules: Sequence[Molecule],
     views: Views,
@@ -370,28 +404,12 @@ def over_geometries(
 ) -> Float32[np.ndarray, "m w"]:
     """Apply a function to all molecules; of several geometries the mean is taken.
 
-    Args:
-        molecules: any number.
-        views: what is shown of them; without geometry each is asked for once.
-        function: of the places of the molecules of a batch, the batch, and what is shown of it.
-        width: of what the function gives.
-        device: where batches are put.
+    Arguments as of `each_geometry`.
     """
-    asked = [
-        (place, conformer)
-        for place, molecule in enumerate(molecules)
-        for conformer in range(max(molecule.n_conformers, 1) if views != "2d" else 1)
-    ]
-    total = torch.zeros(len(molecules), width)
-    for chosen in in_batches([molecules[place].n_atoms for place, _ in asked]):
-        places, conformers = map(list, zip(*(asked[k] for k in chosen), strict=True))
-        batch = collate([molecules[place] for place in places], conformers).to(device)
-        found = function(places, batch, show(batch, views)).float().cpu()
-        total.index_add_(0, torch.tensor(places), found)
-    times = torch.tensor([place for place, _ in asked], dtype=torch.int64).bincount(
-        minlength=len(molecules)
-    )
-    return (total / times[:, None]).numpy()
+    means = np.zeros((len(molecules), width), np.float32)
+    for row, found in enumerate(each_geometry(molecules, views, function, width, device)):
+        means[row] = found.mean(0).numpy()
+    return means
 
 
 def in_batches(n_atoms: Sequence[int]) -> Iterator[list[int]]:

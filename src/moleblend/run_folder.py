@@ -73,9 +73,10 @@ def write_run_folder(result: TrainResult, assay: Assay, views: Views) -> None:
     members = _kept_models(result)
     names = result_names(result.targets, len(members), result.sureness)
     figures["choices"]["prediction_columns"] = names + domain_names(result.domain)
-    # A model file leaves the machine, so it names files without their folders.
+    # A model file leaves the machine: it names files without their folders, and no single label.
     named = {name: Path(getattr(config, name)).name for name in ("data", "out", "source")}
     choices = result.choices | {"source": named["source"]}
+    choices = {key: told for key, told in choices.items() if key not in ("repeats", "notes")}
     notes = {
         "conformers": config.conformers,
         "config": to_dict(replace(config, **named)),

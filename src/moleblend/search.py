@@ -47,7 +47,9 @@ NOTE = (
     "test part is read once, by the model that is kept"
 )
 
-_UNCHANGED = ("data", "source", "out", "search", "seeds", "ensemble", "keep_training_smiles")
+_UNCHANGED = (
+    *("data", "source", "out", "search", "seeds", "ensemble", "keep_training_smiles", "forest"),
+)
 """Settings that do not change what a trial finds, or whose files are known by their hash."""
 
 

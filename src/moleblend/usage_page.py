@@ -3,11 +3,9 @@
 import shlex
 from html import escape
 
+from moleblend.explanation import MOST_TARGETS
 from moleblend.page import table
 from moleblend.train import TrainResult
-
-_MOST_EXPLAINED = 4
-"""Targets that `explain` takes without being told which."""
 
 _MEANINGS = {
     "_log10_pred": "its logarithm, which is what was learnt",
@@ -36,7 +34,7 @@ def usage_part(result: TrainResult) -> list[str]:
         shell.append(f"{shell[0]} --confidence 0.8")
         texts.append("A lower confidence than 0.9 gives narrower intervals and smaller sets.")
     named = ""
-    if len(result.targets) > _MOST_EXPLAINED:
+    if len(result.targets) > MOST_TARGETS:
         named = f" --target {shlex.quote(result.targets[0].name)}"
     if result.config.features:
         texts.append("explain cannot speak for a model with joined features.")
