@@ -262,7 +262,7 @@ def test_weights_of_other_names(path):
 # ── on the encoder of another ──
 
 
-def test_transfer_takes_the_encoder_and_nothing_else(model):
+def test_transfer_to_other_heads_takes_the_encoder_and_nothing_else(model):
     encoder = replace(ENCODER, dropout=0.2, stochastic_depth=0.0, max_atoms=64)
     target = Target("mu", "regression")
     new = transfer(model, ModelConfig(encoder=encoder, heads=None, targets=(target,)))

@@ -9,11 +9,8 @@ from rdkit.ML.Cluster import Butina
 
 from moleblend import fingerprints
 from moleblend.fingerprints import (
-    DESCRIPTORS,
-    FEATURES,
     cluster,
     count_ecfp4,
-    joined_features,
     nearest,
     scaffold,
 )
@@ -102,14 +99,3 @@ def test_what_is_not_clustered(monkeypatch):
     with pytest.raises(ValueError, match=r"4 molecules are too many to cluster, .* at most 3"):
         cluster(["C"] * 4)
     assert cluster([]).shape == (0,)
-
-
-def test_features_that_are_joined_to_a_model():
-    found = joined_features(["CCO", "*CC", "[Na+].[Cl-]"], ["descriptors", "ecfp4"])
-    n = len(DESCRIPTORS)
-    assert found.shape == (3, n + 2048) == (3, sum(FEATURES.values()))
-    assert np.isfinite(found).all()
-    assert found[0, DESCRIPTORS.index("MolWt")] == pytest.approx(46.069, abs=1e-3)
-    assert found[0, DESCRIPTORS.index("NumHDonors")] == 1
-    np.testing.assert_allclose(found[0, n:], np.log1p(count_ecfp4("CCO")), rtol=1e-6)
-    assert joined_features(["CCO"], []).shape == (1, 0)

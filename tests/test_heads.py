@@ -1,4 +1,5 @@
-from dataclasses import fields, replace
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from moleblend.blending import Blend, BlendConfig, draw_blend, show
 from moleblend.chem import read_smiles
 from moleblend.encoder import EncoderConfig, initialise
 from moleblend.heads import (
+    DescriptorHead,
     Direction,
     Distance,
     HeadsConfig,
@@ -19,6 +21,7 @@ from moleblend.heads import (
     Target,
     unit_vectors,
 )
+from moleblend.molecule import N_DESCRIBED
 
 TARGETS = (Target("gap", "regression", unit="eV", mean=5.0, scale=2.0), Target("toxic", "binary"))
 CONFIGS = {
@@ -152,10 +155,36 @@ def test_all_views_have_their_shape_and_are_finite(model):
     assert views.path_length.shape == (4, 5, 5, heads.n_path_classes)
     assert views.bonds.shape == (4, 5, 5, 5, 60 if n_out == 1 else 24)
     assert views.geometry.shape == (4, 5, 5, n_out)
-    for field in fields(views):
-        assert getattr(views, field.name).isfinite().all()
+    assert views.descriptors is None
+    for name in ("path_length", "bonds", "geometry", "noise"):
+        assert getattr(views, name).isfinite().all()
     flat = collate([read_smiles("CC")])
     assert model.predict_views(flat, drawn(flat)).noise is None
+
+
+@pytest.mark.parametrize("readout", ["mean", "layers", "cls"])
+def test_descriptors_are_read_off_the_vector_that_properties_are_read_off(readout):
+    config = replace(
+        CONFIGS["default"], heads=HeadsConfig(rank=4, descriptors=True), readout=readout
+    )
+    model, blend = lively(config), drawn(MIXED)
+    expected = model.descriptor_head(model.embed(MIXED, blend))
+    assert expected.shape == (4, N_DESCRIBED)
+    torch.testing.assert_close(model.predict_views(MIXED, blend).descriptors, expected)
+
+
+def test_descriptors_are_scaled_by_those_that_are_known():
+    head = DescriptorHead(4)
+    described = torch.zeros(3, N_DESCRIBED)
+    described[:, 0] = torch.tensor([1.0, 3.0, math.nan])
+    described[:, 1] = 5.0
+    described[:, 2] = math.nan
+    head.settle(described)
+    scaled = head.scaled(described)
+    torch.testing.assert_close(scaled[:, 0], torch.tensor([-1.0, 1.0, math.nan]), equal_nan=True)
+    assert not scaled[:, 1].any()  # the same in all: no error, and no division by 0
+    assert scaled[:, 2].isnan().all()
+    assert head.scaled(torch.full((1, N_DESCRIBED), 1e9))[0, 0] == 8
 
 
 def test_batched_views_equal_those_of_a_molecule_alone(model):
@@ -165,9 +194,9 @@ def test_batched_views_equal_those_of_a_molecule_alone(model):
         pairs=blend.pairs[3:, :2, :2], atoms=blend.atoms[3:, :2], noise=blend.noise[3:, :2]
     )
     together, alone = model.predict_views(MIXED, blend), model.predict_views(salt, shown)
-    for field in fields(alone):
-        one, padded = getattr(alone, field.name)[0], getattr(together, field.name)[3]
-        inside = padded[:2] if field.name == "noise" else padded[:2, :2]
+    for name in ("path_length", "bonds", "geometry", "noise"):
+        one, padded = getattr(alone, name)[0], getattr(together, name)[3]
+        inside = padded[:2] if name == "noise" else padded[:2, :2]
         torch.testing.assert_close(one, inside, rtol=2e-5, atol=5e-5)
 
 

@@ -10,9 +10,11 @@ from moleblend import objectives
 from moleblend.batch import collate
 from moleblend.blending import BlendConfig, draw_blend
 from moleblend.chem import read_smiles
+from moleblend.descriptors import describe
 from moleblend.encoder import EncoderConfig, initialise
 from moleblend.geometry import add_positions
 from moleblend.heads import HeadsConfig, Model, ModelConfig
+from moleblend.molecule import N_DESCRIBED
 from moleblend.objectives import (
     ObjectiveConfig,
     blend_then_predict,
@@ -23,6 +25,7 @@ from moleblend.objectives import (
     path_classes,
 )
 from moleblend.relations import N_BOND_KINDS, relate
+from moleblend.steps import batch_of
 
 Setting = namedtuple("Setting", "model blend objective")
 SETTINGS = {
@@ -45,6 +48,12 @@ SETTINGS = {
         ObjectiveConfig.published(),
     ),
 }
+SETTINGS["with descriptors"] = SETTINGS["default"]._replace(
+    model=replace(
+        SETTINGS["default"].model, heads=HeadsConfig(rank=4, descriptors=True), readout="layers"
+    ),
+    objective=ObjectiveConfig(descriptors=0.7),
+)
 """Every test below holds for each of these."""
 
 
@@ -54,7 +63,13 @@ def lively(config):
     model = Model(config)
     initialise(model, std=0.6)
     model.encoder.kernels.spread()
+    if model.descriptor_head is not None:
+        model.descriptor_head.settle(torch.from_numpy(describe([m.smiles for m in MIXED])))
     return model
+
+
+def batched(molecules, setting):
+    return batch_of(molecules, setting.model.heads)
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +112,7 @@ def cosine(a, b):
 
 
 def losses_by_hand(molecules, views, blend, setting):
-    """The four losses, one pair and one atom after the other, in double precision."""
+    """All losses, one pair and one atom after the other, in double precision."""
     heads = setting.model.heads
     paths, bonds, geometry, denoising, variances = [], [], [], [], []
     for b, molecule in enumerate(molecules):
@@ -132,16 +147,34 @@ def losses_by_hand(molecules, views, blend, setting):
                 else:
                     denoising.append(1 - cosine(told, noise))
     scale = np.mean(variances) if variances else 1.0
-    return {
+    expected = {
         "path_length": np.mean(paths),
         "bonds": np.mean(bonds),
         heads.geometry: np.mean(geometry),
         "denoising": np.mean(denoising) / scale,
     }
+    if heads.descriptors:
+        expected["descriptors"] = descriptors_by_hand(molecules, views)
+    return expected
+
+
+def descriptors_by_hand(molecules, views):
+    """Huber's error, of descriptors scaled by those of `MIXED`."""
+    known = describe([molecule.smiles for molecule in MIXED]).astype(float)
+    errors = []
+    for b, values in enumerate(describe([molecule.smiles for molecule in molecules])):
+        for k, value in enumerate(values.astype(float)):
+            if not np.isnan(value):
+                spread = np.nanstd(known[:, k])
+                spread = spread if spread > 1e-6 else 1.0
+                right = np.clip((value - np.nanmean(known[:, k])) / spread, -8, 8)
+                off = abs(views.descriptors[b, k].item() - right)
+                errors.append(off**2 / 2 if off < 1 else off - 0.5)
+    return np.mean(errors)
 
 
 def test_losses_and_their_total_by_hand(setting):
-    model, batch = lively(setting.model).eval(), collate(MIXED)
+    model, batch = lively(setting.model).eval(), batched(MIXED, setting)
     blend = drawn(batch, setting.blend)
     loss = blend_then_predict(model, batch, blend, setting.objective)
     expected = losses_by_hand(MIXED, model.predict_views(batch, blend), blend, setting)
@@ -151,6 +184,7 @@ def test_losses_and_their_total_by_hand(setting):
     total = weights.path_length * expected["path_length"] + weights.bonds * expected["bonds"]
     total += weights.geometry * expected[setting.model.heads.geometry]
     total += weights.denoising * expected["denoising"]
+    total += weights.descriptors * expected.get("descriptors", 0.0)
     assert loss.total.item() == pytest.approx(total, rel=1e-5)
 
 
@@ -198,7 +232,7 @@ def test_every_bond_has_a_class_of_its_own_unless_published():
 
 
 def test_gradients_reach_every_parameter(setting):
-    model, batch = lively(setting.model), collate(MIXED)
+    model, batch = lively(setting.model), batched(MIXED, setting)
     blend_then_predict(
         model, batch, drawn(batch, setting.blend), setting.objective
     ).total.backward()
@@ -209,7 +243,7 @@ def test_gradients_reach_every_parameter(setting):
 
 
 def test_the_same_seed_gives_the_same_loss_to_the_last_digit(setting):
-    model, batch = lively(setting.model).train(), collate(MIXED)
+    model, batch = lively(setting.model).train(), batched(MIXED, setting)
 
     def total(seed):
         torch.manual_seed(1)
@@ -221,16 +255,18 @@ def test_the_same_seed_gives_the_same_loss_to_the_last_digit(setting):
 
 
 def test_nothing_that_came_in_is_edited(setting):
-    model, batch, untouched = lively(setting.model), collate(MIXED), collate(MIXED)
+    model = lively(setting.model)
+    batch, untouched = batched(MIXED, setting), batched(MIXED, setting)
     blend, same_blend = drawn(batch, setting.blend), drawn(batch, setting.blend)
     blend_then_predict(model, batch, blend, setting.objective).total.backward()
     for ours, theirs in ((batch, untouched), (blend, same_blend)):
         for field in fields(ours):
-            assert torch.equal(getattr(ours, field.name), getattr(theirs, field.name))
+            now, before = getattr(ours, field.name), getattr(theirs, field.name)
+            assert now is before is None or torch.equal(now.nan_to_num(), before.nan_to_num())
 
 
 def test_what_stands_in_padded_places_plays_no_role(setting):
-    model, batch = lively(setting.model).eval(), collate(MIXED)
+    model, batch = lively(setting.model).eval(), batched(MIXED, setting)
     blend = drawn(batch, setting.blend)
     is_atom, both = batch.is_atom, batch.is_atom[:, :, None] & batch.is_atom[:, None, :]
     other = replace(
@@ -271,14 +307,13 @@ AWKWARD_BATCHES = {
 @pytest.mark.parametrize("case", AWKWARD_BATCHES)
 def test_awkward_batches_train(setting, case):
     molecules, empty = AWKWARD_BATCHES[case]
-    model, batch = lively(setting.model), collate(molecules)
+    model, batch = lively(setting.model), batched(molecules, setting)
     blend = drawn(batch, setting.blend)
     blend = replace(blend, atoms=torch.stack([~batch.is_atom, batch.is_atom], -1))
     loss = blend_then_predict(model, batch, blend, setting.objective)
     loss.total.backward()
-    parts = dict(
-        zip(["path_length", "bonds", "geometry", "denoising"], loss.parts.values(), strict=True)
-    )
+    names = ["path_length", "bonds", "geometry", "denoising", "descriptors"][: len(loss.parts)]
+    parts = dict(zip(names, loss.parts.values(), strict=True))
     assert {name for name, part in parts.items() if part == 0} == empty
     assert loss.total.isfinite()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
@@ -286,7 +321,7 @@ def test_awkward_batches_train(setting, case):
 
 @pytest.mark.parametrize("what", ["atom is drawn in 3D", "noise is added"])
 def test_denoising_is_nothing_where_no(setting, what):
-    model, batch = lively(setting.model), collate(MIXED)
+    model, batch = lively(setting.model), batched(MIXED, setting)
     blend = drawn(batch, setting.blend)
     if what == "noise is added":
         blend = replace(blend, noise=torch.zeros_like(blend.noise))
@@ -303,7 +338,7 @@ def test_an_atom_at_the_origin_is_an_atom(setting):
     model, molecule = lively(setting.model).eval(), placed("C=CC(N)C=O")
     losses = []
     for origin in (molecule.positions[:, 2:3], np.ones((1, 1, 3), np.float32)):
-        batch = collate([replace(molecule, positions=molecule.positions - origin)])
+        batch = batched([replace(molecule, positions=molecule.positions - origin)], setting)
         blend = drawn(batch, setting.blend)
         losses.append(blend_then_predict(model, batch, blend, setting.objective).parts)
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-4)
@@ -326,7 +361,7 @@ def test_a_perfect_answer_costs_nothing_and_no_noise_predicted_costs_one():
 
 
 def test_the_size_of_the_pieces_plays_no_role(setting, monkeypatch):
-    model, batch = lively(setting.model).eval(), collate(MIXED)
+    model, batch = lively(setting.model).eval(), batched(MIXED, setting)
     blend = drawn(batch, setting.blend)
     found = []
     for n_logits in (2**18, 1):
@@ -353,6 +388,41 @@ def test_the_losses_of_a_constant_guess_by_hand():
     assert set(constant_losses(flat, HeadsConfig(), without)) == {"bonds"}
     published = constant_losses(batches, HeadsConfig.published(), ObjectiveConfig.published())
     assert published["direction"] == 1
+
+
+def test_what_guessing_the_mean_of_descriptors_costs():
+    heads = HeadsConfig(descriptors=True)
+    batches = [batch_of([read_smiles(s) for s in pair], heads) for pair in (("C", "CC"), ("O",))]
+    described = torch.cat([batch.described for batch in batches]).numpy().astype(float)
+    told = constant_losses(batches, heads, ObjectiveConfig())["descriptors"]
+    spread = described.std(0)
+    off = np.abs(described - described.mean(0)) / np.where(spread > 1e-6, spread, 1)
+    assert told == pytest.approx(np.where(off < 1, off**2 / 2, off - 0.5).mean(), rel=1e-4)
+
+
+def test_what_is_unknown_of_a_molecule_costs_nothing():
+    setting = SETTINGS["with descriptors"]
+    model, batch = lively(setting.model).eval(), batched(MIXED, setting)
+    described = batch.described.clone()
+    described[1:, 3:] = math.nan
+    blend = drawn(batch, setting.blend)
+    loss = blend_then_predict(model, replace(batch, described=described), blend, setting.objective)
+    loss.total.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    off = model.predict_views(batch, blend).descriptors - model.descriptor_head.scaled(described)
+    off = off[off.isfinite()].abs()
+    assert len(off) == N_DESCRIBED + 3 * (len(MIXED) - 1)
+    expected = torch.where(off < 1, off**2 / 2, off - 0.5).mean()
+    torch.testing.assert_close(loss.parts["descriptors"], expected)
+
+
+def test_descriptors_that_nobody_gave_are_asked_for():
+    setting = SETTINGS["with descriptors"]
+    batch = collate(MIXED)
+    with pytest.raises(ValueError, match="the batch has none"):
+        blend_then_predict(
+            lively(setting.model), batch, drawn(batch, setting.blend), setting.objective
+        )
 
 
 def test_negative_weights_are_refused():

@@ -67,7 +67,7 @@ def config(store: Path, tmp_path: Path) -> PretrainConfig:
         log_every=4,
         device="cpu",
         encoder=TINY,
-        heads=HeadsConfig(rank=4),
+        heads=HeadsConfig(rank=4, descriptors=True),
         schedule=ScheduleConfig(steps=12, batch_size=10, warmup_steps=2, learning_rate=5e-3),
     )
 
@@ -123,7 +123,7 @@ def test_what_a_run_leaves_behind(config: PretrainConfig) -> None:
     log = rows_of(out / "log.csv")
     assert list(log[0]) == [
         *("step", "learning_rate", "loss"),
-        *("path_length", "bonds", "distance", "denoising"),
+        *("path_length", "bonds", "distance", "denoising", "descriptors"),
         "molecules_per_s",
     ]
     assert [int(row["step"]) for row in log] == [4, 8, 12]
@@ -136,6 +136,7 @@ def test_what_a_run_leaves_behind(config: PretrainConfig) -> None:
                 ("bonds", weighting.bonds),
                 ("distance", weighting.geometry),
                 ("denoising", weighting.denoising),
+                ("descriptors", weighting.descriptors),
             )
         )
         assert float(row["loss"]) == pytest.approx(total, rel=1e-5)
@@ -143,7 +144,7 @@ def test_what_a_run_leaves_behind(config: PretrainConfig) -> None:
     assert Counter((row["step"], row["view"], row["shown"]) for row in validation) == {
         (step, view, shown): 1
         for step in ("8", "12")
-        for view in ("path_length", "bonds", "distance")
+        for view in ("path_length", "bonds", "distance", "descriptors")
         for shown in ("visible", "hidden", "modality hidden")
     }
     assert [score.value for score in result.scores] == [
@@ -350,6 +351,64 @@ def test_resume_refuses_another_run(config: PretrainConfig, tmp_path: Path) -> N
     run(replace(config, data=str(moved)), resume=True)
 
 
+def test_a_run_goes_on_from_a_model(config: PretrainConfig, tmp_path: Path) -> None:
+    first, _ = run(config)
+    source, named = checkpoint.load(first.model), tmp_path / "source.safetensors"
+    named.write_bytes(first.model.read_bytes())
+    second = replace(
+        config, out=str(tmp_path / "second"), source=str(named), readout="layers", seed=3
+    )
+    store = MoleculeStore(config.data)
+    held_out, _ = pretrain.hold_out(len(store), second)
+    begun = pretrain.new_model(second, store, held_out)
+    assert begun.config.readout == "layers"
+    for name, weight in source.state_dict().items():
+        assert torch.equal(begun.state_dict()[name], weight), name
+    break_off(second, 7)
+    result, _ = run(second, resume=True)
+    unbroken, _ = run(replace(second, out=str(tmp_path / "unbroken")))
+    for name, weight in checkpoint.load(unbroken.model).state_dict().items():
+        assert torch.equal(checkpoint.load(result.model).state_dict()[name], weight), name
+    notes = checkpoint.read_card(result.model).notes
+    assert notes["config"]["source"] == named.name
+    assert notes["source_sha256"] == checkpoint.sha256(first.model)
+
+
+def test_a_model_learns_descriptors_beside_views_that_it_knows(
+    config: PretrainConfig, tmp_path: Path
+) -> None:
+    first, _ = run(replace(config, heads=HeadsConfig(rank=4)))
+    source = checkpoint.load(first.model)
+    second = replace(config, out=str(tmp_path / "second"), source=str(first.model))
+    store = MoleculeStore(config.data)
+    held_out, _ = pretrain.hold_out(len(store), second)
+    begun = pretrain.new_model(second, store, held_out)
+    for name, weight in source.state_dict().items():
+        assert torch.equal(begun.state_dict()[name], weight), name
+    assert begun.descriptor_head is not None
+    assert begun.descriptor_head.mean[0] > 10  # the mass of molecules like those held out
+    other = replace(second, heads=HeadsConfig(rank=2, descriptors=True))
+    unlike = pretrain.new_model(other, store, held_out)
+    assert torch.equal(unlike.encoder.norm.weight, source.encoder.norm.weight)
+
+
+def test_a_source_that_cannot_be_gone_on_from(config: PretrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no\.safetensors: there is no such model file"):
+        run(replace(config, source=str(tmp_path / "no.safetensors")))
+    first, _ = run(config)
+    named = tmp_path / "source.safetensors"
+    named.write_bytes(first.model.read_bytes())
+    wide = replace(config, out=str(tmp_path / "wide"), source=str(named))
+    with pytest.raises(ValueError, match="the trained encoder does not fit: width 32 was expected"):
+        run(replace(wide, encoder=replace(TINY, width=32)))
+    second = replace(config, out=str(tmp_path / "second"), source=str(named))
+    break_off(second, 7)
+    model = checkpoint.load(named)
+    checkpoint.save(model, named, checkpoint.Card(trained_by="another run"))
+    with pytest.raises(ValueError, match="these differ: the bytes of the source"):
+        run(second, resume=True)
+
+
 def test_an_occupied_folder_is_refused(config: PretrainConfig) -> None:
     break_off(config, 2)  # before anything was saved
     with pytest.raises(ValueError, match="holds a run already: --resume continues it"):
@@ -537,7 +596,8 @@ def test_molecules_without_geometry_train_beside_others(
     flat = [read_smiles(smiles) for smiles in awkward if len(smiles) < 60]
     write_store([*flat, *molecules[:30]], data, features="cip-1")
     result, _ = run(replace(config, data=str(data)))
-    assert {score.view for score in result.scores} == {"path_length", "bonds", "distance"}
+    views = {"path_length", "bonds", "distance", "descriptors"}
+    assert {score.view for score in result.scores} == views
     assert all(math.isfinite(float(row["loss"])) for row in rows_of(Path(config.out) / "log.csv"))
 
 
@@ -547,7 +607,7 @@ def test_a_store_without_geometry_trains_in_2d(config: PretrainConfig, tmp_path:
     result, _ = run(replace(config, data=str(data)))
     log = rows_of(Path(config.out) / "log.csv")
     assert {row["distance"] for row in log} == {row["denoising"] for row in log} == {"0.0"}
-    assert {score.view for score in result.scores} == {"path_length", "bonds"}
+    assert {score.view for score in result.scores} == {"path_length", "bonds", "descriptors"}
     assert checkpoint.read_card(result.model).views == "2d"
 
 

@@ -7,13 +7,15 @@ import torch
 import torch.nn.functional as F
 
 from moleblend.batch import collate
-from moleblend.blending import BlendConfig
+from moleblend.blending import BlendConfig, show
 from moleblend.chem import read_smiles
+from moleblend.descriptors import describe
 from moleblend.encoder import EncoderConfig, pair_vectors
 from moleblend.heads import HeadsConfig, Model, ModelConfig, Views
 from moleblend.objectives import bond_classes, path_classes
 from moleblend.recovery import SHOWN, score_views
 from moleblend.relations import relate
+from moleblend.steps import batch_of
 
 ENCODER = EncoderConfig(width=16, ffn_width=24, n_layers=1, n_heads=4, n_kernels=8)
 HEADS = {"distance": HeadsConfig(rank=4), "direction": replace(HeadsConfig.published(), rank=4)}
@@ -170,6 +172,32 @@ def test_counts_and_trivial_answers_by_hand(heads):
         else:
             best = looked_up(told, lambda values: np.unique(values, return_counts=True)[1].max())
             assert hidden.trivial == pytest.approx(best)
+
+
+def test_descriptors_are_scored_by_hand():
+    heads = HeadsConfig(rank=4, descriptors=True)
+    model = model_with(heads)
+    described = torch.from_numpy(describe([molecule.smiles for molecule in MOLECULES]))
+    model.descriptor_head.settle(described)
+    given = [batch_of(MOLECULES[:3], heads), batch_of(MOLECULES[3:], heads)]
+    scores = by_name(score_views(model, given, BlendConfig()))
+    for shown, views, is_scored in (
+        ("visible", "2d", lambda _: True),
+        ("modality hidden", "3d", lambda molecule: molecule.n_conformers > 0),
+    ):
+        errors, squares = [], []
+        for molecule in filter(is_scored, MOLECULES):
+            batch = batch_of([molecule], heads)
+            with torch.no_grad():
+                said = model.eval().predict_views(batch, show(batch, views)).descriptors[0]
+            right = model.descriptor_head.scaled(batch.described)[0]
+            known = right.isfinite()
+            errors += ((said - right)[known] ** 2).tolist()
+            squares += (right[known] ** 2).tolist()
+        found = scores["descriptors", shown]
+        assert (found.metric, found.trivial, found.n) == ("R2", None, len(errors))
+        assert found.value == pytest.approx(1 - sum(errors) / sum(squares), abs=1e-4)
+    assert scores["descriptors", "hidden"].n == scores["descriptors", "visible"].n
 
 
 def test_what_no_molecule_has_is_not_scored():

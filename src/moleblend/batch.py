@@ -27,6 +27,8 @@ class Batch:
         edge_path: bond kind + 1 of the first k bonds on the path, 0 past its end.
         positions: in Å; zero where a molecule has none.
         has_positions: which molecules have a geometry.
+        described: of each molecule the numbers that an objective asks its vector for, see
+            `descriptors.describe`; NaN where unknown. None where nothing asks.
     """
 
     atoms: Int64[Tensor, "b n 9"]
@@ -36,6 +38,7 @@ class Batch:
     edge_path: UInt8[Tensor, "b n n k"]
     positions: Float32[Tensor, "b n 3"]
     has_positions: Bool[Tensor, " b"]
+    described: Float32[Tensor, "b f"] | None = None
 
     def __len__(self) -> int:
         """Number of molecules."""
@@ -49,8 +52,8 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """Move every tensor to a device."""
-        moved = (getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self))
-        return Batch(*moved)
+        parts = (getattr(self, field.name) for field in fields(self))
+        return Batch(*(x if x is None else x.to(device, non_blocking=non_blocking) for x in parts))
 
 
 @dataclass(frozen=True, eq=False)

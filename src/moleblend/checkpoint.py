@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +34,7 @@ __all__ = [
     "read_domain",
     "read_sureness",
     "save",
+    "sha256",
     "transfer",
 ]
 
@@ -254,6 +255,19 @@ def locate(name: Path | str) -> Path:
     return packaged() if str(name) == PACKAGED else Path(name)
 
 
+def sha256(name: Path | str) -> str:
+    """Give the hash of a file that is named by its path, or as `packaged`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    path = locate(name)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such model file")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def convert(source: Path | str, out: Path | str) -> Model:
     """Turn a downloaded checkpoint of MoleBLEND or Transformer-M into a model file.
 
@@ -274,11 +288,9 @@ def convert(source: Path | str, out: Path | str) -> Model:
         model = from_reference(published)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
-    with source.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     notes = {
         "source": source.name,
-        "source_sha256": digest,
+        "source_sha256": sha256(source),
         "n_published": sum(tensor.numel() for tensor in published.values()),
         "n_parameters": count_parameters(model),
     }
@@ -287,14 +299,14 @@ def convert(source: Path | str, out: Path | str) -> Model:
 
 
 def transfer(source: Model, config: ModelConfig) -> Model:
-    """Build a model of another configuration on the encoder of a trained one.
+    """Build a model of another configuration on the weights of a trained one.
 
     Args:
-        source: whose encoder is taken.
+        source: whose encoder is taken, and whose pretraining heads where they are the same.
         config: of the new model; its encoder may differ from the source's in dropout and limits.
 
     Returns:
-        The new model; its heads start at random.
+        The new model; its other heads start at random.
 
     Raises:
         ValueError: the weights would not fit, or would mean something else; the message names each
@@ -310,6 +322,16 @@ def transfer(source: Model, config: ModelConfig) -> Model:
         raise ValueError(f"the trained encoder does not fit: {'; '.join(differing)}")
     model = Model(config)
     model.encoder.load_state_dict(source.encoder.state_dict())
+    if config.heads and source.config.heads:
+        same = replace(
+            config.heads,
+            descriptors=source.config.heads.descriptors,
+            denoising_dropout=source.config.heads.denoising_dropout,
+        )
+        if same == source.config.heads:
+            model.pair_heads.load_state_dict(source.pair_heads.state_dict())
+    if model.descriptor_head and source.descriptor_head:
+        model.descriptor_head.load_state_dict(source.descriptor_head.state_dict())
     return model
 
 

@@ -42,7 +42,7 @@ class Labelled:
         molecules: those that can be used.
         labels: in the unit of the file, or the number of a class; NaN where missing.
         bounds: 1 where the true value is at least the label, -1 where at most, else 0.
-        features: what is joined to the property head, see `fingerprints.joined_features`.
+        features: what is joined to the property head, see `descriptors.joined_features`.
     """
 
     molecules: list[Molecule]

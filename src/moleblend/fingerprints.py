@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64, UInt8, UInt32
-from rdkit.Chem import AtomValenceException, Descriptors, MolToSmiles, rdFingerprintGenerator
+from jaxtyping import Float64, Int64, UInt8, UInt32
+from rdkit.Chem import AtomValenceException, MolToSmiles, rdFingerprintGenerator
 from rdkit.Chem.Scaffolds import MurckoScaffold
 from rdkit.DataStructs import (
     BitVectToBinaryText,
@@ -66,44 +66,6 @@ def count_ecfp4(smiles: str, n_bits: int = 2048) -> UInt32[np.ndarray, " n_bits"
     """
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=n_bits)
     return generator.GetCountFingerprintAsNumPy(parse(smiles))
-
-
-DESCRIPTORS = (
-    *("MolWt", "HeavyAtomCount", "MolLogP", "MolMR", "TPSA", "LabuteASA", "FractionCSP3", "qed"),
-    *("NumHDonors", "NumHAcceptors", "NumRotatableBonds", "NumHeteroatoms", "NHOHCount", "NOCount"),
-    *("RingCount", "NumAromaticRings", "NumAliphaticRings", "NumAromaticHeterocycles"),
-    *("NumValenceElectrons", "BalabanJ", "BertzCT", "HallKierAlpha", "Kappa1", "Kappa2", "Kappa3"),
-    *("Chi0v", "Chi1v", "Chi2v", "Chi3v", "Chi4v"),
-)
-"""Those of RDKit that are joined to a model, in this order: a model file relies on it."""
-
-FEATURES = {"ecfp4": 2048, "descriptors": len(DESCRIPTORS)}
-"""What can be joined to a model, and how many numbers it is."""
-
-
-def joined_features(smiles: Sequence[str], kinds: Sequence[str]) -> Float32[np.ndarray, "n f"]:
-    """Compute features of molecules side by side.
-
-    Args:
-        smiles: the molecules.
-        kinds: of `FEATURES`: `ecfp4` is log(1 + count) of each circular environment; `descriptors`
-            are `DESCRIPTORS`, of which one that RDKit cannot compute is 0.
-
-    Raises:
-        MoleculeError: RDKit refuses a SMILES.
-    """
-    compute = {"ecfp4": lambda text: np.log1p(count_ecfp4(text)), "descriptors": _descriptors}
-    found = np.zeros((len(smiles), sum(FEATURES[kind] for kind in kinds)), np.float32)
-    for row, text in enumerate(smiles):
-        if kinds:
-            found[row] = np.concatenate([compute[kind](text) for kind in kinds])
-    return found
-
-
-def _descriptors(smiles: str) -> Float64[np.ndarray, " f"]:
-    molecule = parse(smiles)
-    values = np.array([getattr(Descriptors, name)(molecule) for name in DESCRIPTORS], np.float64)
-    return np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def nearest(

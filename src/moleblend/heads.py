@@ -4,7 +4,7 @@ A model is an encoder and its heads.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Literal
 
@@ -24,6 +24,7 @@ from moleblend.encoder import (
     pair_vectors,
     softmax,
 )
+from moleblend.molecule import N_DESCRIBED
 from moleblend.relations import N_HOPS
 
 
@@ -41,6 +42,8 @@ class HeadsConfig:
         denoising: the noise is read off through one projection for all axes (`equivariant`) or
             through one `per_axis` (published).
         denoising_dropout: on the attention weights of the denoising head.
+        descriptors: predict the numbers of `descriptors.describe` from the molecule's vector, which
+            no other head reads; not published.
     """
 
     rank: int = 32
@@ -49,6 +52,7 @@ class HeadsConfig:
     geometry: Literal["distance", "direction"] = "distance"
     denoising: Literal["equivariant", "per_axis"] = "equivariant"
     denoising_dropout: float = 0.1
+    descriptors: bool = False
 
     @classmethod
     def published(cls) -> "HeadsConfig":
@@ -61,6 +65,9 @@ class HeadsConfig:
         types, stereos, conjugated = self.bond_vocabulary
         return types * stereos * conjugated
 
+
+_FARTHEST = 8.0
+"""Standard deviations from the mean to which a descriptor is cut."""
 
 Kind = Literal["regression", "binary", "multiclass"]
 Readout = Literal["mean", "layers", "cls"]
@@ -120,8 +127,8 @@ class ModelConfig:
         head_dropout: before the last layer of the property head.
         readout: a molecule's vector is the `mean` over its atoms, which pretraining has shaped; the
             mean over its atoms and all `layers`, since the last ones are made for relations of
-            pairs; or the virtual node's (`cls`, published), which no pretraining loss reads.
-        features: what of `fingerprints.FEATURES` is joined to the molecule's vector in the property
+            pairs; or the virtual node's (`cls`, published), which no published loss reads.
+        features: what of `descriptors.FEATURES` is joined to the molecule's vector in the property
             head.
         n_features: how many numbers these are.
     """
@@ -144,12 +151,14 @@ class Views:
         bonds: logits for each of the first k bonds of the path.
         geometry: distance in Å (x = 1) or direction (x = 3).
         noise: the predicted noise in Å, or its direction only; None where no geometry is shown.
+        descriptors: of the molecule, scaled; None where the model does not predict them.
     """
 
     path_length: Float[Tensor, "b n n p"]
     bonds: Float[Tensor, "b n n k e"]
     geometry: Float[Tensor, "b n n x"]
     noise: Float[Tensor, "b n 3"] | None
+    descriptors: Float[Tensor, "b f"] | None = None
 
 
 class Model(nn.Module):
@@ -160,6 +169,8 @@ class Model(nn.Module):
         self.config = config
         self.encoder = Encoder(config.encoder)
         self.pair_heads = PairHeads(config) if config.heads else None
+        describes = config.heads is not None and config.heads.descriptors
+        self.descriptor_head = DescriptorHead(config.encoder.width) if describes else None
         self.property_head = PropertyHead(config) if config.targets else None
 
     def forward(
@@ -196,7 +207,12 @@ class Model(nn.Module):
         Raises:
             ValueError: the model has no pretraining heads.
         """
-        return self.views_heads()(batch, blend, self.encoder(batch, blend))
+        encoded = self.encoder(batch, blend)
+        views = self.views_heads()(batch, blend, encoded)
+        if self.descriptor_head is None:
+            return views
+        vectors = self.read_out(batch.is_atom, encoded)
+        return replace(views, descriptors=self.descriptor_head(vectors))
 
     def views_heads(self) -> "PairHeads":
         """Give the heads that predict views.
@@ -341,6 +357,43 @@ def unit_vectors(positions: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n n 3"]:
     """(p_j - p_i) / (|p_j - p_i| + 1e-5)."""
     vectors = pair_vectors(positions)
     return vectors / (vectors.norm(dim=-1, keepdim=True) + 1e-5)
+
+
+class DescriptorHead(nn.Module):
+    """Linear, GELU, Linear on the molecule's vector: its descriptors, scaled.
+
+    `mean` and `scale` are of molecules like those trained on, and are set before training.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(width, width)
+        self.out = nn.Linear(width, N_DESCRIBED)
+        initialise(self)
+        self.register_buffer("mean", torch.zeros(N_DESCRIBED))
+        self.register_buffer("scale", torch.ones(N_DESCRIBED))
+
+    def forward(self, molecule: Float[Tensor, "b d"]) -> Float[Tensor, "b f"]:
+        """Predict (descriptor - mean) / scale."""
+        return self.out(F.gelu(self.hidden(molecule)))
+
+    def scaled(self, described: Float[Tensor, "b f"]) -> Float[Tensor, "b f"]:
+        """Scale what is to be predicted; the few molecules far out are moved nearer."""
+        return ((described - self.mean) / self.scale).clamp(-_FARTHEST, _FARTHEST)
+
+    @torch.no_grad()
+    def settle(self, described: Float[Tensor, "m f"]) -> None:
+        """Set mean and scale by the descriptors of some molecules; what never differs keeps 1."""
+        is_known = described.isfinite()
+        n_known = is_known.sum(0).clamp(min=1)
+        known = torch.where(is_known, described, 0).double()
+        mean = known.sum(0) / n_known
+        spread = (torch.where(is_known, known - mean, 0).square().sum(0) / n_known).sqrt()
+        self.mean.copy_(mean)
+        self.scale.copy_(torch.where(spread > 1e-6, spread, 1.0))
 
 
 class PropertyHead(nn.Module):

@@ -26,7 +26,6 @@ from rich.text import Text
 from torch import Tensor
 
 from moleblend import checkpoint
-from moleblend.batch import collate
 from moleblend.config import to_dict
 from moleblend.environment import describe_environment
 from moleblend.files import replacing
@@ -34,7 +33,7 @@ from moleblend.heads import Model
 from moleblend.recipe import PretrainConfig, ScheduleConfig
 from moleblend.recovery import SHOWN, Score, score_views
 from moleblend.states import LAST, kept_state
-from moleblend.steps import Share, StepBatches
+from moleblend.steps import Share, StepBatches, batch_of
 from moleblend.store import MoleculeStore
 
 _LEARNT = 0.995
@@ -96,6 +95,7 @@ class Journal(pl.Callback):
             data_fingerprint=store.fingerprint,
             views="both" if any(molecule.n_conformers for molecule in store) else "2d",
         )
+        self.source_sha256 = checkpoint.sha256(config.source) if config.source else ""
         self.scores: list[Score] = []
         self.is_interrupted = False
         self.sums: dict[str, float] = {}
@@ -316,14 +316,19 @@ class Journal(pl.Callback):
         if trainer.is_global_zero:
             size = self.config.schedule.batch_size
             starts = range(0, len(self.held_out), size)
-            batches = (collate(self.held_out[k : k + size]) for k in starts)
+            heads = self.config.heads
+            batches = (batch_of(self.held_out[k : k + size], heads) for k in starts)
             self.scores = score_views(model, batches, self.config.blend, self.config.seed)
             rows = [{"step": step, **asdict(score)} for score in self.scores]
             self._append(trainer, "validation.csv", rows)
             _track(trainer, {f"{one.view}, {one.shown}": one.value for one in self.scores})
             # A model file leaves the machine, so it names data and run without their folders.
-            named = replace(self.config, data=self.card.data, out=self.out.name)
-            card = replace(self.card, notes={"step": step, "config": to_dict(named)})
+            source = Path(self.config.source).name
+            named = replace(self.config, data=self.card.data, out=self.out.name, source=source)
+            notes = {"step": step, "config": to_dict(named)}
+            if source:
+                notes["source_sha256"] = self.source_sha256
+            card = replace(self.card, notes=notes)
             with self._writing(self.out / "model.safetensors"):
                 checkpoint.save(model, self.out / "model.safetensors", card)
             if self.scores:
@@ -389,7 +394,7 @@ def score_table(scores: Sequence[Score], step: int) -> Table:
     for view in dict.fromkeys(score.view for score in scores):
         found = {score.shown: score for score in scores if score.view == view}
         metric = next(iter(found.values())).metric
-        unit = "MAE, Å" if metric == "MAE" else metric
+        unit = {"MAE": "MAE, Å", "R2": "R²"}.get(metric, metric)
         table.add_row(f"{view} ({unit})", *(_score_cell(found.get(shown)) for shown in SHOWN))
     return table
 

@@ -30,6 +30,9 @@ BOND_FEATURES = ("type", "stereo", "is_conjugated")
 BOND_FEATURE_SIZES = (5, 6, 2)
 """Number of values of each bond feature."""
 
+N_DESCRIBED = 121
+"""How many numbers `descriptors.describe` gives of a molecule."""
+
 
 FARTHEST = 100_000.0
 """Å; a position beyond is a mistake (a missing value written as 1e30), and its square overflows."""

@@ -13,7 +13,7 @@ from torch.autograd.function import BackwardCFunction, FunctionCtx
 from moleblend.batch import Batch
 from moleblend.blending import Blend
 from moleblend.encoder import pair_vectors
-from moleblend.heads import HeadsConfig, Model, OuterProduct
+from moleblend.heads import DescriptorHead, HeadsConfig, Model, OuterProduct
 from moleblend.molecule import BOND_FEATURE_SIZES
 from moleblend.relations import N_BOND_KINDS
 
@@ -27,7 +27,7 @@ _LOGITS_AT_ONCE = 2**18
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """Weights of the four losses.
+    """Weights of the losses.
 
     The defaults are ours; `ObjectiveConfig.published()` are the paper's.
 
@@ -36,6 +36,8 @@ class ObjectiveConfig:
         bonds: weight of the cross entropy of the bonds along the paths.
         geometry: weight of the distance error in Å, or of 1 - cos of the direction.
         denoising: weight of the noise error.
+        descriptors: weight of the error of the molecule's descriptors, in standard deviations,
+            where the heads predict them.
         noise_error: `squared`, in units of the noise's variance, so that predicting nothing costs
             1; or `cosine`, which ignores length (published).
     """
@@ -44,12 +46,18 @@ class ObjectiveConfig:
     bonds: float = 1.0
     geometry: float = 1.0
     denoising: float = 0.5
+    descriptors: float = 1.0
     noise_error: Literal["squared", "cosine"] = "squared"
 
     def __post_init__(self) -> None:
         """Refuse negative weights."""
-        if min(self.path_length, self.bonds, self.geometry, self.denoising) < 0:
+        if min(self.weights) < 0:
             raise ValueError(f"weights of losses must not be negative: {self}")
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """In the order of `Loss.parts`."""
+        return self.path_length, self.bonds, self.geometry, self.denoising, self.descriptors
 
     @classmethod
     def published(cls) -> "ObjectiveConfig":
@@ -81,8 +89,8 @@ class Loss:
 
     Attributes:
         total: what is minimised.
-        parts: `path_length`, `bonds`, `distance` (Å) or `direction`, `denoising`; a part that no
-            pair or atom of the batch takes part in is 0.
+        parts: `path_length`, `bonds`, `distance` (Å) or `direction`, `denoising`, and where the
+            heads predict them `descriptors`; a part in which nothing of the batch takes part is 0.
     """
 
     total: Float[Tensor, ""]
@@ -94,11 +102,12 @@ def blend_then_predict(
     batch: Batch,
     blend: Blend,
     config: ObjectiveConfig,
-    joined: Float[Tensor, " 4"] | None = None,
+    joined: Float[Tensor, " l"] | None = None,
 ) -> Loss:
     """Predict all views of all pairs from one view of each, and the noise from the noisy positions.
 
-    Every pair counts, whether its answer was shown, hidden or blended.
+    Every pair counts, whether its answer was shown, hidden or blended. Where the heads say so, the
+    molecule's vector predicts its descriptors as well (Huber's loss).
 
     Args:
         model: with pretraining heads.
@@ -128,28 +137,33 @@ def blend_then_predict(
             chosen.geometry: GEOMETRY_LOSSES[chosen.geometry](geometry.float(), batch),
             "denoising": denoising_loss(noise, batch, blend, config),
         }
+        if model.descriptor_head is not None:
+            vectors = model.read_out(batch.is_atom, encoded)
+            parts["descriptors"] = descriptor_loss(model.descriptor_head, vectors, batch)
         scored = torch.stack([part.scored for part in parts.values()]) if joined is None else joined
         losses = torch.stack([part.error for part in parts.values()]) / scored.clamp(min=_LEAST)
-        weights = (config.path_length, config.bonds, config.geometry, config.denoising)
-        total = (losses * torch.tensor(weights, device=losses.device)).sum()
+        weights = torch.tensor(config.weights[: len(parts)], device=losses.device)
+        total = (losses * weights).sum()
     return Loss(total=total, parts=dict(zip(parts, losses, strict=True)))
 
 
 def denominators(
     batch: Batch, blend: Blend, config: ObjectiveConfig, heads: HeadsConfig
-) -> Float[Tensor, " 4"]:
+) -> Float[Tensor, " l"]:
     """What divides each loss, in the order of `Loss.parts`.
 
     Those of the parts of a batch add up to those of the batch.
     """
     pairs = _placed_pairs(batch)
     geometry = pairs.sum() if heads.geometry == "distance" else pairs.any(-1).any(-1).sum()
-    scored = (
+    scored = [
         (path_classes(batch, heads.n_path_classes) != _IGNORED).sum(),
         (bond_classes(batch, heads) != _IGNORED).sum(),
         geometry,
         _noise_scored(batch, blend, config),
-    )
+    ]
+    if heads.descriptors:
+        scored.append(_descriptors_of(batch).isfinite().sum())
     return torch.stack([part.float() for part in scored])
 
 
@@ -160,7 +174,8 @@ def constant_losses(
 
     A model whose loss is no lower has learnt nothing of that view. It is the entropy of the
     classes, H = -sum p ln p; for distances the mean deviation from their median (Å); 1 for
-    directions, which come in opposite pairs, and for noise, which has no direction of its own.
+    directions, which come in opposite pairs, and for noise, which has no direction of its own; for
+    descriptors the error of their mean.
 
     Args:
         batches: of molecules like those trained on.
@@ -172,11 +187,12 @@ def constant_losses(
     """
     lengths = torch.zeros(heads.n_path_classes, dtype=torch.int64)
     bonds = torch.zeros(heads.n_bond_classes, dtype=torch.int64)
-    distances = [torch.zeros(0)]
+    distances, described = [torch.zeros(0)], []
     for batch in batches:
         lengths += _counted(path_classes(batch, heads.n_path_classes), heads.n_path_classes)
         bonds += _counted(bond_classes(batch, heads), heads.n_bond_classes)
         distances.append(pair_vectors(batch.positions).norm(dim=-1)[_placed_pairs(batch)])
+        described += [_descriptors_of(batch)] if heads.descriptors else []
     distance = torch.cat(distances)
     spread = (distance - distance.median()).abs().mean().item() if len(distance) else 0.0
     has_pairs = float(len(distance) > 0)
@@ -186,6 +202,8 @@ def constant_losses(
         heads.geometry: (config.geometry, spread if heads.geometry == "distance" else has_pairs),
         "denoising": (config.denoising, has_pairs),
     }
+    if described:
+        constant["descriptors"] = (config.descriptors, _constant_huber(torch.cat(described)))
     return {name: loss for name, (weight, loss) in constant.items() if weight and loss}
 
 
@@ -245,8 +263,33 @@ def denoising_loss(
     return Part(torch.where(_noisy_atoms(batch, blend), error, 0).sum(), scored)
 
 
+def descriptor_loss(head: DescriptorHead, vectors: Float[Tensor, "b d"], batch: Batch) -> Part:
+    """Huber's error of the scaled descriptors, mean over all that are known of the batch."""
+    expected = head.scaled(_descriptors_of(batch))
+    is_known = expected.isfinite()
+    predicted = head(vectors).float()
+    # NaN times 0 is NaN, in the gradient too, so the unknown are replaced first.
+    error = F.huber_loss(predicted, torch.where(is_known, expected, 0), reduction="none")
+    return _part(error, is_known)
+
+
+def _descriptors_of(batch: Batch) -> Float[Tensor, "b f"]:
+    if batch.described is None:
+        raise ValueError("the heads predict descriptors, but the batch has none: `described` is it")
+    return batch.described
+
+
 def _counted(classes: Int64[Tensor, "*s"], n_classes: int) -> Int64[Tensor, " c"]:
     return torch.bincount(classes[classes != _IGNORED], minlength=n_classes)
+
+
+def _constant_huber(described: Float[Tensor, "m f"]) -> float:
+    """Huber's error of descriptors that are guessed to be their mean."""
+    head = DescriptorHead(1)
+    head.settle(described)
+    scaled = head.scaled(described)
+    known = scaled[scaled.isfinite()]
+    return F.huber_loss(torch.zeros_like(known), known).item() if len(known) else 0.0
 
 
 def _entropy(counts: Int64[Tensor, " c"]) -> float:

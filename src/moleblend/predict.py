@@ -26,8 +26,9 @@ from moleblend.columns import (
 )
 from moleblend.conformal import check_confidence
 from moleblend.conformers import ConformerConfig, Conformers, cache_folder
+from moleblend.descriptors import joined_features
 from moleblend.domain import Domain, Nearness
-from moleblend.fingerprints import is_readable, joined_features
+from moleblend.fingerprints import is_readable
 from moleblend.frames import Frame, frame_table, is_frame, smiles_list, with_columns
 from moleblend.molecule import FeatureVersion, Molecule, MoleculeError
 from moleblend.rows import Rejected, Table, read_molecules, smiles_table

@@ -17,9 +17,9 @@ from rich.progress import Progress
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from moleblend import checkpoint
-from moleblend.batch import collate
 from moleblend.build import build_store, count_unfinished
 from moleblend.config import from_dict, to_dict
+from moleblend.descriptors import describe
 from moleblend.devices import first_process_first, make_trainer, quiet_lightning
 from moleblend.files import alone_with, replacing, sweep
 from moleblend.heads import Model, ModelConfig
@@ -27,7 +27,7 @@ from moleblend.journal import Journal, PretrainResult, peak_mb, read_scores, sco
 from moleblend.objectives import blend_then_predict, constant_losses
 from moleblend.recipe import PretrainConfig
 from moleblend.states import LAST, find_state, settle_state
-from moleblend.steps import Share, StepBatches, StepLoader
+from moleblend.steps import Share, StepBatches, StepLoader, batch_of
 from moleblend.store import MoleculeStore
 from moleblend.trackers import open_trackers, require_trackers
 
@@ -103,8 +103,7 @@ def pretrain(
                 console.print(score_table(scores, step))
             return PretrainResult(out / "model.safetensors", scores, 0.0, peak_mb(), is_first)
 
-        torch.manual_seed(config.seed)
-        model = Model(ModelConfig(encoder=config.encoder, heads=config.heads))
+        model = new_model(config, store, held_out)
         batches = StepBatches(store, trained_on, config, trainer.global_rank, trainer.world_size)
         journal = Journal(model, batches, store, held_out, config, console, constant)
         n_epochs = config.schedule.steps * config.schedule.batch_size / len(trained_on)
@@ -253,13 +252,33 @@ def hold_out(
     return np.sort(order[: config.n_held_out]), np.sort(order[config.n_held_out :])
 
 
+def new_model(
+    config: PretrainConfig, store: MoleculeStore, held_out: Int64[np.ndarray, " v"]
+) -> Model:
+    """Make the model that a run begins with.
+
+    Raises:
+        FileNotFoundError: there is no such source.
+        ValueError: the source is no model file, or its encoder is another one.
+    """
+    torch.manual_seed(config.seed)
+    wanted = ModelConfig(encoder=config.encoder, heads=config.heads, readout=config.readout)
+    source = checkpoint.load(checkpoint.locate(config.source)) if config.source else None
+    model = checkpoint.transfer(source, wanted) if source else Model(wanted)
+    is_known = source is not None and source.descriptor_head is not None
+    if model.descriptor_head is not None and not is_known:
+        described = describe([store[int(row)].smiles for row in held_out])
+        model.descriptor_head.settle(torch.from_numpy(described))
+    return model
+
+
 def _constant_losses(
     store: MoleculeStore, held_out: Int64[np.ndarray, " v"], config: PretrainConfig
 ) -> dict[str, float]:
     """Give the losses of a constant guess, on the held-out molecules."""
     size = config.schedule.batch_size
     chunks = (held_out[k : k + size] for k in range(0, len(held_out), size))
-    batches = (collate([store[int(row)] for row in rows]) for rows in chunks)
+    batches = (batch_of([store[int(row)] for row in rows], config.heads) for rows in chunks)
     return constant_losses(batches, config.heads, config.objective)
 
 
@@ -274,6 +293,7 @@ def _settle_config(
 ) -> None:
     """Write the configuration; that of a resumed run has to be the same up to the saved step."""
     out, n_processes = Path(config.out), trainer.world_size
+    source_sha256 = checkpoint.sha256(config.source) if config.source else ""
     path = out / "config.json"
     if resume and path.is_file():
         told = json.loads(path.read_text(encoding="utf-8"))
@@ -301,9 +321,11 @@ def _settle_config(
         is_changed = same_place not in (before, longer) or not all(
             config.schedule.factor(k) == before.schedule.factor(k) for k in range(step + 1)
         )
-        if is_changed or told["data_fingerprint"] != fingerprint:
+        is_other_source = told.get("source_sha256", "") != source_sha256
+        if is_changed or is_other_source or told["data_fingerprint"] != fingerprint:
             then, now = to_dict(before), to_dict(same_place)
-            changed = [name for name in then if then[name] != now[name]] or ["the data"]
+            changed = [name for name in then if then[name] != now[name]]
+            changed = changed or ["the bytes of the source" if is_other_source else "the data"]
             raise ValueError(
                 f"{out}: a resumed run goes on as it began, but these differ: {', '.join(changed)}"
             )
@@ -315,6 +337,7 @@ def _settle_config(
         "data_fingerprint": fingerprint,
         "constant_losses": constant,
         "n_processes": n_processes,
+        **({"source_sha256": source_sha256} if source_sha256 else {}),
     }
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")

@@ -44,6 +44,7 @@ _NAMES = {
     "distance": "distance",
     "direction": "direction",
     "denoising": "noise on the positions",
+    "descriptors": "descriptors of the molecule",
 }
 
 
@@ -135,13 +136,14 @@ def validation_table(folder: Path) -> str:
             score = last.get((view, shown))
             cells.append(_score_cell(score) if score else "–")
         metric = last[view, next(shown for v, shown in last if v == view)]["metric"]
-        unit = "MAE, Å" if metric == "MAE" else metric
+        unit = {"MAE": "MAE, Å", "R2": "R²"}.get(metric, metric)
         rows.append((f"{_NAMES[view]}<small>{unit}</small>", *cells))
     note = (
         "Visible: the pair showed this view. Hidden: it showed another one. Modality hidden: the "
         "molecule showed nothing of its kind (distances from 2D alone, bonds from 3D alone). "
         "Small: what a table gives that looks the answer up by how the same pair is related in the "
-        "other modality, made on these very pairs. Accuracy: higher is better; MAE: lower is."
+        "other modality, made on these very pairs. Accuracy: higher is better; MAE: lower is. "
+        "Descriptors: of molecules shown wholly in 2D, blended, wholly in 3D."
     )
     return table(("view", *SHOWN), rows, note, is_html=True)
 
@@ -152,7 +154,7 @@ def validation_plots(folder: Path) -> list[str]:
     pictures = []
     for view in dict.fromkeys(row["view"] for row in scores):
         chosen = [row for row in scores if row["view"] == view]
-        unit = "MAE (Å)" if chosen[0]["metric"] == "MAE" else chosen[0]["metric"]
+        unit = {"MAE": "MAE (Å)", "R2": "R²"}.get(chosen[0]["metric"], chosen[0]["metric"])
         plot = axes_of(f"{_NAMES[view]}: {unit}", "step", "")
         for shown, colour in zip(SHOWN, (BLUE, ORANGE, GREEN), strict=True):
             line = [row for row in chosen if row["shown"] == shown]

@@ -2,11 +2,13 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from moleblend.blending import BlendConfig
 from moleblend.encoder import EncoderConfig
-from moleblend.heads import HeadsConfig
+from moleblend.heads import HeadsConfig, Readout
 from moleblend.objectives import ObjectiveConfig
 
 
@@ -95,6 +97,10 @@ class PretrainConfig:
         precision: of the matrix products: `fp32`, or `bf16` or `fp16` while weights, Gaussians and
             losses stay in float32.
         compile: let torch compile the encoder, which takes a minute at first.
+        source: model file to go on from, or `packaged` for the one that comes with the package; its
+            heads are kept where they are the same. Random weights if left out.
+        readout: which vector of a molecule predicts its descriptors, see `heads.ModelConfig`; it is
+            noted in the model file, and so fine-tuning reads the same.
         accumulate: micro-batches that a device does one after the other in a step. More of them
             need less memory; the step stays the same.
         encoder: sizes and choices of the encoder.
@@ -119,6 +125,8 @@ class PretrainConfig:
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
+    source: Annotated[str, tyro.conf.arg(name="from")] = ""
+    readout: Readout = "mean"
     accumulate: int = 1
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     heads: HeadsConfig = field(default_factory=HeadsConfig)

@@ -19,6 +19,8 @@ SHOWN = ("visible", "hidden", "modality hidden")
 away; other views of the pair shown instead; nothing of the view's modality (2D or 3D) shown of the
 whole molecule."""
 
+_DESCRIBED_FROM = {"2d": "visible", "blended": "hidden", "3d": "modality hidden"}
+
 _VIEW_OF = {"path_length": 0, "bonds": 1, "distance": 2, "direction": 2}
 
 
@@ -27,15 +29,18 @@ class Score:
     """How well one view is predicted in one situation.
 
     Attributes:
-        view: `path_length`, `bonds`, `distance` or `direction`.
-        shown: one of `SHOWN`.
-        metric: `accuracy`, `MAE` in Å, or `cosine`.
+        view: `path_length`, `bonds`, `distance`, `direction`, or `descriptors` of the molecule.
+        shown: one of `SHOWN`; for descriptors, which follow from the bonds, a molecule shown wholly
+            in 2D, blended, and wholly in 3D.
+        metric: `accuracy`, `MAE` in Å, `cosine`, or `R2`: how much of the variance of the
+            descriptors, each scaled to 1, is explained.
         value: the mean over all scored pairs (for bonds: over all bonds on all paths).
         trivial: the same metric of the best table that looks the answer up by how the same pair is
             related in the other modality: 3D by path length, 2D by distance (to 0.1 Å; for bonds
             also by the hop). It is made on the scored pairs themselves, which flatters it; None for
-            directions. A model has learnt something of a molecule where it is better.
-        n: number of scored pairs (bonds).
+            directions and descriptors. A model has learnt something of a molecule where it is
+            better.
+        n: number of scored pairs (bonds, descriptors).
     """
 
     view: str
@@ -59,7 +64,7 @@ def score_views(
 
     Args:
         model: with pretraining heads; it is put into evaluation mode and back.
-        batches: held-out molecules.
+        batches: held-out molecules, with their descriptors where the model predicts them.
         config: shares of the blend.
         seed: of the blends; the same seed and batches score the same blends.
 
@@ -88,6 +93,14 @@ def score_views(
             else:
                 blend = show(batch, "3d")
             views = model.predict_views(batch, blend)
+            if views.descriptors is not None and batch.described is not None:
+                expected = model.descriptor_head.scaled(batch.described)
+                is_scored = expected.isfinite()
+                if situation == "3d":
+                    is_scored = is_scored & batch.has_positions[:, None]
+                error = (views.descriptors - expected).square()
+                parts = (values[is_scored] for values in (error, expected.square(), expected))
+                tallies["descriptors", _DESCRIBED_FROM[situation]].add(*parts)
             for view, *compared, is_scored in _compare(views, batch, heads):
                 for shown, chosen in _situations(view, situation, batch, blend):
                     counts = is_scored & (chosen[..., None] if is_scored.ndim == 4 else chosen)
@@ -95,9 +108,9 @@ def score_views(
     model.train(was_training)
     return [
         tallies[view, shown].score(view, shown)
-        for view in ("path_length", "bonds", heads.geometry)
+        for view in ("path_length", "bonds", heads.geometry, "descriptors")
         for shown in SHOWN
-        if tallies[view, shown].n
+        if tallies[view, shown].is_scored(view)
     ]
 
 
@@ -157,9 +170,16 @@ class _Tally:
     def n(self) -> int:
         return sum(len(figures) for figures in self.figures)
 
+    def is_scored(self, view: str) -> bool:
+        """Descriptors that are the same in all molecules have no variance to explain."""
+        return self.n > 0 and (view != "descriptors" or any(map(torch.any, self.answers)))
+
     def score(self, view: str, shown: str) -> Score:
         value = torch.cat(self.figures).double().mean().item()
         answers, keys = torch.cat(self.answers), torch.cat(self.keys)
+        if view == "descriptors":  # squared errors, and squares about the mean
+            value = 1 - value / answers.double().mean().item()
+            return Score(view=view, shown=shown, metric="R2", value=value, trivial=None, n=self.n)
         if view == "distance":
             groups = [answers[keys == key] for key in keys.unique()]
             total = sum((group - group.median()).abs().sum().item() for group in groups)

@@ -15,14 +15,12 @@ from rich.table import Table
 from torch import Tensor
 
 from moleblend import checkpoint
-from moleblend.batch import collate
 from moleblend.devices import make_trainer, quiet_lightning
-from moleblend.heads import Model, ModelConfig
 from moleblend.journal import peak_mb
-from moleblend.pretrain import Pretraining, hold_out, is_store, open_store
+from moleblend.pretrain import Pretraining, hold_out, is_store, new_model, open_store
 from moleblend.recipe import PretrainConfig
 from moleblend.recovery import score_views
-from moleblend.steps import Share, StepBatches, StepLoader
+from moleblend.steps import Share, StepBatches, StepLoader, batch_of
 
 _N_TIMED = 12
 """Steps that are timed, beside the largest one."""
@@ -132,8 +130,7 @@ def rehearse(config: PretrainConfig) -> Rehearsal:
     spread = np.linspace(0, len(epoch) - 1, min(_N_TIMED, len(epoch))).astype(int)
     steps = [int(pairs.argmax()), *spread.tolist()]
 
-    torch.manual_seed(config.seed)
-    model = Model(ModelConfig(encoder=config.encoder, heads=config.heads))
+    model = new_model(config, store, held_out)
     stopwatch = _Stopwatch()
     with quiet_lightning():
         trainer = make_trainer(config, len(steps))
@@ -143,9 +140,8 @@ def rehearse(config: PretrainConfig) -> Rehearsal:
 
     begun = time.perf_counter()
     scored = [store[int(row)] for row in held_out[: 2 * size]]
-    score_views(
-        model, (collate(scored[k : k + size]) for k in range(0, len(scored), size)), config.blend
-    )
+    chunks = (scored[k : k + size] for k in range(0, len(scored), size))
+    score_views(model, (batch_of(chunk, config.heads) for chunk in chunks), config.blend)
     validation_seconds = (time.perf_counter() - begun) * len(held_out) / len(scored)
     is_on_gpu = trainer.strategy.root_device.type == "cuda"
     weights, moments = model.state_dict(), trainer.optimizers[0].state_dict()

@@ -12,10 +12,10 @@ from moleblend import checkpoint
 from moleblend.assay import Assay
 from moleblend.blending import Views
 from moleblend.columns import in_units, mean_of_members, spread_of_members
+from moleblend.descriptors import FEATURES
 from moleblend.domain import Domain, Nearness
 from moleblend.encoder import EncoderConfig
 from moleblend.finetuning import FineTuning, Labelled, fit, score
-from moleblend.fingerprints import FEATURES
 from moleblend.heads import Model, ModelConfig, Readout, Target, output_slices
 from moleblend.metrics import Metrics, best_threshold, regression_metrics
 from moleblend.molecule import Molecule

@@ -14,6 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from moleblend.batch import Batch, collate, shuffled_batches
 from moleblend.blending import Blend, draw_blend
+from moleblend.descriptors import describe
+from moleblend.heads import HeadsConfig
+from moleblend.molecule import Molecule
 from moleblend.objectives import denominators
 from moleblend.recipe import PretrainConfig
 from moleblend.store import MoleculeStore
@@ -37,7 +40,7 @@ class Share:
     batch: Batch
     blend: Blend
     seed: int
-    scored: Float[Tensor, " 4"] | None
+    scored: Float[Tensor, " l"] | None
     is_own: bool
     ends_step: bool
 
@@ -117,7 +120,7 @@ class StepBatches(Dataset):
             molecules = [self.store[int(row)] for row in rows[places]]
             n_conformers = np.array([max(molecule.n_conformers, 1) for molecule in molecules])
             conformers = (conformer_draws[places] * n_conformers).astype(int)
-            batch = collate(molecules, conformers.tolist())
+            batch = batch_of(molecules, self.config.heads, conformers.tolist())
             chance = torch.Generator().manual_seed(int(drawn))
             shares.append(
                 Share(
@@ -133,13 +136,22 @@ class StepBatches(Dataset):
 
     def _with_sums(self, shares: list[Share]) -> list[Share]:
         """Tell each share what is scored in all of them."""
-        scored = torch.zeros(4)
-        for share in shares:
-            if share.is_own:
-                scored += denominators(
-                    share.batch, share.blend, self.config.objective, self.config.heads
-                )
-        return [replace(share, scored=scored) for share in shares]
+        objective, heads = self.config.objective, self.config.heads
+        own = [share for share in shares if share.is_own]
+        scored = [denominators(s.batch, s.blend, objective, heads) for s in own or shares[:1]]
+        total = torch.stack(scored).sum(0) * bool(own)
+        return [replace(share, scored=total) for share in shares]
+
+
+def batch_of(
+    molecules: Sequence[Molecule], heads: HeadsConfig, conformers: Sequence[int] | None = None
+) -> Batch:
+    """Collate molecules, with their descriptors where the heads predict them."""
+    batch = collate(molecules, conformers)
+    if not heads.descriptors:
+        return batch
+    described = describe([molecule.smiles for molecule in molecules])
+    return replace(batch, described=torch.from_numpy(described))
 
 
 class StepLoader:

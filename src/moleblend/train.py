@@ -14,9 +14,9 @@ from moleblend import checkpoint
 from moleblend.assay import Assay, read_assay
 from moleblend.blending import Views
 from moleblend.choices import choices_of, told
+from moleblend.descriptors import FEATURES, joined_features
 from moleblend.encoder import EncoderConfig
 from moleblend.finetuning import Labelled
-from moleblend.fingerprints import FEATURES, joined_features
 from moleblend.molecule import Molecule, MoleculeError
 from moleblend.outcome import TrainResult, outcome_of
 from moleblend.predict import Row, prepare

@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+from rdkit import Chem
+from rdkit.Chem import Crippen, Descriptors, rdMolDescriptors
+
+from moleblend.chem import read_smiles
+from moleblend.descriptors import DESCRIPTORS, FEATURES, describe, joined_features
+from moleblend.fingerprints import count_ecfp4
+from moleblend.molecule import N_DESCRIBED
+
+ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
+
+
+def test_features_that_are_joined_to_a_model():
+    found = joined_features(["CCO", "*CC", "[Na+].[Cl-]"], ["descriptors", "ecfp4"])
+    n = len(DESCRIPTORS)
+    assert found.shape == (3, n + 2048) == (3, sum(FEATURES.values()))
+    assert np.isfinite(found).all()
+    assert found[0, DESCRIPTORS.index("MolWt")] == pytest.approx(46.069, abs=1e-3)
+    assert found[0, DESCRIPTORS.index("NumHDonors")] == 1
+    np.testing.assert_allclose(found[0, n:], np.log1p(count_ecfp4("CCO")), rtol=1e-6)
+    assert joined_features(["CCO"], []).shape == (1, 0)
+
+
+def test_a_molecule_is_described_by_what_rdkit_computes_one_by_one():
+    molecule = Chem.MolFromSmiles(ASPIRIN)
+    (found,) = describe([ASPIRIN])
+    assert found.shape == (N_DESCRIBED,)
+    assert found.dtype == np.float32
+    values = found.astype(float)
+    for value in (
+        *(Descriptors.ExactMolWt(molecule), Crippen.MolLogP(molecule), Crippen.MolMR(molecule)),
+        *(Descriptors.TPSA(molecule), Descriptors.Kappa3(molecule), Descriptors.Chi4v(molecule)),
+    ):
+        assert np.isclose(values, value, rtol=1e-5).any(), value
+    expected = [*rdMolDescriptors.MQNs_(molecule), *rdMolDescriptors.SlogP_VSA_(molecule)]
+    expected += [*rdMolDescriptors.SMR_VSA_(molecule), *rdMolDescriptors.PEOE_VSA_(molecule)]
+    np.testing.assert_allclose(values[-len(expected) :], expected, rtol=1e-5)
+
+
+def test_descriptions_do_not_depend_on_how_a_molecule_is_written():
+    written = [read_smiles(text).smiles for text in (ASPIRIN, "OC(=O)c1ccccc1OC(C)=O")]
+    np.testing.assert_array_equal(*describe(written))
+
+
+def test_what_rdkit_cannot_compute_is_not_known():
+    platin, nonsense, empty = describe(["Cl[Pt](Cl)(<-N)<-N", "no molecule", "*"])
+    assert np.isfinite(platin).all()
+    assert platin[-1] > 40  # Å2: platinum has no known charge, and counts as very positive
+    assert np.isnan(nonsense).all()
+    assert np.isfinite(empty).all()
+    assert describe([]).shape == (0, N_DESCRIBED)
