@@ -1,8 +1,10 @@
-"""Data of the checkpoint that the package carries: QM9 and corpus3d, less all that is tested on.
+r"""Data of the checkpoint that the package carries: QM9 and corpus3d, less all that is tested on.
 
     python -m benchmarks.interim runs/interim/data.arrow
-    moleblend pretrain recipes/interim.toml --data runs/interim/data.arrow --out runs/interim/run
-    python -m benchmarks.ship runs/interim/run
+    moleblend pretrain recipes/interim.toml --data runs/interim/data.arrow --out runs/interim/first
+    moleblend pretrain recipes/packaged.toml --data runs/interim/data.arrow \
+        --from runs/interim/first/model.safetensors --out runs/interim/vectors
+    python -m benchmarks.ship runs/interim/vectors
 
 The first command also writes `benchmarks/packaged/skeletons.safetensors`: hashes of the skeletons
 that the store holds, and of those that are tested on, so that a test can show in seconds that they
@@ -24,6 +26,7 @@ from safetensors.numpy import save_file
 
 from moleblend.build import build_store
 from moleblend.catalogue import ON_PROTOCOL_U
+from moleblend.checkpoint import put_in_order
 from moleblend.datasets import content_sha256, find, read
 from moleblend.files import replacing
 from moleblend.molecule import Molecule, MoleculeError
@@ -59,6 +62,7 @@ class SkeletonList:
         }
         with replacing(path) as temporary:
             save_file(parts, temporary, {"fingerprint": self.fingerprint, **self.contents})
+            put_in_order(temporary)
 
     @classmethod
     def read(cls, path: Path = LIST) -> "SkeletonList":

@@ -1,6 +1,6 @@
 """Put the model of a pretraining run into the package, with its card.
 
-    python -m benchmarks.ship runs/interim/run
+    python -m benchmarks.ship runs/interim/vectors
 
 Refuses a run that is not finished, whose files belong to different data, or whose data are not
 those of `benchmarks/packaged/skeletons.safetensors`, by which a test shows that nothing that is
@@ -14,6 +14,7 @@ import json
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -110,18 +111,42 @@ def ship(folder: Path, weights: Path, skeletons: Path = LIST) -> Path:
     if run.model.stat().st_size > MOST_BYTES:
         raise ValueError(f"{run.model}: {run.model.stat().st_size:,} bytes, at most {MOST_BYTES:,}")
     out = weights / "moleblend.safetensors"
-    named = replace(run.config, data=Path(run.config.data).name, out=Path(run.config.out).name)
+    config = run.config
+    places = {name: Path(getattr(config, name)).name for name in ("data", "out", "source")}
+    named = replace(config, **places)
     notes = {"steps": run.config.schedule.steps, "hours": round(run.hours, 1)}
     notes["config"] = to_dict(named)  # without the folders of the machine
+    before = first_part(run)
+    if before:
+        notes["before"] = before
     card = replace(run.card, data=DATA, notes=run.card.notes | notes)
     checkpoint.save(checkpoint.load(run.model), out, card)
-    text = model_card(run, listed, out)
+    text = model_card(run, listed, out, before)
     (weights / "MODEL_CARD.md").write_text(text, encoding="utf-8")
     return out
 
 
-def model_card(run: Run, listed: SkeletonList, model: Path) -> str:
-    """Say in Markdown what the model is, from the files of its run."""
+def first_part(run: Run) -> dict[str, Any]:
+    """Say what the model has behind it that a run went on from; nothing for one from scratch.
+
+    Raises:
+        FileNotFoundError: that model is not there any more.
+        ValueError: it is another one.
+    """
+    if not run.config.source:
+        return {}
+    source = checkpoint.locate(run.config.source)
+    sha256, expected = checkpoint.sha256(source), run.card.notes["source_sha256"]
+    if sha256 != expected:
+        raise ValueError(f"{source} is {sha256[:12]}, but the run went on from {expected[:12]}")
+    notes = checkpoint.read_card(source).notes
+    batch_size = notes["config"]["schedule"]["batch_size"]
+    told = {"steps": notes["steps"], "hours": notes["hours"], "batch_size": batch_size}
+    return told | {"sha256": sha256}
+
+
+def model_card(run: Run, listed: SkeletonList, model: Path, before: dict[str, Any]) -> str:
+    """Say in Markdown what the model is, from the files of its run and what it went on from."""
     schedule, encoder = run.config.schedule, run.config.encoder
     losses = [name for name in run.log[-1] if name not in _NO_LOSS]
     shown = [*run.log[: -1 : max(len(run.log) // 8, 1)], run.log[-1]]
@@ -142,6 +167,8 @@ def model_card(run: Run, listed: SkeletonList, model: Path) -> str:
         "sets": ", ".join(ON_PROTOCOL_U),
         "config": run.config,
         "schedule": schedule,
+        "begins": _BEGINS.format(**before) if before else "From random weights: ",
+        "taught": _TAUGHT.format(config=run.config) if run.config.heads.descriptors else "",
         "shows": f"{schedule.steps * schedule.batch_size / max(len(listed.trained), 1):.1f}",
         "hours": f"{run.hours:.1f}",
         "losses": _table(
@@ -156,6 +183,12 @@ def model_card(run: Run, listed: SkeletonList, model: Path) -> str:
     return CARD.read_text(encoding="utf-8").format(**fields)
 
 
+_BEGINS = (
+    "In two parts. The first had {steps:,} steps of {batch_size} molecules and {hours} hours, from "
+    "random weights, by `recipes/interim.toml` (SHA-256 of its file `{sha256}`; log, validations "
+    "and starts in `benchmarks/packaged/first`). The second, which all that follows is about: "
+)
+_TAUGHT = " The vector of a molecule (readout `{config.readout}`) predicts its 121 descriptors."
 _NO_LOSS = ("step", "learning_rate", "molecules_per_s")
 
 

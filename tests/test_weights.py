@@ -6,6 +6,7 @@ import random
 import re
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +178,32 @@ def test_a_run_becomes_the_packaged_model(
     assert "2 different skeletons" in text
     for licence in ("CC0", "MIT"):
         assert f"| {licence} |" in text
+
+
+def test_a_run_in_two_parts_tells_of_both(run: Path, tmp_path: Path) -> None:
+    first = ship(run, tmp_path / "first", tmp_path / "list.safetensors")
+    told = json.loads((run / "config.json").read_text())
+    told["config"] |= {"source": str(first), "readout": "layers"}
+    told["config"]["heads"]["descriptors"] = True
+    (run / "config.json").write_text(json.dumps(told))
+    model, card = (
+        read(run / "model.safetensors") for read in (checkpoint.load, checkpoint.read_card)
+    )
+    digest = checkpoint.sha256(first)
+    for source_sha256 in ("00" * 32, digest):
+        notes = {"source_sha256": source_sha256}
+        checkpoint.save(model, run / "model.safetensors", replace(card, notes=notes))
+        if source_sha256 != digest:
+            with pytest.raises(ValueError, match="but the run went on from 000000000000"):
+                ship(run, tmp_path / "weights", tmp_path / "list.safetensors")
+    out = ship(run, tmp_path / "weights", tmp_path / "list.safetensors")
+    notes = checkpoint.read_card(out).notes
+    assert notes["before"] == {"steps": 10, "hours": 0.0, "batch_size": 64, "sha256": digest}
+    assert notes["config"]["source"] == first.name
+    text = out.with_name("MODEL_CARD.md").read_text()
+    assert "The first had 10 steps of 64 molecules and 0.0 hours, from random weights" in text
+    assert digest in text
+    assert "(readout `layers`) predicts its 121 descriptors" in text
 
 
 def cut_log(run: Path) -> None:

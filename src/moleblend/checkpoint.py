@@ -129,10 +129,10 @@ def save(
         tensors |= {name: torch.from_numpy(values.copy()) for name, values in found.items()}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata=header)
-        _put_in_order(temporary)
+        put_in_order(temporary)
 
 
-def _put_in_order(path: Path) -> None:
+def put_in_order(path: Path) -> None:
     """Sort the header, whose entries safetensors writes in any order: one model is one file."""
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
