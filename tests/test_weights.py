@@ -186,10 +186,8 @@ def test_a_run_in_two_parts_tells_of_both(run: Path, tmp_path: Path) -> None:
     told["config"] |= {"source": str(first), "readout": "layers"}
     told["config"]["heads"]["descriptors"] = True
     (run / "config.json").write_text(json.dumps(told))
-    model, card = (
-        read(run / "model.safetensors") for read in (checkpoint.load, checkpoint.read_card)
-    )
-    digest = checkpoint.sha256(first)
+    model, digest = checkpoint.load(run / "model.safetensors"), checkpoint.sha256(first)
+    card = checkpoint.read_card(run / "model.safetensors")
     for source_sha256 in ("00" * 32, digest):
         notes = {"source_sha256": source_sha256}
         checkpoint.save(model, run / "model.safetensors", replace(card, notes=notes))

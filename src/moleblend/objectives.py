@@ -128,6 +128,7 @@ def blend_then_predict(
     )
     geometry = heads.geometry(encoded.atoms)
     noise = heads.noise(batch, blend, encoded) if bool(batch.has_positions.any()) else None
+    described = model.describe(batch, encoded)
     # Exponents, logarithms and sums over many pairs want all the digits of float32.
     with torch.autocast(batch.is_atom.device.type, enabled=False):
         lengths = path_classes(batch, chosen.n_path_classes)[..., None]
@@ -137,9 +138,8 @@ def blend_then_predict(
             chosen.geometry: GEOMETRY_LOSSES[chosen.geometry](geometry.float(), batch),
             "denoising": denoising_loss(noise, batch, blend, config),
         }
-        if model.descriptor_head is not None:
-            vectors = model.read_out(batch.is_atom, encoded)
-            parts["descriptors"] = descriptor_loss(model.descriptor_head, vectors, batch)
+        if described is not None:
+            parts["descriptors"] = descriptor_loss(described, batch, model.descriptor_head)
         scored = torch.stack([part.scored for part in parts.values()]) if joined is None else joined
         losses = torch.stack([part.error for part in parts.values()]) / scored.clamp(min=_LEAST)
         weights = torch.tensor(config.weights[: len(parts)], device=losses.device)
@@ -263,14 +263,13 @@ def denoising_loss(
     return Part(torch.where(_noisy_atoms(batch, blend), error, 0).sum(), scored)
 
 
-def descriptor_loss(head: DescriptorHead, vectors: Float[Tensor, "b d"], batch: Batch) -> Part:
+def descriptor_loss(predicted: Float[Tensor, "b f"], batch: Batch, head: DescriptorHead) -> Part:
     """Huber's error of the scaled descriptors, mean over all that are known of the batch."""
     expected = head.scaled(_descriptors_of(batch))
     is_known = expected.isfinite()
-    predicted = head(vectors).float()
     # NaN times 0 is NaN, in the gradient too, so the unknown are replaced first.
-    error = F.huber_loss(predicted, torch.where(is_known, expected, 0), reduction="none")
-    return _part(error, is_known)
+    known = torch.where(is_known, expected, 0)
+    return _part(F.huber_loss(predicted.float(), known, reduction="none"), is_known)
 
 
 def _descriptors_of(batch: Batch) -> Float[Tensor, "b f"]:
