@@ -16,7 +16,7 @@ from moleblend.config import from_dict, to_dict
 from moleblend.domain import PREFIX, Domain, Thresholds
 from moleblend.encoder import EncoderConfig
 from moleblend.files import replacing
-from moleblend.heads import Model, ModelConfig
+from moleblend.heads import HeadsConfig, Model, ModelConfig
 from moleblend.reference import check_names, from_reference, read_published
 from moleblend.sureness import Sureness
 
@@ -322,17 +322,22 @@ def transfer(source: Model, config: ModelConfig) -> Model:
         raise ValueError(f"the trained encoder does not fit: {'; '.join(differing)}")
     model = Model(config)
     model.encoder.load_state_dict(source.encoder.state_dict())
-    if config.heads and source.config.heads:
-        same = replace(
-            config.heads,
-            descriptors=source.config.heads.descriptors,
-            denoising_dropout=source.config.heads.denoising_dropout,
-        )
-        if same == source.config.heads:
-            model.pair_heads.load_state_dict(source.pair_heads.state_dict())
-    if model.descriptor_head and source.descriptor_head:
-        model.descriptor_head.load_state_dict(source.descriptor_head.state_dict())
+    if _have_the_same_pair_heads(config.heads, source.config.heads):
+        _copy(source.pair_heads, model.pair_heads)
+    _copy(source.descriptor_head, model.descriptor_head)
     return model
+
+
+def _have_the_same_pair_heads(ours: HeadsConfig | None, theirs: HeadsConfig | None) -> bool:
+    if not (ours and theirs):
+        return False
+    free = {"descriptors": ours.descriptors, "denoising_dropout": ours.denoising_dropout}
+    return ours == replace(theirs, **free)
+
+
+def _copy(source: torch.nn.Module | None, target: torch.nn.Module | None) -> None:
+    if source and target:
+        target.load_state_dict(source.state_dict())
 
 
 def count_parameters(model: torch.nn.Module) -> int:

@@ -209,13 +209,10 @@ class Model(nn.Module):
         """
         encoded = self.encoder(batch, blend)
         views = self.views_heads()(batch, blend, encoded)
-        return replace(views, descriptors=self.describe(batch, encoded))
-
-    def describe(self, batch: Batch, encoded: Encoded) -> Float[Tensor, "b f"] | None:
-        """Predict the scaled descriptors of each molecule; None if the model does not."""
         if self.descriptor_head is None:
-            return None
-        return self.descriptor_head(self.read_out(batch.is_atom, encoded))
+            return views
+        vectors = self.read_out(batch.is_atom, encoded)
+        return replace(views, descriptors=self.descriptor_head(vectors))
 
     def views_heads(self) -> "PairHeads":
         """Give the heads that predict views.

@@ -128,7 +128,8 @@ def blend_then_predict(
     )
     geometry = heads.geometry(encoded.atoms)
     noise = heads.noise(batch, blend, encoded) if bool(batch.has_positions.any()) else None
-    described = model.describe(batch, encoded)
+    describer = model.descriptor_head
+    described = describer(model.read_out(batch.is_atom, encoded)) if describer else None
     # Exponents, logarithms and sums over many pairs want all the digits of float32.
     with torch.autocast(batch.is_atom.device.type, enabled=False):
         lengths = path_classes(batch, chosen.n_path_classes)[..., None]
@@ -138,8 +139,9 @@ def blend_then_predict(
             chosen.geometry: GEOMETRY_LOSSES[chosen.geometry](geometry.float(), batch),
             "denoising": denoising_loss(noise, batch, blend, config),
         }
-        if described is not None:
-            parts["descriptors"] = descriptor_loss(described, batch, model.descriptor_head)
+        if describer and described is not None:
+            expected = describer.scaled(_descriptors_of(batch))
+            parts["descriptors"] = descriptor_loss(described.float(), expected)
         scored = torch.stack([part.scored for part in parts.values()]) if joined is None else joined
         losses = torch.stack([part.error for part in parts.values()]) / scored.clamp(min=_LEAST)
         weights = torch.tensor(config.weights[: len(parts)], device=losses.device)
@@ -263,13 +265,12 @@ def denoising_loss(
     return Part(torch.where(_noisy_atoms(batch, blend), error, 0).sum(), scored)
 
 
-def descriptor_loss(predicted: Float[Tensor, "b f"], batch: Batch, head: DescriptorHead) -> Part:
+def descriptor_loss(predicted: Float[Tensor, "b f"], expected: Float[Tensor, "b f"]) -> Part:
     """Huber's error of the scaled descriptors, mean over all that are known of the batch."""
-    expected = head.scaled(_descriptors_of(batch))
     is_known = expected.isfinite()
     # NaN times 0 is NaN, in the gradient too, so the unknown are replaced first.
     known = torch.where(is_known, expected, 0)
-    return _part(F.huber_loss(predicted.float(), known, reduction="none"), is_known)
+    return _part(F.huber_loss(predicted, known, reduction="none"), is_known)
 
 
 def _descriptors_of(batch: Batch) -> Float[Tensor, "b f"]:

@@ -93,8 +93,9 @@ def score_views(
             else:
                 blend = show(batch, "3d")
             views = model.predict_views(batch, blend)
-            if views.descriptors is not None and batch.described is not None:
-                expected = model.descriptor_head.scaled(batch.described)
+            describer = model.descriptor_head
+            if describer and views.descriptors is not None and batch.described is not None:
+                expected = describer.scaled(batch.described)
                 is_scored = expected.isfinite()
                 if situation == "3d":
                     is_scored = is_scored & batch.has_positions[:, None]
