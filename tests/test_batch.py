@@ -95,13 +95,16 @@ def test_the_molecules_are_not_edited():
     molecule, untouched = placed("CCO"), placed("CCO")
     batch = collate([molecule])
     for field in fields(batch):
-        getattr(batch, field.name).fill_(True)
+        if field.name != "described":
+            getattr(batch, field.name).fill_(True)
     for field in fields(molecule):
         assert np.array_equal(getattr(molecule, field.name), getattr(untouched, field.name))
 
 
 def test_every_tensor_moves():
-    batch = collate([placed("CCO"), read_smiles("C")]).to("meta")
+    batch = collate([placed("CCO"), read_smiles("C")])
+    assert batch.to("meta").described is None
+    batch = replace(batch, described=torch.zeros(2, 3)).to("meta")
     tensors = [getattr(batch, field.name) for field in fields(batch)]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert all(isinstance(tensor, torch.Tensor) for tensor in tensors)

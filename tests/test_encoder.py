@@ -82,6 +82,8 @@ def select(record, rows, atoms):
     """These molecules of a batch or blend, with these atoms in this order."""
     chosen = {}
     for field in fields(record):
+        if getattr(record, field.name) is None:
+            continue
         tensor = getattr(record, field.name)[rows]
         if tensor.ndim > 1:
             tensor = tensor[:, atoms]

@@ -13,6 +13,7 @@ from moleblend.blending import show
 from moleblend.chem import read_mol_block, read_smiles
 from moleblend.encoder import EncoderConfig
 from moleblend.explanation import Contributions, explain
+from moleblend.fingerprints import environments
 from moleblend.geometry import add_positions
 from moleblend.heads import HeadsConfig, Model, ModelConfig, Target
 from moleblend.molecule import Molecule
@@ -70,10 +71,13 @@ def upper(pairs: np.ndarray) -> np.ndarray:
     return np.triu(pairs.transpose(2, 0, 1)).sum((1, 2))
 
 
-@pytest.mark.parametrize("readout", ["mean", "layers", "cls"])
+READS_ECFP4 = {"features": ("ecfp4",), "n_features": 2048}
+
+
+@pytest.mark.parametrize("config", [{}, {"readout": "layers"}, {"readout": "cls"}, READS_ECFP4])
 @pytest.mark.parametrize("smiles", ["C", "CO", "CC(=O)Nc1ccc(O)cc1", "[Na+].[Cl-]"])
-def test_every_account_adds_up(make: Make, smiles: str, readout: str) -> None:
-    found = one(make(readout=readout), placed(smiles))
+def test_every_account_adds_up(make: Make, smiles: str, config: dict) -> None:
+    found = one(make(**config), placed(smiles))
     assert found.start.tolist() == [7.0, 0.0]
     assert found.start + found.atoms.sum(0) == pytest.approx(found.answer, abs=1e-6)
     by_views = found.start + found.kinds + found.views.sum(0)
@@ -137,6 +141,53 @@ def test_atoms_by_hand(make: Make) -> None:
     second = (answer(o) + both - answer(c)) / 2
     rest = (both - first - second) / 2
     assert found == pytest.approx([first + rest, second + rest], abs=1e-5)
+
+
+def blind(model: Model) -> None:
+    """Let the head see the fingerprint alone, and answer with a weighted sum of it."""
+    head, width = model.property_head, model.config.encoder.width
+    assert head is not None
+    head.hidden.weight.data[:, :width] = 0
+    head.hidden.bias.data.fill_(30.0)  # far to the right GELU is straight
+    head.out.bias.data = -head.out.weight.data.sum(1) * 30
+
+
+def test_environments_by_hand(make: Make) -> None:
+    """Ethanol, and a model that is a sum over its six environments."""
+    predictor = make("2d", blind, **READS_ECFP4)
+    molecule = read_smiles("CCO")
+    head, known = predictor.model.property_head, environments(molecule)
+    assert head is not None
+    assert sorted(known.radius.tolist()) == [0, 0, 0, 1, 1, 1]
+    with torch.no_grad():
+        weights = (head.out.weight @ head.hidden.weight)[0, 16:].numpy() * 2 * np.log(2)
+    assert len(set(known.bits)) == 6  # each counted once
+    worth = {
+        (r, frozenset(np.flatnonzero(inside))): weights[bit]
+        for bit, r, inside in zip(known.bits, known.radius, known.atoms, strict=True)
+    }
+    single = [worth[0, frozenset([k])] for k in range(3)]
+    left, middle, right = (worth[1, frozenset(atoms)] for atoms in ((0, 1), (0, 1, 2), (1, 2)))
+    found = one(predictor, molecule)
+    assert found.answer[0] - 7 == pytest.approx(sum(worth.values()), abs=1e-3)
+    assert found.kinds[0] == pytest.approx(sum(single), abs=1e-3)
+    assert found.views[:, 0] == pytest.approx([left + middle + right, 0], abs=1e-3)
+    pairs = found.pairs[..., 0]
+    assert pairs[0, 1] == pairs[1, 0] == pytest.approx(left + middle / 2, abs=1e-3)
+    assert pairs[1, 2] == pytest.approx(right + middle / 2, abs=1e-3)
+    assert pairs[0, 2] == pytest.approx(0, abs=1e-4)
+    # C-C is there in a ball of C alone never, of both and of all: 0, 1 and 1 of it, and C-O alike
+    # for O; the trapezoid rule makes 3/4 of that, and the same of C-C-O for both
+    difference = single[0] - single[2] + 0.75 * (left - right)
+    assert found.atoms[0, 0] - found.atoms[2, 0] == pytest.approx(difference, abs=1e-3)
+
+
+def test_a_model_that_reads_environments_is_explained_as_it_predicts(make: Make) -> None:
+    predictor = make(**READS_ECFP4)
+    table = predictor.predict(["CC(=O)Nc1ccccc1O"])
+    (found,) = explain(predictor, ["CC(=O)Nc1ccccc1O"])
+    said = [table.column(name)[0].as_py() for name in ("gap_pred", "toxic_prob")]
+    assert found.contributions.prediction == pytest.approx(said, abs=1e-5)
 
 
 def test_atoms_that_cannot_be_told_apart_contribute_alike(make: Make) -> None:
@@ -325,7 +376,7 @@ def test_of_a_learnt_logarithm_that_is_explained(make: Make) -> None:
 @pytest.mark.parametrize(
     ("config", "told"),
     [
-        ({"features": ("ecfp4",), "n_features": 2048}, "reads ecfp4 beside the views"),
+        ({"features": ("descriptors",), "n_features": 30}, "reads descriptors of whole molecules"),
         ({"targets": (Target("taste", "multiclass", classes=("a", "b")),)}, "has several classes"),
     ],
 )

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from conftest import AWKWARD
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem
@@ -8,9 +9,11 @@ from rdkit.DataStructs import TanimotoSimilarity
 from rdkit.ML.Cluster import Butina
 
 from moleblend import fingerprints
+from moleblend.chem import read_smiles
 from moleblend.fingerprints import (
     cluster,
     count_ecfp4,
+    environments,
     nearest,
     scaffold,
 )
@@ -99,3 +102,24 @@ def test_what_is_not_clustered(monkeypatch):
     with pytest.raises(ValueError, match=r"4 molecules are too many to cluster, .* at most 3"):
         cluster(["C"] * 4)
     assert cluster([]).shape == (0,)
+
+
+@pytest.mark.parametrize("features", ["cip-1", "ogb-1"])
+@pytest.mark.parametrize("smiles", AWKWARD)
+def test_environments_are_those_that_are_counted(smiles: str, features: str) -> None:
+    molecule = read_smiles(smiles, features=features)
+    if molecule.n_atoms > 100:
+        return
+    found = environments(molecule)
+    everything = np.ones((1, molecule.n_atoms), bool)
+    np.testing.assert_array_equal(found.count(everything)[0], count_ecfp4(molecule.smiles))
+    assert found.count(~everything).sum() == 0
+    alone = np.eye(molecule.n_atoms, dtype=bool)
+    # with one atom alone there is what has no other: itself, and where it has no bond nothing else
+    assert (found.count(alone, longest=0).sum(1) == 1).all()
+
+
+def test_an_environment_is_gone_with_any_of_its_atoms() -> None:
+    found = environments(read_smiles("CCO"))
+    assert found.count(np.array([[True, True, False]])).sum() == 3  # C, C, and CC
+    assert found.count(np.array([[True, False, True]])).sum() == 2

@@ -8,7 +8,7 @@ from jaxtyping import Float32, Float64
 from rdkit.Chem import Descriptors, rdMolDescriptors
 
 from moleblend.chem import parse
-from moleblend.fingerprints import count_ecfp4
+from moleblend.fingerprints import N_BITS, count_ecfp4
 from moleblend.molecule import N_DESCRIBED, MoleculeError
 
 DESCRIPTORS = (
@@ -20,7 +20,7 @@ DESCRIPTORS = (
 )
 """Those of RDKit that are joined to a model, in this order: a model file relies on it."""
 
-FEATURES = {"ecfp4": 2048, "descriptors": len(DESCRIPTORS)}
+FEATURES = {"ecfp4": N_BITS, "descriptors": len(DESCRIPTORS)}
 """What can be joined to a model, and how many numbers it is."""
 
 _PROPERTIES = (

@@ -14,6 +14,10 @@ it. The bond graph and the geometry are the two players of a game that is solved
 Pairs: the same relations, hidden and shown, joined by a straight path along which gradients are
 integrated: this shares what the views add out among the pairs of atoms.
 
+A model may read the circular environments of ECFP4 beside its views. An environment is there while
+all its atoms are; those of more than one atom belong to the bond graph, and what they add in the
+third account is shared alike among the bonds inside.
+
 References:
     Chen et al., ICLR 2019, arXiv:1808.02610 (Shapley values from neighbourhoods); Sundararajan et
     al., ICML 2017, arXiv:1703.01365 (integrated gradients).
@@ -25,12 +29,13 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float32, Float64
 from torch import Tensor
 
 from moleblend.batch import Batch, collate
 from moleblend.blending import Blend, Views, show
 from moleblend.columns import in_units
+from moleblend.fingerprints import N_BITS, Environments, environments
 from moleblend.heads import Model, Target
 from moleblend.molecule import Molecule
 from moleblend.predict import Predictor, Row, Source, n_geometries
@@ -126,7 +131,7 @@ def explain(
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the model has no such target, or none; a target has several classes, or the
-            model reads features beside the views; or as `Predictor.predict` says.
+            model reads descriptors beside the views; or as `Predictor.predict` says.
     """
     chosen = choose_targets(predictor, targets)
     _, rows, used = predictor.read(source, views=views, smiles=smiles)
@@ -151,7 +156,7 @@ def choose_targets(predictor: Predictor, names: Sequence[str]) -> list[int]:
 
     Raises:
         ValueError: the model has no such target, or none at all; or one that has several classes,
-            or the model reads features that are no views.
+            or the model reads descriptors of whole molecules.
     """
     config = predictor.model.config
     known = [target.name for target in config.targets]
@@ -165,9 +170,9 @@ def choose_targets(predictor: Predictor, names: Sequence[str]) -> list[int]:
             raise ValueError(
                 f"{predictor.path}: the model has no target {name!r}, it has {', '.join(known)}"
             )
-    if config.features:
+    if "descriptors" in config.features:
         raise ValueError(
-            f"{predictor.path}: the model reads {' and '.join(config.features)} beside the views, "
+            f"{predictor.path}: the model reads descriptors of whole molecules beside the views, "
             "which no atom or pair contributes to alone: it cannot be explained"
         )
     odd = [target.name for target in config.targets if target.kind == "multiclass"]
@@ -212,10 +217,11 @@ def contributions(
         device: where the model is.
     """
     chosen = tuple(as_learnt(model.config.targets[k]) for k in targets)
+    known = environments(molecule) if model.config.features else None
     each = []
     for conformer in range(n_geometries(molecule, views)):
         batch = collate([molecule], [conformer]).to(device)
-        each.append(_of_geometry(model, batch, show(batch, views), targets, chosen))
+        each.append(_of_geometry(model, batch, show(batch, views), known, targets, chosen))
     found = _mean(each)
     # The mean is taken of what is learnt, before a logit becomes a probability.
     scale = np.array([_scale(target) for target in chosen])
@@ -232,6 +238,7 @@ def _of_geometry(
     model: Model,
     batch: Batch,
     shown: Blend,
+    known: Environments | None,
     targets: Sequence[int],
     chosen: tuple[Target, ...],
 ) -> Contributions:
@@ -241,14 +248,18 @@ def _of_geometry(
 
     n, device = batch.is_atom.shape[1], batch.is_atom.device
     all_there = torch.ones((1, n), dtype=torch.bool, device=device)
-    raw = _answers(model, batch, shown, all_there)[:, list(targets)]
+    alone, features = (_counted(known, np.ones((1, n), bool), radius) for radius in (0, 2))
+    raw = _answers(model, batch, shown, all_there, features)[:, list(targets)]
     whole = raw[0] * scale
-    atoms = _added_by_atoms(model, batch, shown)[:, list(targets)] * scale
+    atoms = _added_by_atoms(model, batch, shown, known)[:, list(targets)] * scale
 
     # Which views are shown: none, the bond graph, the geometry, both.
     games = [_shown_part(shown, bonds, space) for space in (False, True) for bonds in (False, True)]
     together = Blend(*(torch.cat([getattr(game, f.name) for game in games]) for f in fields(Blend)))
-    answers = _answers(model, batch, together, all_there.expand(4, n))[:, list(targets)]
+    if features is not None and alone is not None:
+        features = torch.cat([alone, features, alone, features])
+    there = all_there.expand(4, n)
+    answers = _answers(model, batch, together, there, features)[:, list(targets)]
     nothing, bonds, space, both = answers * scale
     of_views = np.stack([bonds - nothing + both - space, space - nothing + both - bonds]) / 2
 
@@ -260,11 +271,13 @@ def _of_geometry(
         atoms=atoms + (whole - atoms.sum(0)) / n,
         kinds=nothing,
         views=of_views,
-        pairs=_integrated(model, batch, shown, targets) * scale,
+        pairs=_integrated(model, batch, shown, known, targets) * scale,
     )
 
 
-def _added_by_atoms(model: Model, batch: Batch, shown: Blend) -> Float64[np.ndarray, "n t"]:
+def _added_by_atoms(
+    model: Model, batch: Batch, shown: Blend, known: Environments | None
+) -> Float64[np.ndarray, "n t"]:
     """Take the mean, over the number of other atoms, of what each atom adds to its neighbours.
 
     phi_i = 1 / (n - 1) times the integral over k from 0 to n - 1 of f(S_k + i) - f(S_k), by the
@@ -281,7 +294,8 @@ def _added_by_atoms(model: Model, batch: Batch, shown: Blend) -> Float64[np.ndar
     has_atoms = different.any(1)
     values = np.zeros((len(different), len(model.config.targets)))
     present = torch.from_numpy(different[has_atoms]).to(batch.is_atom.device)
-    values[has_atoms] = _answers(model, batch, shown, present)
+    features = _counted(known, different[has_atoms])
+    values[has_atoms] = _answers(model, batch, shown, present, features)
     there, without = values[place].reshape(2, len(balls), n, -1)
     if n == 1:
         return there[0]
@@ -289,9 +303,22 @@ def _added_by_atoms(model: Model, batch: Batch, shown: Blend) -> Float64[np.ndar
     return np.trapezoid(there - without, sizes, axis=0) / (n - 1)
 
 
+def _counted(
+    known: Environments | None, present: Bool[np.ndarray, "r n"], longest: int = 2
+) -> Float32[Tensor, "r f"] | None:
+    """Give the model the environments that are there, as `joined_features` does."""
+    if known is None:
+        return None
+    return torch.from_numpy(np.log1p(known.count(present, longest)).astype(np.float32))
+
+
 @torch.inference_mode()
 def _answers(
-    model: Model, batch: Batch, shown: Blend, present: Bool[Tensor, "r n"]
+    model: Model,
+    batch: Batch,
+    shown: Blend,
+    present: Bool[Tensor, "r n"],
+    features: Float32[Tensor, "r f"] | None,
 ) -> Float64[np.ndarray, "r t"]:
     """Let the model answer for one molecule r times, each time with other atoms or views of it.
 
@@ -300,13 +327,15 @@ def _answers(
         batch: the molecule alone.
         shown: r blends, or one for all.
         present: which atoms are there; the others are treated as padding.
+        features: what is joined to the head, if the model takes some.
     """
     r, n = present.shape
     batch, shown = _repeated(batch, r), _repeated(shown, r)
     found = []
     for rows in _rows(r, n):
         part = replace(_cut(batch, rows), is_atom=present[rows])
-        found.append(model(part, _cut(shown, rows)).double().cpu().numpy())
+        joined = None if features is None else features[rows].to(present.device)
+        found.append(model(part, _cut(shown, rows), joined).double().cpu().numpy())
     return np.concatenate(found)
 
 
@@ -318,12 +347,17 @@ def _rows(r: int, n: int) -> Iterator[slice]:
 
 def _repeated(record: _Record, times: int) -> _Record:
     """Let the only molecule of a record stand there several times, without a copy."""
-    parts = (getattr(record, part.name) for part in fields(record))
-    return type(record)(*(part.expand(times, *part.shape[1:]) for part in parts))
+    return _each_part(record, lambda part: part.expand(times, *part.shape[1:]))
 
 
 def _cut(record: _Record, rows: slice) -> _Record:
-    return type(record)(*(getattr(record, part.name)[rows] for part in fields(record)))
+    return _each_part(record, lambda part: part[rows])
+
+
+def _each_part(record: _Record, change: Callable[[Tensor], Tensor]) -> _Record:
+    """Change all tensors of a record; what it does not have stays away."""
+    parts = (getattr(record, field.name) for field in fields(record))
+    return type(record)(*(part if part is None else change(part) for part in parts))
 
 
 def _shown_part(shown: Blend, bonds: bool, space: bool) -> Blend:
@@ -337,7 +371,11 @@ def _shown_part(shown: Blend, bonds: bool, space: bool) -> Blend:
 
 
 def _integrated(
-    model: Model, batch: Batch, shown: Blend, targets: Sequence[int]
+    model: Model,
+    batch: Batch,
+    shown: Blend,
+    known: Environments | None,
+    targets: Sequence[int],
 ) -> Float64[np.ndarray, "n n t"]:
     """Integrate gradients from hidden to shown relations, and fold the two directions of a pair.
 
@@ -357,21 +395,50 @@ def _integrated(
             ends.append((tokens, encoder.pair_bias(batch, blend, kernels)))
     (tokens, bias), (last_tokens, last_bias) = ends
     more_tokens, more_bias = last_tokens - tokens, last_bias - bias
+    alone, all_known = (_counted(known, np.ones((1, n), bool), r) for r in (0, 2))
+    of_environments = np.zeros((N_BITS, len(targets)))
     for part in _rows(_STEPS, n):
         s = torch.tensor((nodes[part] + 1) / 2, dtype=bias.dtype, device=bias.device)
         weight = torch.tensor(weights[part] / 2, dtype=bias.dtype, device=bias.device)
         inputs = (tokens + s[:, None, None] * more_tokens).requires_grad_()
         relations = (bias + s[:, None, None, None] * more_bias).requires_grad_()
+        given: list[Tensor] = [inputs, relations]
+        joined = None
+        if alone is not None and all_known is not None:
+            first, more = alone.to(bias), (all_known - alone).to(bias)
+            joined = (first + s[:, None] * more).requires_grad_()
+            given.append(joined)
         is_token = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
         encoded = encoder.transform(inputs, relations, is_token)
-        outputs = weight @ head(model.read_out(is_token[:, 1:], encoded))
+        outputs = weight @ head(model.read_out(is_token[:, 1:], encoded), joined)
         for place, target in enumerate(targets):
-            of_tokens, of_bias = torch.autograd.grad(
-                outputs[target], (inputs, relations), retain_graph=place + 1 < len(targets)
+            of_tokens, of_bias, *of_joined = torch.autograd.grad(
+                outputs[target], given, retain_graph=place + 1 < len(targets)
             )
+            for gradient in of_joined:
+                of_environments[:, place] += (gradient.sum(0) * more[0]).double().cpu().numpy()
             own = (of_tokens.sum(0) * more_tokens[0]).sum(-1)[1:]
             pairs = (of_bias.sum(0) * more_bias[0]).sum(0)[1:, 1:]
             pairs = torch.triu(pairs) + torch.tril(pairs, -1).T  # both directions above
             pairs = pairs + torch.triu(pairs, 1).T + torch.diag(own)
             total[..., place] += pairs.double().cpu().numpy()
+    if known is not None:
+        is_bond = (batch.path_length[0] == 1).cpu().numpy()
+        total += _on_bonds(known, is_bond, of_environments)
+    return total
+
+
+def _on_bonds(
+    known: Environments, is_bond: Bool[np.ndarray, "n n"], added: Float64[np.ndarray, "f t"]
+) -> Float64[np.ndarray, "n n t"]:
+    """Share what the environments of more than one atom add out among the bonds inside them.
+
+    Those that are counted together add alike.
+    """
+    total = np.zeros((*is_bond.shape, added.shape[1]))
+    bits, atoms = known.bits[known.radius > 0], known.atoms[known.radius > 0]
+    n_alike = np.bincount(bits, minlength=len(added))
+    for bit, inside in zip(bits, atoms, strict=True):
+        bonds = is_bond & inside[:, None] & inside
+        total[bonds] += added[bit] / n_alike[bit] / (bonds.sum() / 2)
     return total

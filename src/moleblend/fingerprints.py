@@ -1,10 +1,16 @@
 """What makes molecules alike: scaffolds, circular fingerprints, Tanimoto, clusters. By RDKit."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64, Int64, UInt8, UInt32
-from rdkit.Chem import AtomValenceException, MolToSmiles, rdFingerprintGenerator
+from jaxtyping import Bool, Float64, Int64, UInt8, UInt32
+from rdkit.Chem import (
+    AtomValenceException,
+    GetDistanceMatrix,
+    MolToSmiles,
+    rdFingerprintGenerator,
+)
 from rdkit.Chem.Scaffolds import MurckoScaffold
 from rdkit.DataStructs import (
     BitVectToBinaryText,
@@ -13,13 +19,16 @@ from rdkit.DataStructs import (
     ExplicitBitVect,
 )
 
-from .chem import parse
-from .molecule import MoleculeError
+from .chem import in_order, parse
+from .molecule import Molecule, MoleculeError
 
 MOST_TO_CLUSTER = 50_000
 """Molecules; every one is compared with every other, so time grows with the square."""
 
-_ECFP4 = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
+N_BITS = 2048
+"""Places that ECFP4 is folded to."""
+
+_ECFP4 = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=N_BITS)
 
 
 def scaffold(smiles: str) -> str:
@@ -66,6 +75,47 @@ def count_ecfp4(smiles: str, n_bits: int = 2048) -> UInt32[np.ndarray, " n_bits"
     """
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=n_bits)
     return generator.GetCountFingerprintAsNumPy(parse(smiles))
+
+
+@dataclass(frozen=True, eq=False)
+class Environments:
+    """The circular environments that ECFP4 counts in a molecule of n atoms.
+
+    Attributes:
+        bits: where each is counted.
+        radius: of each, 0 to 2 bonds.
+        atoms: which atoms it consists of, in the order of the molecule's record.
+    """
+
+    bits: Int64[np.ndarray, " e"]
+    radius: Int64[np.ndarray, " e"]
+    atoms: Bool[np.ndarray, "e n"]
+
+    def count(self, present: Bool[np.ndarray, "r n"], longest: int = 2) -> Int64[np.ndarray, "r f"]:
+        """Count, r times, those of which all atoms are present, up to a radius.
+
+        With all atoms it is `count_ecfp4`.
+        """
+        is_whole = (~present).astype(np.float32) @ self.atoms.T.astype(np.float32) == 0
+        counts = np.zeros((len(present), N_BITS), np.int64)
+        rows, which = np.nonzero(is_whole & (self.radius <= longest))
+        np.add.at(counts, (rows, self.bits[which]), 1)
+        return counts
+
+
+def environments(molecule: Molecule) -> Environments:
+    """Find the environments of a molecule.
+
+    Raises:
+        MoleculeError: RDKit refuses its SMILES, or has no order of it that is the record's.
+    """
+    mol, found = in_order(molecule), rdFingerprintGenerator.AdditionalOutput()
+    found.AllocateBitInfoMap()
+    _ECFP4.GetCountFingerprint(mol, additionalOutput=found)
+    listed = [(b, centre, r) for b, where in found.GetBitInfoMap().items() for centre, r in where]
+    bits, centres, radius = np.array(listed, np.int64).reshape(-1, 3).T
+    apart = GetDistanceMatrix(mol)
+    return Environments(bits, radius, apart[centres] <= radius[:, None])
 
 
 def nearest(
