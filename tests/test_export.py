@@ -14,9 +14,11 @@ from moleblend.batch import Batch, collate
 from moleblend.blending import Views, show
 from moleblend.chem import read_smiles
 from moleblend.columns import in_units, mean_of_members
+from moleblend.descriptors import FEATURES, joined_features
 from moleblend.encoder import EncoderConfig
 from moleblend.export import INPUTS_2D, INPUTS_3D, export
 from moleblend.heads import Model, ModelConfig, Target
+from moleblend.predict import Predictor
 
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)
 TARGETS = (Target("gap", "regression", "eV", 1.5, 2.0), Target("toxic", "binary"))
@@ -24,12 +26,21 @@ SHAPES = (["CCO", "c1ccccc1"], ["C" * k for k in range(2, 9)], ["C" * 60], ["C"]
 
 
 def saved(
-    folder: Path, targets: tuple[Target, ...], views: str = "both", n_members: int = 1
+    folder: Path,
+    targets: tuple[Target, ...],
+    views: str = "both",
+    n_members: int = 1,
+    features: tuple[str, ...] = (),
 ) -> Path:
     torch.manual_seed(0)
-    members = [
-        Model(ModelConfig(encoder=TINY, heads=None, targets=targets)) for _ in range(n_members)
-    ]
+    config = ModelConfig(
+        encoder=TINY,
+        heads=None,
+        targets=targets,
+        features=features,
+        n_features=sum(FEATURES[kind] for kind in features),
+    )
+    members = [Model(config) for _ in range(n_members)]
     for model in members:
         for parameter in model.parameters():
             parameter.data.normal_(std=0.3)
@@ -106,6 +117,29 @@ def test_pt2_for_every_shape(tmp_path: Path) -> None:
     for batch in batches():
         found = graph(*(getattr(batch, name) for name in INPUTS_3D)).detach().numpy()
         np.testing.assert_allclose(found, expected(model, batch, "both"), atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("views", "features"), [("2d", ("ecfp4",)), ("both", ("ecfp4", "descriptors"))]
+)
+def test_a_graph_of_a_model_that_reads_features(
+    tmp_path: Path, features: tuple[str, ...], views: Views
+) -> None:
+    model, smiles = saved(tmp_path, TARGETS, features=features), ["CCO", "c1ccccc1N", "C"]
+    batch, joined = collate([read_smiles(one) for one in smiles]), joined_features(smiles, features)
+    names = INPUTS_2D if views == "2d" else INPUTS_3D
+    given = {name: getattr(batch, name) for name in names}
+    table = Predictor(model).predict(smiles, views=views)
+    right = np.stack([table["gap_pred"].to_numpy(), table["toxic_prob"].to_numpy()], 1)
+    session = onnxruntime.InferenceSession(export(model, tmp_path / "model.onnx", views))
+    assert [item.name for item in session.get_inputs()] == [*names, "joined"]
+    arrays = {name: tensor.numpy() for name, tensor in given.items()} | {"joined": joined}
+    np.testing.assert_allclose(session.run(["predictions"], arrays)[0], right, atol=5e-5)
+    extra = {"moleblend.json": ""}
+    program = torch.export.load(export(model, tmp_path / "model.pt2", views), extra_files=extra)
+    assert json.loads(extra["moleblend.json"])["joined"] == list(features)
+    found = program.module()(*given.values(), joined=torch.from_numpy(joined))
+    np.testing.assert_allclose(found.detach().numpy(), right, atol=5e-5)
 
 
 def test_what_cannot_be_exported(tmp_path: Path) -> None:

@@ -22,12 +22,14 @@ from moleblend import checkpoint
 from moleblend.batch import Batch, collate
 from moleblend.blending import Views, show
 from moleblend.chem import read_smiles
+from moleblend.descriptors import joined_features
 from moleblend.files import replacing
 from moleblend.heads import Model
 
 INPUTS_2D = ("atoms", "is_atom", "degree", "path_length", "edge_path")
 INPUTS_3D = (*INPUTS_2D, "positions", "has_positions")
-"""Inputs of a graph that shows 2D alone, and of any other."""
+"""Inputs of a graph that shows 2D alone, and of any other. Where the head reads features beside the
+views, `joined` [b f] follows, by name in a .pt2: what `descriptors.joined_features` gives."""
 
 
 class Graph(nn.Module):
@@ -38,8 +40,7 @@ class Graph(nn.Module):
         views: what is shown.
 
     Raises:
-        ValueError: a target is of a kind that has no graph, or the head reads features that are no
-            tensors of a batch.
+        ValueError: a target is of a kind that has no graph.
     """
 
     is_binary: Tensor
@@ -55,11 +56,6 @@ class Graph(nn.Module):
         odd = next((t for t in targets if t.kind not in ("binary", "regression")), None)
         if odd is not None:
             raise ValueError(f"target {odd.name!r} is {odd.kind}, which cannot be exported yet")
-        if config.features:
-            raise ValueError(
-                f"the model reads {' and '.join(config.features)} beside the views, which a graph "
-                "cannot compute"
-            )
         self.register_buffer("is_binary", torch.tensor([t.kind == "binary" for t in targets]))
         self.register_buffer("is_log10", torch.tensor([t.log10 for t in targets]))
         self.register_buffer("label_scale", torch.tensor([t.scale for t in targets]))
@@ -74,6 +70,7 @@ class Graph(nn.Module):
         edge_path: UInt8[Tensor, "b n n k"],
         positions: Float32[Tensor, "b n 3"] | None = None,
         has_positions: Bool[Tensor, " b"] | None = None,
+        joined: Float32[Tensor, "b f"] | None = None,
     ) -> Float[Tensor, "b t"]:
         """Predict in the target's unit, or probabilities of class 1; or give vectors."""
         if positions is None or has_positions is None:
@@ -88,7 +85,7 @@ class Graph(nn.Module):
             vectors = member.read_out(is_atom, encoded)
             if member.property_head is None:
                 return vectors
-            output = member.property_head(vectors)
+            output = member.property_head(vectors, joined)
             scaled = output * self.label_scale + self.label_mean
             found.append(torch.where(self.is_binary, output.sigmoid(), scaled))
         mean = torch.stack(found).mean(0)
@@ -140,14 +137,20 @@ def export(model: str | Path, out: str | Path, views: Views | None = None) -> Pa
     example = collate([read_smiles(text, features=config.encoder.features) for text in _MANY])
     tensors = tuple(getattr(example, name) for name in names)
     b, n = torch.export.Dim("b"), torch.export.Dim("n")
-    axes = [{0: b, 1: n}] * 3 + [{0: b, 1: n, 2: n}] * 2 + [{0: b, 1: n}, {0: b}]
+    each = [{0: b, 1: n}] * 3 + [{0: b, 1: n, 2: n}] * 2 + [{0: b, 1: n}, {0: b}]
+    axes = dict(zip(names, each, strict=False))
+    beside = {}
+    if config.features:
+        beside["joined"] = torch.from_numpy(joined_features(_MANY, config.features))
+        axes["joined"] = {0: b}
     with PlainSteps(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what torch itself will do otherwise some day
-        program = torch.export.export(graph, tensors, dynamic_shapes=tuple(axes[: len(names)]))
+        program = torch.export.export(graph, tensors, beside, dynamic_shapes=axes)
     told: dict[str, object] = {
         "views": shown,
         "features": config.encoder.features,
-        "inputs": names,
+        "inputs": [*names, *beside],
+        "joined": list(config.features),
         "output": "predictions" if config.targets else "vectors",
         "targets": [[t.name, t.kind, t.unit] for t in config.targets],
         "moleblend": card.moleblend,
@@ -178,7 +181,7 @@ def _write_onnx(program: torch.export.ExportedProgram, path: Path, told: dict[st
         written = torch.onnx.export(
             program,
             dynamo=True,
-            input_names=list(cast("tuple[str, ...]", told["inputs"])),
+            input_names=cast("list[str]", told["inputs"]),
             output_names=[str(told["output"])],
             verbose=False,
         )
