@@ -18,7 +18,7 @@ from moleblend.encoder import EncoderConfig
 from moleblend.geometry import TooSlowError, add_positions
 from moleblend.heads import HeadsConfig, Model, ModelConfig, Target
 from moleblend.molecule import Molecule, MoleculeError
-from moleblend.predict import Predictor, in_batches
+from moleblend.predict import Predictor, in_batches, prepare
 from moleblend.rows import Rejected, read_molecules
 from moleblend.tables import read_table, write_table
 
@@ -132,6 +132,15 @@ def test_awkward_molecules_are_answered(make: Make, awkward: list[str]) -> None:
     known = [value for value in table.column("gap_pred").to_pylist() if value is not None]
     assert len(known) == statuses.count("ok")
     assert np.isfinite(known).all()
+
+
+def test_a_molecule_without_the_features_that_are_read_costs_its_row_alone() -> None:
+    """RDKit reads coordinates into molecules whose SMILES it refuses."""
+    odd = replace(read_smiles("CCO"), smiles="CC(C)(C)(C)C", id="odd")
+    for joined, statuses in (((), ["ok", "ok"]), (("ecfp4",), ["invalid", "ok"])):
+        rows = prepare([odd, read_smiles("CC")], "2d", 40, joined=joined)
+        assert [row.status for row in rows] == statuses
+    assert rows[0].reason == "RDKit does not read CC(C)(C)(C)C, of which the model wants ecfp4"
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "smi", "csv.gz", "parquet", "sdf"])

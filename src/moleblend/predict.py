@@ -239,7 +239,8 @@ class Predictor:
             items = [_checked(item, config.features) for item in source]
             table = smiles_table([item.smiles for item in items], [item.id for item in items])
         n_conformers = int(self.card.notes.get("conformers", 0))
-        rows = prepare(items, used, config.max_atoms, n_conformers)
+        joined = self.model.config.features
+        rows = prepare(items, used, config.max_atoms, n_conformers, joined)
         if errors == "raise":
             for k, row in enumerate(rows):
                 if row.molecule is None:
@@ -308,7 +309,11 @@ def _opened(path: Path, changed: int) -> Predictor:  # noqa: ARG001 (a file that
 
 
 def prepare(
-    items: Iterable[Molecule | Rejected], views: Views, max_atoms: int, n_conformers: int = 0
+    items: Iterable[Molecule | Rejected],
+    views: Views,
+    max_atoms: int,
+    n_conformers: int = 0,
+    joined: Sequence[str] = (),
 ) -> list[Row]:
     """Decide how each row is used.
 
@@ -318,17 +323,20 @@ def prepare(
         max_atoms: larger molecules are refused.
         n_conformers: geometries to compute where geometry is used and a row has none; in a process
             of its own, as by `conformers.Conformers`, and kept in the user's cache.
+        joined: features that are computed of the SMILES; one that RDKit refuses has none.
     """
     if not n_conformers:
-        return [_prepare(item, views, max_atoms, None) for item in items]
+        return [_prepare(item, views, max_atoms, joined, None) for item in items]
     with closing(Conformers(ConformerConfig(n_conformers, cache=cache_folder()))) as conformers:
-        return [_prepare(item, views, max_atoms, conformers.add_positions) for item in items]
+        add = conformers.add_positions
+        return [_prepare(item, views, max_atoms, joined, add) for item in items]
 
 
 def _prepare(
     item: Molecule | Rejected,
     views: Views,
     max_atoms: int,
+    joined: Sequence[str],
     add_positions: Callable[[Molecule], Molecule] | None,
 ) -> Row:
     if isinstance(item, Rejected):
@@ -336,6 +344,11 @@ def _prepare(
     if item.n_atoms > max_atoms:
         reason = f"{item.n_atoms} atoms, the model takes at most {max_atoms}"
         return Row(None, "too_large", reason)
+    if joined and not is_readable(item.smiles):
+        reason = (
+            f"RDKit does not read {item.smiles}, of which the model wants {' and '.join(joined)}"
+        )
+        return Row(None, "invalid", reason)
     if views == "2d" or item.n_conformers:
         return Row(item, "ok")
     reason = "no geometry in the input"

@@ -230,7 +230,7 @@ def _read_rows(
         views = "both" if has_3d else "2d"
     else:
         views = config.views
-    return views, prepare(items, views, encoder.max_atoms, config.conformers)
+    return views, prepare(items, views, encoder.max_atoms, config.conformers, config.features)
 
 
 def _with_label(row: Row, assay: Assay, k: int) -> Row:
