@@ -248,6 +248,13 @@ def test_every_run_has_its_learning_curve(tmp_path):
         page = write_train_report(result, tmp_path / "report.html")
         assert len(re.findall("stroke-width: 0.7", pictures(page)["training loss"])) == n_thin
         assert told in words(page)
+        folds = flags.get("folds")
+        parts = {"test": len(CHAINS)} if folds else {name: PARTS.count(name) for name in set(PARTS)}
+        table = [row for row in table_rows(page) if row[0] in ("train", "validation", "test")]
+        assert [int(row[1]) for row in table if len(row) == 2] == [
+            parts[key] for key in ("train", "valid", "test") if key in parts
+        ]
+        assert ("In 3 folds; each is tested once" in words(page)) == bool(folds)
 
 
 def test_a_training_page_shows_the_labels_of_each_part(result, tmp_path):

@@ -28,20 +28,24 @@ def data_part(result: TrainResult) -> list[str]:
     ]
     sizes = {name: len(rows) for name, rows in _parts(result).items()}
     parts = [(name, f"{size:,}") for name, size in sizes.items()]
+    folds, about = result.choices.get("folds", 0), ""
+    if folds:
+        about = f"In {folds} folds; each is tested once, validates once, and trains otherwise."
     counted = f"{len(result.rows):,} rows, {sum(sizes.values()):,} of them usable."
     return [
         "<h2>Data</h2>",
         f"<p>{counted} <code>rows.csv</code> in the run folder says what became of each.</p>",
         table(("status", "rows", "first reasons"), statuses, style="words"),
-        table(("part", "molecules"), parts),
+        table(("part", "molecules"), parts, about),
         *(f"<p>{escape(text[0].upper() + text[1:])}.</p>" for text in result.repeats.sentences()),
         *_labels(result),
     ]
 
 
 def _parts(result: TrainResult) -> dict[str, np.ndarray]:
-    """The rows of each part; with folds every row is tested, in a fold of its own."""
-    return {part.name: getattr(result.parts, part.name) for part in fields(result.parts)}
+    """The rows of each part; with folds every row is tested, and stands there alone."""
+    parts = {part.name: getattr(result.parts, part.name) for part in fields(result.parts)}
+    return {name: rows for name, rows in parts.items() if len(rows)}
 
 
 def _labels(result: TrainResult) -> list[str]:
