@@ -212,6 +212,8 @@ def test_files_that_are_not_there(refuse: Refuse) -> None:
     assert refuse("pretrain --data missing.csv --out run") == missing
     assert refuse("pretrain --data no.arrow --out run") == "no.arrow: there is no such store"
     assert refuse("pretrain no.toml --data x.csv") == "no.toml: there is no such recipe"
+    said = refuse("pretrain recipe.toml --data chains.csv --out run --from no.safetensors")
+    assert said == "no.safetensors: there is no such model file"
     no_model = "no.safetensors: there is no such model file"
     assert refuse("predict no.safetensors chains.csv out.csv") == no_model
     assert refuse("train chains.csv --target y --from no.safetensors --out run") == no_model

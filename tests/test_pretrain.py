@@ -358,9 +358,7 @@ def test_a_run_goes_on_from_a_model(config: PretrainConfig, tmp_path: Path) -> N
     second = replace(
         config, out=str(tmp_path / "second"), source=str(named), readout="layers", seed=3
     )
-    store = MoleculeStore(config.data)
-    held_out, _ = pretrain.hold_out(len(store), second)
-    begun = pretrain.new_model(second, store, held_out)
+    begun = pretrain.new_model(second)
     assert begun.config.readout == "layers"
     for name, weight in source.state_dict().items():
         assert torch.equal(begun.state_dict()[name], weight), name
@@ -382,13 +380,14 @@ def test_a_model_learns_descriptors_beside_views_that_it_knows(
     second = replace(config, out=str(tmp_path / "second"), source=str(first.model))
     store = MoleculeStore(config.data)
     held_out, _ = pretrain.hold_out(len(store), second)
-    begun = pretrain.new_model(second, store, held_out)
+    begun = pretrain.new_model(second)
+    pretrain.settle_descriptors(begun, store, held_out)
     for name, weight in source.state_dict().items():
         assert torch.equal(begun.state_dict()[name], weight), name
     assert begun.descriptor_head is not None
     assert begun.descriptor_head.mean[0] > 10  # the mass of molecules like those held out
     other = replace(second, heads=HeadsConfig(rank=2, descriptors=True))
-    unlike = pretrain.new_model(other, store, held_out)
+    unlike = pretrain.new_model(other)
     assert torch.equal(unlike.encoder.norm.weight, source.encoder.norm.weight)
 
 

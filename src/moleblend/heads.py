@@ -384,6 +384,11 @@ class DescriptorHead(nn.Module):
         """Scale what is to be predicted; the few molecules far out are moved nearer."""
         return ((described - self.mean) / self.scale).clamp(-_FARTHEST, _FARTHEST)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether mean and scale have been set."""
+        return bool(self.mean.any())
+
     @torch.no_grad()
     def settle(self, described: Float[Tensor, "m f"]) -> None:
         """Set mean and scale by the descriptors of some molecules; what never differs keeps 1."""

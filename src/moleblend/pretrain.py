@@ -78,6 +78,7 @@ def pretrain(
                     "another --out starts a new one"
                 )
             require_trackers(config)
+            model = new_model(config)  # before anything that takes long, as a store to be built
             state, damaged = find_state(out)
             for sentence in damaged:
                 console.print(
@@ -103,7 +104,7 @@ def pretrain(
                 console.print(score_table(scores, step))
             return PretrainResult(out / "model.safetensors", scores, 0.0, peak_mb(), is_first)
 
-        model = new_model(config, store, held_out)
+        settle_descriptors(model, store, held_out)
         batches = StepBatches(store, trained_on, config, trainer.global_rank, trainer.world_size)
         journal = Journal(model, batches, store, held_out, config, console, constant)
         n_epochs = config.schedule.steps * config.schedule.batch_size / len(trained_on)
@@ -252,9 +253,7 @@ def hold_out(
     return np.sort(order[: config.n_held_out]), np.sort(order[config.n_held_out :])
 
 
-def new_model(
-    config: PretrainConfig, store: MoleculeStore, held_out: Int64[np.ndarray, " v"]
-) -> Model:
+def new_model(config: PretrainConfig) -> Model:
     """Make the model that a run begins with.
 
     Raises:
@@ -264,12 +263,17 @@ def new_model(
     torch.manual_seed(config.seed)
     wanted = ModelConfig(encoder=config.encoder, heads=config.heads, readout=config.readout)
     source = checkpoint.load(checkpoint.locate(config.source)) if config.source else None
-    model = checkpoint.transfer(source, wanted) if source else Model(wanted)
-    is_known = source is not None and source.descriptor_head is not None
-    if model.descriptor_head is not None and not is_known:
+    return checkpoint.transfer(source, wanted) if source else Model(wanted)
+
+
+def settle_descriptors(
+    model: Model, store: MoleculeStore, held_out: Int64[np.ndarray, " v"]
+) -> None:
+    """Scale the descriptors that a model learns by those held out, if no run before has done so."""
+    head = model.descriptor_head
+    if head is not None and not head.is_settled:
         described = describe([store[int(row)].smiles for row in held_out])
-        model.descriptor_head.settle(torch.from_numpy(described))
-    return model
+        head.settle(torch.from_numpy(described))
 
 
 def _constant_losses(

@@ -17,7 +17,14 @@ from torch import Tensor
 from moleblend import checkpoint
 from moleblend.devices import make_trainer, quiet_lightning
 from moleblend.journal import peak_mb
-from moleblend.pretrain import Pretraining, hold_out, is_store, new_model, open_store
+from moleblend.pretrain import (
+    Pretraining,
+    hold_out,
+    is_store,
+    new_model,
+    open_store,
+    settle_descriptors,
+)
 from moleblend.recipe import PretrainConfig
 from moleblend.recovery import score_views
 from moleblend.steps import Share, StepBatches, StepLoader, batch_of
@@ -130,7 +137,8 @@ def rehearse(config: PretrainConfig) -> Rehearsal:
     spread = np.linspace(0, len(epoch) - 1, min(_N_TIMED, len(epoch))).astype(int)
     steps = [int(pairs.argmax()), *spread.tolist()]
 
-    model = new_model(config, store, held_out)
+    model = new_model(config)
+    settle_descriptors(model, store, held_out)
     stopwatch = _Stopwatch()
     with quiet_lightning():
         trainer = make_trainer(config, len(steps))
