@@ -194,7 +194,8 @@ def defaults() -> str:
             if len(changes) > 1:
                 spread = f" ± {statistics.stdev(changes) / len(changes) ** 0.5:.1f}"
             cells.append(f"{means[-1]:+.1f}{spread} ({len(changes)})")
-        lines.append(f"| {way} | {' | '.join(cells)} | {statistics.mean(means):+.1f} |")
+        told = f"{statistics.mean(means):+.1f}" if means else ""
+        lines.append(f"| {way} | {' | '.join(cells)} | {told} |")
     return "\n".join(lines) + "\n"
 
 
