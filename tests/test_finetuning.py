@@ -7,6 +7,8 @@ import pytest
 import torch
 from rich.console import Console
 
+from moleblend import finetuning
+from moleblend.batch import Batch, collate
 from moleblend.chem import read_smiles
 from moleblend.encoder import EncoderConfig
 from moleblend.finetuning import (
@@ -116,6 +118,42 @@ def moved(run: FineTuning, began: dict[str, torch.Tensor], prefix: str) -> float
         for name, weight in run.model.state_dict().items()
         if name.startswith(prefix)
     )
+
+
+def test_large_molecules_are_computed_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same gradients, for any number of pairs at once; dropout is left out."""
+    molecules = [read_smiles("C" * n) for n in (9, 10, 11, 12, 12)]
+    config = TrainConfig("x.csv", features=("ecfp4",))
+    encoder = replace(TINY, attention_dropout=0.0, activation_dropout=0.0, stochastic_depth=0.0)
+    torch.manual_seed(0)
+    model = Model(
+        ModelConfig(
+            encoder=encoder, heads=None, targets=(NUMBER,), features=("ecfp4",), n_features=3
+        )
+    ).train()
+    labels = np.arange(5.0)[:, None]
+    features = np.random.default_rng(0).random((5, 3)).astype(np.float32)
+    part = Labelled(molecules, labels, np.zeros((5, 1), np.int8), features)
+    run = FineTuning(model, config, "2d", part, part, Console(file=io.StringIO()), seed=0)
+    found, sizes, forward = [], [], Model.forward
+
+    def noted(self: Model, batch: Batch, *rest: object) -> torch.Tensor:
+        sizes.append(len(batch))
+        return forward(self, batch, *rest)
+
+    monkeypatch.setattr(Model, "forward", noted)
+    for n_pairs in (2**18, 2 * 144, 1):
+        monkeypatch.setattr(finetuning, "_PAIRS_AT_ONCE", n_pairs)
+        model.zero_grad()
+        known = torch.from_numpy(labels).float(), torch.from_numpy(part.bounds)
+        batch = (collate(molecules), torch.from_numpy(features), *known)
+        loss = run.training_step(batch, 0)
+        loss.backward()
+        found.append([loss, *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+    # each piece twice: forward, and once more for its gradients
+    assert {n: sizes.count(n) for n in (5, 2, 1)} == {5: 1, 2: 4, 1: 2 + 10}
+    torch.testing.assert_close(found[1], found[0])
+    torch.testing.assert_close(found[2], found[0])
 
 
 def test_a_frozen_encoder_stays_and_the_head_learns() -> None:

@@ -1,6 +1,6 @@
 """Several molecules as one record of tensors. This is the only file that pads."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -52,8 +52,12 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """Move every tensor to a device."""
+        return self.changed(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """Change every tensor that is there."""
         parts = (getattr(self, field.name) for field in fields(self))
-        return Batch(*(x if x is None else x.to(device, non_blocking=non_blocking) for x in parts))
+        return Batch(*(part if part is None else change(part) for part in parts))
 
 
 @dataclass(frozen=True, eq=False)

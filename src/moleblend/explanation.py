@@ -25,7 +25,6 @@ References:
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -40,8 +39,6 @@ from moleblend.heads import Model, Target
 from moleblend.molecule import Molecule
 from moleblend.predict import Predictor, Row, Source, n_geometries
 from moleblend.relations import UNREACHABLE
-
-_Record = TypeVar("_Record", Batch, Blend)
 
 VIEW_GROUPS = ("bond graph", "geometry")
 """What `Contributions.views` tells apart: path_length, edge_path, degree; distance, centrality."""
@@ -330,12 +327,17 @@ def _answers(
         features: what is joined to the head, if the model takes some.
     """
     r, n = present.shape
-    batch, shown = _repeated(batch, r), _repeated(shown, r)
+    # The only molecule stands there r times, without a copy; of blends there may be r already.
+    batch, shown = (
+        batch.changed(lambda one: one.expand(r, *one.shape[1:])),
+        _changed(shown, lambda one: one.expand(r, *one.shape[1:])),
+    )
     found = []
     for rows in _rows(r, n):
-        part = replace(_cut(batch, rows), is_atom=present[rows])
+        part = replace(batch.changed(lambda one, rows=rows: one[rows]), is_atom=present[rows])
         joined = None if features is None else features[rows].to(present.device)
-        found.append(model(part, _cut(shown, rows), joined).double().cpu().numpy())
+        blend = _changed(shown, lambda one, rows=rows: one[rows])
+        found.append(model(part, blend, joined).double().cpu().numpy())
     return np.concatenate(found)
 
 
@@ -345,19 +347,8 @@ def _rows(r: int, n: int) -> Iterator[slice]:
     return (slice(begin, begin + at_once) for begin in range(0, r, at_once))
 
 
-def _repeated(record: _Record, times: int) -> _Record:
-    """Let the only molecule of a record stand there several times, without a copy."""
-    return _each_part(record, lambda part: part.expand(times, *part.shape[1:]))
-
-
-def _cut(record: _Record, rows: slice) -> _Record:
-    return _each_part(record, lambda part: part[rows])
-
-
-def _each_part(record: _Record, change: Callable[[Tensor], Tensor]) -> _Record:
-    """Change all tensors of a record; what it does not have stays away."""
-    parts = (getattr(record, field.name) for field in fields(record))
-    return type(record)(*(part if part is None else change(part) for part in parts))
+def _changed(shown: Blend, change: Callable[[Tensor], Tensor]) -> Blend:
+    return Blend(*(change(getattr(shown, field.name)) for field in fields(shown)))
 
 
 def _shown_part(shown: Blend, bonds: bool, space: bool) -> Blend:

@@ -16,6 +16,7 @@ from jaxtyping import Float, Float32, Float64, Int8, Int64
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from rich.console import Console
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint as recomputed
 from torch.utils.data import DataLoader, Sampler
 
 from moleblend.batch import Batch, collate, shuffled_batches
@@ -32,6 +33,9 @@ from moleblend.metrics import (
 from moleblend.molecule import Molecule
 from moleblend.predict import each_geometry, n_geometries, over_geometries
 from moleblend.settings import TrainConfig
+
+_PAIRS_AT_ONCE = 2**18
+"""Pairs of atoms whose states stand in memory for the backward pass: half a GB in six layers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +214,19 @@ class FineTuning(pl.LightningModule):
         if isinstance(molecules, Tensor):
             assert self.model.property_head is not None
             return self.model.property_head(molecules, joined)
-        return self.model(molecules, show(molecules, self.views), joined)
+        at_once = max(_PAIRS_AT_ONCE // molecules.is_atom.shape[1] ** 2, 1)
+        if not torch.is_grad_enabled() or len(molecules) <= at_once:
+            return self.model(molecules, show(molecules, self.views), joined)
+        # Of large molecules a few at a time, and once more for their gradients: no more stands in
+        # memory, and the step is the same.
+        found = []
+        for start in range(0, len(molecules), at_once):
+            rows = slice(start, start + at_once)
+            part = molecules.changed(lambda tensor, rows=rows: tensor[rows])
+            beside = None if joined is None else joined[rows]
+            given = (part, show(part, self.views), beside)
+            found.append(recomputed(self.model, *given, use_reentrant=False))
+        return torch.cat(found)
 
     def _outputs(self, part: Labelled) -> Float32[Tensor, "m o"]:
         """Apply the model; of several geometries the mean is taken, as in `predict`."""
