@@ -35,6 +35,7 @@ from moleblend.tables import read_table, write_table
 
 Protocol = Literal["U", "H"]
 ModelName = Literal["pretrained", "random weights", "random forest", "chemprop"]
+SETS = ("freesolv", "esol", "bbbp", "bace", "clintox", "sider", "lipo")
 
 FIELDS = (
     "dataset",
@@ -75,7 +76,7 @@ class Options:
         sureness: another, of how sure moleblend's models were.
     """
 
-    sets: tuple[str, ...] = ("freesolv", "esol", "bbbp", "bace", "clintox", "sider", "lipo")
+    sets: tuple[str, ...] = SETS
     protocols: tuple[Protocol, ...] = ("U",)
     models: tuple[ModelName, ...] = ("random forest", "pretrained", "random weights", "chemprop")
     seeds: tuple[int, ...] = (0, 1, 2)

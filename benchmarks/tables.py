@@ -10,7 +10,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
+from benchmarks.compare import SETS, ModelName
 from moleblend.catalogue import DATASETS, Counts
 from moleblend.inventory import defects
 
@@ -132,7 +134,9 @@ def _by_set_and_model(
     rows: list[dict[str, str]], tell: Callable[[list[dict[str, str]]], str]
 ) -> str:
     """Tabulate runs, a line for each set and a column for each model."""
-    models = list(dict.fromkeys(row["model"] for row in rows))
+    known = {row["model"] for row in rows}
+    models = [model for model in get_args(ModelName) if model in known]
+    rows = sorted(rows, key=lambda row: SETS.index(row["dataset"]))
     lines = [f"| | {' | '.join(models)} |", "|---" * (len(models) + 1) + "|"]
     for name, metric, unit in dict.fromkeys((r["dataset"], r["metric"], r["unit"]) for r in rows):
         cells = [
@@ -207,6 +211,7 @@ def sureness() -> str:
     lines = [f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     names = ("ECE_before", "ECE_after", "ECE_after_if_right", "quantile_error", "coverage")
     names += ("mean_set_size",)
+    rows.sort(key=lambda row: (row["protocol"] == "H", SETS.index(row["dataset"]), row["model"]))
     for key in dict.fromkeys((row["dataset"], row["protocol"], row["model"]) for row in rows):
         runs = [row for row in rows if (row["dataset"], row["protocol"], row["model"]) == key]
         cells = []
