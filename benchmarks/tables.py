@@ -15,6 +15,7 @@ from typing import get_args
 from benchmarks.compare import SETS, ModelName
 from moleblend.catalogue import DATASETS, Counts
 from moleblend.inventory import defects
+from moleblend.recovery import named_metric
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
@@ -110,7 +111,7 @@ def views() -> str:
     for view in dict.fromkeys(row["view"] for row in rows):
         scores = {row["shown"]: row for row in rows if row["view"] == view}
         metric = scores[shown[0]]["metric"]
-        unit = {"MAE": "MAE, Å", "R2": "R²"}.get(metric, metric)
+        unit = named_metric(metric)
         told = " | ".join(f"{float(scores[how]['value']):.3f}" for how in shown)
         trivial = scores[shown[-1]]["trivial"]
         known = f"{float(trivial):.3f}" if trivial else ""

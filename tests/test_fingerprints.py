@@ -108,8 +108,6 @@ def test_what_is_not_clustered(monkeypatch):
 @pytest.mark.parametrize("smiles", AWKWARD)
 def test_environments_are_those_that_are_counted(smiles: str, features: str) -> None:
     molecule = read_smiles(smiles, features=features)
-    if molecule.n_atoms > 100:
-        return
     found = environments(molecule)
     everything = np.ones((1, molecule.n_atoms), bool)
     np.testing.assert_array_equal(found.count(everything)[0], count_ecfp4(molecule.smiles))

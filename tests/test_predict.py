@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from moleblend import checkpoint, predict
+from moleblend import checkpoint, inference, predict
 from moleblend.chem import read_smiles
 from moleblend.columns import in_units
 from moleblend.encoder import EncoderConfig
 from moleblend.geometry import TooSlowError, add_positions
 from moleblend.heads import HeadsConfig, Model, ModelConfig, Target
 from moleblend.molecule import Molecule, MoleculeError
-from moleblend.predict import Predictor, in_batches, prepare
+from moleblend.predict import Predictor, prepare
 from moleblend.rows import Rejected, read_molecules
 from moleblend.tables import read_table, write_table
 
@@ -96,8 +96,8 @@ def test_values_are_in_the_unit_of_the_label(make: Make) -> None:
     predictor = make("2d")
     table = predictor.predict(["CCO", "CCN"])
     with torch.no_grad():
-        batch = predict.collate([read_smiles("CCO"), read_smiles("CCN")])
-        output = predictor.model(batch, predict.show(batch, "2d")).numpy()
+        batch = inference.collate([read_smiles("CCO"), read_smiles("CCN")])
+        output = predictor.model(batch, inference.show(batch, "2d")).numpy()
     assert table.column("gap_pred").to_pylist() == pytest.approx(2 * output[:, 0] + 7, abs=1e-5)
     by_hand = 1 / (1 + np.exp(-output[:, 1]))
     assert table.column("toxic_prob").to_pylist() == pytest.approx(by_hand, abs=1e-6)
@@ -255,7 +255,7 @@ def test_names_that_the_output_needs_are_refused(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At once: not after an hour of prediction."""
-    monkeypatch.setattr(predict, "collate", None)
+    monkeypatch.setattr(inference, "collate", None)
     for name in ("status", "reason", "gap_pred", "toxic_prob"):
         source = tmp_path / f"{name}.csv"
         source.write_text(f"smiles,{name}\nCC,1\n")
@@ -295,18 +295,6 @@ def test_a_model_without_targets_embeds_only(tmp_path: Path) -> None:
     assert vectors.shape == (3, 16)
     assert np.isnan(vectors[1]).all()
     assert vectors[0] == pytest.approx(vectors[2], abs=1e-5)  # the same molecule
-
-
-def test_batches_hold_every_molecule_once_and_stay_small() -> None:
-    sizes = np.random.default_rng(0).integers(1, 300, 400).tolist()
-    sizes.append(1000)
-    batches = list(in_batches(sizes))
-    assert sorted(place for batch in batches for place in batch) == list(range(401))
-    for batch in batches:
-        largest = max(sizes[place] for place in batch)
-        assert len(batch) == 1 or len(batch) * largest**2 <= 60_000
-        assert len(batch) <= 64
-    assert list(in_batches([])) == []
 
 
 def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:

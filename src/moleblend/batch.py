@@ -1,6 +1,6 @@
 """Several molecules as one record of tensors. This is the only file that pads."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -54,6 +54,10 @@ class Batch:
         """Move every tensor to a device."""
         return self.changed(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
+    def part(self, rows: slice) -> "Batch":
+        """Take some of the molecules."""
+        return self.changed(lambda tensor: tensor[rows])
+
     def changed(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """Change every tensor that is there."""
         parts = (getattr(self, field.name) for field in fields(self))
@@ -90,6 +94,12 @@ class Packing:
         b, t = self.is_real.shape
         zeros = packed.new_zeros((b * t, packed.shape[1]))
         return zeros.index_copy_(0, self.row * t + self.column, packed).view(b, t, -1)
+
+
+def pieces(n_molecules: int, n_atoms: int, most_pairs: int) -> Iterator[slice]:
+    """Cut molecules of n atoms into pieces of at most so many pairs, or of one molecule."""
+    at_once = max(most_pairs // n_atoms**2, 1)
+    return (slice(start, start + at_once) for start in range(0, n_molecules, at_once))
 
 
 def collate(

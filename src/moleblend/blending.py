@@ -1,6 +1,7 @@
 """Draw which view of each atom pair the encoder is shown: the B of MoleBLEND."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -70,11 +71,15 @@ class Blend:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Blend":
         """Move every tensor to a device."""
-        return Blend(
-            pairs=self.pairs.to(device, non_blocking=non_blocking),
-            atoms=self.atoms.to(device, non_blocking=non_blocking),
-            noise=self.noise.to(device, non_blocking=non_blocking),
-        )
+        return self.changed(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def part(self, rows: slice) -> "Blend":
+        """Take what is shown of some of the molecules."""
+        return self.changed(lambda tensor: tensor[rows])
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> "Blend":
+        """Change every tensor."""
+        return Blend(change(self.pairs), change(self.atoms), change(self.noise))
 
 
 def draw_blend(

@@ -23,7 +23,7 @@ References:
     al., ICML 2017, arXiv:1703.01365 (integrated gradients).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -31,13 +31,14 @@ import torch
 from jaxtyping import Bool, Float32, Float64
 from torch import Tensor
 
-from moleblend.batch import Batch, collate
+from moleblend.batch import Batch, collate, pieces
 from moleblend.blending import Blend, Views, show
 from moleblend.columns import in_units
 from moleblend.fingerprints import N_BITS, Environments, environments
 from moleblend.heads import Model, Target
+from moleblend.inference import n_geometries
 from moleblend.molecule import Molecule
-from moleblend.predict import Predictor, Row, Source, n_geometries
+from moleblend.predict import Predictor, Row, Source
 from moleblend.relations import UNREACHABLE
 
 VIEW_GROUPS = ("bond graph", "geometry")
@@ -328,27 +329,14 @@ def _answers(
     """
     r, n = present.shape
     # The only molecule stands there r times, without a copy; of blends there may be r already.
-    batch, shown = (
-        batch.changed(lambda one: one.expand(r, *one.shape[1:])),
-        _changed(shown, lambda one: one.expand(r, *one.shape[1:])),
-    )
+    batch = batch.changed(lambda one: one.expand(r, *one.shape[1:]))
+    shown = shown.changed(lambda one: one.expand(r, *one.shape[1:]))
     found = []
-    for rows in _rows(r, n):
-        part = replace(batch.changed(lambda one, rows=rows: one[rows]), is_atom=present[rows])
+    for rows in pieces(r, n, _PAIRS_AT_ONCE):
+        part = replace(batch.part(rows), is_atom=present[rows])
         joined = None if features is None else features[rows].to(present.device)
-        blend = _changed(shown, lambda one, rows=rows: one[rows])
-        found.append(model(part, blend, joined).double().cpu().numpy())
+        found.append(model(part, shown.part(rows), joined).double().cpu().numpy())
     return np.concatenate(found)
-
-
-def _rows(r: int, n: int) -> Iterator[slice]:
-    """Cut r copies of a molecule of n atoms into pieces that fit into memory."""
-    at_once = max(_PAIRS_AT_ONCE // n**2, 1)
-    return (slice(begin, begin + at_once) for begin in range(0, r, at_once))
-
-
-def _changed(shown: Blend, change: Callable[[Tensor], Tensor]) -> Blend:
-    return Blend(*(change(getattr(shown, field.name)) for field in fields(shown)))
 
 
 def _shown_part(shown: Blend, bonds: bool, space: bool) -> Blend:
@@ -388,7 +376,7 @@ def _integrated(
     more_tokens, more_bias = last_tokens - tokens, last_bias - bias
     alone, all_known = (_counted(known, np.ones((1, n), bool), r) for r in (0, 2))
     of_environments = np.zeros((N_BITS, len(targets)))
-    for part in _rows(_STEPS, n):
+    for part in pieces(_STEPS, n, _PAIRS_AT_ONCE):
         s = torch.tensor((nodes[part] + 1) / 2, dtype=bias.dtype, device=bias.device)
         weight = torch.tensor(weights[part] / 2, dtype=bias.dtype, device=bias.device)
         inputs = (tokens + s[:, None, None] * more_tokens).requires_grad_()

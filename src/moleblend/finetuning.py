@@ -19,10 +19,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
 from torch.utils.data import DataLoader, Sampler
 
-from moleblend.batch import Batch, collate, shuffled_batches
+from moleblend.batch import Batch, collate, pieces, shuffled_batches
 from moleblend.blending import Blend, Views, show
 from moleblend.columns import in_units
 from moleblend.heads import Model, Target, output_slices
+from moleblend.inference import each_geometry, n_geometries, over_geometries
 from moleblend.metrics import (
     Metrics,
     binary_metrics,
@@ -31,11 +32,10 @@ from moleblend.metrics import (
     regression_metrics,
 )
 from moleblend.molecule import Molecule
-from moleblend.predict import each_geometry, n_geometries, over_geometries
 from moleblend.settings import TrainConfig
 
 _PAIRS_AT_ONCE = 2**18
-"""Pairs of atoms whose states stand in memory for the backward pass: half a GB in six layers."""
+"""Pairs of atoms whose states stand in memory for the backward pass; a molecule may have more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,16 +214,14 @@ class FineTuning(pl.LightningModule):
         if isinstance(molecules, Tensor):
             assert self.model.property_head is not None
             return self.model.property_head(molecules, joined)
-        at_once = max(_PAIRS_AT_ONCE // molecules.is_atom.shape[1] ** 2, 1)
-        if not torch.is_grad_enabled() or len(molecules) <= at_once:
+        parts = list(pieces(*molecules.is_atom.shape, most_pairs=_PAIRS_AT_ONCE))
+        if not torch.is_grad_enabled() or len(parts) == 1:
             return self.model(molecules, show(molecules, self.views), joined)
         # Of large molecules a few at a time, and once more for their gradients: no more stands in
         # memory, and the step is the same.
         found = []
-        for start in range(0, len(molecules), at_once):
-            rows = slice(start, start + at_once)
-            part = molecules.changed(lambda tensor, rows=rows: tensor[rows])
-            beside = None if joined is None else joined[rows]
+        for rows in parts:
+            part, beside = molecules.part(rows), None if joined is None else joined[rows]
             given = (part, show(part, self.views), beside)
             found.append(recomputed(self.model, *given, use_reentrant=False))
         return torch.cat(found)

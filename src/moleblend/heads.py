@@ -359,26 +359,16 @@ def unit_vectors(positions: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n n 3"]:
     return vectors / (vectors.norm(dim=-1, keepdim=True) + 1e-5)
 
 
-class DescriptorHead(nn.Module):
-    """Linear, GELU, Linear on the molecule's vector: its descriptors, scaled.
-
-    `mean` and `scale` are of molecules like those trained on, and are set before training.
-    """
+class Scaling(nn.Module):
+    """Descriptors by the mean and the spread of molecules like those trained on."""
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, width: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.hidden = nn.Linear(width, width)
-        self.out = nn.Linear(width, N_DESCRIBED)
-        initialise(self)
         self.register_buffer("mean", torch.zeros(N_DESCRIBED))
         self.register_buffer("scale", torch.ones(N_DESCRIBED))
-
-    def forward(self, molecule: Float[Tensor, "b d"]) -> Float[Tensor, "b f"]:
-        """Predict (descriptor - mean) / scale."""
-        return self.out(F.gelu(self.hidden(molecule)))
 
     def scaled(self, described: Float[Tensor, "b f"]) -> Float[Tensor, "b f"]:
         """Scale what is to be predicted; the few molecules far out are moved nearer."""
@@ -399,6 +389,23 @@ class DescriptorHead(nn.Module):
         spread = (torch.where(is_known, known - mean, 0).square().sum(0) / n_known).sqrt()
         self.mean.copy_(mean)
         self.scale.copy_(torch.where(spread > 1e-6, spread, 1.0))
+
+
+class DescriptorHead(Scaling):
+    """Linear, GELU, Linear on the molecule's vector: its descriptors, scaled.
+
+    The scaling is to be settled before training.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(width, width)
+        self.out = nn.Linear(width, N_DESCRIBED)
+        initialise(self)
+
+    def forward(self, molecule: Float[Tensor, "b d"]) -> Float[Tensor, "b f"]:
+        """Predict (descriptor - mean) / scale."""
+        return self.out(F.gelu(self.hidden(molecule)))
 
 
 class PropertyHead(nn.Module):

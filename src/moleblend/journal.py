@@ -31,7 +31,7 @@ from moleblend.environment import describe_environment
 from moleblend.files import replacing
 from moleblend.heads import Model
 from moleblend.recipe import PretrainConfig, ScheduleConfig
-from moleblend.recovery import SHOWN, Score, score_views
+from moleblend.recovery import SHOWN, Score, named_metric, score_views
 from moleblend.states import LAST, kept_state
 from moleblend.steps import Share, StepBatches, batch_of
 from moleblend.store import MoleculeStore
@@ -82,6 +82,7 @@ class Journal(pl.Callback):
         config: PretrainConfig,
         console: Console,
         constant_losses: Mapping[str, float],
+        source_sha256: str = "",
     ) -> None:
         self.model, self.batches = model, batches
         self.constant_losses = constant_losses
@@ -95,7 +96,7 @@ class Journal(pl.Callback):
             data_fingerprint=store.fingerprint,
             views="both" if any(molecule.n_conformers for molecule in store) else "2d",
         )
-        self.source_sha256 = checkpoint.sha256(config.source) if config.source else ""
+        self.source_sha256 = source_sha256
         self.scores: list[Score] = []
         self.is_interrupted = False
         self.sums: dict[str, float] = {}
@@ -393,9 +394,8 @@ def score_table(scores: Sequence[Score], step: int) -> Table:
         table.add_column(column, justify="left")
     for view in dict.fromkeys(score.view for score in scores):
         found = {score.shown: score for score in scores if score.view == view}
-        metric = next(iter(found.values())).metric
-        unit = {"MAE": "MAE, Å", "R2": "R²"}.get(metric, metric)
-        table.add_row(f"{view} ({unit})", *(_score_cell(found.get(shown)) for shown in SHOWN))
+        metric = named_metric(next(iter(found.values())).metric)
+        table.add_row(f"{view} ({metric})", *(_score_cell(found.get(shown)) for shown in SHOWN))
     return table
 
 

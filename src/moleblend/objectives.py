@@ -13,7 +13,7 @@ from torch.autograd.function import BackwardCFunction, FunctionCtx
 from moleblend.batch import Batch
 from moleblend.blending import Blend
 from moleblend.encoder import pair_vectors
-from moleblend.heads import DescriptorHead, HeadsConfig, Model, OuterProduct
+from moleblend.heads import HeadsConfig, Model, OuterProduct, Scaling
 from moleblend.molecule import BOND_FEATURE_SIZES
 from moleblend.relations import N_BOND_KINDS
 
@@ -285,9 +285,9 @@ def _counted(classes: Int64[Tensor, "*s"], n_classes: int) -> Int64[Tensor, " c"
 
 def _constant_huber(described: Float[Tensor, "m f"]) -> float:
     """Huber's error of descriptors that are guessed to be their mean."""
-    head = DescriptorHead(1)
-    head.settle(described)
-    scaled = head.scaled(described)
+    scaling = Scaling()
+    scaling.settle(described)
+    scaled = scaling.scaled(described)
     known = scaled[scaled.isfinite()]
     return F.huber_loss(torch.zeros_like(known), known).item() if len(known) else 0.0
 

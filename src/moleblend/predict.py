@@ -1,7 +1,7 @@
 """From molecules in any form to a table: one row out for every row in, in order."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,12 +11,12 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from moleblend import checkpoint
-from moleblend.batch import Batch, collate
-from moleblend.blending import Blend, Views, show
+from moleblend.batch import Batch
+from moleblend.blending import Blend, Views
 from moleblend.columns import (
     domain_columns,
     domain_names,
@@ -30,6 +30,7 @@ from moleblend.descriptors import joined_features
 from moleblend.domain import Domain, Nearness
 from moleblend.fingerprints import is_readable
 from moleblend.frames import Frame, frame_table, is_frame, smiles_list, with_columns
+from moleblend.inference import over_geometries
 from moleblend.molecule import FeatureVersion, Molecule, MoleculeError
 from moleblend.rows import Rejected, Table, read_molecules, smiles_table
 from moleblend.sureness import CONFIDENCE
@@ -37,9 +38,6 @@ from moleblend.tables import read_table
 
 Errors = Literal["keep", "skip", "raise"]
 Source = str | Path | Table | Sequence[str] | Sequence[Molecule] | Frame
-
-_PAIRS_AT_ONCE = 60_000
-_MOLECULES_AT_ONCE = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -372,78 +370,6 @@ def nearness_of(
         known = vectors.copy()
         known[[not is_readable(text) for text in smiles]] = np.nan
         return domain.near(known, smiles)
-
-
-def n_geometries(molecule: Molecule, views: Views) -> int:
-    """How many geometries a molecule is looked at in; without any, or where none is shown, once."""
-    return 1 if views == "2d" else max(molecule.n_conformers, 1)
-
-
-@torch.inference_mode()
-def each_geometry(
-    molecules: Sequence[Molecule],
-    views: Views,
-    function: Callable[[list[int], Batch, Blend], Float[Tensor, "b w"]],
-    width: int,
-    device: torch.device | str,
-) -> list[Float32[Tensor, "c w"]]:
-    """Apply a function to every geometry of every molecule.
-
-    Args:
-        molecules: any number.
-        views: what is shown of them.
-        function: of the places of the molecules of a batch, the batch, and what is shown of it.
-        width: of what the function gives.
-        device: where batches are put.
-
-    Returns:
-        For each molecule a row for each of its `n_geometries`.
-    """
-    numbers = [n_geometries(molecule, views) for molecule in molecules]
-    asked = [(place, k) for place, number in enumerate(numbers) for k in range(number)]
-    found = torch.zeros(len(asked), width)
-    for chosen in in_batches([molecules[place].n_atoms for place, _ in asked]):
-        places, conformers = map(list, zip(*(asked[k] for k in chosen), strict=True))
-        batch = collate([molecules[place] for place in places], conformers).to(device)
-        found[chosen] = function(places, batch, show(batch, views)).float().cpu()
-    return list(found.split(numbers))
-
-
-def over_geometries(
-    molecules: Sequence[Molecule],
-    views: Views,
-    function: Callable[[list[int], Batch, Blend], Float[Tensor, "b w"]],
-    width: int,
-    device: torch.device | str,
-) -> Float32[np.ndarray, "m w"]:
-    """Apply a function to all molecules; of several geometries the mean is taken.
-
-    Arguments as of `each_geometry`.
-    """
-    means = np.zeros((len(molecules), width), np.float32)
-    for row, found in enumerate(each_geometry(molecules, views, function, width, device)):
-        means[row] = found.mean(0).numpy()
-    return means
-
-
-def in_batches(n_atoms: Sequence[int]) -> Iterator[list[int]]:
-    """Group molecules of similar size, so that little is padded and memory stays bounded.
-
-    Args:
-        n_atoms: of each molecule.
-
-    Yields:
-        Places of the molecules of a batch.
-    """
-    batch: list[int] = []
-    for place in np.argsort(n_atoms, kind="stable").tolist():
-        is_full = len(batch) == _MOLECULES_AT_ONCE
-        if batch and (is_full or (len(batch) + 1) * n_atoms[place] ** 2 > _PAIRS_AT_ONCE):
-            yield batch
-            batch = []
-        batch.append(place)
-    if batch:
-        yield batch
 
 
 def _smiles(rows: list[Row]) -> list[str]:

@@ -78,7 +78,9 @@ def pretrain(
                     "another --out starts a new one"
                 )
             require_trackers(config)
-            model = new_model(config)  # before anything that takes long, as a store to be built
+            # Before anything that takes long, as a store to be built.
+            source_sha256 = checkpoint.sha256(config.source) if config.source else ""
+            model = new_model(config)
             state, damaged = find_state(out)
             for sentence in damaged:
                 console.print(
@@ -91,7 +93,9 @@ def pretrain(
             constant = _constant_losses(store, held_out, config) if is_first else {}
             is_finished = step == config.schedule.steps
             if is_first:
-                _settle_config(config, store.fingerprint, constant, step, trainer, resume=resume)
+                _settle_config(
+                    config, store.fingerprint, constant, step, trainer, source_sha256, resume=resume
+                )
             if is_first and not is_finished:
                 held.enter_context(alone_with(out / LAST))
                 sweep(out, _WRITTEN)
@@ -106,7 +110,7 @@ def pretrain(
 
         settle_descriptors(model, store, held_out)
         batches = StepBatches(store, trained_on, config, trainer.global_rank, trainer.world_size)
-        journal = Journal(model, batches, store, held_out, config, console, constant)
+        journal = Journal(model, batches, store, held_out, config, console, constant, source_sha256)
         n_epochs = config.schedule.steps * config.schedule.batch_size / len(trained_on)
         console.print(
             f"{checkpoint.count_parameters(model):,} parameters; {len(trained_on):,} molecules, "
@@ -292,12 +296,12 @@ def _settle_config(
     constant: dict[str, float],
     step: int,
     trainer: pl.Trainer,
+    source_sha256: str,
     *,
     resume: bool,
 ) -> None:
     """Write the configuration; that of a resumed run has to be the same up to the saved step."""
     out, n_processes = Path(config.out), trainer.world_size
-    source_sha256 = checkpoint.sha256(config.source) if config.source else ""
     path = out / "config.json"
     if resume and path.is_file():
         told = json.loads(path.read_text(encoding="utf-8"))

@@ -22,7 +22,7 @@ from moleblend.page import (
     table,
     write_page,
 )
-from moleblend.recovery import SHOWN
+from moleblend.recovery import SHOWN, named_metric
 
 _LOG_COLUMNS = ("step", "learning_rate", "loss", "molecules_per_s")
 
@@ -136,7 +136,7 @@ def validation_table(folder: Path) -> str:
             score = last.get((view, shown))
             cells.append(_score_cell(score) if score else "–")
         metric = last[view, next(shown for v, shown in last if v == view)]["metric"]
-        unit = {"MAE": "MAE, Å", "R2": "R²"}.get(metric, metric)
+        unit = named_metric(metric)
         rows.append((f"{_NAMES[view]}<small>{unit}</small>", *cells))
     note = (
         "Visible: the pair showed this view. Hidden: it showed another one. Modality hidden: the "
@@ -154,7 +154,7 @@ def validation_plots(folder: Path) -> list[str]:
     pictures = []
     for view in dict.fromkeys(row["view"] for row in scores):
         chosen = [row for row in scores if row["view"] == view]
-        unit = {"MAE": "MAE (Å)", "R2": "R²"}.get(chosen[0]["metric"], chosen[0]["metric"])
+        unit = named_metric(chosen[0]["metric"])
         plot = axes_of(f"{_NAMES[view]}: {unit}", "step", "")
         for shown, colour in zip(SHOWN, (BLUE, ORANGE, GREEN), strict=True):
             line = [row for row in chosen if row["shown"] == shown]

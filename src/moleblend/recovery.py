@@ -24,6 +24,11 @@ _DESCRIBED_FROM = {"2d": "visible", "blended": "hidden", "3d": "modality hidden"
 _VIEW_OF = {"path_length": 0, "bonds": 1, "distance": 2, "direction": 2}
 
 
+def named_metric(metric: str) -> str:
+    """Name a metric of a score for a table, with its unit."""
+    return {"MAE": "MAE, Å", "R2": "R²"}.get(metric, metric)
+
+
 @dataclass(frozen=True)
 class Score:
     """How well one view is predicted in one situation.

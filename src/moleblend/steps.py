@@ -137,9 +137,8 @@ class StepBatches(Dataset):
     def _with_sums(self, shares: list[Share]) -> list[Share]:
         """Tell each share what is scored in all of them."""
         objective, heads = self.config.objective, self.config.heads
-        own = [share for share in shares if share.is_own]
-        scored = [denominators(s.batch, s.blend, objective, heads) for s in own or shares[:1]]
-        total = torch.stack(scored).sum(0) * bool(own)
+        scored = [denominators(s.batch, s.blend, objective, heads) * s.is_own for s in shares]
+        total = torch.stack(scored).sum(0)
         return [replace(share, scored=total) for share in shares]
 
 
