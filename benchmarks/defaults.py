@@ -38,6 +38,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "random weights": {"source": "scratch"},
     "descriptors": {"features": ("descriptors",)},
     "ecfp4": {"features": ("ecfp4",)},
+    "ecfp4, EMA 0.99": {"features": ("ecfp4",), "ema": 0.99},
     "ecfp4 and descriptors": {"features": ("ecfp4", "descriptors")},
     "random weights, descriptors": {"source": "scratch", "features": ("descriptors",)},
     "read-out of all layers": {"readout": "layers"},
