@@ -29,7 +29,8 @@ def write(path: Path, labels: list[float]) -> Path:
 @pytest.fixture
 def config(tmp_path: Path) -> TrainConfig:
     table = write(tmp_path / "chains.csv", [float(smiles.count("C")) for smiles in CHAINS])
-    return TrainConfig(str(table), ("y",), str(tmp_path / "run"), search=12, epochs=8)
+    given = {"features": ("ecfp4",), "search": 12, "epochs": 8}
+    return TrainConfig(str(table), ("y",), str(tmp_path / "run"), **given)
 
 
 class Pretence:
@@ -54,7 +55,11 @@ class Pretence:
 
 
 def searched(
-    config: TrainConfig, attempt: Pretence | None = None, *, resume: bool = False
+    config: TrainConfig,
+    attempt: Pretence | None = None,
+    *,
+    has_features: bool = True,
+    resume: bool = False,
 ) -> tuple[Search, list[str]]:
     told: list[str] = []
     found = search(
@@ -63,7 +68,7 @@ def searched(
         told.append,
         model=None,
         has_classes=True,
-        has_features=True,
+        has_features=has_features,
         resume=resume,
     )
     return found, told
@@ -101,7 +106,7 @@ def test_the_first_trial_has_the_settings_that_came_and_the_best_is_kept(
 def test_what_was_set_is_not_searched(config: TrainConfig) -> None:
     given = replace(config, learning_rate=3e-3, features=("descriptors",), search=6)
     attempt = Pretence()
-    found, told = searched(given, attempt)
+    found, told = searched(given, attempt, has_features=False)
     assert {tried.learning_rate for tried in attempt.tried} == {3e-3}
     assert {tried.features for tried in attempt.tried} == {("descriptors",)}
     assert len({tried.head_dropout for tried in attempt.tried}) == 6
@@ -130,11 +135,10 @@ def test_only_questions_that_the_run_has_are_asked(config: TrainConfig) -> None:
         "ema": 0.5,
         "batch_size": 8,
         "pos_weight": "on",
-        "features": ("ecfp4",),
         "freeze": True,
     }
     with pytest.raises(ValueError, match="nothing is left to be searched: all settings were given"):
-        searched(replace(config, **every))
+        searched(replace(config, **every), has_features=False)
 
 
 def test_weights_that_are_to_be_tried_are_tried_first(config: TrainConfig) -> None:
@@ -217,7 +221,14 @@ def test_without_optuna(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 def small(config: TrainConfig) -> TrainConfig:
     return replace(
-        config, source="scratch", split="part", search=3, epochs=2, device="cpu", encoder=TINY
+        config,
+        source="scratch",
+        split="part",
+        features=("auto",),
+        search=3,
+        epochs=2,
+        device="cpu",
+        encoder=TINY,
     )
 
 
@@ -226,7 +237,7 @@ def run(config: TrainConfig, *, resume: bool = False) -> TrainResult:
 
 
 def test_a_run_keeps_what_its_search_found(small: TrainConfig) -> None:
-    result = run(replace(small, seeds=2, seed=2))
+    result = run(replace(small, seeds=2, seed=3))
     assert result.search is not None
     best = result.search.best
     assert best.number > 1
@@ -244,6 +255,14 @@ def test_a_run_keeps_what_its_search_found(small: TrainConfig) -> None:
     assert "repeats" in told["choices"]
     assert len(result.runs) == 2
     assert all(one.models[0].config.head_dropout == kept.head_dropout for one in result.runs)
+
+
+def test_features_that_were_named_are_not_searched(small: TrainConfig) -> None:
+    for features in ("none",), ("ecfp4",):
+        found = run(replace(small, features=features, search=1)).search
+        assert found is not None
+        assert "features" not in found.best.settings
+        assert found.config.features == features
 
 
 def test_the_test_part_has_no_influence_on_a_search(small: TrainConfig) -> None:

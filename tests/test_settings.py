@@ -24,6 +24,8 @@ def test_the_run_folder_follows_from_the_table(data: str, out: str, folder: str)
     [
         ({"log_scale": ("y", "y")}, "a log_scale is named twice: y, y"),
         ({"features": ("ecfp4", "ecfp4")}, "a features is named twice"),
+        ({"features": ("none", "ecfp4")}, "features are auto or none, or one or both of ecfp4 and"),
+        ({"features": ()}, "features are auto or none, or .*: nothing came"),
         ({"task": ()}, "task needs one value for all targets, or one for each"),
         ({"seeds": 0}, "epochs, patience, batch_size, seeds and ensemble must be at least 1"),
         ({"folds": 2}, "folds are at least 3, with one seed: 2 folds, 1 seeds came"),

@@ -3,7 +3,7 @@ import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -744,6 +744,44 @@ def test_joined_features_need_no_flag_to_predict(config: TrainConfig) -> None:
     table = Predictor(result.model).predict(config.data)
     again = np.array(table.column("y_pred"))[result.parts.test]
     assert again == pytest.approx(result.predicted[:, 0], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("features", "views", "unreadable", "joined", "note"),
+    [
+        ("auto", "2d", "", ("ecfp4",), ""),
+        ("none", "2d", "", (), ""),
+        ("auto", "3d", "", (), ""),
+        (
+            "auto",
+            "2d",
+            "CCCO",
+            (),
+            "RDKit does not read the SMILES of some usable rows (1, such as CCCO)",
+        ),
+    ],
+)
+def test_what_is_joined_to_the_head_where_nothing_was_said(
+    config: TrainConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    features: Literal["auto", "none"],
+    views: Literal["2d", "3d"],
+    unreadable: str,
+    joined: tuple[str, ...],
+    note: str,
+) -> None:
+    monkeypatch.setattr(train, "is_readable", lambda smiles: smiles != unreadable)
+    config = replace(config, features=(features,), views=views, epochs=1)
+    conformers = 1 if views == "3d" else 0
+    result, told = run(replace(config, conformers=conformers))
+    assert checkpoint.load(result.model).config.features == joined
+    assert f"views {views}, {' and '.join(joined) or 'nothing'} joined" in told
+    assert result.choices["features"] == list(joined)
+    assert ("no fingerprints are joined" in told) == bool(note)
+    assert note in told
+    assert json.loads((Path(config.out) / "config.json").read_text())["features"] == [
+        *(joined or ("none",))
+    ]
 
 
 @pytest.mark.parametrize("is_new", [False, True])

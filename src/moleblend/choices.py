@@ -62,7 +62,7 @@ def choices_of(
         "parts": dict(zip(("train", "validation", "test"), counts, strict=True)),
         "views": views,
         "source": config.source,
-        "features": list(config.features),
+        "features": list(config.joined),
         "freeze": config.freeze,
         "seeds": config.seeds,
         "ensemble": config.ensemble,
@@ -130,8 +130,9 @@ def told(choices: dict[str, Any], assay: Assay, table: Table) -> list[str]:
         else f"{parts['train']:,} to train, {parts['validation']:,} to validate, "
         f"{parts['test']:,} to test ({split} split)"
     )
+    joined = " and ".join(choices["features"]) or "nothing"
     said.append(
         f"{choices['rows']:,} rows, {choices['usable']:,} usable: {sizes}; "
-        f"views {choices['views']}; start from {choices['source']}"
+        f"views {choices['views']}, {joined} joined; start from {choices['source']}"
     )
     return said

@@ -62,6 +62,7 @@ class _FineTuned(_SmilesEstimator):
         smiles: str | None = None,
         views: Literal["auto", "2d", "3d", "both"] = "auto",
         conformers: int = 0,
+        features: tuple[Literal["auto", "none", "ecfp4", "descriptors"], ...] = ("auto",),
         validation_fraction: float = 0.1,
         epochs: int = 40,
         patience: int = 10,
@@ -77,6 +78,7 @@ class _FineTuned(_SmilesEstimator):
         self.smiles = smiles
         self.views = views
         self.conformers = conformers
+        self.features = features
         self.validation_fraction = validation_fraction
         self.epochs = epochs
         self.patience = patience
@@ -119,6 +121,7 @@ class _FineTuned(_SmilesEstimator):
                 task=(task,),
                 views=self.views,
                 conformers=self.conformers,
+                features=self.features,
                 epochs=self.epochs,
                 patience=self.patience,
                 batch_size=self.batch_size,
@@ -177,6 +180,7 @@ class MoleBlendRegressor(RegressorMixin, _FineTuned):
         views: what is used of each molecule, as in `train.TrainConfig`; likewise `conformers`,
             `epochs`, `patience`, `batch_size`, `learning_rate`, `head_dropout` and `device`.
         conformers: geometries computed for each molecule.
+        features: joined to the property head, as in `train.TrainConfig`.
         validation_fraction: part of the molecules, put aside by scaffold (at random where no
             scaffold can be parted from the others), that chooses the epoch.
         epochs: at most.

@@ -214,7 +214,7 @@ def trained_on(
         targets=targets,
         head_dropout=config.head_dropout,
         readout=_readout(config, source),
-        features=config.features,
+        features=config.joined,
         n_features=training.features.shape[1],
     )
     torch.manual_seed(seed)
@@ -278,7 +278,7 @@ def _class_weights(training: Labelled, targets: Sequence[Target]) -> torch.Tenso
 def _scale_features(model: Model, training: Labelled, config: TrainConfig) -> None:
     """Standardise descriptors by the training part; counts stay as they are."""
     start = 0
-    for kind in config.features:
+    for kind in config.joined:
         where = slice(start, start := start + FEATURES[kind])
         if kind == "descriptors" and model.property_head is not None:
             found = torch.from_numpy(training.features[:, where])

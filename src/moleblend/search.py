@@ -155,7 +155,7 @@ def search(
         say: where each trial is told.
         model: the file that is started from; None for random weights.
         has_classes: there is a binary target, so `pos_weight` is a question.
-        has_features: fingerprints and descriptors can be computed.
+        has_features: which features are joined is a question.
         resume: go on with the trials in the run folder.
 
     Raises:
@@ -223,6 +223,7 @@ def _space(
         left_out.discard("pos_weight")
     if not has_classes:
         left_out.add("pos_weight")
+    left_out.discard("features")
     if not has_features:
         left_out.add("features")
     if config.source == "scratch":  # random vectors, frozen, are no start
@@ -254,7 +255,7 @@ def _starts(config: TrainConfig, space: dict[str, "BaseDistribution"]) -> list[d
     """Give the settings of the first trials: those that came; with `try`, in both ways."""
     came = {name: getattr(config, name) for name in space}
     if "features" in came:
-        came["features"] = "none"
+        came["features"] = " ".join(config.features)
     ways = ("off", "on") if config.pos_weight == "try" and "pos_weight" in came else ()
     return [came | {"pos_weight": way} for way in ways] or [came]
 
@@ -303,8 +304,7 @@ def _applied(config: TrainConfig, settings: dict[str, Any]) -> TrainConfig:
     """Put settings into a configuration."""
     given = dict(settings)
     if "features" in given:
-        kinds = given["features"]
-        given["features"] = () if kinds == "none" else tuple(kinds.split())
+        given["features"] = tuple(given["features"].split())
     return replace(config, **given)
 
 

@@ -39,7 +39,9 @@ class TrainConfig:
         seeds: repeats with other seeds on the same split; the model file holds the first.
         ensemble: members of the model, which differ by their seed; the prediction is their mean.
         readout: of the atoms' vectors, see `heads.ModelConfig`; `auto` is the source's.
-        features: `ecfp4` (counts) and `descriptors` (of RDKit), joined to the property head.
+        features: `ecfp4` (counts) and `descriptors` (of RDKit), joined to the property head, or
+            `none`; `auto` is `ecfp4`, but `none` if 3D alone is used or RDKit cannot read the
+            SMILES of a row that the model could.
         freeze: train the property head alone, on vectors that are computed once.
         search: trials of other settings, judged on validation, of which the best are kept; what
             differs from the defaults is not searched.
@@ -79,7 +81,7 @@ class TrainConfig:
     seeds: int = 1
     ensemble: int = 1
     readout: Literal["auto", "mean", "layers", "cls"] = "auto"
-    features: tuple[Literal["ecfp4", "descriptors"], ...] = ()
+    features: tuple[Literal["auto", "none", "ecfp4", "descriptors"], ...] = ("auto",)
     freeze: bool = False
     search: int = 0
     pos_weight: Literal["off", "on", "try"] = "off"
@@ -105,6 +107,11 @@ class TrainConfig:
             given = getattr(self, name)
             if len(set(given)) != len(given):
                 raise ValueError(f"a {name} is named twice: {', '.join(given)}")
+        if not self.features or (self.features[1:] and {"auto", "none"} & set(self.features)):
+            raise ValueError(
+                "features are auto or none, or one or both of ecfp4 and descriptors: "
+                f"{', '.join(self.features) or 'nothing'} came"
+            )
         if self.target and self.units and len(self.units) != len(self.target):
             raise ValueError(
                 f"{len(self.target)} targets, but {len(self.units)} units: one for each, or none"
@@ -133,6 +140,12 @@ class TrainConfig:
         for name in ("head_dropout", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), {getattr(self, name)} came")
+
+    @property
+    def joined(self) -> tuple[str, ...]:
+        """The features to compute, of `descriptors.FEATURES`, once `auto` is settled."""
+        assert self.features != ("auto",), "features are settled when the rows are known"
+        return () if self.features == ("none",) else self.features
 
     @property
     def folder(self) -> Path:

@@ -1,6 +1,6 @@
 """Fine-tuning: a table of measured molecules in, a model file with honest test figures out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from moleblend.choices import choices_of, told
 from moleblend.descriptors import FEATURES, joined_features
 from moleblend.encoder import EncoderConfig
 from moleblend.finetuning import Labelled
-from moleblend.molecule import Molecule, MoleculeError
+from moleblend.fingerprints import is_readable
+from moleblend.molecule import Molecule
 from moleblend.outcome import TrainResult, outcome_of
 from moleblend.predict import Row, prepare
 from moleblend.repeats import find_repeats
@@ -97,7 +98,9 @@ def train(
         reason = f": the first is {rows[0].status} ({rows[0].reason})" if rows else ""
         raise ValueError(f"{config.data}: none of its {len(rows)} rows can be used{reason}")
     molecules = [row.molecule for row in rows if row.molecule is not None]
-    features = joined_features([molecule.smiles for molecule in molecules], config.features)
+    may_search_features = config.features == ("auto",)
+    config, features_note = _settle_features(config, views, molecules)
+    features = joined_features([molecule.smiles for molecule in molecules], config.joined)
     data = Labelled(molecules, assay.values[usable], assay.bounds[usable], features)
     splits = _splits(table, usable, data, config)
     classes = {measured.name: measured.classes for measured in assay.measurements}
@@ -114,7 +117,8 @@ def train(
     def chosen(config: TrainConfig, data: Labelled) -> dict[str, Any]:
         choices = choices_of(config, assay, smiles, views, len(rows), data, splits)
         choices["repeats"] = repeats.to_dict()
-        choices["notes"] += repeats.sentences() + ([forest_note] if forest_note else [])
+        choices["notes"] += repeats.sentences()
+        choices["notes"] += [note for note in (features_note, forest_note) if note]
         return choices
 
     choices = chosen(config, data)
@@ -123,7 +127,10 @@ def train(
 
     start, found = Start(source, encoder, views, assay), None
     if config.search:
-        found, data = _searched(config, start, data, splits[0], origin, say, resume=resume)
+        is_open = may_search_features and bool(config.joined)
+        found, data = _searched(
+            config, start, data, splits[0], origin, say, has_features=is_open, resume=resume
+        )
         config = found.config
         choices = chosen(config, data)
         choices["search"] = found.account()
@@ -158,6 +165,7 @@ def _searched(
     model: Path | None,
     say: Callable[[str], None],
     *,
+    has_features: bool,
     resume: bool,
 ) -> tuple[Search, Labelled]:
     """Search settings on the training and the validation part.
@@ -166,12 +174,10 @@ def _searched(
         What was found, and the molecules with the features that it joins to them.
     """
     smiles = [molecule.smiles for molecule in data.molecules]
-    joined: dict[tuple[str, ...], Float32[np.ndarray, "n f"]] = {config.features: data.features}
-    try:
-        for kind in () if config.features else FEATURES:
-            joined[kind,] = joined_features(smiles, [kind])
-    except MoleculeError as error:  # a molecule from a mol block whose SMILES RDKit refuses
-        say(f"features are not searched: {error}")
+    joined: dict[tuple[str, ...], Float32[np.ndarray, "n f"]] = {config.joined: data.features}
+    for kind in FEATURES if has_features else ():
+        joined[kind,] = joined_features(smiles, [kind])
+    joined[()] = joined_features(smiles, [])
 
     def with_features(kinds: tuple[str, ...]) -> Labelled:
         if kinds not in joined:
@@ -179,7 +185,7 @@ def _searched(
         return replace(data, features=joined[kinds])
 
     def attempt(settled: TrainConfig, goes_on: GoesOn) -> None:
-        given = with_features(settled.features)
+        given = with_features(settled.joined)
         parts = given.part(split.train), given.part(split.validation)
         is_weighted = settled.pos_weight == "on"
         quiet = Console(quiet=True)
@@ -191,10 +197,10 @@ def _searched(
         say,
         model=model,
         has_classes=any(measured.kind == "binary" for measured in start.assay.measurements),
-        has_features=len(joined) > len(FEATURES),
+        has_features=has_features,
         resume=resume,
     )
-    return found, with_features(found.config.features)
+    return found, with_features(found.config.joined)
 
 
 def _check_out(config: TrainConfig, *, resume: bool) -> None:
@@ -230,7 +236,31 @@ def _read_rows(
         views = "both" if has_3d else "2d"
     else:
         views = config.views
-    return views, prepare(items, views, encoder.max_atoms, config.conformers, config.features)
+    # What `auto` makes of the features depends on the rows, and costs none.
+    joined = () if config.features == ("auto",) else config.joined
+    return views, prepare(items, views, encoder.max_atoms, config.conformers, joined)
+
+
+def _settle_features(
+    config: TrainConfig, views: Views, molecules: Sequence[Molecule]
+) -> tuple[TrainConfig, str]:
+    """Say which features are joined, where that was left open.
+
+    Returns:
+        The configuration, and why nothing is joined.
+    """
+    if config.features != ("auto",):
+        return config, ""
+    if views == "3d":
+        return replace(config, features=("none",)), ""
+    unreadable = [molecule.smiles for molecule in molecules if not is_readable(molecule.smiles)]
+    if unreadable:
+        return replace(config, features=("none",)), (
+            "no fingerprints are joined, since RDKit does not read the SMILES of some usable rows "
+            f"({len(unreadable):,}, such as {unreadable[0]}); --features ecfp4 joins them and "
+            "loses these rows"
+        )
+    return replace(config, features=("ecfp4",)), ""
 
 
 def _with_label(row: Row, assay: Assay, k: int) -> Row:

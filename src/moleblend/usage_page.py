@@ -36,8 +36,8 @@ def usage_part(result: TrainResult) -> list[str]:
     named = ""
     if len(result.targets) > MOST_TARGETS:
         named = f" --target {shlex.quote(result.targets[0].name)}"
-    if result.config.features:
-        texts.append("explain cannot speak for a model with joined features.")
+    if "descriptors" in result.config.joined:
+        texts.append("explain cannot speak for a model that reads descriptors.")
     elif any(target.kind == "multiclass" for target in result.targets):
         texts.append("explain cannot speak for targets of several classes.")
     else:
