@@ -34,7 +34,18 @@ from moleblend.splits import read_split, scaffold_split
 from moleblend.tables import read_table, write_table
 
 Protocol = Literal["U", "H"]
-ModelName = Literal["pretrained", "random weights", "random forest", "chemprop"]
+ModelName = Literal[
+    *("pretrained", "pretrained, nothing joined"),
+    *("random weights", "random weights, nothing joined"),
+    *("random forest", "chemprop"),
+]
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "pretrained": (),
+    "pretrained, nothing joined": ("--features", "none"),
+    "random weights": ("--from", "scratch"),
+    "random weights, nothing joined": ("--from", "scratch", "--features", "none"),
+}
+"""What is typed for each of moleblend's models."""
 SETS = ("freesolv", "esol", "bbbp", "bace", "clintox", "sider", "lipo")
 
 FIELDS = (
@@ -132,13 +143,14 @@ def main(options: Options) -> None:
                 for model in options.models:
                     if model == "chemprop" and options.chemprop is None:
                         continue
-                    used = _hash_of(options.checkpoint) if model == "pretrained" else ""
+                    is_pretrained = model.startswith("pretrained")
+                    used = _hash_of(options.checkpoint) if is_pretrained else ""
                     if (name, protocol, model, str(seed), used) in done:
                         continue
                     run = options.out / f"{name}-{protocol}-{model.replace(' ', '-')}-{seed}"
-                    start = source if model == "pretrained" else ["--from", "scratch"]
+                    flags = [*OPTIONS.get(model, ()), *(source if is_pretrained else ())]
                     minutes, peak_mb, predicted = train_and_predict(
-                        task, model, seed, run, start, options.chemprop
+                        task, model, seed, run, flags, options.chemprop
                     )
                     value = score(task, predicted)
                     row = (
@@ -149,7 +161,7 @@ def main(options: Options) -> None:
                         f"{minutes:.1f}",
                         f"{peak_mb:.0f}",
                     )
-                    if model in ("pretrained", "random weights"):
+                    if model in OPTIONS:
                         known = (*row[:5], *sureness_of(run / "metrics.json"), used, commit)
                         append(options.sureness, dict(zip(SURENESS_FIELDS, known, strict=True)))
                     append(options.results, dict(zip(FIELDS, row, strict=True)))
@@ -186,7 +198,7 @@ def prepare(name: str, protocol: Protocol, out: Path) -> Task:
 
 
 def train_and_predict(
-    task: Task, model: ModelName, seed: int, run: Path, start: Sequence[str], chemprop: Path | None
+    task: Task, model: ModelName, seed: int, run: Path, flags: Sequence[str], chemprop: Path | None
 ) -> tuple[float, float, Float64[np.ndarray, "m t"]]:
     """Train one model; give the minutes and MB of the training, and what it predicts for test."""
     predicted = run.with_suffix(".predicted.csv")
@@ -210,7 +222,7 @@ def train_and_predict(
     else:
         command = [sys.executable, "-m", "moleblend.cli"]
         options = ["--split", "split", "--forest", "0", "--seed", str(seed), "--out", str(run)]
-        options += start
+        options += flags
         train = [*command, "train", data, "--smiles", "smiles", "--target", *targets, *options]
         minutes, peak_mb = _timed(train, run)
         _timed([*command, "predict", str(run / "model.safetensors"), test, str(predicted)], run)

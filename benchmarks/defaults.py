@@ -36,11 +36,10 @@ FIELDS = (
 WAYS: dict[str, dict[str, Any]] = {
     "default": {},
     "random weights": {"source": "scratch"},
+    "nothing joined": {"features": ("none",)},
+    "random weights, nothing joined": {"source": "scratch", "features": ("none",)},
     "descriptors": {"features": ("descriptors",)},
-    "ecfp4": {"features": ("ecfp4",)},
-    "ecfp4, EMA 0.99": {"features": ("ecfp4",), "ema": 0.99},
     "ecfp4 and descriptors": {"features": ("ecfp4", "descriptors")},
-    "random weights, descriptors": {"source": "scratch", "features": ("descriptors",)},
     "read-out of all layers": {"readout": "layers"},
     "layer decay 0.8": {"layer_decay": 0.8},
     "EMA 0.99": {"ema": 0.99},
@@ -108,7 +107,7 @@ def main(options: Options) -> None:
                 judged, tested = _mean(result.validation, metric), _mean(result.test, metric)
                 row = (
                     *(name, seed, way, metric, f"{judged:.4f}", f"{tested:.4f}"),
-                    *(result.best_epoch, f"{minutes:.1f}", split_hash, used),
+                    *(result.kept_epoch, f"{minutes:.1f}", split_hash, used),
                 )
                 append(options.results, dict(zip(FIELDS, row, strict=True)))
                 print(*row, flush=True)

@@ -93,7 +93,7 @@ def result(tmp_path):
         test=metrics,
         trivial={TARGETS[0].name: regression_metrics(np.ones(4), LABELS[:, 0])},
         history=history,
-        best_epoch=2,
+        kept_epoch=2,
         parts=Split(np.array([2, 3]), np.array([4, 5]), np.array([6, 7, 8, 9])),
         predicted=PREDICTED,
         labels=LABELS,

@@ -103,7 +103,7 @@ def test_what_a_run_leaves_behind(config: TrainConfig, table: Path) -> None:
         "validation": result.validation,
         "test": result.test,
         "test_of_predicting_the_training_mean": result.trivial,
-        "best_epoch": result.best_epoch,
+        "kept_epoch": result.kept_epoch,
         "undefined": {"validation": {}, "test": {}},
         "uncertainty": {part: {"y": found["y"].figures()} for part, found in result.worth.items()},
         "random_forest_on_ecfp4": metrics["random_forest_on_ecfp4"],
@@ -136,7 +136,7 @@ def test_labels_are_scaled_and_the_scaling_undone(config: TrainConfig) -> None:
     table = Path(config.data)
     far = [5000 + 300 * n for n in N_CARBONS]
     write(table, smiles=CHAINS, y=far, part=PARTS)
-    result, _ = run(replace(config, epochs=25, patience=25))
+    result, _ = run(replace(config, epochs=25))
     training = [label for label, part in zip(far, PARTS, strict=True) if part == "train"]
     target = result.targets[0]
     assert (target.mean, target.scale) == pytest.approx((np.mean(training), np.std(training)))
@@ -161,7 +161,7 @@ def test_the_saved_model_predicts_what_was_judged(config: TrainConfig) -> None:
 def test_two_targets_with_different_units(config: TrainConfig) -> None:
     thousands = [1000 * n for n in N_CARBONS]
     write(Path(config.data), smiles=CHAINS, y=N_CARBONS, z=thousands, part=PARTS)
-    result, _ = run(replace(config, target=("y", "z"), units=("", "mg"), epochs=20, patience=20))
+    result, _ = run(replace(config, target=("y", "z"), units=("", "mg"), epochs=20))
     assert [target.unit for target in result.targets] == ["", "mg"]
     assert result.targets[1].scale == pytest.approx(1000 * result.targets[0].scale)
     for name in ("y", "z"):
@@ -181,7 +181,7 @@ def test_a_model_file_names_no_folder(config: TrainConfig) -> None:
 
 def test_binary(config: TrainConfig) -> None:
     write(Path(config.data), smiles=CHAINS, y=HAS_OXYGEN, part=PARTS)
-    result, told = run(replace(config, epochs=15, patience=15))
+    result, told = run(replace(config, epochs=15))
     assert result.targets[0].kind == "binary"
     assert figure(result.test, "y", "ROC-AUC") > 0.9
     assert result.trivial == {}
@@ -190,8 +190,7 @@ def test_binary(config: TrainConfig) -> None:
     table = Predictor(result.model).predict(["CCO", "CCC"])
     told = ["y_prob", "y_set", "domain", "similarity", "nearest"]
     assert table.column_names == ["smiles", "status", "reason", *told]
-    best = max(epoch["validation"] for epoch in result.history)
-    assert result.validation["y"]["ROC-AUC"] == pytest.approx(best)
+    assert result.validation["y"]["ROC-AUC"] == pytest.approx(result.history[-1]["validation"])
 
 
 def test_binary_by_order(config: TrainConfig) -> None:
@@ -288,17 +287,24 @@ def test_early_stopping_goes_back_to_the_best_epoch(
     monkeypatch.setattr(finetuning.FineTuning, "_figure", judge)
     result, _ = run(replace(config, epochs=30, patience=3))
     assert len(result.history) == 5
-    assert result.best_epoch == 2
+    assert result.kept_epoch == 2
     kept = weights(result)
     assert all(torch.equal(kept[name], seen[1][name]) for name in kept)
     assert not all(torch.equal(kept[name], seen[4][name]) for name in kept)
 
 
-def test_the_reported_validation_is_that_of_the_best_epoch(config: TrainConfig) -> None:
-    result, _ = run(replace(config, epochs=6, learning_rate=3e-2))
-    best = min(epoch["validation"] for epoch in result.history)
-    assert result.history[result.best_epoch - 1]["validation"] == best
-    in_unit = best * result.targets[0].scale
+@pytest.mark.parametrize("patience", [0, 6])
+def test_the_reported_validation_is_that_of_the_epoch_that_is_kept(
+    config: TrainConfig, patience: int
+) -> None:
+    """Of the last one, though another is better; with patience of the best."""
+    result, _ = run(replace(config, epochs=6, learning_rate=0.1, patience=patience))
+    figures = [epoch["validation"] for epoch in result.history]
+    assert min(figures) < figures[-1]
+    kept = min(figures) if patience else figures[-1]
+    assert result.kept_epoch == figures.index(kept) + 1
+    assert result.choices["epoch_from"] == ("validation" if patience else "the last")
+    in_unit = kept * result.targets[0].scale
     assert result.validation["y"]["RMSE"] == pytest.approx(in_unit, rel=1e-5)
 
 
@@ -441,8 +447,7 @@ def test_a_validation_part_of_one_class_is_judged_by_its_loss(config: TrainConfi
     result, told = run(replace(config, epochs=3))
     assert "it has labels of one class only" in told
     assert result.validation["y"]["ROC-AUC"] is None
-    best = min(epoch["validation"] for epoch in result.history)
-    assert result.history[result.best_epoch - 1]["validation"] == best
+    assert result.kept_epoch == len(result.history) == 3
 
 
 def test_both_kinds_of_target_together(config: TrainConfig) -> None:
@@ -452,9 +457,8 @@ def test_both_kinds_of_target_together(config: TrainConfig) -> None:
     assert "ROC-AUC" in told
     assert "standard deviations" in told
     rmse = figure(result.validation, "y", "RMSE") / result.targets[0].scale
-    best = result.history[result.best_epoch - 1]["validation"]
-    assert best == pytest.approx(figure(result.validation, "o", "ROC-AUC") - rmse, abs=1e-5)
-    assert best == max(epoch["validation"] for epoch in result.history)
+    known = figure(result.validation, "o", "ROC-AUC") - rmse
+    assert result.history[-1]["validation"] == pytest.approx(known, abs=1e-5)
 
 
 def test_equal_labels_train_all_the_same(config: TrainConfig) -> None:
@@ -543,10 +547,10 @@ def test_ctrl_c_leaves_nothing(config: TrainConfig, monkeypatch: pytest.MonkeyPa
     [
         ({"target": ("y", "y")}, "a target is named twice: y, y"),
         ({"units": ("eV", "D")}, "1 targets, but 2 units"),
-        ({"epochs": 0}, "epochs, patience, batch_size, seeds and ensemble must be at"),
+        ({"epochs": 0}, "epochs, batch_size, seeds and ensemble must be at"),
         (
             {"conformers": -1},
-            "conformers, forest, warmup_epochs, weight_decay, search and seed must not be neg",
+            "conformers, forest, patience, warmup_epochs, weight_decay, search and seed must not be",
         ),
         (
             {"learning_rate": 0.0},
@@ -597,7 +601,7 @@ def test_bad_cells_cost_themselves_and_bounds_are_learnt_as_bounds(config: Train
     cells: list[Any] = [">9" if y > 9 else y for y in N_CARBONS]
     cells[0], cells[5], cells[6] = "tiny", "n.d.", "~2"
     write(Path(config.data), smiles=CHAINS, y=cells, part=PARTS)
-    result, told = run(replace(config, epochs=12, patience=12))
+    result, told = run(replace(config, epochs=12))
     rows = rows_of(result)
     assert [rows[k]["status"] for k in (0, 5, 6)] == ["no_label", "no_label", "ok"]
     assert rows[0]["labels"] == "y: 'tiny' is no number"
@@ -622,7 +626,7 @@ def test_a_logarithm_is_learnt_and_given_back(config: TrainConfig) -> None:
     write(Path(config.data), smiles=CHAINS, y=decades, part=PARTS)
     _, hinted = run(replace(config, epochs=1))
     assert "--log-scale y learns its logarithm" in hinted
-    result, told = run(replace(config, log_scale=("y",), epochs=12, patience=12))
+    result, told = run(replace(config, log_scale=("y",), epochs=12))
     assert "its log10 is learnt" in told
     target = result.targets[0]
     training = [y for y, part in zip(decades, PARTS, strict=True) if part == "train"]
@@ -641,7 +645,7 @@ def test_several_classes_beside_a_number(config: TrainConfig) -> None:
     kinds = [{"O": "alcohol", "N": "amine", "F": "fluoride"}.get(s[-1], "alkane") for s in CHAINS]
     kinds[3] = ""
     write(Path(config.data), smiles=CHAINS, kind=kinds, y=N_CARBONS, part=PARTS)
-    result, told = run(replace(config, target=("kind", "y"), epochs=15, patience=15))
+    result, told = run(replace(config, target=("kind", "y"), epochs=15))
     assert [target.kind for target in result.targets] == ["multiclass", "regression"]
     assert "target 'kind': multi-class (alcohol, alkane, amine, fluoride)" in told
     assert figure(result.test, "kind", "macro ROC-AUC") > 0.6

@@ -66,7 +66,8 @@ def choices_of(
         "freeze": config.freeze,
         "seeds": config.seeds,
         "ensemble": config.ensemble,
-        "epoch_and_threshold_from": "validation",
+        "epoch_from": "validation" if config.patience else "the last",
+        "threshold_from": "validation",
         "notes": [*assay.notes, *_of_nothing(config), *_imbalance(assay, splits, data)],
     }
 

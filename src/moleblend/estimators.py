@@ -64,8 +64,8 @@ class _FineTuned(_SmilesEstimator):
         conformers: int = 0,
         features: tuple[Literal["auto", "none", "ecfp4", "descriptors"], ...] = ("auto",),
         validation_fraction: float = 0.1,
-        epochs: int = 40,
-        patience: int = 10,
+        epochs: int = 30,
+        patience: int = 0,
         batch_size: int = 32,
         learning_rate: float = 2e-4,
         head_dropout: float = 0.1,
@@ -134,10 +134,10 @@ class _FineTuned(_SmilesEstimator):
             )
             result = train(config, console=Console(stderr=True, quiet=not self.verbose))
             self.model_file_ = result.model.read_bytes()
-        self.best_epoch_ = result.best_epoch
+        self.kept_epoch_ = result.kept_epoch
 
     def _validation(self, smiles: list[str]) -> Split:
-        """Put a part aside that chooses the epoch: by scaffold, at random if that parts nothing."""
+        """Put a part aside for validation: by scaffold, at random if that parts nothing."""
         if not 0 < self.validation_fraction < 1:
             raise ValueError(
                 f"validation_fraction must be in (0, 1), {self.validation_fraction} came"
@@ -182,9 +182,11 @@ class MoleBlendRegressor(RegressorMixin, _FineTuned):
         conformers: geometries computed for each molecule.
         features: joined to the property head, as in `train.TrainConfig`.
         validation_fraction: part of the molecules, put aside by scaffold (at random where no
-            scaffold can be parted from the others), that chooses the epoch.
-        epochs: at most.
-        patience: epochs without a better validation figure after which training stops.
+            scaffold can be parted from the others), by which probabilities and intervals are put
+            right and, with patience, the epoch is chosen.
+        epochs: of training; at most, with patience.
+        patience: epochs without a better validation figure after which training stops and the best
+            epoch is kept; 0 keeps the last.
         batch_size: molecules in a step.
         learning_rate: at the end of the warm-up.
         head_dropout: before the last layer of the property head.
@@ -195,7 +197,7 @@ class MoleBlendRegressor(RegressorMixin, _FineTuned):
 
     Attributes:
         model_file_: bytes of the fitted model's safetensors file; `save` writes them.
-        best_epoch_: whose weights were kept.
+        kept_epoch_: whose weights were kept.
         n_outputs_: number of targets.
         n_features_in_: columns of X.
 

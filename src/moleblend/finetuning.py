@@ -1,4 +1,4 @@
-"""Weights fitted to labels: the loss, the epochs, and the choice of the best of them."""
+"""Weights fitted to labels: the loss, the epochs, and which of them is kept."""
 
 import copy
 import logging
@@ -65,7 +65,7 @@ class Labelled:
 
 
 class FineTuning(pl.LightningModule):
-    """Lightning's view of a run; keeps the weights of the best epoch."""
+    """Lightning's view of a run; keeps the weights of the last epoch, or of the best one."""
 
     def __init__(
         self,
@@ -93,7 +93,8 @@ class FineTuning(pl.LightningModule):
             seed: of the order of batches and the choice of conformers.
             weights: see `property_loss`.
             vectors: what a frozen encoder gave for molecules already; more are added.
-            goes_on: is told each epoch and the best figure so far, and ends the run by False.
+            goes_on: is told each epoch and the figure of what is kept so far, and ends the run by
+                False.
         """
         super().__init__()
         self.model, self.config, self.views = model, config, views
@@ -101,8 +102,8 @@ class FineTuning(pl.LightningModule):
         self.console, self.seed, self.weights = console, seed, weights
         self.history: list[dict[str, int | float]] = []
         self.losses: list[float] = []
-        self.best_figure, self.best_epoch = -np.inf, 0
-        self.best_weights = copy.deepcopy(model.state_dict())
+        self.kept_figure, self.kept_epoch = -np.inf, 0
+        self.kept_weights = copy.deepcopy(model.state_dict())
         self.mean_weights = copy.deepcopy(model.state_dict()) if config.ema else None
         self.vectors = {} if vectors is None else vectors
         self.goes_on = goes_on
@@ -135,15 +136,15 @@ class FineTuning(pl.LightningModule):
                     )
 
     def on_train_epoch_end(self) -> None:
-        """Validate; keep the best weights; stop when nothing gets better."""
+        """Validate; keep the weights; with patience the best ones, and no longer than that."""
         epoch = self.current_epoch + 1
         present = copy.deepcopy(self.model.state_dict()) if self.mean_weights else None
         if self.mean_weights is not None:
             self.model.load_state_dict(self.mean_weights)
         figure, shown, told = self._figure()
-        if figure > self.best_figure:
-            self.best_figure, self.best_epoch = figure, epoch
-            self.best_weights = copy.deepcopy(self.model.state_dict())
+        if not self.config.patience or figure > self.kept_figure:
+            self.kept_figure, self.kept_epoch = figure, epoch
+            self.kept_weights = copy.deepcopy(self.model.state_dict())
         if present is not None:
             self.model.load_state_dict(present)
         loss = float(np.mean(self.losses))
@@ -152,13 +153,13 @@ class FineTuning(pl.LightningModule):
         self.console.print(
             f"epoch {epoch}  training loss {loss:.4f}  validation {told}", soft_wrap=True
         )
-        is_over = self.goes_on is not None and not self.goes_on(epoch, self.best_figure)
-        if is_over or epoch - self.best_epoch >= self.config.patience:
+        is_over = self.goes_on is not None and not self.goes_on(epoch, self.kept_figure)
+        if is_over or (self.config.patience and epoch - self.kept_epoch >= self.config.patience):
             self.trainer.should_stop = True
 
     def on_train_end(self) -> None:
-        """Go back to the best epoch."""
-        self.model.load_state_dict(self.best_weights)
+        """Go back to the epoch that is kept."""
+        self.model.load_state_dict(self.kept_weights)
 
     def train_dataloader(self) -> DataLoader:
         """Batches of an epoch; their order and the conformers follow from the seed."""
@@ -424,7 +425,7 @@ def score(
 
 
 def fit(run: FineTuning) -> None:
-    """Train to the end; the model then has the weights of the best epoch.
+    """Train to the end; the model then has the weights that are kept.
 
     Raises:
         FloatingPointError: the loss is no longer a number.

@@ -41,7 +41,7 @@ class TrainResult:
         test: metrics per target on the test part, read once.
         trivial: test metrics of predicting the training mean; only for regression.
         history: see `Run.histories`, of the first member.
-        best_epoch: whose weights were kept, in the first member.
+        kept_epoch: whose weights were kept, in the first member.
         parts: rows of each part, counted from 0 in the file; with folds all are tested.
         predicted: for the rows of the test part, see `predict.in_units`.
         labels: for the rows of the test part; NaN where missing.
@@ -73,7 +73,7 @@ class TrainResult:
     test: dict[str, Metrics]
     trivial: dict[str, Metrics]
     history: list[dict[str, int | float]]
-    best_epoch: int
+    kept_epoch: int
     parts: Split
     predicted: Float64[np.ndarray, "m o"]
     labels: Float64[np.ndarray, "m t"]
@@ -161,7 +161,7 @@ def outcome_of(
         test=test,
         trivial=trivial,
         history=first.histories[0],
-        best_epoch=first.best_epochs[0],
+        kept_epoch=first.kept_epochs[0],
         parts=Split(**parts),
         predicted=predicted,
         labels=data.labels[tested],

@@ -59,8 +59,8 @@ def write_train_report(result: TrainResult, path: Path) -> Path:
     )
     kept = (
         "This run read the test part once, after every choice had been made on the validation "
-        f"part. The weights are those of epoch {result.best_epoch} of {len(result.history)}, the "
-        "best on validation."
+        f"part. The weights are those of epoch {result.kept_epoch} of {len(result.history)}, the "
+        f"{'best on validation' if config.patience else 'last'}."
     )
     if config.folds:
         kept = (
@@ -259,7 +259,7 @@ def _rank_pictures(
 def _learning_plots(result: TrainResult) -> list[str]:
     """Draw the curves of the run that is kept, and thin ones of all other runs and members."""
     histories = [history for run in result.runs for history in run.histories] or [result.history]
-    about = f"The dotted line is epoch {result.best_epoch}, which was kept."
+    about = f"The dotted line is epoch {result.kept_epoch}, which was kept."
     if len(histories) > 1:
         many = [
             f"{n} {name}"
@@ -272,7 +272,7 @@ def _learning_plots(result: TrainResult) -> list[str]:
         ]
         about = (
             f"Thick: the first of {' of '.join(reversed(many))}, with its epoch that was kept "
-            f"(dotted, {result.best_epoch}). Thin: the others."
+            f"(dotted, {result.kept_epoch}). Thin: the others."
         )
     pictures = []
     for name, title in (("training_loss", "training loss"), ("validation", figure_name(result))):
@@ -282,7 +282,7 @@ def _learning_plots(result: TrainResult) -> list[str]:
             plot.plot(epochs, [epoch[name] for epoch in other], color=GREY, linewidth=0.7)
         epochs = [epoch["epoch"] for epoch in histories[0]]
         plot.plot(epochs, [epoch[name] for epoch in histories[0]], color=BLUE, marker=".")
-        plot.axvline(result.best_epoch, color=GREY, linewidth=1, linestyle=":")
+        plot.axvline(result.kept_epoch, color=GREY, linewidth=1, linestyle=":")
         plot.xaxis.get_major_locator().set_params(integer=True)
         pictures.append(picture(plot, about))
     return pictures

@@ -31,7 +31,7 @@ def write_run_folder(result: TrainResult, assay: Assay, views: Views) -> None:
         "validation": result.validation,
         "test": result.test,
         "test_of_predicting_the_training_mean": result.trivial,
-        "best_epoch": result.best_epoch,
+        "kept_epoch": result.kept_epoch,
         "undefined": {
             part: {target: why for target, m in found.items() if (why := why_undefined(m))}
             for part, found in (("validation", result.validation), ("test", result.test))

@@ -57,10 +57,10 @@ class Run:
         targets: with the scaling of the training labels and the threshold chosen on validation.
         models: one, or the members of an ensemble.
         histories: of each member, per epoch: `epoch`, `training_loss`, and `validation`, the figure
-            that chose the epoch: mean ROC-AUC of the classes, mean RMSE in standard deviations of
+            epochs are compared by: mean ROC-AUC of the classes, mean RMSE in standard deviations of
             the regression targets (a bound counts where it is broken), their difference where there
             are both; or, where neither is defined, the loss.
-        best_epochs: of each member, whose weights were kept.
+        kept_epochs: of each member, whose weights were kept.
         validation: metrics per target on the validation part, of the weights that were kept.
         test: metrics per target on the test part, read once.
         trivial: test metrics of predicting the training mean; only for regression.
@@ -81,7 +81,7 @@ class Run:
     targets: tuple[Target, ...]
     models: tuple[Model, ...]
     histories: tuple[list[dict[str, int | float]], ...]
-    best_epochs: tuple[int, ...]
+    kept_epochs: tuple[int, ...]
     validation: dict[str, Metrics]
     test: dict[str, Metrics]
     trivial: dict[str, Metrics]
@@ -129,9 +129,9 @@ def run_on(
         return trained_on(config, seed, start, training, validation, console, is_weighted)
 
     tried = {way: trained(seed, way) for way in ways}
-    is_weighted = max(ways, key=lambda way: tried[way].best_figure)
+    is_weighted = max(ways, key=lambda way: tried[way].kept_figure)
     if len(ways) > 1:
-        said = "; ".join(f"{'with' if w else 'without'} {tried[w].best_figure:.4f}" for w in ways)
+        said = "; ".join(f"{'with' if w else 'without'} {tried[w].kept_figure:.4f}" for w in ways)
         console.print(f"weights of class 1, judged on validation: {said}", soft_wrap=True)
     members = [tried[is_weighted]]
     members += [trained(seed + k, is_weighted) for k in range(1, config.ensemble)]
@@ -173,7 +173,7 @@ def run_on(
         targets=final,
         models=tuple(member.model for member in members),
         histories=tuple(member.history for member in members),
-        best_epochs=tuple(member.best_epoch for member in members),
+        kept_epochs=tuple(member.kept_epoch for member in members),
         validation=_scored(final, raw, judged, validation),
         test=_scored(final, raw_test, predicted, test),
         trivial={
@@ -206,7 +206,7 @@ def trained_on(
     is_weighted: bool,
     goes_on: GoesOn | None = None,
 ) -> FineTuning:
-    """Train one model; it then has the weights of the epoch that was best on validation."""
+    """Train one model; it then has the weights that are kept."""
     source, targets = start.source, _targets(training, start.assay, config)
     model_config = ModelConfig(
         encoder=start.encoder,

@@ -30,7 +30,7 @@ State = Literal["done", "stopped", "failed"]
 """A trial is stopped when it falls behind the others, and has failed when its loss diverged."""
 
 GoesOn = Callable[[int, float], bool]
-"""Is told the epoch and the best figure so far; says whether the training is worth going on."""
+"""Is told the epoch and the figure of what is kept so far; says whether to go on."""
 
 TRIALS, ORIGIN = "search.csv", "search.json"
 """Files in the run folder: the trials, and what they are a function of."""

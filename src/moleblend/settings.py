@@ -51,8 +51,9 @@ class TrainConfig:
             `predict` names the nearest one; without, fingerprints and embeddings stay.
         forest: trees of the random forest on ECFP4 that is trained and tested beside the model, to
             be compared with; fewer for large tables, 0 for none.
-        epochs: at most.
-        patience: epochs without a better validation figure after which training stops.
+        epochs: of training; at most, with patience.
+        patience: epochs without a better validation figure after which training stops, and the best
+            epoch is kept; 0 keeps the last of all epochs, whatever validation says.
         batch_size: molecules in a step.
         learning_rate: at the end of the warm-up.
         layer_decay: each layer of the encoder learns at so many times the rate of the one above it.
@@ -87,8 +88,8 @@ class TrainConfig:
     pos_weight: Literal["off", "on", "try"] = "off"
     keep_training_smiles: bool = True
     forest: int = N_TREES
-    epochs: int = 40
-    patience: int = 10
+    epochs: int = 30
+    patience: int = 0
     batch_size: int = 32
     learning_rate: float = 2e-4
     layer_decay: float = 1.0
@@ -118,9 +119,10 @@ class TrainConfig:
             )
         if not self.task:
             raise ValueError("task needs one value for all targets, or one for each")
-        if min(self.epochs, self.patience, self.batch_size, self.seeds, self.ensemble) < 1:
-            raise ValueError("epochs, patience, batch_size, seeds and ensemble must be at least 1")
-        not_negative = ("conformers", "forest", "warmup_epochs", "weight_decay", "search", "seed")
+        if min(self.epochs, self.batch_size, self.seeds, self.ensemble) < 1:
+            raise ValueError("epochs, batch_size, seeds and ensemble must be at least 1")
+        not_negative = ("conformers", "forest", "patience", "warmup_epochs", "weight_decay")
+        not_negative += ("search", "seed")
         if min(getattr(self, name) for name in not_negative) < 0:
             raise ValueError(f"{', '.join(not_negative[:-1])} and seed must not be negative")
         if self.folds and (self.folds < 3 or self.seeds > 1):
