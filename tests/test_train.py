@@ -550,7 +550,7 @@ def test_ctrl_c_leaves_nothing(config: TrainConfig, monkeypatch: pytest.MonkeyPa
         ({"epochs": 0}, "epochs, batch_size, seeds and ensemble must be at"),
         (
             {"conformers": -1},
-            "conformers, forest, patience, warmup_epochs, weight_decay, search and seed must not be",
+            "conformers, forest, patience, warmup_epochs, weight_decay, search and seed must not",
         ),
         (
             {"learning_rate": 0.0},
