@@ -23,13 +23,15 @@ def decided(labels: list[str], **flags: Any) -> tuple[dict[str, Any], list[str]]
     data = Labelled(
         [read_smiles("C")] * n, assay.values, assay.bounds, np.zeros((n, 0), np.float32)
     )
-    config = TrainConfig("assay.csv", split="random", **{"source": "scratch", **flags})
+    given = {"features": ("none",), "source": "scratch", **flags}
+    config = TrainConfig("assay.csv", split="random", **given)
     choices = choices_of(config, assay, "smiles", "2d", n, data, [random_split(n)])
     return json.loads(json.dumps(choices)), told(choices, assay, table)
 
 
 def test_every_choice_is_recorded_and_said() -> None:
-    choices, said = decided([f"{k / 7:.2f}" for k in range(99)] + [">20"])
+    labels = [f"{k / 7:.2f}" for k in range(99)] + [">20"]
+    choices, said = decided(labels, features=("ecfp4", "descriptors"))
     target = choices["targets"]["x (nM)"]
     assert (target["kind"], target["unit"], target["unit_from"]) == ("regression", "nM", "header")
     assert (target["n_labels"], target["n_bounds"]) == (100, 1)
@@ -41,7 +43,12 @@ def test_every_choice_is_recorded_and_said() -> None:
     ]
     assert said[3].startswith("'x (nM)': labels that are bounds, such as >10: 1; they count only")
     parts = "80 to train, 10 to validate, 10 to test (random split)"
-    assert said[4:] == [f"100 rows, 100 usable: {parts}; views 2d; start from scratch"]
+    rest = "views 2d, ecfp4 and descriptors joined; start from scratch"
+    assert said[4:] == [f"100 rows, 100 usable: {parts}; {rest}"]
+    assert choices["features"] == ["ecfp4", "descriptors"]
+    assert decided(labels)[1][4].endswith("views 2d, nothing joined; start from scratch")
+    assert (choices["epoch_from"], choices["threshold_from"]) == ("the last", "validation")
+    assert decided(labels, patience=5)[0]["epoch_from"] == "validation"
 
 
 def test_rare_classes_are_pointed_out() -> None:

@@ -14,7 +14,7 @@ from moleblend import cli
 from moleblend.report import write_train_report
 
 
-@pytest.mark.parametrize("kind", ["value", "classes", "features", "many"])
+@pytest.mark.parametrize("kind", ["value", "classes", "descriptors", "many"])
 def test_every_command_runs(tmp_path, monkeypatch, kind):
     targets = {"y": N_CARBONS}
     if kind == "classes":
@@ -22,7 +22,7 @@ def test_every_command_runs(tmp_path, monkeypatch, kind):
     if kind == "many":
         targets = {f"t {k}": HAS_OXYGEN for k in range(5)}
     write(tmp_path / "table.csv", smiles=CHAINS, part=PARTS, **targets)
-    features = ("ecfp4",) if kind == "features" else ()
+    features = ("ecfp4", "descriptors") if kind == "descriptors" else ("auto",)
     result, _, _ = trained(tmp_path, split="part", target=tuple(targets), features=features)
     page = write_train_report(result, tmp_path / "report.html")
     write(tmp_path / "molecules.csv", smiles=["CCO", "CCN", "nonsense"])
@@ -35,7 +35,7 @@ def test_every_command_runs(tmp_path, monkeypatch, kind):
     verbs = [line[1] for line in lines]
     assert verbs.count("predict") == (1 if kind == "classes" else 2)
     assert ("explain" in verbs) == (kind in ("value", "many"))
-    assert ("explain cannot speak for" in words(page)) == (kind in ("classes", "features"))
+    assert ("explain cannot speak for" in words(page)) == (kind in ("classes", "descriptors"))
     known: dict = {}
     exec(python, known)
     assert known["table"].num_rows == 2
