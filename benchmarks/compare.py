@@ -35,15 +35,16 @@ from moleblend.tables import read_table, write_table
 
 Protocol = Literal["U", "H"]
 ModelName = Literal[
-    *("pretrained", "pretrained, nothing joined"),
-    *("random weights", "random weights, nothing joined"),
+    *("pretrained", "pretrained, first defaults"),
+    *("random weights", "random weights, first defaults"),
     *("random forest", "chemprop"),
 ]
+_FIRST_DEFAULTS = ("--features", "none", "--epochs", "40", "--patience", "10")
 OPTIONS: dict[str, tuple[str, ...]] = {
     "pretrained": (),
-    "pretrained, nothing joined": ("--features", "none"),
+    "pretrained, first defaults": _FIRST_DEFAULTS,
     "random weights": ("--from", "scratch"),
-    "random weights, nothing joined": ("--from", "scratch", "--features", "none"),
+    "random weights, first defaults": ("--from", "scratch", *_FIRST_DEFAULTS),
 }
 """What is typed for each of moleblend's models."""
 SETS = ("freesolv", "esol", "bbbp", "bace", "clintox", "sider", "lipo")

@@ -33,11 +33,17 @@ FIELDS = (
     *("dataset", "seed", "way", "metric", "validation", "test", "epoch", "minutes"),
     *("split_hash", "checkpoint"),
 )
+_FIRST_DEFAULTS: dict[str, Any] = {"epochs": 40, "patience": 10, "features": ("none",)}
 WAYS: dict[str, dict[str, Any]] = {
     "default": {},
     "random weights": {"source": "scratch"},
     "nothing joined": {"features": ("none",)},
     "random weights, nothing joined": {"source": "scratch", "features": ("none",)},
+    "best epoch": {"patience": 30},
+    "40 epochs": {"epochs": 40},
+    "best of 40": {"epochs": 40, "patience": 10},
+    "first defaults": _FIRST_DEFAULTS,
+    "random weights, first defaults": {"source": "scratch", **_FIRST_DEFAULTS},
     "descriptors": {"features": ("descriptors",)},
     "ecfp4 and descriptors": {"features": ("ecfp4", "descriptors")},
     "read-out of all layers": {"readout": "layers"},

@@ -122,11 +122,11 @@ def views() -> str:
 def properties(protocol: str, *, is_short: bool = False) -> str:
     """Tabulate the fine-tuned models on one protocol: mean and standard deviation over seeds.
 
-    The short table leaves out what is not as by default.
+    The short table leaves out what was trained by the first defaults.
     """
     rows = [row for row in _read(HERE / "results.csv") if row["protocol"] == protocol]
     if is_short:
-        rows = [row for row in rows if not row["model"].endswith("nothing joined")]
+        rows = [row for row in rows if not row["model"].endswith("first defaults")]
     return _by_set_and_model(rows, _figure)
 
 

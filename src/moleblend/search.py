@@ -61,7 +61,7 @@ class Trial:
         number: counted from 1.
         settings: by the names of `TrainConfig`; `features` is one text.
         state: how it ended.
-        figures: the best so far after each epoch, see `FIGURE`.
+        figures: after each epoch, of the weights that are kept so far, see `FIGURE`.
         seconds: it took.
         reason: why it failed.
     """
@@ -75,7 +75,7 @@ class Trial:
 
     @property
     def figure(self) -> float:
-        """The best of all epochs; NaN where there was none."""
+        """Of the weights that were kept; NaN where there was no epoch."""
         return self.figures[-1] if self.figures else float("nan")
 
 
@@ -398,8 +398,7 @@ def _line(trials: Sequence[Trial], n_trials: int) -> str:
     done = [trial for trial in trials if trial.state == "done"]
     best = max(done, key=lambda trial: trial.figure, default=last)
     so_far = "the best so far" if best is last else f"trial {best.number} has {best.figure:.4f}"
-    epoch = last.figures.index(last.figure) + 1
     return (
-        f"{said}{last.figure:.4f} in epoch {epoch} of {len(last.figures)}{ended} "
+        f"{said}{last.figure:.4f} after epoch {len(last.figures)}{ended} "
         f"({last.seconds:.0f} s; {so_far})"
     )
