@@ -117,7 +117,10 @@ def learn(smiles: list[str], options: Options) -> None:
         out=str(options.out / "run"),
         split="random",
         views="2d",
+        source="scratch",
+        features=("none",),
         epochs=options.epochs,
+        patience=10,
         learning_rate=5e-4,
         encoder=EncoderConfig(width=128, ffn_width=128, n_layers=4),
     )

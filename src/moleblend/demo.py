@@ -249,6 +249,7 @@ def _fine_tune(
             split="part",
             task=("regression",),
             views="both",
+            features=("none",),  # what the two are compared for is the encoder
             epochs=config.epochs,
             patience=config.epochs,
             batch_size=config.batch_size,
