@@ -43,7 +43,12 @@ WAYS: dict[str, dict[str, Any]] = {
     "40 epochs": {"epochs": 40},
     "best of 40": {"epochs": 40, "patience": 10},
     "first defaults": _FIRST_DEFAULTS,
+    "best of 40, EMA 0.99": {"epochs": 40, "patience": 10, "ema": 0.99},
     "random weights, first defaults": {"source": "scratch", **_FIRST_DEFAULTS},
+    "random weights, 1 conformer, first defaults": {
+        **{"source": "scratch", "conformers": 1},
+        **_FIRST_DEFAULTS,
+    },
     "descriptors": {"features": ("descriptors",)},
     "ecfp4 and descriptors": {"features": ("ecfp4", "descriptors")},
     "read-out of all layers": {"readout": "layers"},

@@ -218,14 +218,17 @@ def _space(
         "ema": CategoricalDistribution((0.0, 0.9, 0.99)),
     }
     usual = TrainConfig(config.data)
-    left_out = {name for name in space if getattr(config, name) != getattr(usual, name)}
+    # Features are settled by now, so they differ from the default even where nobody named them.
+    left_out = set() if has_features else {"features"}
+    left_out |= {
+        name
+        for name in space
+        if name != "features" and getattr(config, name) != getattr(usual, name)
+    }
     if config.pos_weight == "try":
         left_out.discard("pos_weight")
     if not has_classes:
         left_out.add("pos_weight")
-    left_out.discard("features")
-    if not has_features:
-        left_out.add("features")
     if config.source == "scratch":  # random vectors, frozen, are no start
         left_out.add("freeze")
     if config.freeze:

@@ -14,7 +14,7 @@ from moleblend import checkpoint
 from moleblend.assay import Assay, read_assay
 from moleblend.blending import Views
 from moleblend.choices import choices_of, told
-from moleblend.descriptors import FEATURES, joined_features
+from moleblend.descriptors import joined_features
 from moleblend.encoder import EncoderConfig
 from moleblend.finetuning import Labelled
 from moleblend.fingerprints import is_readable
@@ -175,13 +175,13 @@ def _searched(
     """
     smiles = [molecule.smiles for molecule in data.molecules]
     joined: dict[tuple[str, ...], Float32[np.ndarray, "n f"]] = {config.joined: data.features}
-    for kind in FEATURES if has_features else ():
-        joined[kind,] = joined_features(smiles, [kind])
-    joined[()] = joined_features(smiles, [])
 
     def with_features(kinds: tuple[str, ...]) -> Labelled:
-        if kinds not in joined:
-            joined[kinds] = np.concatenate([joined[kind,] for kind in kinds], 1)
+        if kinds not in joined and len(kinds) > 1:
+            alone = [with_features((kind,)).features for kind in kinds]
+            joined[kinds] = np.concatenate(alone, 1)
+        elif kinds not in joined:
+            joined[kinds] = joined_features(smiles, kinds)
         return replace(data, features=joined[kinds])
 
     def attempt(settled: TrainConfig, goes_on: GoesOn) -> None:
