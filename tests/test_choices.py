@@ -11,10 +11,12 @@ from moleblend.choices import choices_of, told
 from moleblend.finetuning import Labelled
 from moleblend.rows import Table
 from moleblend.settings import TrainConfig
-from moleblend.splits import random_split
+from moleblend.splits import Split, random_split
 
 
-def decided(labels: list[str], **flags: Any) -> tuple[dict[str, Any], list[str]]:
+def decided(
+    labels: list[str], split: Split | None = None, **flags: Any
+) -> tuple[dict[str, Any], list[str]]:
     """The choices for a table of one target, and how they are said."""
     columns = pa.table({"smiles": ["C"] * len(labels), "x (nM)": labels, "id": labels})
     table = Table(Path("assay.csv"), columns)
@@ -25,7 +27,8 @@ def decided(labels: list[str], **flags: Any) -> tuple[dict[str, Any], list[str]]
     )
     given = {"features": ("none",), "source": "scratch", **flags}
     config = TrainConfig("assay.csv", split="random", **given)
-    choices = choices_of(config, assay, "smiles", "2d", n, data, [random_split(n)])
+    split = split or random_split(n)
+    choices = choices_of(config, assay, "smiles", "2d", n, data, [split])
     return json.loads(json.dumps(choices)), told(choices, assay, table)
 
 
@@ -57,6 +60,21 @@ def test_rare_classes_are_pointed_out() -> None:
     assert "class '1' has" in note
     assert "too few for certain figures; the split does not stratify" in note
     assert not any(line.startswith("note: ") for line in decided(["0", "1"] * 300)[1])
+
+
+def test_a_class_that_is_not_learnt_is_pointed_out() -> None:
+    parts = (np.arange(60), np.arange(60, 80), np.arange(80, 100))
+    _, said = decided(["0"] * 60 + ["0", "1"] * 20, split=Split(*parts))
+    assert "note: 'x (nM)': class '1' has no molecule to be learnt from" in said
+
+
+def test_a_part_that_leaves_little_to_learn_from_is_pointed_out() -> None:
+    numbers = [f"{k / 7:.2f}" for k in range(100)]
+    parts = (np.arange(40), np.arange(40, 90), np.arange(90, 100))
+    _, said = decided(numbers, split=Split(*parts))
+    assert (
+        "note: only 40 of 100 molecules are there to learn from, since the random split" in said[3]
+    )
 
 
 def test_a_frozen_encoder_of_random_weights_is_pointed_out() -> None:

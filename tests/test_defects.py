@@ -25,7 +25,7 @@ TINY = [
     *("--from", "scratch", "--epochs", "1", "--split", "random", "--device", "cpu"),
     *("--encoder.width", "16", "--encoder.ffn-width", "16", "--encoder.n-layers", "1"),
     *("--encoder.n-heads", "2", "--encoder.n-kernels", "8", "--encoder.max-atoms", "200"),
-    *("--batch-size", "64", "--target", "y"),
+    *("--batch-size", "64", "--target", "y", "--forest", "10"),
 ]
 NAMES = ["key", "smiles", "y", "note"]
 N_ROWS = 1_000

@@ -152,11 +152,41 @@ def test_frames_and_columns() -> None:
         (["CCO"], [1.0], "at least 2 molecules"),
         ([], [], "no molecule came"),
         (["CCO", "CC"], [1.0, np.inf], "infinity"),
+        (["CCO", "CC"], [[1.0, np.nan], [2.0, np.nan]], "y has no label for target y1"),
     ],
 )
 def test_what_cannot_be_fitted(X: Any, y: Any, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         MoleBlendRegressor(**QUICK).fit(X, y)
+
+
+def test_molecules_of_one_scaffold_are_not_put_aside_together() -> None:
+    benzenes = ["C" * k + "c1ccccc1" + end for k in range(19) for end in ("", "O", "N", "F", "Cl")]
+    others = ["C1CC1", "C1CCC1", "C1CCCC1", "C1CCCCC1", "c1ccncc1"]
+    for smiles in (benzenes + others, benzenes[:60] + others * 8, benzenes):
+        split = MoleBlendRegressor()._validation(smiles)
+        assert 1 <= len(split.validation) <= 20
+        rows = np.sort(np.concatenate([split.train, split.validation]))
+        assert rows.tolist() == list(range(len(smiles)))
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_a_few_molecules_are_enough_to_fit(n: int) -> None:
+    assert MoleBlendRegressor(**QUICK).fit(SMILES[:n], LENGTHS[:n]).predict(SMILES).shape == (24,)
+
+
+def test_a_molecule_that_is_not_learnt_is_an_error_that_names_its_row() -> None:
+    smiles = [*SMILES[:10], "C" * 600, *SMILES[10:]]
+    told = r"^X and y, row 11: 600 atoms, the model takes at most 512"
+    with pytest.raises(MoleculeError, match=told):
+        MoleBlendRegressor(**QUICK).fit(smiles, np.arange(25.0))
+
+
+def test_a_class_that_is_put_aside_as_a_whole_is_told() -> None:
+    aside = MoleBlendClassifier()._validation(SMILES).validation
+    y = np.isin(np.arange(24), aside)
+    with pytest.warns(UserWarning, match="so it is not learnt; another random_state"):
+        MoleBlendClassifier(**QUICK).fit(SMILES, y)
 
 
 def test_a_row_that_cannot_be_predicted_is_named() -> None:

@@ -192,6 +192,14 @@ def test_lower_layers_learn_more_slowly() -> None:
     assert rate["encoder.norm.weight"] == pytest.approx(1.25e-3)
 
 
+def test_every_target_of_classes_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, _ = tuned(replace(CONFIG, epochs=1))
+    areas = {"a": {"ROC-AUC": 0.9}, "b": {"ROC-AUC": 0.8}, "m": {"macro ROC-AUC": 0.4}, "c": {}}
+    monkeypatch.setattr(finetuning, "score", lambda *_: areas)
+    monkeypatch.setattr(finetuning, "scaled_rmse", lambda *_: 0.1)
+    assert run._figure()[0] == pytest.approx(0.7 - 0.1)
+
+
 def test_each_kind_of_target_has_its_figures() -> None:
     targets = (NUMBER, Target("b", "binary", threshold=0.2), CLASSES)
     predicted = np.array([[1.0, 0.3, 0.1, 0.8, 0.1], [3.0, 0.1, 0.7, 0.2, 0.1]])

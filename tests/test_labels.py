@@ -73,9 +73,26 @@ def test_missing_words_and_malformed_rows_are_missing() -> None:
     flawed = Table(given.source, given.columns, flaws={8: "the row has 1 cells"})
     cells = read_cells(flawed, "y")
     assert cells is not None
-    assert cells.texts == ["1", "2", "7"]
+    assert cells.texts == ["1", "2"]
     assert cells.which.tolist() == [0, -1, -1, -1, -1, -1, 1, -1, -1]
     assert read_cells(table([1.0], None), "y") is None
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind", "classes"),
+    [(("note", "1", "0", "1"), "binary", ("0", "1")), (("x", "b", "a", "b"), "binary", ("a", "b"))],
+)
+def test_a_malformed_row_decides_nothing(
+    cells: tuple[str, ...], kind: str, classes: tuple[str, ...]
+) -> None:
+    given = table(*cells)
+    flawed = Table(given.source, given.columns, flaws={0: "the row has 4 cells"})
+    found = read_measurement(flawed, "y")
+    assert (found.kind, found.classes) == (kind, classes)
+    assert np.isnan(found.values[0])
+    nothing = Table(given.source, given.columns, flaws=dict.fromkeys(range(4), "4 cells"))
+    with pytest.raises(ValueError, match="column 'y' has no label, all its cells are empty"):
+        read_measurement(nothing, "y")
 
 
 def test_bounds_and_approximate_values_are_kept_as_such() -> None:
@@ -150,6 +167,29 @@ def test_several_classes() -> None:
     assert numbers.values.tolist() == [2, 1, 0, 1]
     with pytest.raises(ValueError, match="has 30 different labels, a multi-class target has 2 to"):
         read_measurement(table(*map(str, range(30))), "y", "multiclass")
+
+
+def test_numbers_that_are_nearly_alike_are_different_classes() -> None:
+    found = read_measurement(table("1000001", "1000002", "1000003", "0.5"), "y", "multiclass")
+    assert found.classes == ("0.5", "1000001", "1000002", "1000003")
+    assert found.values.tolist() == [1, 2, 3, 0]
+
+
+def test_two_numbers_are_two_classes_by_order() -> None:
+    found = read_measurement(table("-1", "1", "1", "-1.0", ""), "y", "binary")
+    assert (found.classes, found.notes) == (("-1", "1"), ("'y': class 1 is 1, class 0 -1",))
+    np.testing.assert_equal(found.values, [0, 1, 1, 0, NAN])
+    with pytest.raises(ValueError, match="is to be binary, but has the labels 1, 2, 3"):
+        read_measurement(table("1", "1", "2", "3"), "y", "binary")
+    assert read_measurement(table("0", "0"), "y", "binary").values.tolist() == [0, 0]
+    assert "--task binary takes them" in read_measurement(table("-1", "1"), "y").notes[0]
+
+
+def test_none_among_words_is_missing_which_is_said() -> None:
+    found = read_measurement(table("mild", "none", "severe", "mild", "strong"), "y", "multiclass")
+    assert found.classes == ("mild", "severe", "strong")
+    assert "cells that say none are taken as missing: 1; if that is a class" in found.notes[0]
+    assert not read_measurement(table("0", "1", "none"), "y").notes
 
 
 def test_few_whole_numbers_are_numbers_unless_said_otherwise() -> None:

@@ -106,6 +106,14 @@ def test_folds_are_compared_fold_by_fold() -> None:
     assert (found.model, found.forest, found.n) == (1, 3, 20)
 
 
+def test_a_fold_of_one_class_does_not_hide_the_others() -> None:
+    label = np.tile([0.0, 1.0], 10)
+    rivals = [Rival(10, np.full((20, 1), 0.5), {"t": {}}, {})] * 2
+    parts, model = [part(label), part(np.zeros(20))], [label.reshape(-1, 1)] * 2
+    (found,) = contests_of([TOXIC], model, rivals, parts)
+    assert (found.model, found.forest, found.n) == (1, 0.5, 20)
+
+
 def test_many_targets_are_summed_up() -> None:
     label = np.tile([0.0, 1.0], 20)
     right, wrong = label, 1 - label

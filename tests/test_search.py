@@ -295,6 +295,24 @@ def test_a_folder_with_an_unfinished_search(small: TrainConfig) -> None:
         run(small, resume=True)
 
 
+def test_an_old_model_does_not_hide_an_unfinished_search(
+    small: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(replace(small, search=0))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("moleblend.train.run_on", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(small)
+    with pytest.raises(ValueError, match="holds an unfinished search"):
+        run(small)
+    assert run(small, resume=True).search is not None
+    run(small)
+
+
 def test_the_verb(
     small: TrainConfig, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -88,7 +88,7 @@ def test_scaffold_split_keeps_chirality_apart():
 
 
 def test_scaffold_split_names_the_row():
-    with pytest.raises(MoleculeError, match=r"row 1: C1CC.*unclosed ring"):
+    with pytest.raises(MoleculeError, match=r"row 2: C1CC.*unclosed ring"):
         scaffold_split(["C", "C1CC"])
 
 
@@ -108,7 +108,7 @@ def test_random_split_depends_on_the_seed():
 def test_given_split():
     column = ["train", "valid", "TEST", " val ", "validation", "train"]
     assert parts(given_split(column)) == [[0, 5], [1, 3, 4], [2]]
-    with pytest.raises(ValueError, match=r"row 1: .*'tset'"):
+    with pytest.raises(ValueError, match=r"row 2: .*'tset'"):
         given_split(["train", "tset"])
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from moleblend.config import from_dict, to_dict
-from moleblend.sureness import ClassSureness, ValueSureness
+from moleblend.heads import Target
+from moleblend.sureness import ClassSureness, Sureness, ValueSureness
 
 NAN = np.nan
 
@@ -35,6 +36,17 @@ def test_columns_of_classes() -> None:
     found = ClassSureness.fit(probability, label)
     columns = found.columns("toxic", np.array([0.001, 0.5, 0.999, NAN]), ["no", "yes"])
     assert columns == {"toxic_set": ["{no}", "{no, yes}", "{yes}", None]}
+
+
+def test_no_molecules_have_no_probabilities() -> None:
+    targets = (Target("toxic", "binary"), Target("kind", "multiclass", classes=("a", "b", "c")))
+    chance = np.random.default_rng(3)
+    mean = np.concatenate([chance.random((60, 1)), chance.dirichlet(np.ones(3), 60)], 1)
+    labels = np.stack([chance.integers(2, size=60), chance.integers(3, size=60)], 1).astype(float)
+    found = Sureness.fit(targets, mean, None, labels, np.zeros((60, 2), np.int8))
+    assert set(found.classes) == {"toxic", "kind"}
+    assert found.calibrated(targets, mean[:0]).shape == (0, 4)
+    assert found.calibrated(targets, mean).shape == (60, 4)
 
 
 def test_it_comes_back_from_json() -> None:

@@ -18,7 +18,8 @@ from moleblend import checkpoint, finetuning, runs, train
 from moleblend.checkpoint import Card
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import HeadsConfig, Model, ModelConfig
-from moleblend.metrics import Metrics, binary_metrics
+from moleblend.metrics import Metrics, best_threshold, binary_metrics
+from moleblend.molecule import MoleculeError
 from moleblend.predict import Predictor
 from moleblend.splits import SPLITS, scaffold_split
 from moleblend.tables import read_table
@@ -196,7 +197,7 @@ def test_binary(config: TrainConfig) -> None:
 
 def test_binary_by_order(config: TrainConfig) -> None:
     with pytest.raises(
-        ValueError, match=r"column 'y' should hold 0 and 1, but '2.0' is neither 0 nor"
+        ValueError, match="column 'y' is to be binary, but has the labels 1, 2, 3, 4, 5"
     ):
         run(replace(config, task=("binary",)))
     write(Path(config.data), smiles=CHAINS, y=HAS_OXYGEN, part=PARTS)
@@ -504,6 +505,34 @@ def test_tables_that_cannot_be_trained_on(config: TrainConfig) -> None:
     refused(config, r"none of its 0 rows can be used$")
 
 
+def test_predictions_of_the_same_name_are_refused(config: TrainConfig) -> None:
+    write(Path(config.data), smiles=CHAINS, y=N_CARBONS, y_log10=N_CARBONS, part=PARTS)
+    told = "targets 'y' and 'y_log10' could both be named 'y_log10_pred'"
+    refused(replace(config, target=("y", "y_log10")), told)
+
+
+def test_a_molecule_without_a_scaffold_is_named_by_its_row(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(Path(config.data), smiles=["nonsense", *CHAINS], y=[1, *N_CARBONS])
+    monkeypatch.setattr(train, "is_readable", lambda smiles: smiles != "CCCO")
+    row = CHAINS.index("CCCO") + 2
+    refused(replace(config, split="scaffold"), rf"row {row} \(line {row + 1}\): RDKit does not")
+
+
+def test_rows_without_a_molecule_raise_where_this_is_asked(config: TrainConfig) -> None:
+    write(Path(config.data), smiles=["C" * 600, *CHAINS], y=[1, *N_CARBONS], part=["test", *PARTS])
+    with pytest.raises(MoleculeError, match=r"row 1 \(line 2\): 600 atoms, the model takes"):
+        train.train(config, errors="raise", console=Console(quiet=True))
+
+
+def test_labels_that_are_all_equal_are_scaled_by_the_bounds(config: TrainConfig) -> None:
+    labels = [5 if k % 2 else ">10000" for k in range(len(CHAINS))]
+    write(Path(config.data), smiles=CHAINS, y=labels, part=PARTS)
+    result, _ = run(config)
+    assert result.targets[0].scale == pytest.approx(9995 / 2, rel=0.1)
+
+
 def test_a_folder_that_holds_something_else_is_left_alone(config: TrainConfig) -> None:
     out = Path(config.out)
     out.mkdir()
@@ -543,30 +572,6 @@ def test_ctrl_c_leaves_nothing(config: TrainConfig, monkeypatch: pytest.MonkeyPa
     with pytest.raises(KeyboardInterrupt):
         run(config)
     assert not Path(config.out).exists()
-
-
-@pytest.mark.parametrize(
-    ("changed", "told"),
-    [
-        ({"target": ("y", "y")}, "a target is named twice: y, y"),
-        ({"units": ("eV", "D")}, "1 targets, but 2 units"),
-        ({"epochs": 0}, "epochs, batch_size, seeds and ensemble must be at"),
-        (
-            {"conformers": -1},
-            "conformers, forest, patience, warmup_epochs, weight_decay, search and seed must not",
-        ),
-        (
-            {"learning_rate": 0.0},
-            "learning_rate and clip_norm must be positive, layer_decay in .* 0.0, 5.0 and",
-        ),
-        ({"head_dropout": 1.0}, r"head_dropout must be in \[0, 1\), 1.0 came"),
-    ],
-)
-def test_a_run_that_cannot_be_is_refused(
-    config: TrainConfig, changed: dict[str, Any], told: str
-) -> None:
-    with pytest.raises(ValueError, match=told):
-        replace(config, **changed)
 
 
 def test_the_source_must_be_a_model(config: TrainConfig, tmp_path: Path) -> None:
@@ -683,7 +688,7 @@ def test_folds_test_every_row_once_and_the_file_holds_all_models(config: TrainCo
     labels = [float(s.count("C")) for s in smiles]
     write(Path(config.data), smiles=["nonsense", *smiles], y=[1, *labels])
     result, told = run(replace(config, split="scaffold", folds=4, epochs=2))
-    assert "4 folds (scaffold), each tested once and used to validate once" in told
+    assert "4 folds (scaffold) of 6 to 6, each tested once and used to validate once" in told
     parts = [row["part"] for row in rows_of(result)]
     assert Counter(parts) == {"": 1, **{f"fold {k}": 6 for k in range(1, 5)}}
     assert result.parts.test.tolist() == list(range(1, 25))
@@ -711,6 +716,17 @@ def test_folds_test_every_row_once_and_the_file_holds_all_models(config: TrainCo
         [np.array(labels)[one.parts.validation] for one in result.runs]
     )
     assert np.array(together.column("y_std")) == pytest.approx(np.sqrt((error**2).mean()))
+
+
+def test_the_threshold_of_all_folds_is_that_of_their_probabilities(config: TrainConfig) -> None:
+    write(Path(config.data), smiles=CHAINS, y=HAS_OXYGEN)
+    result, _ = run(replace(config, split="random", folds=3))
+    rows = np.concatenate([one.parts.validation for one in result.runs])
+    judged = np.concatenate([one.judged for one in result.runs])
+    right = result.sureness.calibrated(result.targets, judged)[:, 0]
+    expected = best_threshold(right, np.array(HAS_OXYGEN)[rows])
+    assert result.targets[0].threshold == expected
+    assert checkpoint.load(result.model).config.targets[0].threshold == expected
 
 
 def replace_member(predictor: Predictor, k: int) -> Predictor:

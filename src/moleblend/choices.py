@@ -10,7 +10,7 @@ from moleblend.blending import Views
 from moleblend.finetuning import Labelled
 from moleblend.rows import Table
 from moleblend.settings import TrainConfig
-from moleblend.splits import Split
+from moleblend.splits import SPLITS, Split
 
 _FEW = 10
 """Molecules of a class in validation or test, below which figures are said to be uncertain."""
@@ -68,7 +68,13 @@ def choices_of(
         "ensemble": config.ensemble,
         "epoch_from": "validation" if config.patience else "the last",
         "threshold_from": "validation",
-        "notes": [*assay.notes, *_of_nothing(config), *_imbalance(assay, splits, data)],
+        "fold_sizes": [len(split.test) for split in splits] if config.folds else [],
+        "notes": [
+            *assay.notes,
+            *_of_nothing(config),
+            *_small_parts(config, splits, len(data)),
+            *_imbalance(assay, splits, data),
+        ],
     }
 
 
@@ -80,13 +86,26 @@ def _of_nothing(config: TrainConfig) -> list[str]:
     )
 
 
+def _small_parts(config: TrainConfig, splits: Sequence[Split], n_usable: int) -> list[str]:
+    """Say where groups that stay together leave little to learn from."""
+    least = min(len(split.train) for split in splits)
+    if config.split not in SPLITS or 2 * least >= n_usable:
+        return []
+    where = "in one of the folds " if config.folds else ""
+    told = f"{where}only {least:,} of {n_usable:,} molecules are there to learn from, since the"
+    return [f"{told} {config.split} split keeps a large group together; --split random parts it"]
+
+
 def _imbalance(assay: Assay, splits: Sequence[Split], data: Labelled) -> list[str]:
-    """Name the classes of which validation or test have few."""
+    """Name the classes that are not learnt, and those of which validation or test have few."""
     found = []
     split = "folds do" if len(splits) > 1 else "split does"
     for k, measured in enumerate(assay.measurements):
         for number, name in enumerate(measured.classes):
             is_class = data.labels[:, k] == number
+            if not all(is_class[split.train].any() for split in splits):
+                found.append(f"{measured.name!r}: class {name!r} has no molecule to be learnt from")
+                continue
             n_validation, n_test = (
                 min(int(is_class[getattr(split, part)].sum()) for split in splits)
                 for part in ("validation", "test")
@@ -126,7 +145,8 @@ def told(choices: dict[str, Any], assay: Assay, table: Table) -> list[str]:
     said += [f"note: {note}" for note in choices["notes"]]
     parts, split = choices["parts"], choices["split"]
     sizes = (
-        f"{choices['folds']} folds ({split}), each tested once and used to validate once"
+        f"{choices['folds']} folds ({split}) of {min(choices['fold_sizes']):,} to "
+        f"{max(choices['fold_sizes']):,}, each tested once and used to validate once"
         if choices["folds"]
         else f"{parts['train']:,} to train, {parts['validation']:,} to validate, "
         f"{parts['test']:,} to test ({split} split)"

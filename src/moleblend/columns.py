@@ -83,6 +83,25 @@ def result_names(
     return names
 
 
+def check_names(targets: Sequence[Target]) -> None:
+    """Refuse targets whose predictions would stand in columns of the same name.
+
+    Raises:
+        ValueError: the message names both, and the column.
+    """
+    owners: dict[str, str] = {}
+    ends = ("pred", "prob", "log10_pred", "std", "log10_std", "low", "high", "set")
+    for target in targets:
+        for end in (*ends, *(f"prob_{label}" for label in target.classes)):
+            column = f"{target.name}_{end}"
+            owner = owners.setdefault(column, target.name)
+            if owner != target.name:
+                raise ValueError(
+                    f"predictions of the targets {owner!r} and {target.name!r} could both be named "
+                    f"{column!r}: one of the columns needs another name"
+                )
+
+
 def result_columns(
     values: Float64[np.ndarray, "m n o"],
     targets: Sequence[Target],

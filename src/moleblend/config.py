@@ -44,6 +44,27 @@ def to_dict(config: object) -> dict[str, Any]:
     return _CONVERTER.unstructure(config)
 
 
+def check_choices(config: object) -> None:
+    """Refuse values that a field of a dataclass does not list, and texts where it holds several.
+
+    Raises:
+        ValueError: the message names the field, what it may be, and what came.
+    """
+    for name, kind in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        each, values = kind, [value]
+        if get_origin(kind) is tuple:
+            if not isinstance(value, (tuple, list)):
+                raise ValueError(f"{name}: a tuple was expected, {value!r} came")
+            each, values = get_args(kind)[0], list(value)
+        if get_origin(each) is Literal:
+            for one in values:
+                try:
+                    _one_of(one, each)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from error
+
+
 def read_recipe(kind: type[T], path: Path) -> T:
     """Read a TOML recipe into the dataclass `kind`.
 

@@ -5,6 +5,7 @@ bytes of its model file, so its pickle needs no class of torch, and no file besi
 """
 
 import tempfile
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -99,12 +100,11 @@ class _FineTuned(_SmilesEstimator):
         """Fine-tune on labels by the name of their target."""
         split = self._validation(smiles)
         # A run reads a test part at its end. Here the user's own y is the test, so the validation
-        # molecules stand in for it, and nobody reads those figures.
-        rows = np.concatenate([split.train, split.validation, split.validation])
-        parts = np.repeat(
-            ["train", "valid", "test"],
-            [len(split.train), len(split.validation), len(split.validation)],
-        )
+        # molecules stand in for it once more, and nobody reads those figures.
+        rows = np.concatenate([np.arange(len(smiles)), split.validation])
+        parts = np.full(len(rows), "test", object)
+        parts[split.train], parts[split.validation] = "train", "valid"
+        self._check_parts(labels, task, split)
         columns = {"smiles": pa.array([smiles[row] for row in rows]), "part": pa.array(parts)}
         for name, values in labels.items():
             columns[name] = pa.array(values[rows], from_pandas=True)
@@ -132,25 +132,47 @@ class _FineTuned(_SmilesEstimator):
                 device=self.device,
                 encoder=self.encoder or EncoderConfig(),
             )
-            result = train(config, console=Console(stderr=True, quiet=not self.verbose))
+            console = Console(stderr=True, quiet=not self.verbose)
+            try:
+                result = train(config, errors="raise", console=console)
+            except ValueError as error:  # a MoleculeError is one; its row is that of X
+                raise type(error)(str(error).replace(str(data), "X and y")) from error
             self.model_file_ = result.model.read_bytes()
         self.kept_epoch_ = result.kept_epoch
 
     def _validation(self, smiles: list[str]) -> Split:
-        """Put a part aside for validation: by scaffold, at random if that parts nothing."""
+        """Put a part aside for validation: by scaffold, or at random if that is far from it."""
         if not 0 < self.validation_fraction < 1:
             raise ValueError(
                 f"validation_fraction must be in (0, 1), {self.validation_fraction} came"
             )
         if len(smiles) < 2:
             raise ValueError("at least 2 molecules are needed to fit, 1 sample came")
-        fractions = (1 - self.validation_fraction, self.validation_fraction, 0.0)
+        n = len(smiles)
+        wanted = min(max(round(self.validation_fraction * n), 1), n - 1)
+        fractions = (1 - wanted / n, wanted / n, 0.0)
         split = scaffold_split(smiles, fractions)
         # Room is rounded down, and what found none is left over for validation here.
         split = Split(split.train, np.sort(np.concatenate([split.validation, split.test])), _NONE)
-        if min(len(split.train), len(split.validation)) == 0:
-            split = random_split(len(smiles), fractions, self.random_state)
+        # Molecules of one scaffold stay together, and may be too many to be put aside.
+        if not 0 < len(split.validation) <= min(2 * wanted, n - 1):
+            split = random_split(n, fractions, self.random_state)
         return split
+
+    def _check_parts(
+        self, labels: dict[str, Float64[np.ndarray, " n"]], task: str, split: Split
+    ) -> None:
+        """Refuse a target without a label; warn of a class that is put aside as a whole."""
+        for name, values in labels.items():
+            if np.isnan(values).all():
+                raise ValueError(f"y has no label for target {name}: all its values are NaN")
+            for label in (0, 1) if task == "binary" else ():
+                if label in values and label not in values[split.train]:
+                    warnings.warn(
+                        f"all molecules of which {name} is {label} were put aside for validation, "
+                        "so it is not learnt; another random_state or validation_fraction may do",
+                        stacklevel=4,
+                    )
 
     def _predict(self, X: Any) -> Float64[np.ndarray, "n t"]:  # noqa: ANN401, N803
         """Predict every target, in its unit or as a probability."""
@@ -181,8 +203,8 @@ class MoleBlendRegressor(RegressorMixin, _FineTuned):
             `epochs`, `patience`, `batch_size`, `learning_rate`, `head_dropout` and `device`.
         conformers: geometries computed for each molecule.
         features: joined to the property head, as in `train.TrainConfig`.
-        validation_fraction: part of the molecules, put aside by scaffold (at random where no
-            scaffold can be parted from the others), by which probabilities and intervals are put
+        validation_fraction: part of the molecules, put aside by scaffold (at random where that
+            would be none, or more than twice as many), by which probabilities and intervals are put
             right and, with patience, the epoch is chosen.
         epochs: of training; at most, with patience.
         patience: epochs without a better validation figure after which training stops and the best

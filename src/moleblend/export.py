@@ -89,7 +89,7 @@ class Graph(nn.Module):
             scaled = output * self.label_scale + self.label_mean
             found.append(torch.where(self.is_binary, output.sigmoid(), scaled))
         mean = torch.stack(found).mean(0)
-        # Of a learnt logarithm the mean is taken before the power, as in `predict.mean_of_members`.
+        # Of a learnt logarithm the mean is taken before the power, as in `columns.mean_of_members`.
         return torch.where(self.is_log10, 10.0 ** mean.clamp(-30, 30), mean)
 
 

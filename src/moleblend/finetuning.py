@@ -27,7 +27,6 @@ from moleblend.inference import each_geometry, n_geometries, over_geometries
 from moleblend.metrics import (
     Metrics,
     binary_metrics,
-    mean_metric,
     multiclass_metrics,
     regression_metrics,
 )
@@ -277,17 +276,16 @@ class FineTuning(pl.LightningModule):
 
         Returns:
             The figure by which epochs are compared (higher is better), the one that is reported
-            (see `train.Run.history`), and how to say it.
+            (see `runs.Run.histories`), and how to say it.
         """
         targets, part = self.model.config.targets, self.validation_part
         outputs = self._outputs(part)
         if not bool(outputs.isfinite().all()):
             raise self._diverged("a prediction")
         found = score(targets, in_units(outputs.numpy(), targets), part)
-        auc = mean_metric(list(found.values()), "ROC-AUC")
-        several = mean_metric(list(found.values()), "macro ROC-AUC")
-        if several is not None:
-            auc = several if auc is None else (auc + several) / 2
+        areas = [m.get("ROC-AUC", m.get("macro ROC-AUC")) for m in found.values()]
+        areas = [area for area in areas if area is not None]
+        auc = float(np.mean(areas)) if areas else None
         labels = scaled(part.labels, targets)
         errors = [
             scaled_rmse(outputs[:, where.start].numpy(), labels[:, k], part.bounds[:, k])
@@ -409,7 +407,7 @@ def scaled(
 def score(
     targets: Sequence[Target], predicted: Float64[np.ndarray, "m o"], part: Labelled
 ) -> dict[str, Metrics]:
-    """Compare predictions (see `predict.in_units`) with the labels, target by target."""
+    """Compare predictions (see `columns.in_units`) with the labels, target by target."""
     found = {}
     for k, (target, where) in enumerate(zip(targets, output_slices(targets), strict=True)):
         values, labels = predicted[:, where], part.labels[:, k]

@@ -242,5 +242,5 @@ def _prints(smiles: Sequence[str]) -> list[ExplicitBitVect]:
         try:
             prints.append(_ECFP4.GetFingerprint(parse(text)))
         except MoleculeError as error:
-            raise MoleculeError(f"row {row}: {error}") from error
+            raise MoleculeError(f"row {row + 1}: {error}") from error
     return prints

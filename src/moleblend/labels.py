@@ -123,10 +123,12 @@ class Cells:
     Attributes:
         texts: different cells that are not missing, without blanks around them.
         which: the text of each row; -1 where it is missing.
+        n_none: rows that say `none`, which are missing too.
     """
 
     texts: list[str]
     which: Int64[np.ndarray, " n"]
+    n_none: int = 0
 
     @property
     def counts(self) -> Int64[np.ndarray, " texts"]:
@@ -153,9 +155,15 @@ def read_cells(table: Table, name: str) -> Cells | None:
     texts = list(dict.fromkeys(text for text in found if text and text.lower() not in MISSING))
     places = {text: place for place, text in enumerate(texts)}
     lookup = np.array([places.get(text, -1) for text in found] + [-1], np.int64)
-    which = lookup[encoded.indices.fill_null(len(found)).to_numpy(zero_copy_only=False)]
+    rows = encoded.indices.fill_null(len(found)).to_numpy(zero_copy_only=False)
+    which = lookup[rows]
     which[list(table.flaws)] = -1
-    return Cells(texts, which)
+    # A text that malformed rows alone have is no label, and no class.
+    used = np.unique(which[which >= 0])
+    renumbered = np.full(len(texts) + 1, -1, np.int64)
+    renumbered[used] = np.arange(len(used))
+    n_none = int(np.array([text.lower() == "none" for text in found] + [False])[rows].sum())
+    return Cells([texts[place] for place in used], renumbered[which], n_none)
 
 
 def read_number(text: str) -> Reading:
@@ -263,10 +271,11 @@ def _regression(
             f"--log-scale {_quoted(name)} learns its logarithm"
         )
     different = np.unique(known)
-    if 3 <= len(different) <= 10 and (different == different.round()).all() and not bounds.any():
+    if 2 <= len(different) <= 10 and (different == different.round()).all() and not bounds.any():
         notes.append(
             f"{name!r} has only the values {', '.join(f'{v:g}' for v in different)}: taken as "
-            "numbers; --task multiclass takes them as classes"
+            f"numbers; --task {'binary' if len(different) == 2 else 'multiclass'} takes them as "
+            "classes"
         )
     return Measurement(
         name, "regression", (), values, bounds, problems, n_approximate, tuple(notes)
@@ -276,11 +285,22 @@ def _regression(
 def _binary(
     table: Table, name: str, cells: Cells, readings: Sequence[Reading] | None
 ) -> Measurement:
-    """Two classes: the numbers 0 and 1, a pair of opposites, or any two texts in their order."""
+    """Two classes: 0 and 1, two other numbers, a pair of opposites, or two texts in their order."""
     if readings is not None:
         numbers = [float(r.value) if not (r.problem or r.bound) else np.nan for r in readings]
-        places = [int(value) if value in (0.0, 1.0) else -1 for value in numbers]
-        return _classes(table, name, cells, "binary", ("0", "1"), places, "0 and 1")
+        order, told = sorted({value for value in numbers if not np.isnan(value)}), []
+        if set(order) <= {0.0, 1.0} or {0.0, 1.0} < set(order):
+            order = [0.0, 1.0]
+        elif len(order) == 2:
+            told = [f"{name!r}: class 1 is {_written(order[1])}, class 0 {_written(order[0])}"]
+        else:
+            raise ValueError(
+                f"{table.source}: column {name!r} is to be binary, but has the labels "
+                f"{', '.join(map(_written, order[:5]))}"
+            )
+        pair = (_written(order[0]), _written(order[1]))
+        places = [order.index(value) if value in order else -1 for value in numbers]
+        return _classes(table, name, cells, "binary", pair, places, " and ".join(pair), told)
     texts = [text.lower() for text in cells.texts]
     pair = _pair_of(texts)
     told = []
@@ -303,8 +323,8 @@ def _multiclass(
     """Several classes, in the order of their numbers or of the alphabet."""
     if readings is not None and not any(reading.bound for reading in readings):
         values = [reading.value for reading in readings]
-        classes = [f"{value:g}" for value in sorted(set(values))]
-        places = [classes.index(f"{value:g}") for value in values]
+        order = sorted(set(values))
+        classes, places = [_written(value) for value in order], [order.index(v) for v in values]
     else:
         texts = [text.lower() for text in cells.texts]
         # The first way of writing that the file has is the name of the class.
@@ -335,6 +355,9 @@ def _classes(
         for text, place in zip(cells.texts, places, strict=True)
     ]
     numbers = np.array([*(place if place >= 0 else np.nan for place in places), np.nan])
+    if cells.n_none and not all(map(_NUMBER.fullmatch, classes)):
+        told = f"{name!r}: cells that say none are taken as missing: {cells.n_none:,}"
+        notes = [*notes, f"{told}; if that is a class, give it another word"]
     return Measurement(
         name=name,
         kind=kind,
@@ -386,6 +409,11 @@ def is_pair(cells: Cells) -> bool:
 
 def _pair_of(texts: Sequence[str]) -> tuple[str, str] | None:
     return next((pair for pair in _OPPOSITES if set(texts) <= set(pair)), None)
+
+
+def _written(value: float) -> str:
+    """Write a number that names a class; no two are written alike."""
+    return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
 
 
 def _quoted(name: str) -> str:

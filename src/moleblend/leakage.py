@@ -129,7 +129,7 @@ def leakage(smiles: Sequence[str], split: Split) -> Leakage:
                 "scaffold": scaffold(text),
             }
         except MoleculeError as error:
-            raise MoleculeError(f"row {row}: {error}") from error
+            raise MoleculeError(f"row {row + 1}: {error}") from error
     shared = []
     for kind in get_args(Kind):
         for pair in combinations(parts, 2):

@@ -15,7 +15,7 @@ from moleblend.metrics import Metrics
 from moleblend.predict import Row
 from moleblend.repeats import Repeats
 from moleblend.rival import Contest, Rival, contests_of
-from moleblend.runs import Run
+from moleblend.runs import Run, with_thresholds
 from moleblend.search import Search
 from moleblend.settings import TrainConfig
 from moleblend.splits import Split
@@ -43,7 +43,7 @@ class TrainResult:
         history: see `Run.histories`, of the first member.
         kept_epoch: whose weights were kept, in the first member.
         parts: rows of each part, counted from 0 in the file; with folds all are tested.
-        predicted: for the rows of the test part, see `predict.in_units`.
+        predicted: for the rows of the test part, see `columns.in_units`.
         labels: for the rows of the test part; NaN where missing.
         rows: status and reason of every row of the file.
         bounds: for the rows of the test part, 1 and -1 where a label is only a bound.
@@ -121,17 +121,14 @@ def outcome_of(
     )
     validation, test, trivial = first.validation, first.test, first.trivial
     parts = {name: usable[part] for name, part in asdict(first.parts).items()}
-    targets = first.targets
+    targets, sureness = first.targets, first.sureness
     if config.folds:
         validation, test, trivial = (
             _means([getattr(run, name) for run in runs])
             for name in ("validation", "test", "trivial")
         )
         parts = {"train": usable[:0], "validation": usable[:0], "test": usable[tested]}
-        targets = tuple(
-            replace(target, threshold=float(np.mean([run.targets[k].threshold for run in runs])))
-            for k, target in enumerate(first.targets)
-        )
+        targets, sureness = _of_folds(runs, data)
     spread = {}
     if len(runs) > 1:
         spread = {
@@ -149,7 +146,7 @@ def outcome_of(
     for name, values in learnt.items():
         choices["targets"][name] |= values
     choices["pos_weight"] = runs[0].is_weighted
-    sureness, domain = _kept_sureness(config, runs, data, targets), first.domain
+    domain = first.domain
     if domain is not None:
         domain = replace(domain, rows=usable[first.parts.train[domain.rows]])
     choices["sureness"] = _sureness_choices(config, first, sureness)
@@ -220,18 +217,16 @@ def _nearness(
     return Nearness.joined(found, order)
 
 
-def _kept_sureness(
-    config: TrainConfig, runs: Sequence[Run], data: Labelled, targets: tuple[Target, ...]
-) -> Sureness:
-    """Give that of the model in the file: of the first seed, or of all folds together.
+def _of_folds(runs: Sequence[Run], data: Labelled) -> tuple[tuple[Target, ...], Sureness]:
+    """Fit thresholds and sureness of the model in the file to the validation parts of all folds.
 
     A fold's prediction of its validation part has no spread over folds, so none is calibrated.
     """
-    if not config.folds:
-        return runs[0].sureness
+    targets, judged = runs[0].targets, np.concatenate([run.judged for run in runs])
     rows = np.concatenate([run.parts.validation for run in runs])
-    judged = np.concatenate([run.judged for run in runs])
-    return Sureness.fit(targets, judged, None, data.labels[rows], data.bounds[rows])
+    labels = data.labels[rows]
+    sureness = Sureness.fit(targets, judged, None, labels, data.bounds[rows])
+    return with_thresholds(targets, sureness.calibrated(targets, judged), labels), sureness
 
 
 def _sureness_choices(config: TrainConfig, first: Run, sureness: Sureness) -> dict[str, Any]:

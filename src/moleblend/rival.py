@@ -209,7 +209,7 @@ def contests_of(
     Args:
         targets: what the outputs are.
         model: its predictions for each test part, of which there are several with folds; the
-            figures are means over these.
+            figures are means over those for which there are figures.
         rivals: for each.
         tests: the parts.
 
@@ -225,14 +225,14 @@ def contests_of(
             theirs = rival.predicted[:, where]
             if target.name not in rival.test or not is_known.any():
                 continue
-            label, n = label[is_known], n + int(is_known.sum())
             both = [one[is_known] for one in (ours[:, where], theirs)]
-            sampled.append(_resampled(target, both, label, chance))
+            resampled = _resampled(target, both, label[is_known], chance)
+            if not np.isnan(resampled[:, 0]).any():  # a fold may have one class only
+                sampled.append(resampled)
+                n += int(is_known.sum())
         if not sampled:
             continue
         figures = np.mean(sampled, 0)  # [2 r], the first resample is the part as it is
-        if np.isnan(figures[:, 0]).any():
-            continue
         is_value = target.kind == "regression"
         gains = (figures[1] - figures[0]) * (1 if is_value else -1)
         drawn = gains[1:][~np.isnan(gains[1:])]  # a drawing may have one class only

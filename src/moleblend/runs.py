@@ -64,7 +64,7 @@ class Run:
         validation: metrics per target on the validation part, of the weights that were kept.
         test: metrics per target on the test part, read once.
         trivial: test metrics of predicting the training mean; only for regression.
-        predicted: for the test part, see `predict.in_units`; probabilities are put right.
+        predicted: for the test part, see `columns.in_units`; probabilities are put right.
         raw: the same, before they are put right.
         is_weighted: whether class 1 was weighed by how rare it is.
         judged: for the validation part, before probabilities are put right.
@@ -147,13 +147,7 @@ def run_on(
     sureness = Sureness.fit(targets, raw, spread, validation.labels, validation.bounds)
     domain, missing = _domain(members[0], training, validation, config)
     judged = sureness.calibrated(targets, raw)
-    slices = output_slices(targets)
-    final = tuple(
-        replace(target, threshold=best_threshold(judged[:, where.start], validation.labels[:, k]))
-        if target.kind == "binary"
-        else target
-        for k, (target, where) in enumerate(zip(targets, slices, strict=True))
-    )
+    final = with_thresholds(targets, judged, validation.labels)
     for member in members:
         member.model.config = replace(member.model.config, targets=final)
     raw_test, test_spread = answer(test)
@@ -180,7 +174,7 @@ def run_on(
             target.name: regression_metrics(
                 means[:, where.start], test.labels[:, k], test.bounds[:, k], log10=target.log10
             )
-            for k, (target, where) in enumerate(zip(final, slices, strict=True))
+            for k, (target, where) in enumerate(zip(final, output_slices(final), strict=True))
             if target.kind == "regression"
         },
         predicted=predicted,
@@ -193,6 +187,20 @@ def run_on(
         nearness=near_test,
         rival=learn_forest(n_trees, final, training, validation, test, seed),
         notes=(*sureness.notes, *missing),
+    )
+
+
+def with_thresholds(
+    targets: tuple[Target, ...],
+    probabilities: Float64[np.ndarray, "m o"],
+    labels: Float64[np.ndarray, "m t"],
+) -> tuple[Target, ...]:
+    """Choose the threshold of each binary target on probabilities that are put right."""
+    return tuple(
+        replace(target, threshold=best_threshold(probabilities[:, where.start], labels[:, k]))
+        if target.kind == "binary"
+        else target
+        for k, (target, where) in enumerate(zip(targets, output_slices(targets), strict=True))
     )
 
 
@@ -243,7 +251,7 @@ def _readout(config: TrainConfig, source: Model | None) -> Readout:
 
 
 def _targets(training: Labelled, assay: Assay, config: TrainConfig) -> tuple[Target, ...]:
-    """Scale regression targets by the training labels; by bounds if there is nothing else."""
+    """Scale regression targets by the training labels; by bounds too if those do not differ."""
     targets = []
     for k, (measured, unit) in enumerate(zip(assay.measurements, assay.units, strict=True)):
         labels, is_exact = training.labels[:, k], training.bounds[:, k] == 0
@@ -256,7 +264,8 @@ def _targets(training: Labelled, assay: Assay, config: TrainConfig) -> tuple[Tar
             targets.append(Target(measured.name, measured.kind, classes=measured.classes))
             continue
         exact = labels[~np.isnan(labels) & is_exact]
-        seen = exact if len(exact) else seen
+        # Where exact labels say nothing of the scale, bounds do.
+        seen = exact if len(exact) and np.ptp(exact) > 0 else seen
         log10 = measured.name in config.log_scale
         seen = np.log10(seen) if log10 else seen
         scale = float(seen.std()) if np.ptp(seen) > 0 else 1.0

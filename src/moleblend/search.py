@@ -35,6 +35,8 @@ GoesOn = Callable[[int, float], bool]
 TRIALS, ORIGIN = "search.csv", "search.json"
 """Files in the run folder: the trials, and what they are a function of."""
 
+_IS_FINISHED = "is_finished"
+
 FIGURE = (
     "the figure, of which more is better, is the mean ROC-AUC of the classes less the mean RMSE of "
     "the values in standard deviations, whichever there are"
@@ -121,8 +123,18 @@ def require_optuna() -> None:
 
 
 def is_unfinished(folder: Path) -> bool:
-    """Whether a search was begun in a run folder and no model came of it."""
-    return (folder / TRIALS).is_file() and not (folder / "model.safetensors").is_file()
+    """Whether a search was begun in a run folder and no run came of it."""
+    origin, model = folder / ORIGIN, folder / "model.safetensors"
+    if not origin.is_file():
+        return False
+    told = json.loads(origin.read_text(encoding="utf-8"))
+    return not (told.get(_IS_FINISHED, True) and model.is_file())
+
+
+def finish(folder: Path) -> None:
+    """Remember that a run came of the search in a run folder."""
+    told = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
+    _write_origin(folder, told | {_IS_FINISHED: True})
 
 
 def forget(folder: Path) -> None:
@@ -171,8 +183,8 @@ def search(
         trials = _begun(config, model, space) if resume else []
         if not resume:
             forget(config.folder)
-            with replacing(config.folder / ORIGIN) as temporary:
-                temporary.write_text(json.dumps(_origin(config, model, space), indent=1) + "\n")
+        _write_origin(config.folder, _origin(config, model, space) | {_IS_FINISHED: False})
+        if not resume:
             _write(trials, space, kept)
         searched = ", ".join(f"{name} ({_told(asked)})" for name, asked in space.items())
         say(f"search: {config.search} trials over {searched}; {FIGURE}")
@@ -338,12 +350,18 @@ def _origin(config: TrainConfig, model: Path | None, space: Iterable[str]) -> di
     return json.loads(json.dumps(told))
 
 
+def _write_origin(folder: Path, told: dict[str, Any]) -> None:
+    with replacing(folder / ORIGIN) as temporary:
+        temporary.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
 def _begun(
     config: TrainConfig, model: Path | None, space: dict[str, "BaseDistribution"]
 ) -> list[Trial]:
     """Read the trials from before, if they were of the same data and settings."""
     path = config.folder / ORIGIN
     told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    told.pop(_IS_FINISHED, None)
     origin = _origin(config, model, space)
     changed = [name for name in {**told, **origin} if told.get(name) != origin.get(name)]
     if changed:

@@ -8,6 +8,7 @@ import tyro
 
 from moleblend.baseline import N_TREES
 from moleblend.checkpoint import PACKAGED
+from moleblend.config import check_choices
 from moleblend.encoder import EncoderConfig
 from moleblend.labels import Task
 
@@ -104,6 +105,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
+        check_choices(self)
         for name in ("target", "log_scale", "features"):
             given = getattr(self, name)
             if len(set(given)) != len(given):
@@ -119,12 +121,12 @@ class TrainConfig:
             )
         if not self.task:
             raise ValueError("task needs one value for all targets, or one for each")
-        if min(self.epochs, self.batch_size, self.seeds, self.ensemble) < 1:
-            raise ValueError("epochs, batch_size, seeds and ensemble must be at least 1")
         not_negative = ("conformers", "forest", "patience", "warmup_epochs", "weight_decay")
-        not_negative += ("search", "seed")
-        if min(getattr(self, name) for name in not_negative) < 0:
-            raise ValueError(f"{', '.join(not_negative[:-1])} and seed must not be negative")
+        least = dict.fromkeys(("epochs", "batch_size", "seeds", "ensemble"), 1)
+        least |= dict.fromkeys((*not_negative, "search", "seed"), 0)
+        for name, smallest in least.items():
+            if getattr(self, name) < smallest:
+                raise ValueError(f"{name} must be at least {smallest}, {getattr(self, name)} came")
         if self.folds and (self.folds < 3 or self.seeds > 1):
             raise ValueError(
                 f"folds are at least 3, with one seed: {self.folds} folds, {self.seeds} seeds came"

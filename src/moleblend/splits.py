@@ -151,7 +151,9 @@ def given_split(column: Sequence[str]) -> Split:
     for row, value in enumerate(column):
         part = _GIVEN_NAMES.get(value.strip().lower())
         if part is None:
-            raise ValueError(f"row {row}: a split is train, validation or test, found {value!r}")
+            raise ValueError(
+                f"row {row + 1}: a split is train, validation or test, found {value!r}"
+            )
         parts[part].append(row)
     return Split(**{part: _rows(rows) for part, rows in parts.items()})
 
@@ -347,7 +349,7 @@ def scaffolds(smiles: Sequence[str]) -> list[str]:
         try:
             found.append(scaffold(text))
         except MoleculeError as error:
-            raise MoleculeError(f"row {row}: {error}") from error
+            raise MoleculeError(f"row {row + 1}: {error}") from error
     return found
 
 

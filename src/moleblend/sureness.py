@@ -124,8 +124,8 @@ class Sureness:
 
         Args:
             targets: of the model.
-            mean: predictions, as `predict.mean_of_members` gives them.
-            spread: of the members, as `predict.spread_of_members` gives it.
+            mean: predictions, as `columns.mean_of_members` gives them.
+            spread: of the members, as `columns.spread_of_members` gives it.
             labels: in the unit of the file, or the number of a class; NaN where missing.
             bounds: 1 or -1 where a label is only a bound.
         """
@@ -171,7 +171,7 @@ class Sureness:
                 right = self.classes[target.name].probability.apply(
                     as_given(target, mean[:, where])
                 )
-                fixed[:, where] = right.reshape(len(mean), -1)
+                fixed[:, where] = right.reshape(mean[:, where].shape)
         return fixed
 
     def columns(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,11 +14,13 @@ from moleblend import checkpoint
 from moleblend.assay import Assay, read_assay
 from moleblend.blending import Views
 from moleblend.choices import choices_of, told
+from moleblend.columns import check_names
 from moleblend.descriptors import joined_features
 from moleblend.encoder import EncoderConfig
 from moleblend.finetuning import Labelled
 from moleblend.fingerprints import is_readable
-from moleblend.molecule import Molecule
+from moleblend.heads import Target
+from moleblend.molecule import Molecule, MoleculeError
 from moleblend.outcome import TrainResult, outcome_of
 from moleblend.predict import Row, prepare
 from moleblend.repeats import find_repeats
@@ -26,7 +28,7 @@ from moleblend.rival import plan_forest
 from moleblend.rows import Table, find_smiles_column, read_molecules
 from moleblend.run_folder import write_run_folder
 from moleblend.runs import Run, Start, run_on, trained_on
-from moleblend.search import GoesOn, Search, forget, is_unfinished, require_optuna, search
+from moleblend.search import GoesOn, Search, finish, forget, is_unfinished, require_optuna, search
 from moleblend.settings import TrainConfig
 from moleblend.splits import SPLITS, Split, folds, given_split
 from moleblend.tables import read_table
@@ -35,7 +37,11 @@ __all__ = ["Run", "TrainConfig", "TrainResult", "train"]
 
 
 def train(
-    config: TrainConfig, *, resume: bool = False, console: Console | None = None
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    errors: Literal["keep", "raise"] = "keep",
+    console: Console | None = None,
 ) -> TrainResult:
     """Fine-tune a model on a table and leave a run folder.
 
@@ -47,12 +53,14 @@ def train(
     Args:
         config: the run.
         resume: go on with the trials of a search that was stopped, or add some.
+        errors: a row without a usable molecule is told and left out, or raises an error.
         console: where progress and every choice is shown.
 
     Raises:
         FileNotFoundError: the table or the source is not there.
         ValueError: no target is clear, a column is missing, most of its cells are no labels, or a
             part is left without labels.
+        MoleculeError: a row has no usable molecule and `errors` is "raise".
         FloatingPointError: the loss is no longer a number.
         KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM came; no model is written then.
     """
@@ -91,7 +99,17 @@ def train(
         log_scale=config.log_scale,
         not_targets=[smiles, *([config.split] if config.split not in SPLITS else [])],
     )
+    check_names(
+        [
+            Target(measured.name, measured.kind, classes=measured.classes)
+            for measured in assay.measurements
+        ]
+    )
     views, rows = _read_rows(table, smiles, config, encoder)
+    if errors == "raise":
+        for k, row in enumerate(rows):
+            if row.molecule is None:
+                raise MoleculeError(f"{table.source}, {table.place(k)}: {row.reason}")
     rows = [_with_label(row, assay, k) for k, row in enumerate(rows)]
     usable = np.array([k for k, row in enumerate(rows) if row.molecule is not None], np.int64)
     if not len(usable):
@@ -154,6 +172,8 @@ def train(
     if found is None:
         forget(config.folder)
     write_run_folder(result, assay, views)
+    if found is not None:
+        finish(config.folder)
     return result
 
 
@@ -275,10 +295,18 @@ def _splits(
 ) -> tuple[Split, ...]:
     """Split the usable rows, once or into folds; every part needs some."""
     smiles = [molecule.smiles for molecule in data.molecules]
-    if config.folds and config.split in SPLITS:
-        return folds(config.split, smiles, config.folds, config.seed)
-    if config.folds:
+    if config.folds and config.split not in SPLITS:
         raise ValueError(f"folds are made by {', '.join(SPLITS)}, not by a column {config.split!r}")
+    if config.split in ("scaffold", "balanced", "cluster"):
+        for row, text in zip(usable, smiles, strict=True):
+            if not is_readable(text):
+                raise ValueError(
+                    f"{table.source}, {table.place(int(row))}: RDKit does not read {text}, as it "
+                    f"wrote this molecule, so the {config.split} split has no place for it; "
+                    "--split random or a column has one"
+                )
+    if config.folds:
+        return folds(config.split, smiles, config.folds, config.seed)
     if config.split in SPLITS:
         split = SPLITS[config.split](smiles, (0.8, 0.1, 0.1), config.seed)
     else:
