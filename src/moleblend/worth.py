@@ -69,8 +69,8 @@ class Worth:
 
     Attributes:
         coverage: of the 90 % intervals or sets.
-        size: median width of the intervals, in the label's unit, or of its log10 where that is learnt;
-            mean number of classes in a set.
+        size: median width of the intervals, in the label's unit or, where it is learnt, of the
+            log10; mean number of classes in a set.
         ranked_by: what `errors` are ranked by: `spread` of the members, `distance` to the training
             set where there is none, or `probability`.
         errors: None without a label, or where there is nothing to rank by.
