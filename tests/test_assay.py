@@ -50,6 +50,21 @@ def test_one_candidate_is_taken_and_the_others_have_a_reason() -> None:
     }
 
 
+def test_words_alone_are_classes_and_signs_alone_are_told() -> None:
+    words = ["low", "mid", "high"] * 4
+    targets, _, notes = find_targets(table(tox=words), ["smiles"])
+    assert (targets, notes) == (
+        ("tox",),
+        ["'tox' has few different texts, which are taken as classes"],
+    )
+    assert found(table(tox=words, logS=VALUES)) == ("logS",)
+    with pytest.raises(ValueError, match="no column looks measured"):
+        find_targets(table(tox=words, group=words), ["smiles"])
+    targets, left_out, notes = find_targets(table(sign=[">", "="] * 6, IC50=VALUES), ["smiles"])
+    assert (targets, left_out) == (("IC50",), {"sign": "holds signs of bounds"})
+    assert "column 'sign' says >, =, but a bound is read from the cell of the label" in notes[0]
+
+
 @pytest.mark.parametrize(
     "name", ["id", "CID", "mol_id", "Compound ID", "index", "Row Number", "no"]
 )

@@ -68,6 +68,17 @@ def test_a_class_that_is_not_learnt_is_pointed_out() -> None:
     assert "note: 'x (nM)': class '1' has no molecule to be learnt from" in said
 
 
+def test_labels_from_which_nothing_can_be_learnt_are_pointed_out() -> None:
+    assert (
+        "note: 'x (nM)': all 100 labels are 2.5: nothing can be learnt" in decided(["2.5"] * 100)[1]
+    )
+    assert any("all 99 labels are 1" in line for line in decided(["1"] * 99)[1])
+    far = decided([f"{k / 7:.2f}" for k in range(50)] + [">900"] * 3)[1]
+    assert any("3 bounds lie more than 10 standard deviations from" in line for line in far)
+    near = decided([f"{k / 7:.2f}" for k in range(50)] + [">20"] * 3)[1]
+    assert not any("standard deviations from" in line for line in near)
+
+
 def test_a_part_that_leaves_little_to_learn_from_is_pointed_out() -> None:
     numbers = [f"{k / 7:.2f}" for k in range(100)]
     parts = (np.arange(40), np.arange(40, 90), np.arange(90, 100))

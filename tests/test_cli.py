@@ -327,6 +327,8 @@ def test_flags_that_are_wrong(refuse: Refuse) -> None:
     )
     assert "--nothing" in refuse("train chains.csv --target y --from scratch --out run --nothing 3")
     assert "'many'" in refuse("train chains.csv --target y --from scratch --out run --epochs many")
+    said = refuse("train chains.csv --from scratch --out run --log-scale --target y")
+    assert "--log-scale needs the names of targets, none came" in said
     assert "OUT" in refuse("predict model.safetensors chains.csv")
     assert "4d" in refuse("predict model.safetensors chains.csv out.csv --views 4d")
     assert "both were asked for" in refuse(

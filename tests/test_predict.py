@@ -346,9 +346,17 @@ def test_members_are_averaged_and_their_spread_is_told(tmp_path: Path) -> None:
     checkpoint.save(members, path, card)
     table = Predictor(path, device="cpu").predict(["CCO", "C1CC", "CCN"])
     assert table.column_names[3:] == [
-        *("gap_pred", "gap_std", "dose_pred", "dose_log10_pred", "dose_std", "dose_log10_std"),
-        *("toxic_prob", "toxic_std", "kind_pred", "kind_prob_a", "kind_prob_b", "kind_prob_c"),
-        "kind_std",
+        *("gap_pred", "gap_members_std", "dose_pred", "dose_log10_pred"),
+        *("dose_members_std", "dose_members_log10_std"),
+        *(
+            "toxic_prob",
+            "toxic_members_std",
+            "kind_pred",
+            "kind_prob_a",
+            "kind_prob_b",
+            "kind_prob_c",
+        ),
+        "kind_members_std",
     ]
     assert all(column[1].as_py() is None for column in table.columns[3:])
     for k, member in enumerate(members):
@@ -362,10 +370,12 @@ def test_members_are_averaged_and_their_spread_is_told(tmp_path: Path) -> None:
         return table.column(name)[0].as_py()
 
     assert told("gap_pred") == pytest.approx(each("gap_pred").mean())
-    assert told("gap_std") == pytest.approx(each("gap_pred").std(), rel=1e-4)
+    assert told("gap_members_std") == pytest.approx(each("gap_pred").std(), rel=1e-4)
     assert told("dose_log10_pred") == pytest.approx(each("dose_log10_pred").mean())
     assert told("dose_pred") == pytest.approx(10 ** each("dose_log10_pred").mean())
     assert told("toxic_prob") == pytest.approx(each("toxic_prob").mean())
     shares = np.array([each(f"kind_prob_{name}") for name in "abc"])
     assert told("kind_pred") == "abc"[shares.mean(1).argmax()]
-    assert told("kind_std") == pytest.approx(shares.std(1)[shares.mean(1).argmax()], rel=1e-4)
+    assert told("kind_members_std") == pytest.approx(
+        shares.std(1)[shares.mean(1).argmax()], rel=1e-4
+    )

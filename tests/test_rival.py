@@ -47,7 +47,7 @@ def test_a_clear_difference_is_told_from_noise() -> None:
     (verdict,) = verdicts([lost])
     assert verdict.is_lost
     assert "y: a random forest on ECFP4 is better than this model (RMSE" in verdict.text
-    assert f"lies between {-lost.high:.3g} and {-lost.low:.3g} in 95" in verdict.text
+    assert f"test molecules by {-lost.high:.3g} to {-lost.low:.3g}" in verdict.text
     even = contest(VALUE, label + noise, label + 1.02 * other, label)
     assert not even.is_certain
     (verdict,) = verdicts([even])

@@ -27,6 +27,10 @@ def test_missing_and_ambiguous_columns(tmp_path):
         (["mol", "smiles"], "smiles"),
         (["mol", "CID"], "mol"),
         (["Canonical SMILES", "y"], "Canonical SMILES"),
+        (["id", "SMILES (canonical)"], "SMILES (canonical)"),
+        (["Molecule SMILES", "y"], "Molecule SMILES"),
+        (["smiles_std", "y"], "smiles_std"),
+        (["smiles", "parent_smiles"], "smiles"),
     ],
 )
 def test_smiles_column_is_found(names, expected):
@@ -37,6 +41,15 @@ def test_smiles_column_is_not_guessed():
     assert "'a', 'b'" in reason(find_smiles_column, in_memory(a=["C"], b=["C"]))
     ambiguous = in_memory(mol=["C"], structure=["C"])
     assert "'mol' and 'structure'" in reason(find_smiles_column, ambiguous)
+    pair = in_memory(salt_smiles=["C"], parent_smiles=["C"])
+    assert "name the right column (--smiles COLUMN" in reason(find_smiles_column, pair)
+    assert "(--smiles COLUMN" in reason(find_smiles_column, in_memory(smilesian=["C"]))
+
+
+def test_a_table_without_a_header_is_told():
+    told = reason(find_smiles_column, in_memory(**{"CC(=O)OCC": ["CCO"], "-4.69": ["1"]}))
+    assert "names of columns were expected in the first line, but there is the molecule" in told
+    assert "first line" not in reason(find_smiles_column, in_memory(**{"C1": ["C"], "IC50": ["1"]}))
 
 
 def test_numbers_and_missing_ones():

@@ -81,6 +81,17 @@ def test_tab_separated(tmp_path):
     assert cells(table) == [("C", "a,b")]
 
 
+@pytest.mark.parametrize(("sign", "told"), [(";", "semicolons"), ("\t", "tabs")])
+def test_a_csv_of_a_spreadsheet_that_separates_otherwise(tmp_path, sign, told):
+    text = f'"Name"{sign}Smiles{sign}y\r\nx, "z{sign}C{sign}1,5\r\n'
+    table = read_table(write(tmp_path / "t.csv", text, "utf-8-sig"))
+    assert table.names == ["Name", "Smiles", "y"]
+    assert cells(table) == [('x, "z', "C", "1,5")]
+    assert f"{told} separate its cells" in table.notes[0]
+    alone = read_table(write(tmp_path / "alone.csv", f'"a{sign}b"\nC\n'))
+    assert (alone.names, alone.notes) == ([f"a{sign}b"], ())
+
+
 def test_ragged_rows_stay_and_say_so(tmp_path):
     table = read_table(write(tmp_path / "t.csv", "smiles,y\nC,1\nCC\nCCC,1,2\nCCCC,4,\n"))
     assert cells(table) == [("C", "1"), ("CC", ""), ("CCC", "1"), ("CCCC", "4")]
@@ -251,7 +262,7 @@ def test_a_file_that_ends_too_early_is_refused_before_a_row_is_given(tmp_path):
         ("t.csv.gz", b"smiles\nC\n", "not a whole gzip file"),
         ("t.sdf.gz", gzip.compress(record(METHANOL).encode() * 99)[:-9], "t.sdf.gz"),
         ("t.parquet", b"smiles\nC\n", "not a Parquet file"),
-        ("t.xlsx", b"PK", "known are .csv, .tsv, .smi, .sdf"),
+        ("t.xlsx", b"PK", "save a sheet as .csv"),
         ("t.parquet.gz", b"PK", "unknown ending"),
         ("table", b"C", "unknown ending"),
     ],

@@ -21,6 +21,7 @@ from moleblend.heads import HeadsConfig, Model, ModelConfig
 from moleblend.metrics import Metrics, best_threshold, binary_metrics
 from moleblend.molecule import MoleculeError
 from moleblend.predict import Predictor
+from moleblend.run_folder import reserved
 from moleblend.splits import SPLITS, scaffold_split
 from moleblend.tables import read_table
 from moleblend.train import TrainConfig, TrainResult
@@ -531,6 +532,25 @@ def test_labels_that_are_all_equal_are_scaled_by_the_bounds(config: TrainConfig)
     write(Path(config.data), smiles=CHAINS, y=labels, part=PARTS)
     result, _ = run(config)
     assert result.targets[0].scale == pytest.approx(9995 / 2, rel=0.1)
+
+
+def test_rows_that_are_left_out_are_counted_with_the_first(config: TrainConfig) -> None:
+    smiles = ["nonsense", *CHAINS[:-1], "C1CC"]
+    write(Path(config.data), smiles=smiles, y=[1, None, *N_CARBONS[1:]], part=["train", *PARTS])
+    _, told = run(replace(config, epochs=1))
+    assert "rows left out as invalid: 2; the first is row 1 (line 2): " in told
+    assert (
+        "rows left out as no_label: 1; the first is row 2 (line 3): no target has a label" in told
+    )
+
+
+def test_two_runs_in_one_folder_and_one_that_cannot_be_written(config: TrainConfig) -> None:
+    out = Path(config.out)
+    with reserved(out), pytest.raises(ValueError, match="another process is working on it"):
+        run(config)
+    assert not out.exists()
+    with pytest.raises(NotADirectoryError):
+        run(replace(config, out=str(Path(config.data) / "run")))
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(config: TrainConfig) -> None:

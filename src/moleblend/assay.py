@@ -111,6 +111,8 @@ _UNITS = (
     *("mg/kg", "kcal/mol", "kJ/mol", "eV", "meV", "%", "percent", "min", "hours"),
 )
 _PARTS = frozenset(["train", "valid", "val", "validation", "test"])
+_FEW_TEXTS = "is text, with few different ones"
+_SIGNS = frozenset([*">≥⩾<≤⩽=~≈", ">=", "<=", "=>", "=<", ">>", "<<"])
 _MOST_NAMED = 12
 
 
@@ -218,12 +220,25 @@ def find_targets(
             left_out[name] = "says train, valid or test"
             notes.append(f"column {name!r} says train, valid or test: --split {name} would use it")
             continue
+        if cells is not None and cells.texts and set(cells.texts) <= _SIGNS:
+            left_out[name] = "holds signs of bounds"
+            notes.append(
+                f"column {name!r} says {', '.join(cells.texts)}, but a bound is read from the cell "
+                "of the label alone, such as >10000: write the sign there, else bounds are learnt "
+                "as values"
+            )
+            continue
         reason = "holds lists, or stands twice" if cells is None else why_no_target(name, cells)
         if reason:
             left_out[name] = reason
         elif cells is not None:
             candidates[name] = _is_binary(cells)
     named = [name for name in candidates if _MEASURED.search(name.lower())]
+    few = [name for name, reason in left_out.items() if reason == _FEW_TEXTS]
+    if not candidates and len(few) == 1:
+        del left_out[few[0]]
+        notes.append(f"{few[0]!r} has few different texts, which are taken as classes")
+        return (few[0],), left_out, notes
     if not candidates:
         told = "; ".join(f"{name!r} {why}" for name, why in list(left_out.items())[:_MOST_NAMED])
         raise ValueError(
@@ -277,7 +292,7 @@ def why_no_target(name: str, cells: Cells) -> str:
     if cells.counts[is_number].sum() < 0.5 * cells.counts.sum():
         if is_pair(cells) or (is_few(cells) and _MEASURED.search(name.lower())):
             return ""
-        return "is text"
+        return _FEW_TEXTS if is_few(cells) else "is text"
     values = np.array([*(reading.value for reading in readings), np.nan])[cells.which]
     known = values[~np.isnan(values)]
     is_counted = len(known) >= 5 and (known == known.round()).all() and (np.diff(known) > 0).all()

@@ -247,12 +247,14 @@ def packaged() -> Path:
 
 
 def locate(name: Path | str) -> Path:
-    """Give the path of a model file that is named by its path, or as `packaged`.
+    """Give the path of a model file that is named by its path or its run folder, or as `packaged`.
 
     Raises:
         FileNotFoundError: `packaged` was asked for, and there is none.
     """
-    return packaged() if str(name) == PACKAGED else Path(name)
+    path = packaged() if str(name) == PACKAGED else Path(name)
+    inside = path / "model.safetensors"
+    return inside if inside.is_file() else path
 
 
 def sha256(name: Path | str) -> str:

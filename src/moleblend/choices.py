@@ -12,6 +12,9 @@ from moleblend.rows import Table
 from moleblend.settings import TrainConfig
 from moleblend.splits import SPLITS, Split
 
+_FAR = 10
+"""Standard deviations of the exact labels, beyond which bounds are said to rule them."""
+
 _FEW = 10
 """Molecules of a class in validation or test, below which figures are said to be uncertain."""
 
@@ -72,6 +75,7 @@ def choices_of(
         "notes": [
             *assay.notes,
             *_of_nothing(config),
+            *_of_labels(assay),
             *_small_parts(config, splits, len(data)),
             *_imbalance(assay, splits, data),
         ],
@@ -84,6 +88,27 @@ def _of_nothing(config: TrainConfig) -> list[str]:
     return (
         ["the frozen encoder has random weights; --from names a trained one"] if is_random else []
     )
+
+
+def _of_labels(assay: Assay) -> list[str]:
+    """Name targets from which nothing can be learnt, or whose bounds rule what is learnt."""
+    found = []
+    for measured in assay.measurements:
+        known, is_bound = measured.values[~np.isnan(measured.values)], measured.bounds != 0
+        name, exact = measured.name, measured.values[~is_bound & ~np.isnan(measured.values)]
+        if len(known) and np.ptp(known) == 0 and not is_bound.any():
+            label = measured.classes[int(known[0])] if measured.classes else f"{known[0]:g}"
+            found.append(f"{name!r}: all {len(known):,} labels are {label}: nothing can be learnt")
+        elif len(exact) > 1 and np.ptp(exact) > 0:
+            away = np.abs(measured.values[is_bound] - exact.mean()) / exact.std()
+            n_far = int((away > _FAR).sum())
+            if n_far:
+                found.append(
+                    f"{name!r}: {n_far:,} bounds lie more than {_FAR} standard deviations from the "
+                    "mean of the exact labels, and outweigh them where they are broken; "
+                    "--log-scale, or classes, may suit better"
+                )
+    return found
 
 
 def _small_parts(config: TrainConfig, splits: Sequence[Split], n_usable: int) -> list[str]:

@@ -118,6 +118,8 @@ def _train(arguments: list[str]) -> None:
         resume: bool = False
 
     run = parse(Run, "train", arguments)
+    if "--log-scale" in arguments and not run.config.log_scale:
+        raise ValueError("--log-scale needs the names of targets, none came")
     result = train(run.config, resume=run.resume, console=SHOWN)
     config = result.config
     _print_metrics("validation", result.validation)

@@ -67,9 +67,9 @@ def result_names(
     the logarithm where it is learnt; NAME_prob the probability of class 1, NAME_prob_CLASS that of
     one of several classes. Where the model file knows how sure a value is, NAME_std is the standard
     deviation of its error and NAME_low and NAME_high bound it; NAME_set has the classes that cannot
-    be excluded. Else, and for classes, NAME_std of an ensemble is the standard deviation of the
-    members (of the probability of the class that is named, for several classes). NAME_log10_std is
-    that of the logarithms.
+    be excluded. Else, and for classes, NAME_members_std of an ensemble is the standard deviation of
+    the members (of the probability of the class that is named, for several classes), which says
+    nothing of the error. NAME_log10_std and NAME_members_log10_std are those of the logarithms.
     """
     names, known = [], sureness or Sureness()
     for target in targets:
@@ -78,7 +78,7 @@ def result_names(
             ends += [f"prob_{label}" for label in target.classes]
         ends += ["log10_pred"] if target.log10 else []
         if n_members > 1 and target.name not in known.values:
-            ends += ["std", "log10_std"] if target.log10 else ["std"]
+            ends += ["members_std", "members_log10_std"] if target.log10 else ["members_std"]
         names += [f"{target.name}_{end}" for end in ends] + known.names(target)
     return names
 
@@ -91,6 +91,7 @@ def check_names(targets: Sequence[Target]) -> None:
     """
     owners: dict[str, str] = {}
     ends = ("pred", "prob", "log10_pred", "std", "log10_std", "low", "high", "set")
+    ends += ("members_std", "members_log10_std")
     for target in targets:
         for end in (*ends, *(f"prob_{label}" for label in target.classes)):
             column = f"{target.name}_{end}"

@@ -124,11 +124,11 @@ def _trends(result: TrainResult, target: Target, error: Float64[np.ndarray, " m"
     if drawn:
         return plots(drawn)
     why = (
-        "The distance to the training set is not known"
+        "How far molecules are from the training set is not known"
         if np.isnan(near.similarity).all()
         else "There are too few test molecules"
     )
-    return f"<p>{why}, so errors are not told by it.</p>"
+    return f"<p>{why}, so errors are not drawn along the distance.</p>"
 
 
 def _trend(title: str, x: str, y: str, trend: Trend) -> str:

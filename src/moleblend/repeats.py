@@ -66,7 +66,7 @@ class Repeats:
             more = f"; and {len(found) - _MOST_NAMED:,} more" if found[_MOST_NAMED:] else ""
             told.append(
                 f"{target!r}: molecules whose labels differ from row to row: {len(found):,} "
-                f"({some}{more}); moleblend data clean --duplicates merges or drops them"
+                f"({some}{more}); moleblend data clean --duplicates mean --target ... merges them"
             )
         for part, rows, others in (
             ("test", self.known_test_rows, "train or validation, so its figures flatter"),

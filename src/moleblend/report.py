@@ -109,7 +109,8 @@ def _metrics_table(result: TrainResult) -> str:
             if result.rival.test:
                 forest = result.rival.test.get(target.name, {})
                 row.append(number(forest[metric]) if metric in forest else "–")
-            rows.append([*row, told, number(test["n"])])
+            n_labels = test["n_bounds" if metric == "bounds respected" else "n"]
+            rows.append([*row, told, number(n_labels)])
     head = ["target", "metric", "validation", "test"]
     note = (
         "The constant answer is the mean of the training labels, or for classes the same "

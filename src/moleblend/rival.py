@@ -88,8 +88,8 @@ class Contest:
             return f"{self.target}: {figures}, too few to say which is better"
         ends = sorted((self.low, self.high) if self.gain > 0 else (-self.low, -self.high))
         figures += (
-            f"; the difference of {abs(self.gain):.3g} lies between {ends[0]:.3g} and "
-            f"{ends[1]:.3g} in 95 of 100 drawings of other test molecules"
+            f"; the {'model' if self.gain > 0 else 'forest'} is ahead by {abs(self.gain):.3g}, in "
+            f"95 of 100 drawings of other test molecules by {ends[0]:.3g} to {ends[1]:.3g}"
         )
         if not self.is_certain:
             return (

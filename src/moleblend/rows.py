@@ -1,5 +1,6 @@
 """The rows of a table: names, cells, numbers, molecules; none is lost."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from moleblend.chem import read_mol_block, read_smiles, read_xyz
 from moleblend.molecule import ATOM_FEATURE_SIZES, FeatureVersion, Molecule, MoleculeError
 
 _NO_NUMBER = ("", "na", "n/a", "nan", "none", "null")
+_BY_NAME = "--smiles COLUMN, in Python smiles="
 _SMILES_NAMES = ("canonical_smiles", "isomeric_smiles", "mol", "structure")
 
 
@@ -114,21 +116,46 @@ def smiles_table(smiles: Sequence[str], names: Sequence[str] | None = None) -> T
 
 
 def find_smiles_column(table: Table) -> str:
-    """Find the column that holds SMILES: `smiles`, or else the only one of a few usual names.
+    """Find the column that holds SMILES by its name.
+
+    It is `smiles`, or else the only one of a few usual names, or the only one whose name has that
+    word in it.
 
     Raises:
         ValueError: none or several could be it; the message names the columns.
     """
-    for usual in (("smiles",), _SMILES_NAMES):
-        found = [name for name in table.names if name.strip().lower().replace(" ", "_") in usual]
+    plain = {name: name.strip().lower().replace(" ", "_") for name in table.names}
+    for is_such in (
+        lambda name: plain[name] == "smiles",
+        lambda name: plain[name] in _SMILES_NAMES,
+        lambda name: re.search(r"smiles(?![a-z])", plain[name]) is not None,
+    ):
+        found = [name for name in table.names if is_such(name)]
         if len(found) == 1:
             return found[0]
         if found:
             raise ValueError(
                 f"{table.source}: {' and '.join(map(repr, found))} could each be the SMILES, "
-                "name the right column"
+                f"name the right column ({_BY_NAME})"
             )
-    raise ValueError(f"{table.source}: no column is called 'smiles'; {table._described()}")
+    molecule = next((name for name in table.names if _looks_like_smiles(name)), "")
+    if molecule:
+        raise ValueError(
+            f"{table.source}: names of columns were expected in the first line, but there is the "
+            f"molecule {molecule!r}; a line such as smiles,value above it mends that"
+        )
+    told = f"no column is called 'smiles'; {table._described()}; name the right one ({_BY_NAME})"
+    raise ValueError(f"{table.source}: {told}")
+
+
+def _looks_like_smiles(name: str) -> bool:
+    """Whether the name of a column is a molecule, and no word."""
+    if not re.search(r"[()=#\[\]@\d]", name) or not re.search(r"[CcNnOo]", name):
+        return False
+    try:
+        return read_smiles(name).n_atoms > 2
+    except MoleculeError:
+        return False
 
 
 def with_smiles(table: Table, smiles: str | None = None) -> tuple[pa.Table, str]:

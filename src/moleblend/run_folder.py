@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,31 @@ from moleblend.assay import Assay
 from moleblend.blending import Views
 from moleblend.columns import domain_names, result_names
 from moleblend.config import to_dict
-from moleblend.files import replacing
+from moleblend.files import alone_with, replacing
 from moleblend.heads import Model, Target, output_slices
 from moleblend.metrics import why_undefined
 from moleblend.outcome import TrainResult
 from moleblend.rival import about_forest, record
 from moleblend.tables import write_table
+
+
+@contextmanager
+def reserved(folder: Path) -> Generator[None, None, None]:
+    """Keep a run folder for one run, made now so that it is known that it can be.
+
+    A new one in which nothing was left is removed.
+
+    Raises:
+        OSError: it cannot be written to.
+        ValueError: another run has it.
+    """
+    is_new = not folder.exists()
+    try:
+        with alone_with(folder / "model.safetensors"):
+            yield
+    finally:
+        if is_new and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def write_run_folder(result: TrainResult, assay: Assay, views: Views) -> None:

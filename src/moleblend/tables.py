@@ -146,7 +146,8 @@ def _ending(path: Path) -> str:
     if name.name.endswith(".sdf.tar.gz"):
         ending = ".sdf"
     if ending not in (".csv", ".tsv", ".smi", ".sdf") and name.suffix != ".parquet":
-        raise ValueError(f"{path}: unknown ending; known are {_READABLE}")
+        hint = "; save a sheet as .csv" if name.suffix in (".xlsx", ".xls", ".ods") else ""
+        raise ValueError(f"{path}: unknown ending; known are {_READABLE}{hint}")
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty")
     return ending
@@ -234,9 +235,22 @@ def _open_lines(
         yield lines, lambda: min(stored.tell() / n_bytes, 1.0)
 
 
+def _delimiter(path: Path) -> str:
+    """Give what separates cells: in a .csv whose first line has no comma it may be `;` or a tab."""
+    usual = _DELIMITERS[_ending(path)]
+    with _open_lines(path, newline="") as (lines, _):
+        first = next((line for line in lines if line.strip()), "")
+    others = [s for s in (";", "\t") if len(next(csv.reader([first], delimiter=s), [])) > 1]
+    return others[0] if usual == "," and usual not in first and others else usual
+
+
 def _csv_pieces(path: Path, notes: tuple[str, ...], n_rows: int | None) -> Iterator[Table]:
+    delimiter = _delimiter(path)
+    if delimiter != _DELIMITERS[_ending(path)]:
+        sign = {";": "semicolons", "\t": "tabs"}[delimiter]
+        notes = (*notes, f"{path}: {sign} separate its cells, and so it was read")
     with _open_lines(path, newline="") as (lines, share_read):
-        records = _csv_records(lines, _DELIMITERS[_ending(path)])
+        records = _csv_records(lines, delimiter)
         header = next(records, None)
         if header is None:
             raise ValueError(f"{path}: the file is empty")

@@ -26,7 +26,7 @@ from moleblend.predict import Row, prepare
 from moleblend.repeats import find_repeats
 from moleblend.rival import plan_forest
 from moleblend.rows import Table, find_smiles_column, read_molecules
-from moleblend.run_folder import write_run_folder
+from moleblend.run_folder import reserved, write_run_folder
 from moleblend.runs import Run, Start, run_on, trained_on
 from moleblend.search import GoesOn, Search, finish, forget, is_unfinished, require_optuna, search
 from moleblend.settings import TrainConfig
@@ -140,40 +140,41 @@ def train(
         return choices
 
     choices = chosen(config, data)
-    for sentence in told(choices, assay, table):
+    for sentence in [*told(choices, assay, table), *_lost(rows, table)]:
         say(sentence)
 
-    start, found = Start(source, encoder, views, assay), None
-    if config.search:
-        is_open = may_search_features and bool(config.joined)
-        found, data = _searched(
-            config, start, data, splits[0], origin, say, has_features=is_open, resume=resume
+    with reserved(config.folder):
+        start, found = Start(source, encoder, views, assay), None
+        if config.search:
+            is_open = may_search_features and bool(config.joined)
+            found, data = _searched(
+                config, start, data, splits[0], origin, say, has_features=is_open, resume=resume
+            )
+            config = found.config
+            choices = chosen(config, data)
+            choices["search"] = found.account()
+        runs = []
+        for k, split in enumerate(splits):
+            for repeat in range(config.seeds):
+                if len(splits) * config.seeds > 1:
+                    say(
+                        f"fold {k + 1} of {len(splits)}"
+                        if config.folds
+                        else f"seed {config.seed + repeat}"
+                    )
+                seed = config.seed + repeat * config.ensemble
+                runs.append(run_on(config, seed, start, data, split, n_trees, console))
+        result = outcome_of(
+            config, runs, data, usable, rows, choices, assay.values, repeats, forest_note
         )
-        config = found.config
-        choices = chosen(config, data)
-        choices["search"] = found.account()
-    runs = []
-    for k, split in enumerate(splits):
-        for repeat in range(config.seeds):
-            if len(splits) * config.seeds > 1:
-                say(
-                    f"fold {k + 1} of {len(splits)}"
-                    if config.folds
-                    else f"seed {config.seed + repeat}"
-                )
-            seed = config.seed + repeat * config.ensemble
-            runs.append(run_on(config, seed, start, data, split, n_trees, console))
-    result = outcome_of(
-        config, runs, data, usable, rows, choices, assay.values, repeats, forest_note
-    )
-    result = replace(result, search=found)
-    for note in choices["sureness"]["notes"]:
-        say(f"note: {note}")
-    if found is None:
-        forget(config.folder)
-    write_run_folder(result, assay, views)
-    if found is not None:
-        finish(config.folder)
+        result = replace(result, search=found)
+        for note in choices["sureness"]["notes"]:
+            say(f"note: {note}")
+        if found is None:
+            forget(config.folder)
+        write_run_folder(result, assay, views)
+        if found is not None:
+            finish(config.folder)
     return result
 
 
@@ -283,6 +284,19 @@ def _settle_features(
     return replace(config, features=("ecfp4",)), ""
 
 
+def _lost(rows: Sequence[Row], table: Table) -> list[str]:
+    """Say how many rows are left out, and why the first of each status is."""
+    found: dict[str, list[int]] = {}
+    for k, row in enumerate(rows):
+        if row.molecule is None:
+            found.setdefault(row.status, []).append(k)
+    return [
+        f"rows left out as {status}: {len(places):,}; the first is {table.place(places[0])}: "
+        f"{rows[places[0]].reason}"
+        for status, places in found.items()
+    ]
+
+
 def _with_label(row: Row, assay: Assay, k: int) -> Row:
     """Set a row without any label aside."""
     if row.molecule is not None and all(np.isnan(m.values[k]) for m in assay.measurements):
@@ -313,7 +327,7 @@ def _splits(
         split = given_split(_named_parts(table, usable, config.split))
     for name in ("train", "validation", "test"):
         if not len(getattr(split, name)):
-            is_by_kind = config.split in SPLITS and config.split != "random"
+            is_by_kind = config.split in SPLITS and config.split != "random" and len(usable) >= 10
             hint = "; --split random makes parts of any table" if is_by_kind else ""
             raise ValueError(
                 f"{config.data}: the {config.split} split leaves no row in the {name} part "

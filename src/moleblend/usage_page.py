@@ -9,6 +9,8 @@ from moleblend.train import TrainResult
 
 _MEANINGS = {
     "_log10_pred": "its logarithm, which is what was learnt",
+    "_members_log10_std": "standard deviation of the members' logarithms, not of the error",
+    "_members_std": "standard deviation of the members, not of the error",
     "_log10_std": "standard deviation of the error of the logarithm",
     "_pred": "the prediction, in the unit of the labels, or the likeliest class",
     "_prob": "probability of the second class (the one called 1 or active)",
