@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float64, Int8
 
 from moleblend.labels import (
+    COMMA,
     DATE,
     Cells,
     Measurement,
@@ -292,6 +293,9 @@ def why_no_target(name: str, cells: Cells) -> str:
     if cells.counts[is_number].sum() < 0.5 * cells.counts.sum():
         if is_pair(cells) or (is_few(cells) and _MEASURED.search(name.lower())):
             return ""
+        has_comma = [reading.problem.endswith(COMMA) for reading in readings]
+        if cells.counts[has_comma].sum() > 0.5 * cells.counts.sum():
+            return COMMA
         return _FEW_TEXTS if is_few(cells) else "is text"
     values = np.array([*(reading.value for reading in readings), np.nan])[cells.which]
     known = values[~np.isnan(values)]

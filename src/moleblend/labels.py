@@ -70,6 +70,9 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _WITH_COMMA = re.compile(r"[+-]?\d+(,\d+)+(\.\d+)?(e[+-]?\d+)?", re.IGNORECASE)
 _FORMULA = re.compile(r"\s*=.*[+*/(-].*", re.DOTALL)
 
+COMMA = "has a comma: a number has a decimal point and no separators"
+"""What is said of 1,5 and of 1,000."""
+
 DATE = re.compile(r"\d{4}-\d\d?-\d\d?([T ].*)?|\d\d?[./-]\d\d?[./-]\d{2,4}")
 """2024-01-05, also with a time, or 5.1.24."""
 
@@ -192,7 +195,7 @@ def read_number(text: str) -> Reading:
 def _why_no_number(text: str, digits: str) -> str:
     """Say what a cell is, and what was expected; `digits` is what follows its sign."""
     if _WITH_COMMA.fullmatch(digits):
-        return "has a comma: a number has a decimal point and no separators"
+        return COMMA
     if re.fullmatch(r"[+-]?inf(inity)?", digits, re.IGNORECASE):
         return "is infinite, a finite number was expected"
     if _FORMULA.fullmatch(text):
