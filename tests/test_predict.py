@@ -67,7 +67,7 @@ def test_every_row_comes_back_in_order(make: Make, tmp_path: Path) -> None:
     )
     table = make("2d").predict(source)
     assert table.column_names == [
-        *("id", "smiles", "note", "status", "reason", "gap_pred", "toxic_prob")
+        *("id", "smiles", "note", "status", "reason", "gap_pred", "toxic_pred", "toxic_prob")
     ]
     given = read_table(source).columns
     assert table.select(given.column_names).equals(given)
@@ -101,6 +101,18 @@ def test_values_are_in_the_unit_of_the_label(make: Make) -> None:
     assert table.column("gap_pred").to_pylist() == pytest.approx(2 * output[:, 0] + 7, abs=1e-5)
     by_hand = 1 / (1 + np.exp(-output[:, 1]))
     assert table.column("toxic_prob").to_pylist() == pytest.approx(by_hand, abs=1e-6)
+
+
+def test_the_class_is_that_on_whose_side_of_the_threshold_a_molecule_is(make: Make) -> None:
+    smiles = ["CCO", "CCN", "C1CC", "c1ccccc1", "CC(=O)O"]
+    chances = make("2d", (Target("t", "binary"),)).predict(smiles).column("t_prob").to_pylist()
+    threshold = float(np.median([chance for chance in chances if chance is not None]))
+    named = Target("t", "binary", classes=("no", "yes"), threshold=threshold)
+    table = make("2d", (named,)).predict(smiles)
+    assert table.column("t_prob").to_pylist() == chances
+    expected = [None if p is None else ("no", "yes")[p > threshold] for p in chances]
+    assert table.column("t_pred").to_pylist() == expected
+    assert {"no", "yes", None} == set(expected)
 
 
 def test_huge_outputs_give_probabilities() -> None:
@@ -349,6 +361,7 @@ def test_members_are_averaged_and_their_spread_is_told(tmp_path: Path) -> None:
         *("gap_pred", "gap_members_std", "dose_pred", "dose_log10_pred"),
         *("dose_members_std", "dose_members_log10_std"),
         *(
+            "toxic_pred",
             "toxic_prob",
             "toxic_members_std",
             "kind_pred",

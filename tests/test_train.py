@@ -190,7 +190,7 @@ def test_binary(config: TrainConfig) -> None:
     assert ((result.predicted > 0) & (result.predicted < 1)).all()
     assert "validation ROC-AUC" in told
     table = Predictor(result.model).predict(["CCO", "CCC"])
-    told = ["y_prob", "y_set", "domain", "similarity", "nearest"]
+    told = ["y_pred", "y_prob", "y_set", "domain", "similarity", "nearest"]
     assert table.column_names == ["smiles", "status", "reason", *told]
     best = max(epoch["validation"] for epoch in result.history)
     assert result.validation["y"]["ROC-AUC"] == pytest.approx(best)

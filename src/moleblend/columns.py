@@ -9,7 +9,7 @@ from scipy.special import expit, softmax
 
 from moleblend.domain import Domain, Nearness
 from moleblend.heads import Target, output_slices
-from moleblend.sureness import Sureness
+from moleblend.sureness import Sureness, class_names
 
 
 def in_units(
@@ -63,17 +63,18 @@ def result_names(
 ) -> list[str]:
     """Name the columns of predictions.
 
-    NAME_pred has a value in the label's unit, or the likeliest of several classes; NAME_log10_pred
-    the logarithm where it is learnt; NAME_prob the probability of class 1, NAME_prob_CLASS that of
-    one of several classes. Where the model file knows how sure a value is, NAME_std is the standard
-    deviation of its error and NAME_low and NAME_high bound it; NAME_set has the classes that cannot
-    be excluded. Else, and for classes, NAME_members_std of an ensemble is the standard deviation of
-    the members (of the probability of the class that is named, for several classes), which says
-    nothing of the error. NAME_log10_std and NAME_members_log10_std are those of the logarithms.
+    NAME_pred has a value in the label's unit, the likeliest of several classes, or of two that on
+    whose side of the threshold the molecule is; NAME_log10_pred the logarithm where it is learnt;
+    NAME_prob the probability of class 1, NAME_prob_CLASS that of one of several classes. Where the
+    model file knows how sure a value is, NAME_std is the standard deviation of its error and
+    NAME_low and NAME_high bound it; NAME_set has the classes that cannot be excluded. Else, and for
+    classes, NAME_members_std of an ensemble is the standard deviation of the members (of the
+    probability of the class that is named, for several classes), which says nothing of the error.
+    NAME_log10_std and NAME_members_log10_std are those of the logarithms.
     """
     names, known = [], sureness or Sureness()
     for target in targets:
-        ends = ["prob" if target.kind == "binary" else "pred"]
+        ends = ["pred", "prob"] if target.kind == "binary" else ["pred"]
         if target.kind == "multiclass":
             ends += [f"prob_{label}" for label in target.classes]
         ends += ["log10_pred"] if target.log10 else []
@@ -116,14 +117,13 @@ def result_columns(
     for target, where in zip(targets, output_slices(targets), strict=True):
         mean, each = means[:, where], values[..., where]
         spread = each.std(0)
-        if target.kind == "multiclass":
-            chosen = mean.argmax(1)
-            names = np.array(target.classes, object)[chosen]
+        if target.kind != "regression":
+            several = target.kind == "multiclass"
+            chosen = mean.argmax(1) if several else (mean[:, 0] > target.threshold).astype(int)
+            names = np.array(class_names(target), object)[chosen]
             columns.append(pa.array(names, pa.string(), mask=np.isnan(mean[:, 0])))
-            columns += [pa.array(column, from_pandas=True) for column in mean.T]
-            spread = np.take_along_axis(spread, chosen[:, None], 1)
-        else:
-            columns.append(pa.array(mean[:, 0], from_pandas=True))
+            spread = np.take_along_axis(spread, chosen[:, None], 1) if several else spread
+        columns += [pa.array(column, from_pandas=True) for column in mean.T]
         if target.log10:
             columns.append(pa.array(np.log10(mean[:, 0]), from_pandas=True))
         if len(values) > 1 and target.name not in sureness.values:

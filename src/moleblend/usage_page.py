@@ -5,6 +5,7 @@ from html import escape
 
 from moleblend.explanation import MOST_TARGETS
 from moleblend.page import table
+from moleblend.sureness import class_names
 from moleblend.train import TrainResult
 
 _MEANINGS = {
@@ -12,8 +13,8 @@ _MEANINGS = {
     "_members_log10_std": "standard deviation of the members' logarithms, not of the error",
     "_members_std": "standard deviation of the members, not of the error",
     "_log10_std": "standard deviation of the error of the logarithm",
-    "_pred": "the prediction, in the unit of the labels, or the likeliest class",
-    "_prob": "probability of the second class (the one called 1 or active)",
+    "_pred": "the prediction, in the unit of the labels, or the class",
+    "_prob": "probability of {}",
     "_std": "standard deviation of the error",
     "_low": "lower end of the interval that holds 90 in 100 values",
     "_high": "its upper end",
@@ -80,5 +81,5 @@ def _columns(result: TrainResult) -> str:
             continue
         end = name.removeprefix(first) if is_of_first else name
         meaning = _MEANINGS.get(end, "probability of that class" if "_prob_" in end else "")
-        rows.append((name, meaning))
+        rows.append((name, meaning.format(*class_names(result.targets[0])[1:2])))
     return table(("column", "what"), rows, style="words") if rows else ""
