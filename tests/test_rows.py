@@ -46,6 +46,12 @@ def test_smiles_column_is_not_guessed():
     assert "(--smiles COLUMN" in reason(find_smiles_column, in_memory(smilesian=["C"]))
 
 
+def test_the_column_that_holds_smiles_is_proposed():
+    table = in_memory(code=["a1", "a2"], Molecule=["CCO", "c1ccccc1"], y=["1", "2"])
+    told = reason(find_smiles_column, table)
+    assert told.endswith("(--smiles COLUMN, in Python smiles=): 'Molecule' by what stands in it")
+
+
 def test_a_table_without_a_header_is_told():
     told = reason(find_smiles_column, in_memory(**{"CC(=O)OCC": ["CCO"], "-4.69": ["1"]}))
     assert "names of columns were expected in the first line, but there is the molecule" in told

@@ -294,7 +294,8 @@ class FineTuning(pl.LightningModule):
         ]
         rmse = float(np.mean(errors)) if errors else None
         told = [f"ROC-AUC {auc:.4f}"] if auc is not None else []
-        told += [f"RMSE {rmse:.4f} standard deviations"] if rmse is not None else []
+        beside = ", broken bounds counted" if part.bounds.any() else ""
+        told += [f"RMSE {rmse:.4f} standard deviations{beside}"] if rmse is not None else []
         if auc is not None:
             figure = auc - (rmse or 0.0)
             return figure, figure, ", ".join(told)

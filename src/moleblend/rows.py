@@ -145,17 +145,31 @@ def find_smiles_column(table: Table) -> str:
             f"molecule {molecule!r}; a line such as smiles,value above it mends that"
         )
     told = f"no column is called 'smiles'; {table._described()}; name the right one ({_BY_NAME})"
+    likely = [name for name in dict.fromkeys(table.names) if _holds_smiles(table, name)]
+    told += f": {' or '.join(map(repr, likely))} by what stands in it" if likely else ""
     raise ValueError(f"{table.source}: {told}")
+
+
+def _holds_smiles(table: Table, name: str) -> bool:
+    """Whether most of the first cells of a column are molecules of more than one atom."""
+    if table.names.count(name) > 1:
+        return False
+    cells = [cell for cell in table.column(name)[:100].to_pylist() if isinstance(cell, str)]
+    seen = [cell.strip() for cell in cells if cell.strip()][:20]
+    return bool(seen) and 2 * sum(map(_is_molecule, seen)) > len(seen)
+
+
+def _is_molecule(text: str) -> bool:
+    try:
+        return read_smiles(text).n_atoms > 1
+    except MoleculeError:
+        return False
 
 
 def _looks_like_smiles(name: str) -> bool:
     """Whether the name of a column is a molecule, and no word."""
-    if not re.search(r"[()=#\[\]@\d]", name) or not re.search(r"[CcNnOo]", name):
-        return False
-    try:
-        return read_smiles(name).n_atoms > 2
-    except MoleculeError:
-        return False
+    signs = re.search(r"[()=#\[\]@\d]", name) and re.search(r"[CcNnOo]", name)
+    return bool(signs) and _is_molecule(name)
 
 
 def with_smiles(table: Table, smiles: str | None = None) -> tuple[pa.Table, str]:
