@@ -68,7 +68,7 @@ def test_nearest_is_the_best_of_all_pairs():
     assert nearest([], references)[0].shape == (0,)
     with pytest.raises(ValueError, match="no molecule to compare with"):
         nearest(asked, [])
-    with pytest.raises(MoleculeError, match=r"row 1: C1CC.*unclosed ring"):
+    with pytest.raises(MoleculeError, match=r"row 2: C1CC.*unclosed ring"):
         nearest(["C", "C1CC"], references)
 
 

@@ -80,7 +80,7 @@ def test_a_molecule_without_inchikey():
 
 
 def test_a_row_that_is_no_molecule():
-    with pytest.raises(MoleculeError, match=r"row 9: C1CC.*unclosed ring"):
+    with pytest.raises(MoleculeError, match=r"row 10: C1CC.*unclosed ring"):
         leakage(SMILES, Split(rows(0), rows(9), rows(1)))
 
 
