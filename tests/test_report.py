@@ -221,7 +221,7 @@ def test_too_few_test_molecules_say_so(result, tmp_path):
     few = spread_out(result, ["CCO", "CCN", "c1ccccc1", "CO"])
     told = words(write_train_report(few, tmp_path / "report.html"))
     assert "No family of test molecules has 5 members" in told
-    assert "There are too few test molecules, so errors are not drawn along the distance." in told
+    assert "There are too few test molecules to draw errors along their distance to" in told
     lost = replace(few, nearness=Nearness.unknown(4))
     told = words(write_train_report(lost, tmp_path / "2.html"))
     assert "The distance to the training set is not known" in told

@@ -124,11 +124,11 @@ def _trends(result: TrainResult, target: Target, error: Float64[np.ndarray, " m"
     if drawn:
         return plots(drawn)
     why = (
-        "How far molecules are from the training set is not known"
+        "The distance to the training set is not known, so errors are not drawn along it"
         if np.isnan(near.similarity).all()
-        else "There are too few test molecules"
+        else "There are too few test molecules to draw errors along their distance to training"
     )
-    return f"<p>{why}, so errors are not drawn along the distance.</p>"
+    return f"<p>{why}.</p>"
 
 
 def _trend(title: str, x: str, y: str, trend: Trend) -> str:
