@@ -14,9 +14,7 @@ from moleblend.settings import TrainConfig
 from moleblend.splits import Split, random_split
 
 
-def decided(
-    labels: list[str], split: Split | None = None, **flags: Any
-) -> tuple[dict[str, Any], list[str]]:
+def decided(labels: list[str], *splits: Split, **flags: Any) -> tuple[dict[str, Any], list[str]]:
     """The choices for a table of one target, and how they are said."""
     columns = pa.table({"smiles": ["C"] * len(labels), "x (nM)": labels, "id": labels})
     table = Table(Path("assay.csv"), columns)
@@ -27,8 +25,7 @@ def decided(
     )
     given = {"features": ("none",), "source": "scratch", **flags}
     config = TrainConfig("assay.csv", split="random", **given)
-    split = split or random_split(n)
-    choices = choices_of(config, assay, "smiles", "2d", n, data, [split])
+    choices = choices_of(config, assay, "smiles", "2d", n, data, splits or [random_split(n)])
     return json.loads(json.dumps(choices)), told(choices, assay, table)
 
 
@@ -64,8 +61,11 @@ def test_rare_classes_are_pointed_out() -> None:
 
 def test_a_class_that_is_not_learnt_is_pointed_out() -> None:
     parts = (np.arange(60), np.arange(60, 80), np.arange(80, 100))
-    _, said = decided(["0"] * 60 + ["0", "1"] * 20, split=Split(*parts))
+    _, said = decided(["0"] * 60 + ["0", "1"] * 20, Split(*parts))
     assert "note: 'x (nM)': class '1' has no molecule to be learnt from" in said
+    turned = Split(parts[1], parts[0], parts[2])
+    _, said = decided(["0"] * 60 + ["0", "1"] * 20, Split(*parts), turned)
+    assert "note: 'x (nM)': class '1' has no molecule to be learnt from in 1 of 2 folds" in said
 
 
 def test_labels_from_which_nothing_can_be_learnt_are_pointed_out() -> None:
@@ -82,7 +82,7 @@ def test_labels_from_which_nothing_can_be_learnt_are_pointed_out() -> None:
 def test_a_part_that_leaves_little_to_learn_from_is_pointed_out() -> None:
     numbers = [f"{k / 7:.2f}" for k in range(100)]
     parts = (np.arange(40), np.arange(40, 90), np.arange(90, 100))
-    _, said = decided(numbers, split=Split(*parts))
+    _, said = decided(numbers, Split(*parts))
     assert (
         "note: only 40 of 100 molecules are there to learn from, since the random split" in said[3]
     )

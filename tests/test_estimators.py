@@ -152,7 +152,7 @@ def test_frames_and_columns() -> None:
         (["CCO"], [1.0], "at least 2 molecules"),
         ([], [], "no molecule came"),
         (["CCO", "CC"], [1.0, np.inf], "infinity"),
-        (["CCO", "CC"], [[1.0, np.nan], [2.0, np.nan]], "y has no label for target y1"),
+        (["CCO", "CC"], [[1.0, np.nan], [2.0, np.nan]], "y has no label in column 2"),
     ],
 )
 def test_what_cannot_be_fitted(X: Any, y: Any, told: str) -> None:
@@ -185,7 +185,9 @@ def test_a_molecule_that_is_not_learnt_is_an_error_that_names_its_row() -> None:
 def test_a_class_that_is_put_aside_as_a_whole_is_told() -> None:
     aside = MoleBlendClassifier()._validation(SMILES).validation
     y = np.isin(np.arange(24), aside)
-    with pytest.warns(UserWarning, match="so it is not learnt; another random_state"):
+    with pytest.warns(
+        UserWarning, match="class .*True.* put aside for validation, so it is not learnt"
+    ):
         MoleBlendClassifier(**QUICK).fit(SMILES, y)
 
 

@@ -1,7 +1,7 @@
 """A table of measurements: which columns are targets, of what kind and unit, and their labels."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -192,6 +192,7 @@ def read_assay(
     )
     for measurement in measurements:
         notes += measurement.notes
+    notes += _of_signs(table, {*targets, *not_targets})
     found = tuple(unit_of(m.name) if m.kind == "regression" else "" for m in measurements)
     return Assay(measurements, tuple(units) or found, left_out, tuple(notes))
 
@@ -220,14 +221,6 @@ def find_targets(
         if cells is not None and {text.lower() for text in cells.texts} <= _PARTS and cells.texts:
             left_out[name] = "says train, valid or test"
             notes.append(f"column {name!r} says train, valid or test: --split {name} would use it")
-            continue
-        if cells is not None and cells.texts and set(cells.texts) <= _SIGNS:
-            left_out[name] = "holds signs of bounds"
-            notes.append(
-                f"column {name!r} says {', '.join(cells.texts)}, but a bound is read from the cell "
-                "of the label alone, such as >10000: write the sign there, else bounds are learnt "
-                "as values"
-            )
             continue
         reason = "holds lists, or stands twice" if cells is None else why_no_target(name, cells)
         if reason:
@@ -264,6 +257,26 @@ def find_targets(
     )
 
 
+def _of_signs(table: Table, others: Collection[str]) -> list[str]:
+    """Tell columns of `>` and `<`: the bounds that they mean would be learnt as values."""
+    found = []
+    for name in dict.fromkeys(table.names):
+        if name in others or table.names.count(name) > 1:
+            continue
+        cells = read_cells(table, name)
+        if cells is not None and _are_signs(cells):
+            found.append(
+                f"column {name!r} says {', '.join(cells.texts)}, but a bound is read from the cell "
+                "of the label alone, such as >10000: write the sign there, else bounds are learnt "
+                "as values"
+            )
+    return found
+
+
+def _are_signs(cells: Cells) -> bool:
+    return bool(cells.texts) and set(cells.texts) <= _SIGNS
+
+
 def why_no_target(name: str, cells: Cells) -> str:
     """Say why a column is no target; nothing where it may be one."""
     words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)
@@ -271,6 +284,8 @@ def why_no_target(name: str, cells: Cells) -> str:
     squeezed, spaced = re.sub(r"[\W_]", "", name.lower()), " ".join([*words, ""])
     if not cells.texts:
         return "is empty"
+    if _are_signs(cells):
+        return "holds signs of bounds"
     if not words or words[-1] in _IDENTIFIERS or words[0] in ("id", "unnamed", "index"):
         return "names or numbers the rows"
     if squeezed in _IDENTIFIERS:

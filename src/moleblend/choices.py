@@ -128,8 +128,11 @@ def _imbalance(assay: Assay, splits: Sequence[Split], data: Labelled) -> list[st
     for k, measured in enumerate(assay.measurements):
         for number, name in enumerate(measured.classes):
             is_class = data.labels[:, k] == number
-            if not all(is_class[split.train].any() for split in splits):
-                found.append(f"{measured.name!r}: class {name!r} has no molecule to be learnt from")
+            n_without = sum(not is_class[split.train].any() for split in splits)
+            if n_without:
+                where = f" in {n_without} of {len(splits)} folds" if len(splits) > 1 else ""
+                told = f"class {name!r} has no molecule to be learnt from{where}"
+                found.append(f"{measured.name!r}: {told}")
                 continue
             n_validation, n_test = (
                 min(int(is_class[getattr(split, part)].sum()) for split in splits)

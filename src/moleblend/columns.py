@@ -9,7 +9,7 @@ from scipy.special import expit, softmax
 
 from moleblend.domain import Domain, Nearness
 from moleblend.heads import Target, output_slices
-from moleblend.sureness import Sureness, class_names
+from moleblend.sureness import Sureness, class_names, names_where_known
 
 
 def in_units(
@@ -84,18 +84,17 @@ def result_names(
     return names
 
 
-def check_names(targets: Sequence[Target]) -> None:
+def check_names(targets: Sequence[Target], n_members: int) -> None:
     """Refuse targets whose predictions would stand in columns of the same name.
+
+    What will be known of sureness is not known yet, so columns for both cases count.
 
     Raises:
         ValueError: the message names both, and the column.
     """
     owners: dict[str, str] = {}
-    ends = ("pred", "prob", "log10_pred", "std", "log10_std", "low", "high", "set")
-    ends += ("members_std", "members_log10_std")
     for target in targets:
-        for end in (*ends, *(f"prob_{label}" for label in target.classes)):
-            column = f"{target.name}_{end}"
+        for column in (*result_names([target], n_members), *names_where_known(target)):
             owner = owners.setdefault(column, target.name)
             if owner != target.name:
                 raise ValueError(

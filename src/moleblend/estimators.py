@@ -23,6 +23,7 @@ from moleblend.blending import Views
 from moleblend.checkpoint import PACKAGED
 from moleblend.encoder import EncoderConfig
 from moleblend.frames import is_frame, smiles_list
+from moleblend.molecule import MoleculeError
 from moleblend.predict import Predictor, embed
 from moleblend.splits import Split, random_split, scaffold_split
 from moleblend.tables import write_table
@@ -94,17 +95,16 @@ class _FineTuned(_SmilesEstimator):
     def _train(
         self,
         smiles: list[str],
+        split: Split,
         labels: dict[str, Float64[np.ndarray, " n"]],
         task: Literal["regression", "binary"],
     ) -> None:
         """Fine-tune on labels by the name of their target."""
-        split = self._validation(smiles)
         # A run reads a test part at its end. Here the user's own y is the test, so the validation
         # molecules stand in for it once more, and nobody reads those figures.
         rows = np.concatenate([np.arange(len(smiles)), split.validation])
         parts = np.full(len(rows), "test", object)
         parts[split.train], parts[split.validation] = "train", "valid"
-        self._check_parts(labels, task, split)
         columns = {"smiles": pa.array([smiles[row] for row in rows]), "part": pa.array(parts)}
         for name, values in labels.items():
             columns[name] = pa.array(values[rows], from_pandas=True)
@@ -135,8 +135,9 @@ class _FineTuned(_SmilesEstimator):
             console = Console(stderr=True, quiet=not self.verbose)
             try:
                 result = train(config, errors="raise", console=console)
-            except ValueError as error:  # a MoleculeError is one; its row is that of X
-                raise type(error)(str(error).replace(str(data), "X and y")) from error
+            except ValueError as error:  # its row is that of X
+                kind = MoleculeError if isinstance(error, MoleculeError) else ValueError
+                raise kind(str(error).replace(str(data), "X and y")) from error
             self.model_file_ = result.model.read_bytes()
         self.kept_epoch_ = result.kept_epoch
 
@@ -158,21 +159,6 @@ class _FineTuned(_SmilesEstimator):
         if not 0 < len(split.validation) <= min(2 * wanted, n - 1):
             split = random_split(n, fractions, self.random_state)
         return split
-
-    def _check_parts(
-        self, labels: dict[str, Float64[np.ndarray, " n"]], task: str, split: Split
-    ) -> None:
-        """Refuse a target without a label; warn of a class that is put aside as a whole."""
-        for name, values in labels.items():
-            if np.isnan(values).all():
-                raise ValueError(f"y has no label for target {name}: all its values are NaN")
-            for label in (0, 1) if task == "binary" else ():
-                if label in values and label not in values[split.train]:
-                    warnings.warn(
-                        f"all molecules of which {name} is {label} were put aside for validation, "
-                        "so it is not learnt; another random_state or validation_fraction may do",
-                        stacklevel=4,
-                    )
 
     def _predict(self, X: Any) -> Float64[np.ndarray, "n t"]:  # noqa: ANN401, N803
         """Predict every target, in its unit or as a probability."""
@@ -246,7 +232,11 @@ class MoleBlendRegressor(RegressorMixin, _FineTuned):
         self._is_flat = labels.ndim == 1
         columns = labels.reshape(len(smiles), -1)
         self.n_outputs_ = columns.shape[1]
-        self._train(smiles, {f"y{k}": column for k, column in enumerate(columns.T)}, "regression")
+        empty = np.flatnonzero(np.isnan(columns).all(0))
+        if len(empty):
+            raise ValueError(f"y has no label in column {empty[0] + 1}: all its values are NaN")
+        targets = {f"y{k}": column for k, column in enumerate(columns.T)}
+        self._train(smiles, self._validation(smiles), targets, "regression")
         return self
 
     def predict(self, X: Any) -> Float64[np.ndarray, "..."]:  # noqa: ANN401, N803
@@ -295,7 +285,14 @@ class MoleBlendClassifier(ClassifierMixin, _FineTuned):
             raise ValueError("two or more classes are needed, y has one class only")
         wanted = range(1, 2) if len(self.classes_) == 2 else range(len(self.classes_))
         columns = {f"class{k}": (codes == k).astype(np.float64) for k in wanted}
-        self._train(smiles, columns, "binary")
+        split = self._validation(smiles)
+        for code in np.setdiff1d(codes, codes[split.train]):
+            warnings.warn(
+                f"all molecules of class {self.classes_[code]!r} were put aside for validation, so "
+                "it is not learnt; another random_state or validation_fraction may do",
+                stacklevel=2,
+            )
+        self._train(smiles, split, columns, "binary")
         return self
 
     def predict_proba(self, X: Any) -> Float64[np.ndarray, "n c"]:  # noqa: ANN401, N803

@@ -165,8 +165,9 @@ def read_cells(table: Table, name: str) -> Cells | None:
     used = np.unique(which[which >= 0])
     renumbered = np.full(len(texts) + 1, -1, np.int64)
     renumbered[used] = np.arange(len(used))
-    n_none = int(np.array([text.lower() == "none" for text in found] + [False])[rows].sum())
-    return Cells([texts[place] for place in used], renumbered[which], n_none)
+    says_none = np.array([text.lower() == "none" for text in found] + [False])[rows]
+    says_none[list(table.flaws)] = False
+    return Cells([texts[place] for place in used], renumbered[which], int(says_none.sum()))
 
 
 def read_number(text: str) -> Reading:

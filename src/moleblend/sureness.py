@@ -212,10 +212,14 @@ class Sureness:
 
     def names(self, target: Target) -> list[str]:
         """Name the columns of a target; none where too little is known of it."""
-        ends = ["set"] if target.name in self.classes else []
-        if target.name in self.values:
-            ends = ["std", *(["log10_std"] if target.log10 else []), "low", "high"]
-        return [f"{target.name}_{end}" for end in ends]
+        is_known = target.name in self.classes or target.name in self.values
+        return names_where_known(target) if is_known else []
+
+
+def names_where_known(target: Target) -> list[str]:
+    """Name the columns of a target of which enough is known."""
+    ends = ["std", *(["log10_std"] if target.log10 else []), "low", "high"]
+    return [f"{target.name}_{end}" for end in (ends if target.kind == "regression" else ["set"])]
 
 
 def exact(

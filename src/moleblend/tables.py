@@ -245,8 +245,8 @@ def _delimiter(path: Path) -> str:
 
 
 def _csv_pieces(path: Path, notes: tuple[str, ...], n_rows: int | None) -> Iterator[Table]:
-    delimiter = _delimiter(path)
-    if delimiter != _DELIMITERS[_ending(path)]:
+    usual, delimiter = _DELIMITERS[_ending(path)], _delimiter(path)
+    if delimiter != usual:
         sign = {";": "semicolons", "\t": "tabs"}[delimiter]
         notes = (*notes, f"{path}: {sign} separate its cells, and so it was read")
     with _open_lines(path, newline="") as (lines, share_read):

@@ -101,9 +101,10 @@ def train(
     )
     check_names(
         [
-            Target(measured.name, measured.kind, classes=measured.classes)
-            for measured in assay.measurements
-        ]
+            Target(m.name, m.kind, log10=m.name in config.log_scale, classes=m.classes)
+            for m in assay.measurements
+        ],
+        max(config.ensemble, config.folds),
     )
     views, rows = _read_rows(table, smiles, config, encoder)
     if errors == "raise":
