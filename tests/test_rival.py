@@ -47,12 +47,19 @@ def test_a_clear_difference_is_told_from_noise() -> None:
     (verdict,) = verdicts([lost])
     assert verdict.is_lost
     assert "y: a random forest on ECFP4 is better than this model (RMSE" in verdict.text
-    assert f"test molecules by {-lost.high:.3g} to {-lost.low:.3g}" in verdict.text
+    assert f"test molecules the forest by {-lost.high:.3g} to {-lost.low:.3g}" in verdict.text
     even = contest(VALUE, label + noise, label + 1.02 * other, label)
     assert not even.is_certain
     (verdict,) = verdicts([even])
     assert not verdict.is_lost
     assert "no difference beyond the noise of the test part" in verdict.text
+
+
+def test_a_tie_has_nobody_ahead() -> None:
+    label = np.tile([0.0, 1.0], 20)
+    predicted = np.random.default_rng(2).random(40)
+    tie = contest(TOXIC, predicted, predicted.copy(), label)
+    assert "; neither is ahead, in 95 of 100 drawings" in tie.sentence()
 
 
 def test_pairs_count_not_the_spread_of_molecules() -> None:

@@ -86,10 +86,12 @@ class Contest:
         )
         if self.low is None or self.high is None:
             return f"{self.target}: {figures}, too few to say which is better"
-        ends = sorted((self.low, self.high) if self.gain > 0 else (-self.low, -self.high))
+        who = "model" if self.gain >= 0 else "forest"
+        ends = sorted((self.low, self.high) if self.gain >= 0 else (-self.low, -self.high))
+        lead = f"the {who} is ahead by {abs(self.gain):.3g}" if self.gain else "neither is ahead"
         figures += (
-            f"; the {'model' if self.gain > 0 else 'forest'} is ahead by {abs(self.gain):.3g}, in "
-            f"95 of 100 drawings of other test molecules by {ends[0]:.3g} to {ends[1]:.3g}"
+            f"; {lead}, in 95 of 100 drawings of other test molecules the {who} by {ends[0]:.3g} "
+            f"to {ends[1]:.3g}"
         )
         if not self.is_certain:
             return (
