@@ -3,7 +3,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from moleblend.assay import find_targets, notes_of_cells, read_assay, unit_of
+from moleblend.assay import find_targets, notes_of_cells, read_assay
 from moleblend.rows import Table, find_smiles_column
 from moleblend.tables import read_table
 
@@ -30,7 +30,7 @@ def test_one_candidate_is_taken_and_the_others_have_a_reason() -> None:
         Molecular__Weight=VALUES,
         cLogP=VALUES,
         remark=[f"see page {k}" for k in range(N)],
-        german=[value.replace(".", ",") for value in VALUES],
+        thousands=[f"{k + 1},500" for k in range(N)],
         nothing=[None] * N,
         y_pred=VALUES,
         HeavyAtomCount=[str(k // 2) for k in range(N)],
@@ -45,7 +45,7 @@ def test_one_candidate_is_taken_and_the_others_have_a_reason() -> None:
         "Molecular Weight": "has the name of something computed",
         "cLogP": "has the name of something computed",
         "remark": "is text",
-        "german": "has a comma: a number has a decimal point and no separators",
+        "thousands": "has a comma: a number has a decimal point and no separators",
         "nothing": "is empty",
         "y_pred": "has the name of something computed",
         "HeavyAtomCount": "has the name of something computed",
@@ -66,9 +66,10 @@ def test_words_alone_are_classes_and_signs_alone_are_told() -> None:
     targets, left_out, _ = find_targets(signs, ["smiles"])
     assert (targets, left_out) == (("IC50",), {"sign": "holds signs of bounds"})
     for named in ((), ("IC50",)):
-        notes = read_assay(signs, named, not_targets=["smiles"]).notes
-        told = "column 'sign' says >, =, but a bound is read from the cell of the label"
-        assert sum(told in note for note in notes) == 1
+        assay = read_assay(signs, named, not_targets=["smiles"])
+        assert assay.relation == "sign"
+        assert assay.bounds[:, 0].tolist() == [1, 0] * 6
+        assert sum("read from column 'sign'" in note for note in assay.notes) == 1
 
 
 @pytest.mark.parametrize(
@@ -107,25 +108,6 @@ def test_a_column_of_parts_is_no_target_but_is_pointed_out() -> None:
     assert targets == ("value",)
     assert left_out == {"fold": "says train, valid or test"}
     assert "--split fold would use it" in notes[0]
-
-
-@pytest.mark.parametrize(
-    ("name", "unit"),
-    [
-        ("pIC50", "-log10(mol/L)"),
-        ("pKi", "-log10(mol/L)"),
-        ("solubility (mg/L)", "mg/L"),
-        ("IC50 [nM]", "nM"),
-        ("IC50_uM", "uM"),
-        ("measured log solubility in mols per litre", "log mols per litre"),
-        ("inhibition %", "%"),
-        ("IC50", ""),
-        ("gap", ""),
-        ("spike", ""),
-    ],
-)
-def test_units_are_read_off_the_header(name: str, unit: str) -> None:
-    assert unit_of(name) == unit
 
 
 def test_units_kinds_and_cells_of_several_targets() -> None:

@@ -68,6 +68,32 @@ def test_a_comma_is_named(text: str) -> None:
     assert "has a comma: a number has a decimal point" in read_number(text).problem
 
 
+def test_decimal_commas_are_read_where_they_can_be_nothing_else() -> None:
+    found = read_measurement(table("1,5", "<0,25", "3", "1,250", "n.d.", "-2,5e-3", "bad"), "y")
+    np.testing.assert_equal(found.values, [1.5, 0.25, 3, 1.25, NAN, -0.0025, NAN])
+    assert found.bounds.tolist() == [0, -1, 0, 0, 0, 0, 0]
+    assert found.problems == {6: "'bad' is no number"}
+    assert found.notes == ("'y': its commas are decimal commas, and so it was read",)
+    zero = read_measurement(table("0,123", "0,456"), "y")
+    assert zero.values.tolist() == [0.123, 0.456]
+    for cells in (
+        ("1,500", "2,250"),  # thousands as well
+        ("1,5", "1.5", "2,5"),  # both signs
+        ("1,5", "1,000,000", "2,5"),  # a separator for certain
+        ("1,5", "1,000.5", "2,5"),
+    ):
+        assert not read_cells(table(*cells), "y").has_commas
+    lone = read_cells(table("1,5", "2", "3", "4", "5"), "y")
+    assert lone.texts[0] == "1,5"
+
+
+def test_plus_and_minus_are_opposites_and_a_dash_alone_is_missing() -> None:
+    found = read_measurement(table("+", "-", "-", "", "+"), "y")
+    assert (found.kind, found.classes) == ("binary", ("-", "+"))
+    np.testing.assert_equal(found.values, [1, 0, 0, NAN, 1])
+    assert np.isnan(read_measurement(table("1.5", "-", "2.5"), "y").values[1])
+
+
 def test_missing_words_and_malformed_rows_are_missing() -> None:
     given = table("1", "n.d.", "NA", "-", "", None, " 2 ", "?", "7")
     flawed = Table(given.source, given.columns, flaws={8: "the row has 1 cells"})
@@ -112,7 +138,7 @@ def test_a_bad_cell_costs_itself_alone() -> None:
 
 
 def test_more_bad_cells_than_good_ones_are_refused_in_one_sentence() -> None:
-    commas = table("n.d.", "1,5", "2,5", "3,5", "4,5", "5", "6,5", "7,5")
+    commas = table("n.d.", "1,500", "2,500", "3,500", "4,500", "5", "6,500", "7,500")
     with pytest.raises(ValueError, match=r"^assay.csv, row 2: column 'y' should hold numbers") as e:
         read_measurement(commas, "y", "regression")
     assert str(e.value).endswith("no separators, and so it is with 6 of 7 cells")

@@ -1,12 +1,14 @@
 """A table of measurements: which columns are targets, of what kind and unit, and their labels."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64, Int8
 
+from moleblend.bounds import are_signs, read_signs
+from moleblend.headers import unit_of, words_of
 from moleblend.labels import (
     COMMA,
     DATE,
@@ -106,14 +108,8 @@ _MEASURED = re.compile(
 )
 """Names that say that the column was measured, or is what should be learnt."""
 
-_P_VALUE = re.compile(r"p(IC|EC|AC|GI|CC|ED|LD)\s?\d\d|p?K[idb]", re.IGNORECASE)
-_UNITS = (
-    *("pM", "nM", "uM", "µM", "μM", "mM", "mol/L", "mg/L", "g/L", "ug/mL", "µg/mL", "mg/mL"),
-    *("mg/kg", "kcal/mol", "kJ/mol", "eV", "meV", "%", "percent", "min", "hours"),
-)
 _PARTS = frozenset(["train", "valid", "val", "validation", "test"])
 _FEW_TEXTS = "is text, with few different ones"
-_SIGNS = frozenset([*">≥⩾<≤⩽=~≈", ">=", "<=", "=>", "=<", ">>", "<<"])
 _MOST_NAMED = 12
 
 
@@ -126,12 +122,14 @@ class Assay:
         units: of each target; empty where unknown.
         left_out: the other columns, and why each is no target; empty where targets were named.
         notes: what the user should be told, one sentence each.
+        relation: the column from which signs of bounds are read; empty for none.
     """
 
     measurements: tuple[Measurement, ...]
     units: tuple[str, ...]
     left_out: dict[str, str]
     notes: tuple[str, ...]
+    relation: str = ""
 
     @property
     def values(self) -> Float64[np.ndarray, "n t"]:
@@ -159,6 +157,7 @@ def read_assay(
     tasks: Sequence[Task] = ("auto",),
     units: Sequence[str] = (),
     log_scale: Sequence[str] = (),
+    relation: str = "auto",
     not_targets: Sequence[str] = (),
 ) -> Assay:
     """Read the labels of a table.
@@ -169,6 +168,7 @@ def read_assay(
         tasks: the kind of each target, or one for all.
         units: of each target; left out, they are taken from the headers.
         log_scale: targets of which the logarithm will be learnt.
+        relation: the column of signs of bounds, see `bounds.read_signs`.
         not_targets: columns that are something else: the SMILES, the split.
 
     Raises:
@@ -178,7 +178,7 @@ def read_assay(
     left_out: dict[str, str] = {}
     notes: list[str] = []
     if not targets:
-        targets, left_out, notes = find_targets(table, not_targets)
+        targets, left_out, notes = find_targets(table, [*not_targets, relation])
     for told, given in (("units", units), ("tasks", tasks if len(tasks) > 1 else ())):
         if given and len(given) != len(targets):
             raise ValueError(f"{len(targets)} targets, but {len(given)} {told}: one for each")
@@ -192,9 +192,10 @@ def read_assay(
     )
     for measurement in measurements:
         notes += measurement.notes
-    notes += _of_signs(table, {*targets, *not_targets})
+    measurements, signs, told = read_signs(table, measurements, relation, not_targets)
+    notes += told
     found = tuple(unit_of(m.name) if m.kind == "regression" else "" for m in measurements)
-    return Assay(measurements, tuple(units) or found, left_out, tuple(notes))
+    return Assay(measurements, tuple(units) or found, left_out, tuple(notes), signs)
 
 
 def find_targets(
@@ -257,34 +258,13 @@ def find_targets(
     )
 
 
-def _of_signs(table: Table, others: Collection[str]) -> list[str]:
-    """Tell columns of `>` and `<`: the bounds that they mean would be learnt as values."""
-    found = []
-    for name in dict.fromkeys(table.names):
-        if name in others or table.names.count(name) > 1:
-            continue
-        cells = read_cells(table, name)
-        if cells is not None and _are_signs(cells):
-            found.append(
-                f"column {name!r} says {', '.join(cells.texts)}, but a bound is read from the cell "
-                "of the label alone, such as >10000: write the sign there, else bounds are learnt "
-                "as values"
-            )
-    return found
-
-
-def _are_signs(cells: Cells) -> bool:
-    return bool(cells.texts) and set(cells.texts) <= _SIGNS
-
-
 def why_no_target(name: str, cells: Cells) -> str:
     """Say why a column is no target; nothing where it may be one."""
-    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)
-    words = [word.lower() for word in words]
+    words = words_of(name)
     squeezed, spaced = re.sub(r"[\W_]", "", name.lower()), " ".join([*words, ""])
     if not cells.texts:
         return "is empty"
-    if _are_signs(cells):
+    if are_signs(cells):
         return "holds signs of bounds"
     if not words or words[-1] in _IDENTIFIERS or words[0] in ("id", "unnamed", "index"):
         return "names or numbers the rows"
@@ -316,29 +296,6 @@ def why_no_target(name: str, cells: Cells) -> str:
     known = values[~np.isnan(values)]
     is_counted = len(known) >= 5 and (known == known.round()).all() and (np.diff(known) > 0).all()
     return "counts the rows" if is_counted else ""
-
-
-def unit_of(name: str) -> str:
-    """Read the unit off a header; it is recorded, nothing is converted.
-
-    Example:
-        >>> unit_of("IC50 [nM]"), unit_of("solubility (mg/L)"), unit_of("pIC50"), unit_of("ic50_nM")
-        ('nM', 'mg/L', '-log10(mol/L)', 'nM')
-    """
-    bracket = re.search(r"[(\[]([^()\[\]]+)[)\]]\s*$", name)
-    if bracket:
-        return bracket[1].strip()
-    if re.search(r"(^|[\W_])(" + _P_VALUE.pattern + r")($|[\W_])", name) and re.search(
-        r"(^|[\W_])p", name
-    ):
-        return "-log10(mol/L)"
-    for unit in _UNITS:
-        if re.search(rf"[\s_/]{re.escape(unit)}$", name, re.IGNORECASE):
-            return unit
-    words = re.search(r"\bin ([^()\[\]]+)$", name)
-    if words:
-        return f"{'log ' if re.search(r'log', name, re.IGNORECASE) else ''}{words[1].strip()}"
-    return ""
 
 
 def _is_binary(cells: Cells) -> bool:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -55,6 +55,7 @@ _OPPOSITES = (
     ("false", "true"),
     ("no", "yes"),
     ("n", "y"),
+    ("-", "+"),
     ("inactive", "active"),
     ("negative", "positive"),
     ("neg", "pos"),
@@ -68,6 +69,7 @@ _OPPOSITES = (
 _SIGN = re.compile(r"(>=|<=|=>|=<|>>|<<|[><≥≤⩾⩽~≈=]|ca\.?(?=\s*[\d.+-]))?\s*(.*)", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _WITH_COMMA = re.compile(r"[+-]?\d+(,\d+)+(\.\d+)?(e[+-]?\d+)?", re.IGNORECASE)
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 _FORMULA = re.compile(r"\s*=.*[+*/(-].*", re.DOTALL)
 
 COMMA = "has a comma: a number has a decimal point and no separators"
@@ -127,11 +129,13 @@ class Cells:
         texts: different cells that are not missing, without blanks around them.
         which: the text of each row; -1 where it is missing.
         n_none: rows that say `none`, which are missing too.
+        has_commas: numbers had decimal commas, which are points here.
     """
 
     texts: list[str]
     which: Int64[np.ndarray, " n"]
     n_none: int = 0
+    has_commas: bool = False
 
     @property
     def counts(self) -> Int64[np.ndarray, " texts"]:
@@ -155,7 +159,8 @@ def read_cells(table: Table, name: str) -> Cells | None:
         column = column.cast(pa.string())
     encoded = column.combine_chunks().dictionary_encode()
     found = ["" if text is None else str(text).strip() for text in encoded.dictionary.to_pylist()]
-    texts = list(dict.fromkeys(text for text in found if text and text.lower() not in MISSING))
+    missing = MISSING - {"-"} if "+" in found else MISSING
+    texts = list(dict.fromkeys(text for text in found if text and text.lower() not in missing))
     places = {text: place for place, text in enumerate(texts)}
     lookup = np.array([places.get(text, -1) for text in found] + [-1], np.int64)
     rows = encoded.indices.fill_null(len(found)).to_numpy(zero_copy_only=False)
@@ -167,7 +172,38 @@ def read_cells(table: Table, name: str) -> Cells | None:
     renumbered[used] = np.arange(len(used))
     says_none = np.array([text.lower() == "none" for text in found] + [False])[rows]
     says_none[list(table.flaws)] = False
-    return Cells([texts[place] for place in used], renumbered[which], int(says_none.sum()))
+    cells = Cells([texts[place] for place in used], renumbered[which], int(says_none.sum()))
+    return _with_points(cells) if _has_decimal_commas(cells) else cells
+
+
+def _has_decimal_commas(cells: Cells) -> bool:
+    """Whether commas can be nothing but decimal ones: most cells are numbers, many with a comma.
+
+    1,500 alone may be 1500 as well; a 1,5 or a 0,500 in the same column says that it is not. A
+    single 1,5 among whole numbers may be two of them.
+    """
+    digits = [_parted(text)[1] for text in cells.texts]
+    has_comma = [bool(_WITH_COMMA.fullmatch(text)) for text in digits]
+    commas = [text for text, has in zip(digits, has_comma, strict=True) if has]
+    if all(_THOUSANDS.fullmatch(text) for text in commas):
+        return False
+    if any("." in text or text.count(",") > 1 for text in commas):
+        return False
+    is_number = [bool(_NUMBER.fullmatch(text)) for text in digits]
+    if any("." in text for text, is_one in zip(digits, is_number, strict=True) if is_one):
+        return False
+    n_comma, n_whole = (int(cells.counts[which].sum()) for which in (has_comma, is_number))
+    is_usual = 4 * n_comma > n_comma + n_whole
+    return is_usual and 2 * (n_comma + n_whole) > int(cells.counts.sum())
+
+
+def _with_points(cells: Cells) -> Cells:
+    """Write decimal commas as points; what other texts have stays."""
+    texts = [
+        text.replace(",", ".") if _WITH_COMMA.fullmatch(_parted(text)[1]) else text
+        for text in cells.texts
+    ]
+    return replace(cells, texts=texts, has_commas=True)
 
 
 def read_number(text: str) -> Reading:
@@ -179,18 +215,32 @@ def read_number(text: str) -> Reading:
         >>> read_number("1,5").problem
         "'1,5' has a comma: a number has a decimal point and no separators"
     """
-    match = _SIGN.fullmatch(text.strip().replace("\N{MINUS SIGN}", "-"))
-    assert match is not None
-    sign, digits = match[1] or "", match[2].strip()
+    sign, digits = _parted(text)
     if not _NUMBER.fullmatch(digits):
         return Reading(problem=f"{shown(text)!r} {_why_no_number(text, digits)}")
     value = float(digits)
     if np.isinf(value) or (value == 0 and re.search(r"[^\W0]", digits.lower().split("e")[0])):
         return Reading(problem=f"{shown(text)!r} is beyond the numbers that can be computed with")
-    bound = 1 if sign[:1] in tuple(">≥⩾") or sign == "=>" else 0
-    bound = -1 if sign[:1] in tuple("<≤⩽") or sign == "=<" else bound
-    is_approximate = sign[:1] in tuple("~≈c")
-    return Reading(value, bound, bool(sign) and is_approximate)
+    return Reading(value, *read_sign(sign))
+
+
+def _parted(text: str) -> tuple[str, str]:
+    """Part a cell into its sign of a bound and what follows."""
+    match = _SIGN.fullmatch(text.strip().replace("\N{MINUS SIGN}", "-"))
+    assert match is not None
+    return match[1] or "", match[2].strip()
+
+
+def read_sign(sign: str) -> tuple[int, bool]:
+    """Say what a sign before a number makes of it: see `bound` and `is_approximate` of `Reading`.
+
+    Example:
+        >>> read_sign(">="), read_sign("~"), read_sign("=")
+        ((1, False), (0, True), (0, False))
+    """
+    is_above = sign[:1] in tuple(">≥⩾") or sign == "=>"
+    is_below = sign[:1] in tuple("<≤⩽") or sign == "=<"
+    return is_above - is_below, sign[:1] in tuple("~≈c")
 
 
 def _why_no_number(text: str, digits: str) -> str:
@@ -267,6 +317,8 @@ def _regression(
     problems = _problems(table, name, cells, [r.problem for r in readings], "numbers")
     n_approximate = int(cells.counts[[r.is_approximate for r in readings]].sum())
     notes = []
+    if cells.has_commas:
+        notes.append(f"{name!r}: its commas are decimal commas, and so it was read")
     known = values[~np.isnan(values)]
     if not log10 and known.min() > 0 and known.max() / known.min() > 1000:
         decades = np.log10(known.max() / known.min())

@@ -31,6 +31,9 @@ class TrainConfig:
             are regression, unless all are 0 and 1; few texts are classes.
         units: unit of each target, for the record; left out, as the headers say.
         log_scale: targets whose log10 is learnt.
+        relation: column that says `>`, `=` or `<` beside the number of the target, whose bounds are
+            then known; `auto` is the only such column, unless names say that it is not of the only
+            target; `none` reads none.
         views: what is used of each molecule: `2d`, `3d`, `both`; `auto` is both if any row has a
             geometry.
         conformers: geometries computed for each molecule that comes without; of more than one an
@@ -77,6 +80,7 @@ class TrainConfig:
     task: tuple[Task, ...] = ("auto",)
     units: tuple[str, ...] = ()
     log_scale: tuple[str, ...] = ()
+    relation: str = "auto"
     views: Literal["auto", "2d", "3d", "both"] = "auto"
     conformers: int = 0
     folds: int = 0

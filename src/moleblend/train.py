@@ -97,6 +97,7 @@ def train(
         tasks=config.task,
         units=config.units,
         log_scale=config.log_scale,
+        relation=config.relation,
         not_targets=[smiles, *([config.split] if config.split not in SPLITS else [])],
     )
     check_names(

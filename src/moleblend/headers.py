@@ -1,0 +1,54 @@
+"""What the header of a column says by itself: its words, and a unit."""
+
+import re
+
+_P_VALUE = re.compile(r"p(IC|EC|AC|GI|CC|ED|LD)\s?\d\d|p?K[idb]", re.IGNORECASE)
+_NEGATIVE_LOG = re.compile(r"(^|[^A-Za-z])p[A-Z]|neg(ative)?[\W_]*log|-\s*log")
+_UNITS = (
+    *("pM", "nM", "uM", "µM", "μM", "mM", "mol/L", "mg/L", "g/L", "ug/mL", "µg/mL", "mg/mL"),
+    *("mg/kg", "kcal/mol", "kJ/mol", "eV", "meV", "%", "percent", "min", "hours"),
+)
+
+
+def words_of(name: str) -> list[str]:
+    """Cut a name into its words and numbers, in small letters.
+
+    Example:
+        >>> words_of("Standard Relation"), words_of("IC50_nM"), words_of("heavyAtomCount")
+        (['standard', 'relation'], ['ic', '50', 'n', 'm'], ['heavy', 'atom', 'count'])
+    """
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)
+    return [word.lower() for word in words]
+
+
+def unit_of(name: str) -> str:
+    """Read the unit off a header; it is recorded, nothing is converted.
+
+    Example:
+        >>> unit_of("IC50 [nM]"), unit_of("solubility (mg/L)"), unit_of("pIC50"), unit_of("ic50_nM")
+        ('nM', 'mg/L', '-log10(mol/L)', 'nM')
+    """
+    bracket = re.search(r"[(\[]([^()\[\]]+)[)\]]\s*$", name)
+    if bracket:
+        return bracket[1].strip()
+    if re.search(r"(^|[\W_])(" + _P_VALUE.pattern + r")($|[\W_])", name) and re.search(
+        r"(^|[\W_])p", name
+    ):
+        return "-log10(mol/L)"
+    for unit in _UNITS:
+        if re.search(rf"[\s_/]{re.escape(unit)}$", name, re.IGNORECASE):
+            return unit
+    words = re.search(r"\bin ([^()\[\]]+)$", name)
+    if words:
+        return f"{'log ' if re.search(r'log', name, re.IGNORECASE) else ''}{words[1].strip()}"
+    return ""
+
+
+def may_be_negative_log(name: str) -> bool:
+    """Whether a name may be of a negative logarithm, which is the smaller the larger the value is.
+
+    Example:
+        >>> may_be_negative_log("pIC50"), may_be_negative_log("Ki (nM)")
+        (True, False)
+    """
+    return bool(_NEGATIVE_LOG.search(name))

@@ -1,0 +1,48 @@
+import pytest
+
+from moleblend.headers import may_be_negative_log, unit_of, words_of
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        ("pIC50", "-log10(mol/L)"),
+        ("pKi", "-log10(mol/L)"),
+        ("solubility (mg/L)", "mg/L"),
+        ("IC50 [nM]", "nM"),
+        ("IC50_uM", "uM"),
+        ("measured log solubility in mols per litre", "log mols per litre"),
+        ("inhibition %", "%"),
+        ("IC50", ""),
+        ("gap", ""),
+        ("spike", ""),
+    ],
+)
+def test_units_are_read_off_the_header(name: str, unit: str) -> None:
+    assert unit_of(name) == unit
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Standard Relation", ["standard", "relation"]),
+        ("IC50_relation", ["ic", "50", "relation"]),
+        ("heavyAtomCount", ["heavy", "atom", "count"]),
+        ("MW", ["mw"]),
+        ("***", []),
+    ],
+)
+def test_names_are_cut_into_words(name: str, words: list[str]) -> None:
+    assert words_of(name) == words
+
+
+@pytest.mark.parametrize(
+    ("name", "may_be"),
+    [
+        *(("pIC50", True), ("pActivity", True), ("target pKi", True), ("neg log Ki", True)),
+        *(("-log10 IC50", True), ("IC50", False), ("logP", False), ("potency", False)),
+        *(("inhibition %", False), ("SampleValue", False), ("negative", False)),
+    ],
+)
+def test_negative_logarithms_are_told_by_their_names(name: str, may_be: bool) -> None:
+    assert may_be_negative_log(name) == may_be
