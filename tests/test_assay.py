@@ -130,6 +130,25 @@ def test_units_kinds_and_cells_of_several_targets() -> None:
         read_assay(given, ["b"], log_scale=["c"])
 
 
+def test_a_column_of_units_is_that_of_the_only_target() -> None:
+    units = ["nM"] * (N - 1) + [None]
+    given = table(Standard__Value=VALUES, Standard__Units=units)
+    assay = read_assay(given, not_targets=["smiles"])
+    assert (assay.units, assay.units_from) == (("nM",), ("column 'Standard Units'",))
+    named = read_assay(given, units=["uM"], not_targets=["smiles"])
+    assert (named.units, named.units_from) == (("uM",), ("flag",))
+    other = table(value=VALUES, Standard__Units=units)
+    assert read_assay(other, ["value"]).units == ("",)
+    several = table(Standard__Value=VALUES, Standard__Units=["ug.mL-1"] * 2 + ["nM"] * (N - 2))
+    assay = read_assay(several, not_targets=["smiles"])
+    assert assay.units == ("",)
+    (note,) = assay.notes
+    assert note == (
+        "column 'Standard Units' has 2 units for 'Standard Value', nM (10), ug.mL-1 (2): nothing "
+        "is converted, so all are learnt as one; keep the rows of one unit"
+    )
+
+
 @pytest.mark.parametrize(
     ("file", "n_targets", "first", "kind"),
     [

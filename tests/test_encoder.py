@@ -1,4 +1,7 @@
 import math
+import os
+import subprocess
+import sys
 from dataclasses import fields, replace
 
 import numpy as np
@@ -449,3 +452,27 @@ def test_weights_start_as_published_and_kernels_as_asked():
 def test_sizes_and_rates_that_are_none_are_refused(wrong, told):
     with pytest.raises(ValueError, match=told):
         EncoderConfig(**wrong)
+
+
+def test_onednn_forgets_sizes_that_it_has_met() -> None:
+    """Else compiled GELUs for 1,024 numbers of atoms hold the heap; the user's word counts."""
+    script = (
+        "import moleblend.encoder, torch\n"
+        "for n in [*range(1000, 1100), 1000]: torch.nn.functional.gelu(torch.zeros(n, 256))\n"
+    )
+
+    capacity = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+
+    def last_primitive(**told: str) -> str:
+        kept = {name: value for name, value in os.environ.items() if name != capacity}
+        ran = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**kept, "ONEDNN_VERBOSE": "2", "OMP_NUM_THREADS": "1", **told},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return [line for line in ran.stdout.splitlines() if "create:" in line][-1]
+
+    assert "cache_miss" in last_primitive()
+    assert "cache_hit" in last_primitive(**{capacity: "1024"})

@@ -70,6 +70,24 @@ def test_a_regressor_is_what_the_shell_predicts(tmp_path: Path) -> None:
     np.testing.assert_array_equal(table["y0_pred"].to_numpy(), ours.predict(SMILES))
 
 
+def test_members_and_a_frozen_encoder(packaged: Path, tmp_path: Path) -> None:
+    given = {"epochs": 1, "device": "cpu"}
+    ours = MoleBlendRegressor(**given, freeze=True, ensemble=2).fit(SMILES, LENGTHS)
+    ours.save(tmp_path / "model.safetensors")
+    first, second = checkpoint.load_members(tmp_path / "model.safetensors")
+    source = dict(checkpoint.load(packaged).encoder.named_parameters())
+    for member in (first, second):
+        for name, weight in member.encoder.named_parameters():
+            assert torch.equal(weight, source[name]), name
+    assert first.property_head is not None
+    assert second.property_head is not None
+    assert not torch.equal(first.property_head.out.weight, second.property_head.out.weight)
+    moved = MoleBlendRegressor(**given).fit(SMILES, LENGTHS)
+    moved.save(tmp_path / "moved.safetensors")
+    (alone,) = checkpoint.load_members(tmp_path / "moved.safetensors")
+    assert any(not torch.equal(w, source[n]) for n, w in alone.encoder.named_parameters())
+
+
 def test_a_pickle_holds_the_model_file_and_nothing_of_torch(tmp_path: Path) -> None:
     ours = MoleBlendRegressor(**QUICK).fit(SMILES, LENGTHS)
     expected = ours.predict(SMILES)

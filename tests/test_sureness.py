@@ -38,6 +38,19 @@ def test_columns_of_classes() -> None:
     assert columns == {"toxic_set": ["{no}", "{no, yes}", "{yes}", None]}
 
 
+def test_a_confidence_that_needs_more_molecules_is_remarked_on() -> None:
+    targets = (Target("logD", "regression"), Target("toxic", "binary"), Target("new", "binary"))
+    chance = np.random.default_rng(4)
+    labels = np.stack([chance.normal(size=40), np.arange(40) % 2, np.full(40, NAN)], 1)
+    mean = np.concatenate([chance.normal(size=(40, 1)), chance.random((40, 2))], 1)
+    known = Sureness.fit(targets, mean, None, labels, np.zeros((40, 3), np.int8))
+    assert known.remarks(targets, 0.9) == []  # `notes` has what is to be said of 90 %
+    assert known.remarks(targets, 0.95) == []  # which 19 molecules are enough for
+    of_value, of_class = known.remarks(targets, 0.99)
+    assert of_value.startswith("logD: the 99% intervals are infinite, since they need 99 labelled")
+    assert of_class.endswith("it needs 99 validation molecules of each: 0 (20), 1 (20)")
+
+
 def test_no_molecules_have_no_probabilities() -> None:
     targets = (Target("toxic", "binary"), Target("kind", "multiclass", classes=("a", "b", "c")))
     chance = np.random.default_rng(3)

@@ -3,7 +3,7 @@ import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,10 +19,8 @@ from moleblend.checkpoint import Card
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import HeadsConfig, Model, ModelConfig
 from moleblend.metrics import Metrics, best_threshold, binary_metrics
-from moleblend.molecule import MoleculeError
 from moleblend.predict import Predictor
 from moleblend.run_folder import reserved
-from moleblend.splits import SPLITS, scaffold_split
 from moleblend.tables import read_table
 from moleblend.train import TrainConfig, TrainResult
 
@@ -215,28 +213,6 @@ def test_multi_label_with_missing_cells(config: TrainConfig) -> None:
     assert result.test["o"]["n"] == sum(label is not None for label in known) < 12
     assert result.test["n"]["n"] == 12
     assert np.isnan(result.labels).sum() == sum(label is None for label in known)
-
-
-def test_scaffold_split_is_that_of_the_usable_rows(config: TrainConfig) -> None:
-    rings = [f"C1{'C' * n}C1{'C' * m}" for n in range(1, 9) for m in range(4)]
-    smiles = ["nonsense", *CHAINS[:4], *rings]
-    write(Path(config.data), smiles=smiles, y=[float(k) for k in range(len(smiles))])
-    result, _ = run(replace(config, split="scaffold", epochs=1))
-    canonical = [row.molecule.smiles for row in result.rows if row.molecule is not None]
-    expected = scaffold_split(canonical)
-    assert result.parts.test.tolist() == (expected.test + 1).tolist()
-    assert result.parts.train.tolist() == (expected.train + 1).tolist()
-
-
-@pytest.mark.parametrize("kind", ["balanced", "cluster"])
-def test_other_splits_are_those_of_the_usable_rows(config: TrainConfig, kind: str) -> None:
-    smiles = ["nonsense", *CHAINS[:20], *(f"C1{'C' * n}1" for n in range(2, 12))]
-    write(Path(config.data), smiles=smiles, y=[float(k) for k in range(len(smiles))])
-    result, _ = run(replace(config, split=kind, epochs=1, seed=3))
-    canonical = [row.molecule.smiles for row in result.rows if row.molecule is not None]
-    expected = SPLITS[kind](canonical, (0.8, 0.1, 0.1), 3)
-    assert result.parts.test.tolist() == (expected.test + 1).tolist()
-    assert result.parts.train.tolist() == (expected.train + 1).tolist()
 
 
 def test_random_split_follows_the_seed(config: TrainConfig) -> None:
@@ -514,36 +490,11 @@ def test_predictions_of_the_same_name_are_refused(config: TrainConfig) -> None:
     assert set(run(config)[0].test) == {"y", "y_log10"}  # y_log10_pred is that of y_log10 alone
 
 
-def test_a_molecule_without_a_scaffold_is_named_by_its_row(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write(Path(config.data), smiles=["nonsense", *CHAINS], y=[1, *N_CARBONS])
-    monkeypatch.setattr(train, "is_readable", lambda smiles: smiles != "CCCO")
-    row = CHAINS.index("CCCO") + 2
-    refused(replace(config, split="scaffold"), rf"row {row} \(line {row + 1}\): RDKit does not")
-
-
-def test_rows_without_a_molecule_raise_where_this_is_asked(config: TrainConfig) -> None:
-    write(Path(config.data), smiles=["C" * 600, *CHAINS], y=[1, *N_CARBONS], part=["test", *PARTS])
-    with pytest.raises(MoleculeError, match=r"row 1 \(line 2\): 600 atoms, the model takes"):
-        train.train(config, errors="raise", console=Console(quiet=True))
-
-
 def test_labels_that_are_all_equal_are_scaled_by_the_bounds(config: TrainConfig) -> None:
     labels = [5 if k % 2 else ">10000" for k in range(len(CHAINS))]
     write(Path(config.data), smiles=CHAINS, y=labels, part=PARTS)
     result, _ = run(config)
     assert result.targets[0].scale == pytest.approx(9995 / 2, rel=0.1)
-
-
-def test_rows_that_are_left_out_are_counted_with_the_first(config: TrainConfig) -> None:
-    smiles = ["nonsense", *CHAINS[:-1], "C1CC"]
-    write(Path(config.data), smiles=smiles, y=[1, None, *N_CARBONS[1:]], part=["train", *PARTS])
-    _, told = run(replace(config, epochs=1))
-    assert "rows left out as invalid: 2; the first is row 1 (line 2): " in told
-    assert (
-        "rows left out as no_label: 1; the first is row 2 (line 3): no target has a label" in told
-    )
 
 
 def test_two_runs_in_one_folder_and_one_that_cannot_be_written(config: TrainConfig) -> None:
@@ -789,44 +740,6 @@ def test_joined_features_need_no_flag_to_predict(config: TrainConfig) -> None:
     table = Predictor(result.model).predict(config.data)
     again = np.array(table.column("y_pred"))[result.parts.test]
     assert again == pytest.approx(result.predicted[:, 0], abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("features", "views", "unreadable", "joined", "note"),
-    [
-        ("auto", "2d", "", ("ecfp4",), ""),
-        ("none", "2d", "", (), ""),
-        ("auto", "3d", "", (), ""),
-        (
-            "auto",
-            "2d",
-            "CCCO",
-            (),
-            "RDKit does not read the SMILES of some usable rows (1, such as CCCO)",
-        ),
-    ],
-)
-def test_what_is_joined_to_the_head_where_nothing_was_said(
-    config: TrainConfig,
-    monkeypatch: pytest.MonkeyPatch,
-    features: Literal["auto", "none"],
-    views: Literal["2d", "3d"],
-    unreadable: str,
-    joined: tuple[str, ...],
-    note: str,
-) -> None:
-    monkeypatch.setattr(train, "is_readable", lambda smiles: smiles != unreadable)
-    config = replace(config, features=(features,), views=views, epochs=1)
-    conformers = 1 if views == "3d" else 0
-    result, told = run(replace(config, conformers=conformers))
-    assert checkpoint.load(result.model).config.features == joined
-    assert f"views {views}, {' and '.join(joined) or 'nothing'} joined" in told
-    assert result.choices["features"] == list(joined)
-    assert ("no fingerprints are joined" in told) == bool(note)
-    assert note in told
-    assert json.loads((Path(config.out) / "config.json").read_text())["features"] == [
-        *(joined or ("none",))
-    ]
 
 
 @pytest.mark.parametrize("is_new", [False, True])

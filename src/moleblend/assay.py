@@ -123,6 +123,7 @@ class Assay:
         left_out: the other columns, and why each is no target; empty where targets were named.
         notes: what the user should be told, one sentence each.
         relation: the column from which signs of bounds are read; empty for none.
+        units_from: of each unit, `flag`, `header`, or the name of a column; empty where unknown.
     """
 
     measurements: tuple[Measurement, ...]
@@ -130,6 +131,7 @@ class Assay:
     left_out: dict[str, str]
     notes: tuple[str, ...]
     relation: str = ""
+    units_from: tuple[str, ...] = ()
 
     @property
     def values(self) -> Float64[np.ndarray, "n t"]:
@@ -194,8 +196,49 @@ def read_assay(
         notes += measurement.notes
     measurements, signs, told = read_signs(table, measurements, relation, not_targets)
     notes += told
-    found = tuple(unit_of(m.name) if m.kind == "regression" else "" for m in measurements)
-    return Assay(measurements, tuple(units) or found, left_out, tuple(notes), signs)
+    found, units_from, told = _units(table, measurements, units, not_targets)
+    return Assay(measurements, found, left_out, (*notes, *told), signs, units_from)
+
+
+def _units(
+    table: Table,
+    measurements: Sequence[Measurement],
+    given: Sequence[str],
+    not_targets: Sequence[str],
+) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:
+    """Give the unit of each target, where it is from, and what is to be told of it.
+
+    Beside one regression target there may be a column of units, as in ChEMBL's tables.
+    """
+    if given:
+        return tuple(given), tuple("flag" if unit else "" for unit in given), []
+    found = [unit_of(m.name) if m.kind == "regression" else "" for m in measurements]
+    sources = ["header" if unit else "" for unit in found]
+    if len(measurements) > 1 or measurements[0].kind != "regression":
+        return tuple(found), tuple(sources), []
+    (measured,), notes = measurements, []
+    for name in dict.fromkeys(table.names):
+        words = words_of(name)
+        is_beside = words[-1:] in (["unit"], ["units"]) and set(words[:-1]) <= set(
+            words_of(measured.name)
+        )
+        if not is_beside or name in not_targets or table.names.count(name) > 1:
+            continue
+        cells = read_cells(table, name)
+        if cells is None or not cells.texts:
+            continue
+        known = ~np.isnan(measured.values) & (cells.which >= 0)
+        counts = np.bincount(cells.which[known], minlength=len(cells.texts))
+        used = [cells.texts[place] for place in np.argsort(-counts, kind="stable") if counts[place]]
+        if len(used) == 1 and not found[0]:
+            found, sources = used, [f"column {name!r}"]
+        elif len(used) > 1:
+            some = ", ".join(f"{text} ({counts[cells.texts.index(text)]:,})" for text in used[:5])
+            notes.append(
+                f"column {name!r} has {len(used)} units for {measured.name!r}, {some}: nothing is "
+                "converted, so all are learnt as one; keep the rows of one unit"
+            )
+    return tuple(found), tuple(sources), notes
 
 
 def find_targets(

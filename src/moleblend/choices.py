@@ -40,11 +40,12 @@ def choices_of(
         splits: one, or the folds.
     """
     targets = {}
-    for measured, unit in zip(assay.measurements, assay.units, strict=True):
+    units = zip(assay.units, assay.units_from, strict=True)
+    for measured, (unit, unit_from) in zip(assay.measurements, units, strict=True):
         targets[measured.name] = {
             "kind": measured.kind,
             "unit": unit,
-            "unit_from": ("flag" if config.units else "header") if unit else "",
+            "unit_from": unit_from,
             "log10": measured.name in config.log_scale,
             "classes": list(measured.classes),
             "n_labels": int((~np.isnan(measured.values)).sum()),
@@ -174,12 +175,15 @@ def told(choices: dict[str, Any], assay: Assay, table: Table) -> list[str]:
     said += [f"note: {note}" for note in choices["notes"]]
     parts, split = choices["parts"], choices["split"]
     sizes = (
-        f"{choices['folds']} folds ({split}) of {min(choices['fold_sizes']):,} to "
-        f"{max(choices['fold_sizes']):,}, each tested once and used to validate once"
-        if choices["folds"]
-        else f"{parts['train']:,} to train, {parts['validation']:,} to validate, "
+        f"{parts['train']:,} to train, {parts['validation']:,} to validate, "
         f"{parts['test']:,} to test ({split} split)"
     )
+    if choices["folds"]:
+        least, most = min(choices["fold_sizes"]), max(choices["fold_sizes"])
+        each = f"{least:,} to {most:,}, each" if least < most else f"{least:,} each,"
+        sizes = (
+            f"{choices['folds']} folds ({split}) of {each} tested once and used to validate once"
+        )
     joined = " and ".join(choices["features"]) or "nothing"
     said.append(
         f"{choices['rows']:,} rows, {choices['usable']:,} usable: {sizes}; "

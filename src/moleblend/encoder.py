@@ -1,6 +1,7 @@
 """The model: atoms and their blended relations in, one vector per atom and per molecule out."""
 
 import math
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +15,11 @@ from moleblend.batch import Batch, Packing
 from moleblend.blending import Blend
 from moleblend.molecule import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES, FeatureVersion
 from moleblend.relations import N_BOND_KINDS, N_HOPS, UNREACHABLE
+
+# oneDNN keeps a compiled GELU for every number of atoms in a batch that it has met, up to 1,024 of
+# them. They lie scattered over the heap, which glibc then cannot give back nor use as a whole, so
+# memory grew by a fifth over 80,000 predictions. It reads this when the first GELU is computed.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 _LITERAL_PI = 3.14159  # the published Gaussians use this value of pi
 

@@ -65,6 +65,8 @@ class _FineTuned(_SmilesEstimator):
         views: Literal["auto", "2d", "3d", "both"] = "auto",
         conformers: int = 0,
         features: tuple[Literal["auto", "none", "ecfp4", "descriptors"], ...] = ("auto",),
+        freeze: bool = False,
+        ensemble: int = 1,
         validation_fraction: float = 0.1,
         epochs: int = 30,
         patience: int = 0,
@@ -81,6 +83,8 @@ class _FineTuned(_SmilesEstimator):
         self.views = views
         self.conformers = conformers
         self.features = features
+        self.freeze = freeze
+        self.ensemble = ensemble
         self.validation_fraction = validation_fraction
         self.epochs = epochs
         self.patience = patience
@@ -122,6 +126,8 @@ class _FineTuned(_SmilesEstimator):
                 views=self.views,
                 conformers=self.conformers,
                 features=self.features,
+                freeze=self.freeze,
+                ensemble=self.ensemble,
                 epochs=self.epochs,
                 patience=self.patience,
                 batch_size=self.batch_size,
@@ -185,10 +191,12 @@ class MoleBlendRegressor(RegressorMixin, _FineTuned):
     Args:
         model: model file to start from, `packaged`, or `scratch` for random weights.
         smiles: column of the SMILES where X is a data frame; found by name if left out.
-        views: what is used of each molecule, as in `train.TrainConfig`; likewise `conformers`,
+        views: what is used of each molecule, as in `settings.TrainConfig`; likewise `conformers`,
             `epochs`, `patience`, `batch_size`, `learning_rate`, `head_dropout` and `device`.
         conformers: geometries computed for each molecule.
-        features: joined to the property head, as in `train.TrainConfig`.
+        features: joined to the property head, as in `settings.TrainConfig`.
+        freeze: train the property head alone, on vectors that are computed once.
+        ensemble: members of the model, which differ by their seed; the prediction is their mean.
         validation_fraction: part of the molecules, put aside by scaffold (at random where that
             would be none, or more than twice as many), by which probabilities and intervals are put
             right and, with patience, the epoch is chosen.
@@ -205,7 +213,7 @@ class MoleBlendRegressor(RegressorMixin, _FineTuned):
 
     Attributes:
         model_file_: bytes of the fitted model's safetensors file; `save` writes them.
-        kept_epoch_: whose weights were kept.
+        kept_epoch_: whose weights were kept; of an ensemble, in its first member.
         n_outputs_: number of targets.
         n_features_in_: columns of X.
 

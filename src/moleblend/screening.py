@@ -40,7 +40,7 @@ class FileAccount:
     Attributes:
         n_rows: rows written.
         statuses: how many of them have each status.
-        notes: what the user should be told about the source, one sentence each.
+        notes: what the user should be told about the source and the answers, one sentence each.
         n_resumed: those of the rows that an earlier run had left.
     """
 
@@ -361,10 +361,13 @@ def _answer(
     options: dict[str, Any],
 ) -> _Answer:
     predictor, rows = _opened(model, is_one_of_several), piece.table
+    notes = list(rows.notes)
     if verb == "predict":
+        targets = predictor.model.config.targets
+        notes += predictor.sureness.remarks(targets, options["confidence"])
         table = predictor.predict(rows, **options)
         vectors = np.zeros((len(table), 0), np.float32)
     else:
         table, vectors = predictor.embed_table(rows, **options)
     n_done = rows.n_before + len(rows)
-    return _Answer(piece.number, table, vectors, n_done, rows.share_read, rows.notes)
+    return _Answer(piece.number, table, vectors, n_done, rows.share_read, tuple(notes))

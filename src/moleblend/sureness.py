@@ -210,6 +210,22 @@ class Sureness:
         in_unit = mean[:, 0] * np.log(10) * deviation
         return dict(zip(self.names(target), (in_unit, deviation, low, high), strict=True))
 
+    def remarks(self, targets: Sequence[Target], confidence: float) -> list[str]:
+        """Say where intervals are infinite, or a class is in every set, at another confidence.
+
+        What is so at the usual one stands in `notes`.
+        """
+        if confidence == CONFIDENCE:
+            return []
+        found = []
+        for target in targets:
+            if target.name in self.values:
+                found.append(self.values[target.name].intervals.note(target.name, confidence))
+            elif target.name in self.classes:
+                names = class_names(target)
+                found.append(self.classes[target.name].sets.note(target.name, names, confidence))
+        return [note for note in found if note]
+
     def names(self, target: Target) -> list[str]:
         """Name the columns of a target; none where too little is known of it."""
         is_known = target.name in self.classes or target.name in self.values
