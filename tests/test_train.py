@@ -661,7 +661,7 @@ def test_folds_test_every_row_once_and_the_file_holds_all_models(config: TrainCo
     labels = [float(s.count("C")) for s in smiles]
     write(Path(config.data), smiles=["nonsense", *smiles], y=[1, *labels])
     result, told = run(replace(config, split="scaffold", folds=4, epochs=2))
-    assert "4 folds (scaffold) of 6 to 6, each tested once and used to validate once" in told
+    assert "4 folds (scaffold) of 6 each, tested once and used to validate once" in told
     parts = [row["part"] for row in rows_of(result)]
     assert Counter(parts) == {"": 1, **{f"fold {k}": 6 for k in range(1, 5)}}
     assert result.parts.test.tolist() == list(range(1, 25))
