@@ -52,6 +52,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "descriptors": {"features": ("descriptors",)},
     "ecfp4 and descriptors": {"features": ("ecfp4", "descriptors")},
     "read-out of all layers": {"readout": "layers"},
+    "read-out of the last layer": {"readout": "mean"},
+    "random weights, read-out of all layers": {"source": "scratch", "readout": "layers"},
     "layer decay 0.8": {"layer_decay": 0.8},
     "EMA 0.99": {"ema": 0.99},
     "learning rate 1e-4": {"learning_rate": 1e-4},
