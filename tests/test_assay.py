@@ -67,7 +67,7 @@ def test_words_alone_are_classes_and_signs_alone_are_told() -> None:
     assert (targets, left_out) == (("IC50",), {"sign": "holds signs of bounds"})
     for named in ((), ("IC50",)):
         assay = read_assay(signs, named, not_targets=["smiles"])
-        assert assay.relation == "sign"
+        assert assay.relations == {"IC50": "sign"}
         assert assay.bounds[:, 0].tolist() == [1, 0] * 6
         assert sum("read from column 'sign'" in note for note in assay.notes) == 1
 
@@ -130,23 +130,15 @@ def test_units_kinds_and_cells_of_several_targets() -> None:
         read_assay(given, ["b"], log_scale=["c"])
 
 
-def test_a_column_of_units_is_that_of_the_only_target() -> None:
-    units = ["nM"] * (N - 1) + [None]
-    given = table(Standard__Value=VALUES, Standard__Units=units)
-    assay = read_assay(given, not_targets=["smiles"])
-    assert (assay.units, assay.units_from) == (("nM",), ("column 'Standard Units'",))
-    named = read_assay(given, units=["uM"], not_targets=["smiles"])
-    assert (named.units, named.units_from) == (("uM",), ("flag",))
-    other = table(value=VALUES, Standard__Units=units)
-    assert read_assay(other, ["value"]).units == ("",)
-    several = table(Standard__Value=VALUES, Standard__Units=["ug.mL-1"] * 2 + ["nM"] * (N - 2))
-    assay = read_assay(several, not_targets=["smiles"])
-    assert assay.units == ("",)
-    (note,) = assay.notes
+def test_a_point_may_separate_thousands_where_others_have_decimal_commas() -> None:
+    points = ["1.500", "20", "350", "12.500"] * 3
+    commas = [f"{k},5" for k in range(N)]
+    (note,) = read_assay(table(IC50=points, other=commas), ["IC50"]).notes
     assert note == (
-        "column 'Standard Units' has 2 units for 'Standard Value', nM (10), ug.mL-1 (2): nothing "
-        "is converted, so all are learnt as one; keep the rows of one unit"
+        "'IC50': 1.500 is read with a decimal point, but 'other' has decimal commas; if it is "
+        "1500, write it so"
     )
+    assert not read_assay(table(IC50=points, other=VALUES), ["IC50"]).notes
 
 
 @pytest.mark.parametrize(

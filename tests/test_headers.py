@@ -1,6 +1,6 @@
 import pytest
 
-from moleblend.headers import may_be_negative_log, unit_of, words_of
+from moleblend.headers import is_logarithm, may_be_negative_log, unit_of, words_of
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,9 @@ def test_names_are_cut_into_words(name: str, words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("name", "may_be"),
     [
+        *((name, True) for name in ("pic50", "PIC50", "pchembl_value", "pki", "NegLogKi")),
+        *((name, True) for name in ("Neg Log IC50", "-Log10(IC50)", "log(1/C)")),
+        ("\N{MINUS SIGN}log IC50", True),
         *(("pIC50", True), ("pActivity", True), ("target pKi", True), ("neg log Ki", True)),
         *(("-log10 IC50", True), ("IC50", False), ("logP", False), ("potency", False)),
         *(("inhibition %", False), ("SampleValue", False), ("negative", False)),
@@ -46,3 +49,14 @@ def test_names_are_cut_into_words(name: str, words: list[str]) -> None:
 )
 def test_negative_logarithms_are_told_by_their_names(name: str, may_be: bool) -> None:
     assert may_be_negative_log(name) == may_be
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        *(("logS", True), ("measuredLogD", True), ("log10_IC50", True), ("ln K", True)),
+        *(("catalogue", False), ("IC50", False), ("biological", False)),
+    ],
+)
+def test_logarithms_are_told_by_their_names(name: str, *, is_one: bool) -> None:
+    assert is_logarithm(name) == is_one

@@ -247,8 +247,9 @@ def test_how_sure_it_is_comes_with_every_piece(model: Path, source: Path, tmp_pa
     assert found.column("nearest").to_pylist()[10:20] == [None] * 10
     (note,) = predict_file(model, source, tmp_path / "sure.parquet", confidence=0.99).notes
     assert note.startswith("gap: the 99% intervals are infinite, since they need 99 labelled")
-    with pytest.raises(ValueError, match=r"between 0 and 1, 90\.0 came"):
-        predict_file(model, source, tmp_path / "other.parquet", confidence=90.0)
+    for refused in (1.0, 90.0, float("nan")):
+        with pytest.raises(ValueError, match=rf"between 0 and 1, {refused} came"):
+            predict_file(model, source, tmp_path / "other.parquet", confidence=refused)
     source.write_text("smiles,nearest\nC,\n")
     with pytest.raises(ValueError, match="has a column 'nearest' already"):
         predict_file(model, source, tmp_path / "other.parquet")

@@ -1,25 +1,22 @@
 """A table of measurements: which columns are targets, of what kind and unit, and their labels."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 from jaxtyping import Float64, Int8
 
-from moleblend.bounds import are_signs, read_signs
-from moleblend.headers import unit_of, words_of
+from moleblend.beside import holds_signs, read_signs, read_units
+from moleblend.cells import COMMA, DATE, Cells, may_have_thousands, read_cells, read_number
+from moleblend.headers import words_of
 from moleblend.labels import (
-    COMMA,
-    DATE,
-    Cells,
     Measurement,
     Task,
     is_few,
     is_pair,
-    read_cells,
     read_measurement,
-    read_number,
 )
 from moleblend.rows import Table
 
@@ -122,15 +119,15 @@ class Assay:
         units: of each target; empty where unknown.
         left_out: the other columns, and why each is no target; empty where targets were named.
         notes: what the user should be told, one sentence each.
-        relation: the column from which signs of bounds are read; empty for none.
-        units_from: of each unit, `flag`, `header`, or the name of a column; empty where unknown.
+        relations: of targets, the column from which the signs of their bounds are read.
+        units_from: of each unit, `flag`, `header` or `column NAME`; empty where unknown.
     """
 
     measurements: tuple[Measurement, ...]
     units: tuple[str, ...]
     left_out: dict[str, str]
     notes: tuple[str, ...]
-    relation: str = ""
+    relations: dict[str, str] = field(default_factory=dict)
     units_from: tuple[str, ...] = ()
 
     @property
@@ -168,9 +165,9 @@ def read_assay(
         table: the rows.
         targets: the columns; left out, they are found.
         tasks: the kind of each target, or one for all.
-        units: of each target; left out, they are taken from the headers.
+        units: of each target; left out, they are taken from headers and columns of units.
         log_scale: targets of which the logarithm will be learnt.
-        relation: the column of signs of bounds, see `bounds.read_signs`.
+        relation: the column of signs of bounds, see `beside.read_signs`.
         not_targets: columns that are something else: the SMILES, the split.
 
     Raises:
@@ -194,51 +191,44 @@ def read_assay(
     )
     for measurement in measurements:
         notes += measurement.notes
-    measurements, signs, told = read_signs(table, measurements, relation, not_targets)
+    others = {*targets, *not_targets, relation}
+
+    @cache
+    def rivals() -> list[str]:
+        return _rivals(table, others)
+
+    measurements, relations, told = read_signs(table, measurements, relation, not_targets, rivals)
     notes += told
-    found, units_from, told = _units(table, measurements, units, not_targets)
-    return Assay(measurements, found, left_out, (*notes, *told), signs, units_from)
+    found, units_from, told = read_units(table, measurements, units, not_targets, rivals)
+    notes += told
+    for measurement in measurements:
+        notes += _of_points(table, measurement)
+    return Assay(measurements, found, left_out, tuple(notes), relations, units_from)
 
 
-def _units(
-    table: Table,
-    measurements: Sequence[Measurement],
-    given: Sequence[str],
-    not_targets: Sequence[str],
-) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:
-    """Give the unit of each target, where it is from, and what is to be told of it.
-
-    Beside one regression target there may be a column of units, as in ChEMBL's tables.
-    """
-    if given:
-        return tuple(given), tuple("flag" if unit else "" for unit in given), []
-    found = [unit_of(m.name) if m.kind == "regression" else "" for m in measurements]
-    sources = ["header" if unit else "" for unit in found]
-    if len(measurements) > 1 or measurements[0].kind != "regression":
-        return tuple(found), tuple(sources), []
-    (measured,), notes = measurements, []
+def _rivals(table: Table, others: Collection[str]) -> list[str]:
+    """Give the columns that look measured, but are none of these."""
+    found = []
     for name in dict.fromkeys(table.names):
-        words = words_of(name)
-        is_beside = words[-1:] in (["unit"], ["units"]) and set(words[:-1]) <= set(
-            words_of(measured.name)
-        )
-        if not is_beside or name in not_targets or table.names.count(name) > 1:
-            continue
-        cells = read_cells(table, name)
-        if cells is None or not cells.texts:
-            continue
-        known = ~np.isnan(measured.values) & (cells.which >= 0)
-        counts = np.bincount(cells.which[known], minlength=len(cells.texts))
-        used = [cells.texts[place] for place in np.argsort(-counts, kind="stable") if counts[place]]
-        if len(used) == 1 and not found[0]:
-            found, sources = used, [f"column {name!r}"]
-        elif len(used) > 1:
-            some = ", ".join(f"{text} ({counts[cells.texts.index(text)]:,})" for text in used[:5])
-            notes.append(
-                f"column {name!r} has {len(used)} units for {measured.name!r}, {some}: nothing is "
-                "converted, so all are learnt as one; keep the rows of one unit"
-            )
-    return tuple(found), tuple(sources), notes
+        if name not in others and table.names.count(name) == 1:
+            cells = read_cells(table, name)
+            if cells is not None and not why_no_target(name, cells):
+                found.append(name)
+    return found
+
+
+def _of_points(table: Table, measurement: Measurement) -> list[str]:
+    """Tell that 1.500 may be 1500 in a table whose other numbers have decimal commas."""
+    cells = read_cells(table, measurement.name)
+    if measurement.kind != "regression" or cells is None or not may_have_thousands(cells):
+        return []
+    for name in dict.fromkeys(table.names):
+        other = read_cells(table, name) if table.names.count(name) == 1 else None
+        if other is not None and other.has_commas:
+            text = next(t for t in cells.texts if "." in t and not read_number(t).problem)
+            told = f"{measurement.name!r}: {text} is read with a decimal point, but {name!r} has "
+            return [told + f"decimal commas; if it is {text.replace('.', '')}, write it so"]
+    return []
 
 
 def find_targets(
@@ -307,7 +297,7 @@ def why_no_target(name: str, cells: Cells) -> str:
     squeezed, spaced = re.sub(r"[\W_]", "", name.lower()), " ".join([*words, ""])
     if not cells.texts:
         return "is empty"
-    if are_signs(cells):
+    if holds_signs(cells):
         return "holds signs of bounds"
     if not words or words[-1] in _IDENTIFIERS or words[0] in ("id", "unnamed", "index"):
         return "names or numbers the rows"

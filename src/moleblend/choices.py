@@ -59,7 +59,7 @@ def choices_of(
         "targets": targets,
         "targets_from": "flag" if config.target else "the columns that look measured",
         "left_out": assay.left_out,
-        "relation": assay.relation,
+        "relations": assay.relations,
         "rows": n_rows,
         "usable": len(data),
         "split": config.split,

@@ -106,7 +106,7 @@ class IntervalCalibration:
         if len(self.scores) >= fewest(confidence):
             return ""
         return (
-            f"{name}: the {confidence:.0%} intervals are infinite, since they need "
+            f"{name}: the {100 * confidence:.10g}% intervals are infinite, since they need "
             f"{fewest(confidence)} labelled validation molecules and there are {len(self.scores)}"
         )
 
@@ -185,7 +185,7 @@ class SetCalibration:
         if not few:
             return ""
         return (
-            f"{name}: every {confidence:.0%} set holds these classes, since it needs "
+            f"{name}: every {100 * confidence:.10g}% set holds these classes, since it needs "
             f"{fewest(confidence)} validation molecules of each: {', '.join(few)}"
         )
 

@@ -3,7 +3,10 @@
 import re
 
 _P_VALUE = re.compile(r"p(IC|EC|AC|GI|CC|ED|LD)\s?\d\d|p?K[idb]", re.IGNORECASE)
-_NEGATIVE_LOG = re.compile(r"(^|[^A-Za-z])p[A-Z]|neg(ative)?[\W_]*log|-\s*log")
+_NEGATIVE_LOG = re.compile(
+    r"(^|[^A-Za-z])p[A-Z]|(?i:(^|[^a-z])p(ic|ec|ac|gi|cc|ed|ld|lc|tc|k|a2|chembl|act|pot|aff)|"
+    r"neg(ative)?[\W_]*log|[-\N{EN DASH}\N{MINUS SIGN}]\s*log|log\w*[\W_]*1\s*/|colog)"
+)
 _UNITS = (
     *("pM", "nM", "uM", "µM", "μM", "mM", "mol/L", "mg/L", "g/L", "ug/mL", "µg/mL", "mg/mL"),
     *("mg/kg", "kcal/mol", "kJ/mol", "eV", "meV", "%", "percent", "min", "hours"),
@@ -52,3 +55,13 @@ def may_be_negative_log(name: str) -> bool:
         (True, False)
     """
     return bool(_NEGATIVE_LOG.search(name))
+
+
+def is_logarithm(name: str) -> bool:
+    """Whether a name says that it is of a logarithm.
+
+    Example:
+        >>> is_logarithm("logS"), is_logarithm("log10_IC50"), is_logarithm("catalogue")
+        (True, True, False)
+    """
+    return any(word.startswith("log") or word in ("ln", "lg") for word in words_of(name))

@@ -2,50 +2,18 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import pyarrow as pa
-from jaxtyping import Bool, Float64, Int8, Int64
+from jaxtyping import Bool, Float64, Int8
 
+from moleblend.cells import Cells, Reading, is_plain_number, read_cells, read_number
 from moleblend.complaints import shown
 from moleblend.heads import Kind
 from moleblend.rows import Table
 
 Task = Literal["auto", "regression", "binary", "multiclass"]
-
-MISSING = frozenset(
-    [
-        "na",
-        "n/a",
-        "#n/a",
-        "nan",
-        "none",
-        "null",
-        "-",
-        "--",
-        ".",
-        "?",
-        "nd",
-        "n.d.",
-        "n.d",
-        "nt",
-        "n.t.",
-        "n.a.",
-        "missing",
-        "not determined",
-        "not tested",
-        "not available",
-        "#value!",
-        "#div/0!",
-        "#ref!",
-        "#num!",
-        "#name?",
-        "#null!",
-    ]
-)
-"""Words, in small letters, for a label that is not there; so is an empty cell."""
 
 MOST_CLASSES = 20
 """A column of more different texts is no target."""
@@ -65,35 +33,6 @@ _OPPOSITES = (
     ("low", "high"),
 )
 """Pairs of words, the second of which is class 1."""
-
-_SIGN = re.compile(r"(>=|<=|=>|=<|>>|<<|[><≥≤⩾⩽~≈=]|ca\.?(?=\s*[\d.+-]))?\s*(.*)", re.DOTALL)
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
-_WITH_COMMA = re.compile(r"[+-]?\d+(,\d+)+(\.\d+)?(e[+-]?\d+)?", re.IGNORECASE)
-_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
-_FORMULA = re.compile(r"\s*=.*[+*/(-].*", re.DOTALL)
-
-COMMA = "has a comma: a number has a decimal point and no separators"
-"""What is said of 1,5 and of 1,000."""
-
-DATE = re.compile(r"\d{4}-\d\d?-\d\d?([T ].*)?|\d\d?[./-]\d\d?[./-]\d{2,4}")
-"""2024-01-05, also with a time, or 5.1.24."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One cell as a number.
-
-    Attributes:
-        value: NaN where there is none.
-        bound: 1 if the true value is at least `value` (`>10000`), -1 if at most, 0 if equal.
-        is_approximate: the cell says `~`; the value is taken.
-        problem: why the cell is no number; empty where it is one, or is missing.
-    """
-
-    value: float = np.nan
-    bound: int = 0
-    is_approximate: bool = False
-    problem: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,143 +58,6 @@ class Measurement:
     problems: dict[int, str]
     n_approximate: int = 0
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Cells:
-    """A column as its different texts.
-
-    Attributes:
-        texts: different cells that are not missing, without blanks around them.
-        which: the text of each row; -1 where it is missing.
-        n_none: rows that say `none`, which are missing too.
-        has_commas: numbers had decimal commas, which are points here.
-    """
-
-    texts: list[str]
-    which: Int64[np.ndarray, " n"]
-    n_none: int = 0
-    has_commas: bool = False
-
-    @property
-    def counts(self) -> Int64[np.ndarray, " texts"]:
-        """Rows that have each text."""
-        return np.bincount(self.which[self.which >= 0], minlength=len(self.texts))
-
-
-def read_cells(table: Table, name: str) -> Cells | None:
-    """Gather the different cells of a column, missing ones and malformed rows left out.
-
-    Returns:
-        None where the column holds lists or records.
-
-    Raises:
-        ValueError: there is no such column, or several.
-    """
-    column = table.column(name)
-    if pa.types.is_nested(column.type):
-        return None
-    if pa.types.is_boolean(column.type):
-        column = column.cast(pa.string())
-    encoded = column.combine_chunks().dictionary_encode()
-    found = ["" if text is None else str(text).strip() for text in encoded.dictionary.to_pylist()]
-    missing = MISSING - {"-"} if "+" in found else MISSING
-    texts = list(dict.fromkeys(text for text in found if text and text.lower() not in missing))
-    places = {text: place for place, text in enumerate(texts)}
-    lookup = np.array([places.get(text, -1) for text in found] + [-1], np.int64)
-    rows = encoded.indices.fill_null(len(found)).to_numpy(zero_copy_only=False)
-    which = lookup[rows]
-    which[list(table.flaws)] = -1
-    # A text that malformed rows alone have is no label, and no class.
-    used = np.unique(which[which >= 0])
-    renumbered = np.full(len(texts) + 1, -1, np.int64)
-    renumbered[used] = np.arange(len(used))
-    says_none = np.array([text.lower() == "none" for text in found] + [False])[rows]
-    says_none[list(table.flaws)] = False
-    cells = Cells([texts[place] for place in used], renumbered[which], int(says_none.sum()))
-    return _with_points(cells) if _has_decimal_commas(cells) else cells
-
-
-def _has_decimal_commas(cells: Cells) -> bool:
-    """Whether commas can be nothing but decimal ones: most cells are numbers, many with a comma.
-
-    1,500 alone may be 1500 as well; a 1,5 or a 0,500 in the same column says that it is not. A
-    single 1,5 among whole numbers may be two of them.
-    """
-    digits = [_parted(text)[1] for text in cells.texts]
-    has_comma = [bool(_WITH_COMMA.fullmatch(text)) for text in digits]
-    commas = [text for text, has in zip(digits, has_comma, strict=True) if has]
-    if all(_THOUSANDS.fullmatch(text) for text in commas):
-        return False
-    if any("." in text or text.count(",") > 1 for text in commas):
-        return False
-    is_number = [bool(_NUMBER.fullmatch(text)) for text in digits]
-    if any("." in text for text, is_one in zip(digits, is_number, strict=True) if is_one):
-        return False
-    n_comma, n_whole = (int(cells.counts[which].sum()) for which in (has_comma, is_number))
-    is_usual = 4 * n_comma > n_comma + n_whole
-    return is_usual and 2 * (n_comma + n_whole) > int(cells.counts.sum())
-
-
-def _with_points(cells: Cells) -> Cells:
-    """Write decimal commas as points; what other texts have stays."""
-    texts = [
-        text.replace(",", ".") if _WITH_COMMA.fullmatch(_parted(text)[1]) else text
-        for text in cells.texts
-    ]
-    return replace(cells, texts=texts, has_commas=True)
-
-
-def read_number(text: str) -> Reading:
-    """Read a number, which may have a sign before it that makes it a bound.
-
-    Example:
-        >>> read_number(">= 5"), read_number("~3").value
-        (Reading(value=5.0, bound=1, is_approximate=False, problem=''), 3.0)
-        >>> read_number("1,5").problem
-        "'1,5' has a comma: a number has a decimal point and no separators"
-    """
-    sign, digits = _parted(text)
-    if not _NUMBER.fullmatch(digits):
-        return Reading(problem=f"{shown(text)!r} {_why_no_number(text, digits)}")
-    value = float(digits)
-    if np.isinf(value) or (value == 0 and re.search(r"[^\W0]", digits.lower().split("e")[0])):
-        return Reading(problem=f"{shown(text)!r} is beyond the numbers that can be computed with")
-    return Reading(value, *read_sign(sign))
-
-
-def _parted(text: str) -> tuple[str, str]:
-    """Part a cell into its sign of a bound and what follows."""
-    match = _SIGN.fullmatch(text.strip().replace("\N{MINUS SIGN}", "-"))
-    assert match is not None
-    return match[1] or "", match[2].strip()
-
-
-def read_sign(sign: str) -> tuple[int, bool]:
-    """Say what a sign before a number makes of it: see `bound` and `is_approximate` of `Reading`.
-
-    Example:
-        >>> read_sign(">="), read_sign("~"), read_sign("=")
-        ((1, False), (0, True), (0, False))
-    """
-    is_above = sign[:1] in tuple(">≥⩾") or sign == "=>"
-    is_below = sign[:1] in tuple("<≤⩽") or sign == "=<"
-    return is_above - is_below, sign[:1] in tuple("~≈c")
-
-
-def _why_no_number(text: str, digits: str) -> str:
-    """Say what a cell is, and what was expected; `digits` is what follows its sign."""
-    if _WITH_COMMA.fullmatch(digits):
-        return COMMA
-    if re.fullmatch(r"[+-]?inf(inity)?", digits, re.IGNORECASE):
-        return "is infinite, a finite number was expected"
-    if _FORMULA.fullmatch(text):
-        return "is a formula, its value was expected"
-    if DATE.fullmatch(digits):
-        return "is a date, a number was expected"
-    if _NUMBER.match(digits):
-        return "goes on after the number, a number alone was expected"
-    return "is no number"
 
 
 def read_measurement(
@@ -411,7 +213,7 @@ def _classes(
         for text, place in zip(cells.texts, places, strict=True)
     ]
     numbers = np.array([*(place if place >= 0 else np.nan for place in places), np.nan])
-    if cells.n_none and not all(map(_NUMBER.fullmatch, classes)):
+    if cells.n_none and not all(map(is_plain_number, classes)):
         told = f"{name!r}: cells that say none are taken as missing: {cells.n_none:,}"
         notes = [*notes, f"{told}; if that is a class, give it another word"]
     return Measurement(

@@ -18,6 +18,7 @@ from jaxtyping import Float32
 from moleblend import __version__, checkpoint
 from moleblend.blending import Views
 from moleblend.chem import RDKIT_VERSION
+from moleblend.conformal import check_confidence
 from moleblend.engines import Engine, map_in_order
 from moleblend.files import alone_with, replacing
 from moleblend.parts import Parts, file_sha256
@@ -93,6 +94,7 @@ def predict_file(
         MoleculeError: a row cannot be used and `errors` is "raise".
         ChildProcessError: a process died.
     """
+    check_confidence(confidence)
     told = {"views": views, "smiles": smiles, "errors": errors, "confidence": confidence}
     work = _Work("predict", model, source, out, told)
     with work.answered(engine, n_processes, address, resume, on_progress) as pieces:

@@ -29,11 +29,11 @@ class TrainConfig:
             `random`, or a column that says train, valid or test for each row.
         task: of all targets, or of each: `regression`, `binary`, `multiclass`, or `auto`: numbers
             are regression, unless all are 0 and 1; few texts are classes.
-        units: unit of each target, for the record; left out, as the headers say.
+        units: unit of each target, for the record; left out, as headers or a column of units say.
         log_scale: targets whose log10 is learnt.
         relation: column that says `>`, `=` or `<` beside the number of the target, whose bounds are
-            then known; `auto` is the only such column, unless names say that it is not of the only
-            target; `none` reads none.
+            then known; `auto` is the one whose name is of the target, or that can be of no other
+            column; `none` reads none.
         views: what is used of each molecule: `2d`, `3d`, `both`; `auto` is both if any row has a
             geometry.
         conformers: geometries computed for each molecule that comes without; of more than one an
