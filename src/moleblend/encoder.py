@@ -17,10 +17,12 @@ from moleblend.molecule import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES, FeatureVe
 from moleblend.relations import N_BOND_KINDS, N_HOPS, UNREACHABLE
 
 # oneDNN keeps a compiled GELU for every number of atoms in a batch that it has met, up to 1,024 of
-# them. They lie scattered over the heap, which glibc then cannot give back nor use as a whole, so
-# memory grew by a fifth over 80,000 predictions. It reads this when the first GELU is computed.
+# them. They outlive their batch and lie scattered over the heap, which glibc then can neither give
+# back nor use as a whole, so memory grew by a fifth over 80,000 predictions; with 64 it still grew.
+# A batch needs a few, and to compile one takes a tenth of a millisecond. oneDNN reads this when the
+# first GELU is computed.
 if "DNNL_PRIMITIVE_CACHE_CAPACITY" not in os.environ:  # its former name, which is read too
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8")
 
 _LITERAL_PI = 3.14159  # the published Gaussians use this value of pi
 
