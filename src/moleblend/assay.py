@@ -219,8 +219,10 @@ def _rivals(table: Table, others: Collection[str]) -> list[str]:
 
 def _of_points(table: Table, measurement: Measurement) -> list[str]:
     """Tell that 1.500 may be 1500 in a table whose other numbers have decimal commas."""
+    if measurement.kind != "regression":
+        return []
     cells = read_cells(table, measurement.name)
-    if measurement.kind != "regression" or cells is None or not may_have_thousands(cells):
+    if cells is None or not may_have_thousands(cells):
         return []
     for name in dict.fromkeys(table.names):
         other = read_cells(table, name) if table.names.count(name) == 1 else None

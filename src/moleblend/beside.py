@@ -161,8 +161,10 @@ def _sign_columns(table: Table, others: Collection[str]) -> dict[str, list[str]]
     """Give the columns of signs of which some mean a bound, and what they say."""
     found = {}
     for name in dict.fromkeys(table.names):
-        cells = read_cells(table, name) if table.names.count(name) == 1 else None
-        if name in others or cells is None or not holds_signs(cells):
+        if name in others or table.names.count(name) > 1:
+            continue
+        cells = read_cells(table, name)
+        if cells is None or not holds_signs(cells):
             continue
         signs = [_sign(text) for text in cells.texts]
         if any(sign in _SIGNS and read_sign(sign)[0] for sign in signs):

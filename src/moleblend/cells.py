@@ -44,6 +44,7 @@ MISSING = frozenset(
 """Words, in small letters, for a label that is not there; so is an empty cell."""
 
 _PLUS_OR_MINUS = re.compile(r"'?[(]?([+\-]+)[)]?'?")
+_LONGEST_SCORE = 8
 _SCORE = re.compile(r"[+\-]+|[+]/-|±")
 _DASHES = str.maketrans("\N{EN DASH}\N{EM DASH}\N{MINUS SIGN}\N{FULLWIDTH PLUS SIGN}", "---+")
 
@@ -121,7 +122,7 @@ def read_cells(table: Table, name: str) -> Cells | None:
     is_whole = np.ones(len(rows), bool)
     is_whole[list(table.flaws)] = False
     # A text that malformed rows alone have is no label, and no class.
-    used = set(np.unique(rows[is_whole]).tolist())
+    used = set(np.flatnonzero(np.bincount(rows[is_whole], minlength=1)).tolist())
     missing = _missing_words([text for place, text in enumerate(found) if place in used])
     texts = list(
         dict.fromkeys(
@@ -141,6 +142,8 @@ def read_cells(table: Table, name: str) -> Cells | None:
 def _plain(cell: object) -> str:
     """Give a cell as text, without blanks around it; signs of plus and minus alone as such."""
     text = "" if cell is None else str(cell).strip()
+    if len(text) > _LONGEST_SCORE:
+        return text
     match = _PLUS_OR_MINUS.fullmatch(text.translate(_DASHES))
     return match[1] if match else text
 
@@ -160,6 +163,8 @@ def _has_decimal_commas(cells: Cells) -> bool:
     comma, and a quarter of all numbers, must be of the first kind: one of them among thousands is a
     slip, and a 1,5 among whole numbers may be two of them.
     """
+    if not any("," in text for text in cells.texts):
+        return False
     digits = [_parted(text)[1] for text in cells.texts]
     has_comma = np.array([bool(_WITH_COMMA.fullmatch(text)) for text in digits], bool)
     is_number = np.array([bool(_NUMBER.fullmatch(text)) for text in digits], bool)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ class Table:
     def __len__(self) -> int:
         return self.columns.num_rows
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         """Names of the columns."""
         return self.columns.column_names
