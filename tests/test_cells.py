@@ -108,6 +108,7 @@ def test_decimal_commas_are_points_where_they_can_be_nothing_else(
         ("1,5", "1,000.5", "2,5"),
         ("1,5", "2", "3", "4", "5"),  # may be two numbers
         ("1,500", "2,250", "12,000", "950", "0,5", "700"),  # a slip among thousands
+        ("1,500", "2,250", "12,000", "0,5", "7,5"),  # two of five are clear
         ("25,776",) * 60 + ("100",) * 39 + ("7,5",),
         ("a", "b", "c", "1,5"),
     ],
