@@ -92,6 +92,12 @@ def test_one_name_that_says_measured_decides_and_it_is_said() -> None:
     assert "'dose' could be learnt too" in notes[0]
 
 
+def test_a_column_may_be_called_none_or_auto() -> None:
+    for name in ("none", "auto"):
+        assert found(table(**{name: VALUES})) == (name,)
+        assert read_assay(table(**{name: VALUES}), relation=name).measurements[0].name == name
+
+
 def test_several_candidates_are_listed_with_the_flag() -> None:
     with pytest.raises(ValueError, match="2 columns could be the target: 'a', 'b'; say which with"):
         found(table(a=VALUES, b=VALUES))

@@ -171,6 +171,12 @@ def test_units_that_are_not_of_the_target_are_none(columns: dict[str, list], tar
     assert (assay.units, assay.notes) == (("",), ())
 
 
+def test_a_column_of_units_is_not_of_the_target_that_no_other_has() -> None:
+    columns = {"IC50": VALUES, "IC50 unit": UNITS, "Ki": OTHERS, "unit": ["uM"] * 6}
+    assay = read(columns, "IC50", "Ki")
+    assert (assay.units, assay.notes) == (("nM", ""), ())
+
+
 def test_the_column_of_units_whose_name_says_more_is_meant() -> None:
     raw = ["uM", "nM"] * 3
     assay = read({"standard_value": VALUES, "units": raw, "standard_units": UNITS})

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from moleblend.cells import Cells, may_have_thousands, read_cells, read_number, read_sign
+from moleblend.cells import Cells, is_sign, may_have_thousands, read_cells, read_number, read_sign
 from moleblend.rows import Table
 
 NAN = np.nan
@@ -164,3 +164,5 @@ def test_a_plus_in_a_malformed_row_makes_no_class_of_dashes() -> None:
 )
 def test_a_sign_alone(sign: str, bound: int, *, is_approximate: bool) -> None:
     assert read_sign(sign) == (bound, is_approximate)
+    assert is_sign(sign) == bool(sign)
+    assert not is_sign(f"{sign} 5")

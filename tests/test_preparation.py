@@ -9,7 +9,7 @@ from moleblend.encoder import EncoderConfig
 from moleblend.molecule import MoleculeError
 from moleblend.preparation import Prepared, prepared
 from moleblend.settings import TrainConfig
-from moleblend.splits import SPLITS, scaffold_split
+from moleblend.splits import SPLITS
 
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)
 CHAINS = ["C" * n + end for n in range(1, 16) for end in ("", "O", "N", "F")]
@@ -47,8 +47,6 @@ def test_splits_are_those_of_the_usable_rows(config: TrainConfig, kind: str) -> 
     found, _ = read(replace(config, split=kind, seed=3))
     (split,) = found.splits
     expected = SPLITS[kind](canonical(found), (0.8, 0.1, 0.1), 3)
-    if kind == "scaffold":
-        expected = scaffold_split(canonical(found))
     assert found.usable.tolist() == list(range(1, 5 + len(RINGS)))
     for part in ("train", "validation", "test"):
         assert getattr(split, part).tolist() == getattr(expected, part).tolist()

@@ -1,8 +1,8 @@
 """A table of measurements: which columns are targets, of what kind and unit, and their labels."""
 
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -106,6 +106,7 @@ _MEASURED = re.compile(
 """Names that say that the column was measured, or is what should be learnt."""
 
 _PARTS = frozenset(["train", "valid", "val", "validation", "test"])
+_OF_PARTS = "says train, valid or test"
 _FEW_TEXTS = "is text, with few different ones"
 _MOST_NAMED = 12
 
@@ -127,8 +128,8 @@ class Assay:
     units: tuple[str, ...]
     left_out: dict[str, str]
     notes: tuple[str, ...]
-    relations: dict[str, str] = field(default_factory=dict)
-    units_from: tuple[str, ...] = ()
+    relations: dict[str, str]
+    units_from: tuple[str, ...]
 
     @property
     def values(self) -> Float64[np.ndarray, "n t"]:
@@ -176,8 +177,10 @@ def read_assay(
     """
     left_out: dict[str, str] = {}
     notes: list[str] = []
+    if relation not in ("auto", "none"):
+        not_targets = [*not_targets, relation]
     if not targets:
-        targets, left_out, notes = find_targets(table, [*not_targets, relation])
+        targets, left_out, notes = find_targets(table, not_targets)
     for told, given in (("units", units), ("tasks", tasks if len(tasks) > 1 else ())):
         if given and len(given) != len(targets):
             raise ValueError(f"{len(targets)} targets, but {len(given)} {told}: one for each")
@@ -191,11 +194,11 @@ def read_assay(
     )
     for measurement in measurements:
         notes += measurement.notes
-    others = {*targets, *not_targets, relation}
 
     @cache
     def rivals() -> list[str]:
-        return _rivals(table, others)
+        looked_at = _looked_at(table, {*targets, *not_targets})
+        return [name for name, _, reason in looked_at if not reason]
 
     measurements, relations, told = read_signs(table, measurements, relation, not_targets, rivals)
     notes += told
@@ -204,17 +207,6 @@ def read_assay(
     for measurement in measurements:
         notes += _of_points(table, measurement)
     return Assay(measurements, found, left_out, tuple(notes), relations, units_from)
-
-
-def _rivals(table: Table, others: Collection[str]) -> list[str]:
-    """Give the columns that look measured, but are none of these."""
-    found = []
-    for name in dict.fromkeys(table.names):
-        if name not in others and table.names.count(name) == 1:
-            cells = read_cells(table, name)
-            if cells is not None and not why_no_target(name, cells):
-                found.append(name)
-    return found
 
 
 def _of_points(table: Table, measurement: Measurement) -> list[str]:
@@ -249,20 +241,16 @@ def find_targets(
     """
     left_out: dict[str, str] = {}
     candidates: dict[str, bool] = {}
-    notes = []
-    for name in dict.fromkeys(table.names):
-        if name in not_targets:
-            continue
-        cells = read_cells(table, name) if table.names.count(name) == 1 else None
-        if cells is not None and {text.lower() for text in cells.texts} <= _PARTS and cells.texts:
-            left_out[name] = "says train, valid or test"
-            notes.append(f"column {name!r} says train, valid or test: --split {name} would use it")
-            continue
-        reason = "holds lists, or stands twice" if cells is None else why_no_target(name, cells)
-        if reason:
+    for name, cells, reason in _looked_at(table, not_targets):
+        if cells is None or reason:
             left_out[name] = reason
-        elif cells is not None:
+        else:
             candidates[name] = _is_binary(cells)
+    notes = [
+        f"column {name!r} {reason}: --split {name} would use it"
+        for name, reason in left_out.items()
+        if reason == _OF_PARTS
+    ]
     named = [name for name in candidates if _MEASURED.search(name.lower())]
     few = [name for name, reason in left_out.items() if reason == _FEW_TEXTS]
     if not candidates and len(few) == 1:
@@ -293,12 +281,24 @@ def find_targets(
     )
 
 
+def _looked_at(table: Table, others: Collection[str]) -> Iterator[tuple[str, Cells | None, str]]:
+    """Give each column but these, its cells, and why it is no target; empty where it may be one."""
+    for name in dict.fromkeys(table.names):
+        if name in others:
+            continue
+        cells = read_cells(table, name) if table.names.count(name) == 1 else None
+        reason = "holds lists, or stands twice" if cells is None else why_no_target(name, cells)
+        yield name, cells, reason
+
+
 def why_no_target(name: str, cells: Cells) -> str:
     """Say why a column is no target; nothing where it may be one."""
     words = words_of(name)
     squeezed, spaced = re.sub(r"[\W_]", "", name.lower()), " ".join([*words, ""])
     if not cells.texts:
         return "is empty"
+    if {text.lower() for text in cells.texts} <= _PARTS:
+        return _OF_PARTS
     if holds_signs(cells):
         return "holds signs of bounds"
     if not words or words[-1] in _IDENTIFIERS or words[0] in ("id", "unnamed", "index"):

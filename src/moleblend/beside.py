@@ -6,18 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from moleblend.cells import Cells, read_cells, read_number, read_sign
+from moleblend.cells import Cells, is_sign, read_cells, read_number, read_sign
 from moleblend.complaints import shown
 from moleblend.headers import is_logarithm, may_be_negative_log, unit_of, words_of
 from moleblend.labels import Measurement
 from moleblend.rows import Table
 
-_SIGNS = frozenset([*">≥⩾<≤⩽=~≈", ">=", "<=", "=>", "=<", ">>", "<<"])
 _WRITTEN = {
     **{"gt": ">", "ge": ">=", "gte": ">=", "lt": "<", "le": "<=", "lte": "<=", "eq": "="},
     **{"\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}": "<"},
     **{"\N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}": ">"},
 }
+# Words of names that say what a column holds, and not of which other column.
 _WORDS_OF_SIGNS = frozenset(
     [
         *("relation", "relations", "rel", "relationship", "operator", "op", "qualifier", "sign"),
@@ -25,7 +25,6 @@ _WORDS_OF_SIGNS = frozenset(
     ]
 )
 _WORDS_OF_UNITS = frozenset(["unit", "units"])
-"""Words of names that say what a column holds, and not of which other column."""
 
 
 def read_signs(
@@ -115,10 +114,10 @@ def read_units(
         and name not in {*places, *not_units}
         and table.names.count(name) == 1
     ]
-    others = rivals() if names else []
+    measured_columns = [*places, *(rivals() if names else [])]
     # The column whose name says more is the one that is meant.
     for name in sorted(names, key=lambda name: -len(words_of(name))):
-        owner = _owner(set(words_of(name)) - _WORDS_OF_UNITS, [*places, *others])
+        owner = _owner(set(words_of(name)) - _WORDS_OF_UNITS, measured_columns)
         cells = read_cells(table, name)
         if owner not in places or cells is None or not cells.texts:
             continue
@@ -153,8 +152,8 @@ def read_units(
 
 def holds_signs(cells: Cells) -> bool:
     """Whether most cells of a column are signs of bounds; ChEMBL writes `'>'`."""
-    is_sign = np.array([_sign(text) in _SIGNS for text in cells.texts], bool)
-    return 2 * int(cells.counts[is_sign].sum()) > int(cells.counts.sum())
+    are_signs = np.array([is_sign(_sign(text)) for text in cells.texts], bool)
+    return 2 * int(cells.counts[are_signs].sum()) > int(cells.counts.sum())
 
 
 def _sign_columns(table: Table, others: Collection[str]) -> dict[str, list[str]]:
@@ -167,7 +166,7 @@ def _sign_columns(table: Table, others: Collection[str]) -> dict[str, list[str]]
         if cells is None or not holds_signs(cells):
             continue
         signs = [_sign(text) for text in cells.texts]
-        if any(sign in _SIGNS and read_sign(sign)[0] for sign in signs):
+        if any(is_sign(sign) and read_sign(sign)[0] for sign in signs):
             found[name] = [shown(sign) for sign in signs[:8]]
     return found
 
@@ -226,7 +225,7 @@ def _with_bounds(table: Table, measured: Measurement, name: str) -> Measurement:
         if place >= 0:
             sign = signs[place]
             bound, says_so = read_sign(sign)
-            if sign not in _SIGNS:
+            if not is_sign(sign):
                 said = shown(cells.texts[place])
                 problems[row] = f"its sign is {said!r}, one such as >, = and < was expected"
                 continue

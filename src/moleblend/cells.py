@@ -44,7 +44,6 @@ MISSING = frozenset(
 """Words, in small letters, for a label that is not there; so is an empty cell."""
 
 _PLUS_OR_MINUS = re.compile(r"'?[(]?([+\-]+)[)]?'?")
-_LONGEST_SCORE = 8
 _SCORE = re.compile(r"[+\-]+|[+]/-|±")
 _DASHES = str.maketrans("\N{EN DASH}\N{EM DASH}\N{MINUS SIGN}\N{FULLWIDTH PLUS SIGN}", "---+")
 
@@ -142,8 +141,6 @@ def read_cells(table: Table, name: str) -> Cells | None:
 def _plain(cell: object) -> str:
     """Give a cell as text, without blanks around it; signs of plus and minus alone as such."""
     text = "" if cell is None else str(cell).strip()
-    if len(text) > _LONGEST_SCORE:
-        return text
     match = _PLUS_OR_MINUS.fullmatch(text.translate(_DASHES))
     return match[1] if match else text
 
@@ -160,8 +157,8 @@ def _has_decimal_commas(cells: Cells) -> bool:
     """Whether commas can be nothing but decimal ones: most cells are numbers, many with such a one.
 
     1,5 and 0,500 have a decimal comma, 1,500 may be 1500 as well. At least half of the cells with a
-    comma, and a quarter of all numbers, must be of the first kind: one of them among thousands is a
-    slip, and a 1,5 among whole numbers may be two of them.
+    comma, and more than a quarter of all numbers, must be of the first kind: one of them among
+    thousands is a slip, and a 1,5 among whole numbers may be two of them.
     """
     if not any("," in text for text in cells.texts):
         return False
@@ -172,9 +169,8 @@ def _has_decimal_commas(cells: Cells) -> bool:
     is_clear = has_comma & ~is_like
     has_point = np.array(["." in text for text in digits], bool)
     has_several = np.array([text.count(",") > 1 for text in digits], bool)
-    if not is_clear.any() or (has_point & (has_comma | is_number)).any():
-        return False
-    if (has_several & has_comma).any():
+    has_other_sign = (has_point & (has_comma | is_number)) | (has_several & has_comma)
+    if not is_clear.any() or has_other_sign.any():
         return False
     n_clear, n_comma, n_number = (
         int(cells.counts[which].sum()) for which in (is_clear, has_comma, has_comma | is_number)
@@ -227,6 +223,12 @@ def _parted(text: str) -> tuple[str, str]:
     match = _SIGN.fullmatch(text.strip().replace("\N{MINUS SIGN}", "-"))
     assert match is not None
     return match[1] or "", match[2].strip()
+
+
+def is_sign(text: str) -> bool:
+    """Whether a text is the sign of a bound and nothing else."""
+    sign, digits = _parted(text)
+    return bool(sign) and not digits
 
 
 def read_sign(sign: str) -> tuple[int, bool]:
