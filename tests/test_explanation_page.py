@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from moleblend import checkpoint
-from moleblend.domain import Nearness
+from moleblend.domain import EDGE, Nearness
 from moleblend.encoder import EncoderConfig
 from moleblend.explanation import Contributions, explain
 from moleblend.explanation_page import Explained, write_atom_table, write_explanation_page
@@ -175,13 +175,13 @@ def test_the_nearest_training_molecule_stands_beside_each_prediction(
     source.write_text("smiles\nCCO\nC1CC\n")
     found = explained(source)
     nearness = Nearness(
-        ["at its edge", ""], np.zeros(2), np.array([0.5, np.nan]), np.array([7, -1]), ["CCN", ""]
+        [EDGE, ""], np.zeros(2), np.array([0.5, np.nan]), np.array([7, -1]), ["CCN", ""]
     )
     page = read_page(
         write_explanation_page(replace(found, nearness=nearness), tmp_path / "out.html")
     )
     first, second = (s for s in page.iter("section") if s.get("class") == "card")
-    told = "Nearest training molecule: CCN, similarity 0.50. This molecule is at its edge."
+    told = "Nearest training molecule: CCN, similarity 0.50. This molecule is further from training than most of validation."
     assert words(first).count(told) == len(TARGETS)
     assert len(drawings(first)) == 2 * len(TARGETS)
     assert "Nearest" not in words(second)

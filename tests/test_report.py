@@ -10,7 +10,7 @@ from test_outcome import trained
 from test_train import CHAINS, N_CARBONS, PARTS, write
 
 from moleblend import checkpoint
-from moleblend.domain import Nearness
+from moleblend.domain import LIKE, Nearness
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import Model, ModelConfig, Target
 from moleblend.metrics import binary_metrics, regression_metrics
@@ -182,7 +182,7 @@ def spread_out(result, smiles, **changes):
     labels = np.stack([np.ones(n), np.arange(n) % 2, np.ones(n)], 1)
     predicted = np.stack([1 + error, np.full(n, 0.5), np.ones(n)], 1)
     near = Nearness(
-        ["like the training set"] * n,
+        [LIKE] * n,
         error,
         1 / error,
         np.arange(n) + 100,

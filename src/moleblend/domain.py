@@ -1,4 +1,4 @@
-"""Whether a molecule is like those that the model learnt from."""
+"""How near a molecule is to those that the model learnt from."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +9,11 @@ from sklearn.neighbors import NearestNeighbors
 
 from moleblend.fingerprints import nearest_packed, packed_ecfp4
 
-LIKE = "like the training set"
-EDGE = "at its edge"
-UNLIKE = "unlike anything in it: do not rely on it"
+# What they say is what is measured: after a split by scaffold validation is far from training, and a
+# molecule can be as near as that though it resembles nothing there.
+LIKE = "as near to training as validation"
+EDGE = "further from training than most of validation"
+UNLIKE = "further from training than validation: do not rely on it"
 
 N_NEIGHBOURS = 5
 

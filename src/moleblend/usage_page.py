@@ -19,7 +19,7 @@ _MEANINGS = {
     "_low": "lower end of the interval that holds 90 in 100 values",
     "_high": "its upper end",
     "_set": "classes that cannot be excluded, so that 90 in 100 sets hold the true one",
-    "domain": "whether the molecule is like the training set",
+    "domain": "whether the molecule is as near to training as the validation molecules",
     "similarity": "Tanimoto similarity of the nearest training molecule",
     "nearest": "that molecule",
     "nearest_row": "its row in the training file",
