@@ -23,6 +23,7 @@ GUIDE = HERE.parent / "docs" / "guide.md"
 DECISIONS = HERE.parent / "docs" / "decisions.md"
 RESULTS = HERE.parent / "docs" / "results.md"
 PAGE = HERE.parent / "docs" / "datasets.md"
+SCALE = HERE.parent / "docs" / "scale.md"
 
 
 def main(is_check: bool) -> int:
@@ -44,6 +45,7 @@ def main(is_check: bool) -> int:
             "sureness": sureness(),
         },
         PAGE: {"sets": sets(), "counts": counts()},
+        SCALE: {"waiting": waiting()},
     }
     stale = [page for page, tables in pages.items() if not _write(page, tables, is_check)]
     for page in stale:
@@ -307,6 +309,23 @@ def build() -> str:
         f"| {row['peak_mb']} | {row['bytes_per_molecule']} |"
         for row in _read(HERE / "build.csv")
     ]
+    return "\n".join(lines) + "\n"
+
+
+def waiting() -> str:
+    """Tabulate how fast torch's threads are when they look for each other longer or shorter."""
+    found = {(row["way"], row["busy_cores"]): row for row in _read(HERE / "waiting.csv")}
+    lines = [
+        "| threads | steps/s, quiet | embeddings/s, quiet | steps/s, a core busy | embeddings/s |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for way in dict.fromkeys(way for way, _ in found):
+        cells = [
+            f"{float(found[way, n_busy][name + '_per_s']):.1f} ({found[way, n_busy][ratio]}x)"
+            for n_busy in ("0", "1")
+            for name, ratio in (("steps", "ratio"), ("embeddings", "embedding_ratio"))
+        ]
+        lines.append(f"| {way} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
