@@ -84,7 +84,7 @@ def measure(rounds: int, seconds: float, busy_cores: list[int]) -> list[dict[str
 
 def child(seconds: float) -> None:
     """Print how many batches a second are pretrained on, and how many are embedded."""
-    import torch
+    import torch  # before moleblend, which says how its threads wait where nobody has
 
     from benchmarks.one_step import Step, embedding
     from benchmarks.step import read

@@ -465,24 +465,3 @@ def test_nobody_else_talks_to_the_terminal(folder: Path) -> None:
     )
     others = [line for line in lines if not line.startswith(ours) and not line[0].isdigit()]
     assert others == []
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere torch has another OpenMP")
-@pytest.mark.parametrize(
-    ("told", "looks"),
-    [({}, "1000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
-)
-def test_threads_of_a_verb_sleep_soon_unless_the_environment_says_otherwise(
-    told: dict[str, str], looks: str
-) -> None:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
-    script = "from moleblend import cli; cli.main(['--version']); import torch"
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**kept, "OMP_DISPLAY_ENV": "VERBOSE", **told},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    # what torch's OpenMP has read, not what stands in the environment
-    assert f"GOMP_SPINCOUNT = '{looks}'" in done.stderr

@@ -181,7 +181,7 @@ def test_the_nearest_training_molecule_stands_beside_each_prediction(
         write_explanation_page(replace(found, nearness=nearness), tmp_path / "out.html")
     )
     first, second = (s for s in page.iter("section") if s.get("class") == "card")
-    told = "Nearest training molecule: CCN, similarity 0.50. This molecule is further from training than most of validation."
+    told = f"Nearest training molecule: CCN, similarity 0.50. This molecule is {EDGE}."
     assert words(first).count(told) == len(TARGETS)
     assert len(drawings(first)) == 2 * len(TARGETS)
     assert "Nearest" not in words(second)

@@ -1,6 +1,5 @@
 """The door from the shell: one function per verb, whose flags come from its signature."""
 
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +31,6 @@ def main(arguments: list[str] | None = None) -> int:
         0; 2 after one sentence on what is wrong with the input; 130 after Ctrl-C.
     """
     given = sys.argv[1:] if arguments is None else arguments
-    _share_cores()
     if given in ([], ["-h"], ["--help"]):
         print_verbs("moleblend", _ABOUT)
         return 0
@@ -58,17 +56,6 @@ def main(arguments: list[str] | None = None) -> int:
     except SystemExit as end:  # tyro ends so after --help
         return int(end.code or 0)
     return 0
-
-
-def _share_cores() -> None:
-    """Let torch's threads sleep soon when they wait for one that another program keeps from running.
-
-    Beside one busy core of two, threads that look for as long as is usual make pretraining some
-    forty times slower than one thread alone would be; so many looks cost nothing on a quiet machine
-    (`benchmarks/waiting.csv`). OpenMP reads this when torch is imported, so later than here.
-    """
-    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
-        os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
 def _pretrain(arguments: list[str]) -> None:

@@ -9,8 +9,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from moleblend.fingerprints import nearest_packed, packed_ecfp4
 
-# What they say is what is measured: after a split by scaffold validation is far from training, and a
-# molecule can be as near as that though it resembles nothing there.
+# What they say is what is measured: after a split by scaffold validation is far from training, and
+# a molecule can be as near as that though it resembles nothing there.
 LIKE = "as near to training as validation"
 EDGE = "further from training than most of validation"
 UNLIKE = "further from training than validation: do not rely on it"
