@@ -16,9 +16,11 @@ import polars as pl
 import pytest
 import torch
 from sklearn.base import BaseEstimator, clone
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import validate_data
@@ -86,6 +88,20 @@ def test_members_and_a_frozen_encoder(packaged: Path, tmp_path: Path) -> None:
     moved.save(tmp_path / "moved.safetensors")
     (alone,) = checkpoint.load_members(tmp_path / "moved.safetensors")
     assert any(not torch.equal(w, source[n]) for n, w in alone.encoder.named_parameters())
+
+
+def test_scikit_learn_adds_a_logarithm_and_several_labels() -> None:
+    logarithm = {"func": np.log10, "inverse_func": lambda value: 10**value}
+    ours = TransformedTargetRegressor(MoleBlendRegressor(**QUICK), **logarithm)
+    inner = MoleBlendRegressor(**QUICK).fit(SMILES, np.log10(LENGTHS)).predict(SMILES)
+    found = ours.fit(SMILES, LENGTHS).predict(SMILES)
+    np.testing.assert_allclose(found, 10**inner, rtol=1e-12)
+
+    labels = np.stack([LENGTHS > 4, LENGTHS > 6], axis=1)
+    several = MultiOutputClassifier(MoleBlendClassifier(**QUICK)).fit(SMILES, labels)
+    alone = MoleBlendClassifier(**QUICK).fit(SMILES, labels[:, 1])
+    np.testing.assert_array_equal(several.predict(SMILES)[:, 1], alone.predict(SMILES))
+    np.testing.assert_array_equal(several.predict_proba(SMILES)[1], alone.predict_proba(SMILES))
 
 
 def test_a_pickle_holds_the_model_file_and_nothing_of_torch(tmp_path: Path) -> None:
