@@ -9,6 +9,9 @@ from typing import Any, Literal
 import pytest
 
 from moleblend.config import from_dict, read_recipe, to_dict
+from moleblend.encoder import EncoderConfig
+from moleblend.heads import HeadsConfig
+from moleblend.recipe import PretrainConfig
 
 
 @dataclass(frozen=True)
@@ -155,3 +158,11 @@ def test_bad_recipes(tmp_path):
         ValueError, match=r"bad\.toml: seed: a whole number was expected, 'one' came"
     ):
         read_recipe(Outer, path)
+
+
+@pytest.mark.parametrize("name", ["reference", "pcqm4mv2"])
+def test_the_recipes_of_the_paper_are_the_published_model(name):
+    found = read_recipe(PretrainConfig, Path(__file__).parents[1] / "recipes" / f"{name}.toml")
+    assert found.encoder == EncoderConfig.published()
+    assert found.heads == HeadsConfig.published()
+    assert found.readout == "cls"  # as of converted weights
