@@ -6,12 +6,12 @@ takes all that `moleblend data list` says are here (MOLEBLEND_DATA, the cache), 
 """
 
 import argparse
-import csv
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks.ledger import write
 from moleblend.catalogue import DATASETS
 from moleblend.datasets import content_sha256, find, is_here
 from moleblend.files import replacing
@@ -40,10 +40,8 @@ def main(n_processes: int | None) -> None:
                 "not_as_known": "; ".join(found.surprises),
             }
         )
-    with replacing(OUT) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    with replacing(OUT) as temporary:
+        write(temporary, rows)
 
 
 if __name__ == "__main__":

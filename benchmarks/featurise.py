@@ -8,7 +8,6 @@ of the same run. The last column is what the published code did on another day (
 one process of a like machine).
 """
 
-import csv
 import os
 import statistics
 import tempfile
@@ -25,6 +24,7 @@ import tyro
 from rdkit import Chem
 
 from benchmarks import plain
+from benchmarks.ledger import write
 from moleblend.batch import collate
 from moleblend.chem import read_smiles
 from moleblend.store import MoleculeStore, write_store
@@ -69,10 +69,7 @@ def main(options: Options) -> None:
                 }
             )
             print(*rows[-1].values(), sep="  ")
-    with options.out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write(options.out, rows)
 
 
 def read(n_molecules: int) -> dict[str, list[str]]:

@@ -8,7 +8,6 @@ stores and the two accounts of rejected rows have to be the same files. Appends 
 `benchmarks/kill.csv`.
 """
 
-import csv
 import datetime
 import hashlib
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks.build import commit
+from benchmarks.ledger import append
 from moleblend.store import MoleculeStore
 
 
@@ -79,12 +79,7 @@ def main(options: Options) -> int:
         "seconds_unbroken": f"{seconds:.0f}",
         "commit": commit(),
     }
-    is_new = not options.results.exists()
-    with options.results.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(row), lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
+    append(options.results, row)
     print(row)
     return int(len(digests) > 1 or len(accounts) > 1)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import tyro
 
+from benchmarks.ledger import append
 from moleblend.catalogue import ON_PROTOCOL_U
 from moleblend.leakage import leakage
 from moleblend.splits import read_split
@@ -70,12 +71,7 @@ def main(options: Options) -> None:
             for quantile, value in near.quantiles.items():
                 row[f"{near.part} to train, {quantile}"] = f"{value:.3f}"
         row["seconds"] = f"{time.perf_counter() - started:.0f}"
-        is_new = not options.results.exists()
-        with options.results.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, row.keys(), lineterminator="\n")
-            if is_new:
-                writer.writeheader()
-            writer.writerow(row)
+        append(options.results, row)
         print(name, row["seconds"], "s")
 
 

@@ -1,10 +1,10 @@
-"""What the benchmarks share: tables that grow by a row a run, and commands that are timed."""
+"""What the benchmarks share: tables, whole or grown by a row a run, and timed commands."""
 
 import csv
 import os
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -25,6 +25,15 @@ def append(path: Path, row: Mapping[str, object]) -> None:
         if is_new:
             writer.writeheader()
         writer.writerow(row)
+
+
+def write(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write a whole table; a row that lacks a column has an empty cell there."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(names), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def timed(

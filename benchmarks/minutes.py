@@ -7,7 +7,6 @@ rounds. The time is that of the whole command; the memory is the peak of its pro
 """
 
 import argparse
-import csv
 import os
 import statistics
 import sys
@@ -15,7 +14,7 @@ import tempfile
 from datetime import date
 from pathlib import Path
 
-from benchmarks.ledger import timed
+from benchmarks.ledger import timed, write
 
 ROWS = 1000
 WAYS = {"default": (), "frozen": ("--freeze",)}
@@ -77,10 +76,7 @@ def main() -> None:
         table = Path(folder) / "assay.csv"
         first_rows(given.data, table, given.rows)
         rows = measure(table, tuple(given.threads), given.rounds)
-    with given.out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    write(given.out, rows)
 
 
 if __name__ == "__main__":

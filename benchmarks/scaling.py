@@ -8,7 +8,6 @@ slopes in a log-log fit over the sizes that a row names. The largest molecule is
 process stays within the limit, imports included.
 """
 
-import csv
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 import tyro
 
+from benchmarks.ledger import write
 from benchmarks.one_step import Step, embedding, peak_mb
 from moleblend.batch import Batch, collate
 from moleblend.chem import read_smiles
@@ -93,10 +93,7 @@ def main(options: Options) -> None:
     draw(seconds, options.plot)
     for what in ("step", "embedding"):
         tell(what, "atoms", *largest(what, options.limit_mb))
-    with options.out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(vars(rows[0])), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(vars(row) for row in rows)
+    write(options.out, [vars(row) for row in rows])
 
 
 def peptide(n_atoms: int) -> Molecule:

@@ -19,6 +19,7 @@ from typing import Any
 import tyro
 
 from benchmarks.interim import LIST, SkeletonList
+from benchmarks.ledger import write
 from moleblend import checkpoint
 from moleblend.catalogue import ON_PROTOCOL_U
 from moleblend.config import from_dict, to_dict
@@ -225,10 +226,7 @@ def main(folder: tyro.conf.Positional[Path]) -> None:
     for name in ("log.csv", "validation.csv"):
         shutil.copyfile(folder / name, LIST.with_name(name))
     starts = [{name: row[name] for name in _OF_ANYWHERE} for row in _rows(folder / "starts.csv")]
-    with LIST.with_name("starts.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, _OF_ANYWHERE, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(starts)
+    write(LIST.with_name("starts.csv"), starts)
     print(f"{out}: {out.stat().st_size:,} bytes; read {out.with_name('MODEL_CARD.md')}")
 
 

@@ -12,7 +12,6 @@ this machine multiplies large fp32 matrices in the same run. Peak memory is that
 own that does six steps (`benchmarks/one_step.py`), its imports included.
 """
 
-import csv
 import json
 import os
 import statistics
@@ -30,6 +29,7 @@ import torch
 import tyro
 from torch import nn
 
+from benchmarks.ledger import write
 from benchmarks.one_step import CONFIGS, WAYS, Step, embedding, peak_mb
 from moleblend.batch import Batch, collate
 from moleblend.blending import Views
@@ -98,10 +98,7 @@ def main(options: Options) -> None:
     if options.json:
         options.json.write_text(json.dumps([vars(row) for row in rows], indent=2) + "\n")
     if not options.quick:
-        with options.out.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(vars(rows[0])), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(vars(row) for row in rows)
+        write(options.out, [vars(row) for row in rows])
 
 
 def measure(name: str, data: str, n_rounds: int) -> list[Row]:

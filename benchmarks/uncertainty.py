@@ -10,7 +10,6 @@ Ways to calibrate are compared on inner scaffold splits of the train and validat
 published test part (`U`) is there to report, not to choose.
 """
 
-import csv
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import tyro
 from jaxtyping import Float32, Float64, Int64
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
-from benchmarks.ledger import rows_of
+from benchmarks.ledger import rows_of, write
 from moleblend.calibration import ProbabilityCalibration, SpreadCalibration
 from moleblend.conformal import IntervalCalibration, SetCalibration
 from moleblend.fingerprints import count_ecfp4, nearest_packed, packed_ecfp4
@@ -191,7 +190,7 @@ def main(options: Options) -> None:
             for way, row in _measure(smiles, label, split, kind, seed, options.trees).items():
                 key = {"dataset": name, "split": split_name, "seed": str(seed), "way": way}
                 rows.append({**key, **{k: str(v) for k, v in row.items()}})
-            _write(options.results, rows)
+            write(options.results, rows)
             print(name, split_name, seed)
 
 
@@ -290,14 +289,6 @@ def _part(given: Predictions, chosen: slice) -> Predictions:
     return Predictions(
         given.predicted[chosen], given.spread[chosen], given.label[chosen], given.similarity[chosen]
     )
-
-
-def _write(path: Path, rows: list[dict[str, str]]) -> None:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

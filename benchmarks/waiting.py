@@ -9,7 +9,6 @@ pretrains, and embeds, batches of QM9 for some seconds; ways take turns; medians
 """
 
 import argparse
-import csv
 import os
 import statistics
 import subprocess
@@ -20,6 +19,8 @@ from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 
+from benchmarks.ledger import write
+
 WAYS: dict[str, dict[str, str]] = {
     "as torch has it": {},
     "sleep at once": {"OMP_WAIT_POLICY": "PASSIVE"},
@@ -28,8 +29,6 @@ WAYS: dict[str, dict[str, str]] = {
     "look 100,000 times": {"GOMP_SPINCOUNT": "100000"},
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
-TOLD = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
-COLUMNS = ("way", "busy_cores", "steps_per_s", "ratio", "embeddings_per_s", "embedding_ratio")
 
 
 @contextmanager
@@ -49,7 +48,8 @@ def busy(n_cores: int) -> Generator[None, None, None]:
 def measure(rounds: int, seconds: float, busy_cores: list[int]) -> list[dict[str, object]]:
     """Time all ways in turns and give a row for each and each number of busy cores."""
     found: dict[tuple[str, int], list[tuple[float, ...]]] = {}
-    outside = {name: value for name, value in os.environ.items() if name not in TOLD}
+    names = {name for told in WAYS.values() for name in told}
+    outside = {name: value for name, value in os.environ.items() if name not in names}
     command = [sys.executable, "-m", "benchmarks.waiting", "--child", "--seconds", str(seconds)]
     for number in range(rounds):
         for n_busy in busy_cores:
@@ -69,16 +69,18 @@ def measure(rounds: int, seconds: float, busy_cores: list[int]) -> list[dict[str
     rows = []
     for (way, n_busy), (steps, embeddings) in middle.items():
         usual = middle["as torch has it", n_busy]
-        values = (
-            way,
-            n_busy,
-            f"{steps:.2f}",
-            f"{steps / usual[0]:.2f}",
-            f"{embeddings:.2f}",
-            f"{embeddings / usual[1]:.2f}",
-        )
-        told = {"rounds": rounds, "cores": os.cpu_count(), "date": date.today().isoformat()}
-        rows.append(dict(zip(COLUMNS, values, strict=True)) | told)
+        row = {
+            "way": way,
+            "busy_cores": n_busy,
+            "steps_per_s": f"{steps:.2f}",
+            "ratio": f"{steps / usual[0]:.2f}",
+            "embeddings_per_s": f"{embeddings:.2f}",
+            "embedding_ratio": f"{embeddings / usual[1]:.2f}",
+            "rounds": rounds,
+            "cores": os.cpu_count(),
+            "date": date.today().isoformat(),
+        }
+        rows.append(row)
     return rows
 
 
@@ -119,10 +121,7 @@ def main() -> None:
         child(given.seconds)
         return
     rows = measure(given.rounds, given.seconds, given.busy)
-    with given.out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write(given.out, rows)
 
 
 if __name__ == "__main__":

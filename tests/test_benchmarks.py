@@ -1,5 +1,6 @@
 """What the package is compared with computes the same."""
 
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 from conftest import AWKWARD
 
-from benchmarks import compare, defaults, ledger, minutes, plain, plain_model, tables
+from benchmarks import compare, defaults, ledger, minutes, plain, plain_model, tables, waiting
 from benchmarks.uncertainty import Predictions, weighted_intervals
 from moleblend.batch import collate
 from moleblend.blending import BlendConfig, draw_blend
@@ -137,6 +138,31 @@ def test_minutes_are_medians_of_ways_that_take_turns(tmp_path, monkeypatch):
         ("default", "70.0", "60.0", "80.0", "1.0"),
         ("frozen", "10.0", "5.0", "20.0", "7.0"),
     ]
+
+
+def test_ways_to_wait_take_turns_and_are_compared_with_torchs_own(monkeypatch, tmp_path):
+    monkeypatch.setattr(waiting, "WAYS", {"as torch has it": {}, "other": {"OMP_WAIT_POLICY": "x"}})
+    monkeypatch.setenv("OMP_WAIT_POLICY", "of the shell")
+    speeds = iter(["2 10", "4 5", "1 1", "8 1", "4 20", "4 5", "1 1", "8 1"])
+    policies = []
+
+    def run(command, env, **_):
+        policies.append(env.get("OMP_WAIT_POLICY"))
+        return subprocess.CompletedProcess(command, 0, stdout=next(speeds))
+
+    monkeypatch.setattr(waiting.subprocess, "run", run)
+    rows = waiting.measure(2, 1.0, [0, 1])
+    assert policies == [None, "x"] * 4
+    ledger.write(tmp_path / "waiting.csv", rows)
+    monkeypatch.setattr(tables, "HERE", tmp_path)
+    table = tables.waiting()
+    assert "| as torch has it | 3.0 (1.00x) | 15.0 (1.00x) | 1.0 (1.00x) | 1.0 (1.00x) |" in table
+    assert "| other | 4.0 (1.33x) | 5.0 (0.33x) | 8.0 (8.00x) | 1.0 (1.00x) |" in table
+
+
+def test_a_table_has_the_columns_of_all_its_rows(tmp_path):
+    ledger.write(tmp_path / "table.csv", [{"a": 1}, {"b": 2, "a": 3}])
+    assert (tmp_path / "table.csv").read_text() == "a,b\n1,\n3,2\n"
 
 
 def test_a_timed_command_tells_its_memory_and_may_not_fail():
