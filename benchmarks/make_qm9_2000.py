@@ -1,10 +1,10 @@
-"""Make `src/moleblend/data/qm9_2000.parquet`, the molecules that `moleblend demo` learns from.
+"""Make `src/moleblend/assets/qm9_2000.parquet`, the molecules that `moleblend demo` learns from.
 
 The file is a random sample (seed 0) of the 130,831 molecules of QM9 that passed its consistency
 check (Ramakrishnan et al., Scientific Data 1, 140022, 2014; CC0), as PyPI's `qm9pack` holds them.
 
     python -m pip install --no-deps qm9pack==1.0.3
-    python benchmarks/make_qm9_2000.py src/moleblend/data/qm9_2000.parquet
+    python benchmarks/make_qm9_2000.py src/moleblend/assets/qm9_2000.parquet
 
 makes the file again; byte for byte with pyarrow 26.0, whose version Parquet writes into it.
 """

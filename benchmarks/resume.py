@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 import moleblend
 from moleblend.build import build_store
 
-_MOLECULES = Path(moleblend.__file__).parent / "data" / "qm9_2000.parquet"
+_MOLECULES = Path(moleblend.__file__).parent / "assets" / "qm9_2000.parquet"
 _RECIPE = """
 n_held_out = 100
 validate_every = 100

@@ -4,7 +4,7 @@
 
 Refuses a run that is not finished, whose files belong to different data, or whose data are not
 those of `benchmarks/packaged/skeletons.safetensors`, by which a test shows that nothing that is
-tested on was trained on. Writes `src/moleblend/weights/moleblend.safetensors` and `MODEL_CARD.md`
+tested on was trained on. Writes `src/moleblend/assets/moleblend.safetensors` and `MODEL_CARD.md`
 beside it, and keeps log, validations and starts of the run in `benchmarks/packaged`; the run folder
 stays as it is. `python -m benchmarks.tables` then writes the README's table.
 """
@@ -18,6 +18,7 @@ from typing import Any
 
 import tyro
 
+import moleblend
 from benchmarks.interim import LIST, SkeletonList
 from benchmarks.ledger import write
 from moleblend import checkpoint
@@ -222,7 +223,7 @@ def main(folder: tyro.conf.Positional[Path]) -> None:
     Args:
         folder: of the run.
     """
-    out = ship(folder, Path(checkpoint.__file__).parent / "weights")
+    out = ship(folder, Path(moleblend.__file__).parent / "assets")
     for name in ("log.csv", "validation.csv"):
         shutil.copyfile(folder / name, LIST.with_name(name))
     starts = [{name: row[name] for name in _OF_ANYWHERE} for row in _rows(folder / "starts.csv")]

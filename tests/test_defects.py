@@ -15,12 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import moleblend
 from moleblend import cli, runs, train
 from moleblend.chem import read_smiles
 from moleblend.finetuning import FineTuning
 from moleblend.predict import Predictor
 
-QM9 = Path(train.__file__).parent / "data" / "qm9_2000.parquet"
+QM9 = Path(moleblend.__file__).parent / "assets" / "qm9_2000.parquet"
 TINY = [
     *("--from", "scratch", "--epochs", "1", "--split", "random", "--device", "cpu"),
     *("--encoder.width", "16", "--encoder.ffn-width", "16", "--encoder.n-layers", "1"),

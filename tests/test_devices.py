@@ -20,6 +20,7 @@ import torch
 from rich.console import Console
 from torch.distributed.fsdp import ShardingStrategy
 
+import moleblend
 from moleblend import checkpoint, devices, pretrain
 from moleblend.batch import collate
 from moleblend.blending import BlendConfig, draw_blend
@@ -35,7 +36,7 @@ from moleblend.steps import Share, StepBatches, StepLoader
 from moleblend.store import MoleculeStore, write_store
 from moleblend.tables import read_table
 
-QM9 = Path(pretrain.__file__).parent / "data" / "qm9_2000.parquet"
+QM9 = Path(moleblend.__file__).parent / "assets" / "qm9_2000.parquet"
 STILL = {"attention_dropout": 0.0, "activation_dropout": 0.0, "stochastic_depth": 0.0}
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8, **STILL)
 # The last of the 5 batches of an epoch has one molecule, less than one for each process.

@@ -52,7 +52,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def packaged(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model that stands in for the one in the package."""
-    monkeypatch.setattr(checkpoint, "_WEIGHTS", weights.parent)
+    monkeypatch.setattr(checkpoint, "_ASSETS", weights.parent)
     return weights
 
 
@@ -232,7 +232,7 @@ def test_a_row_that_cannot_be_predicted_is_named() -> None:
 
 
 def test_no_model_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "_WEIGHTS", tmp_path)
+    monkeypatch.setattr(checkpoint, "_ASSETS", tmp_path)
     for call in (
         lambda: moleblend.embed(["C"]),
         lambda: MoleBlendRegressor().fit(SMILES, LENGTHS),

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+import moleblend
 from moleblend import checkpoint, inference, predict
 from moleblend.chem import read_smiles
 from moleblend.columns import in_units
@@ -22,7 +23,7 @@ from moleblend.predict import Predictor, prepare
 from moleblend.rows import Rejected, read_molecules
 from moleblend.tables import read_table, write_table
 
-QM9 = Path(predict.__file__).parent / "data" / "qm9_2000.parquet"
+QM9 = Path(moleblend.__file__).parent / "assets" / "qm9_2000.parquet"
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8, max_atoms=40)
 TARGETS = (
     Target("gap", "regression", "eV", mean=7.0, scale=2.0),

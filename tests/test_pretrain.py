@@ -16,6 +16,7 @@ import pytorch_lightning as pl
 import torch
 from rich.console import Console
 
+import moleblend
 from moleblend import checkpoint, journal, pretrain
 from moleblend.blending import BlendConfig
 from moleblend.chem import read_smiles
@@ -30,7 +31,7 @@ from moleblend.steps import StepBatches
 from moleblend.store import MoleculeStore, write_store
 from moleblend.tables import read_table
 
-QM9 = Path(pretrain.__file__).parent / "data" / "qm9_2000.parquet"
+QM9 = Path(moleblend.__file__).parent / "assets" / "qm9_2000.parquet"
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)
 N_MOLECULES, N_HELD_OUT = 60, 12
 

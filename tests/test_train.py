@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from safetensors import safe_open
 
+import moleblend
 from moleblend import checkpoint, finetuning, runs, train
 from moleblend.checkpoint import Card
 from moleblend.encoder import EncoderConfig
@@ -24,7 +25,7 @@ from moleblend.run_folder import reserved
 from moleblend.tables import read_table
 from moleblend.train import TrainConfig, TrainResult
 
-QM9 = Path(train.__file__).parent / "data" / "qm9_2000.parquet"
+QM9 = Path(moleblend.__file__).parent / "assets" / "qm9_2000.parquet"
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)
 CHAINS = ["C" * n + end for n in range(1, 16) for end in ("", "O", "N", "F")]
 N_CARBONS = [float(smiles.count("C")) for smiles in CHAINS]

@@ -162,7 +162,7 @@ def test_a_run_becomes_the_packaged_model(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = ship(run, tmp_path / "weights", tmp_path / "list.safetensors")
-    monkeypatch.setattr(checkpoint, "_WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr(checkpoint, "_ASSETS", tmp_path / "weights")
     assert checkpoint.packaged() == checkpoint.locate("packaged") == out
     before, after = checkpoint.load(run / "model.safetensors"), checkpoint.load(out)
     assert after.config == before.config
@@ -247,6 +247,6 @@ def test_a_run_that_cannot_be_shipped(
 
 def test_the_wheel_has_what_is_in_the_folder_and_not_the_list() -> None:
     told = tomllib.loads((LIST.parents[2] / "pyproject.toml").read_text())
-    assert "weights/*" in told["tool"]["setuptools"]["package-data"]["moleblend"]
+    assert "assets/*" in told["tool"]["setuptools"]["package-data"]["moleblend"]
     assert LIST.stat().st_size <= 2_000_000
     assert "src" not in LIST.relative_to(LIST.parents[2]).parts

@@ -46,7 +46,7 @@ FORMAT_VERSION = 1
 PACKAGED = "packaged"
 """How the model that comes with the package is named where a path could stand."""
 
-_WEIGHTS = Path(__file__).parent / "weights"
+_ASSETS = Path(__file__).parent / "assets"
 
 _MAY_CHANGE = {
     "dropout",
@@ -237,7 +237,7 @@ def packaged() -> Path:
     Raises:
         FileNotFoundError: this copy of the package comes without one.
     """
-    path = _WEIGHTS / "moleblend.safetensors"
+    path = _ASSETS / "moleblend.safetensors"
     if not path.is_file():
         raise FileNotFoundError(
             "no pretrained model comes with this copy of moleblend: give the path of a model file "

@@ -197,7 +197,7 @@ def _clear(out: Path, config: DemoConfig) -> None:
 
 
 def _embedded(n_molecules: int) -> Table:
-    with as_file(files("moleblend") / "data" / "qm9_2000.parquet") as path:
+    with as_file(files("moleblend") / "assets" / "qm9_2000.parquet") as path:
         return read_table(path).piece(0, n_molecules)
 
 
