@@ -28,11 +28,11 @@ from rich.console import Console
 
 from moleblend.batch import collate
 from moleblend.blending import Blend, show
-from moleblend.chem import read_smiles
+from moleblend.chem.molecule import Molecule
+from moleblend.chem.parsing import read_smiles
 from moleblend.encoder import EncoderConfig
 from moleblend.explanation import contributions
 from moleblend.heads import Model
-from moleblend.molecule import Molecule
 from moleblend.predict import Predictor
 from moleblend.tables import read_table
 from moleblend.train import TrainConfig, train

@@ -26,7 +26,7 @@ from rdkit import Chem
 from benchmarks import plain
 from benchmarks.ledger import write
 from moleblend.batch import collate
-from moleblend.chem import read_smiles
+from moleblend.chem.parsing import read_smiles
 from moleblend.store import MoleculeStore, write_store
 
 PUBLISHED = {"QM9": 758, "MOSES": 209}

@@ -31,8 +31,9 @@ import tyro
 from rdkit import Chem
 from rdkit.Chem import rdDepictor
 
-from moleblend.chem import parse_xyz, read_mol_block, read_xyz
-from moleblend.molecule import Molecule, MoleculeError
+from moleblend.chem.molecule import Molecule, MoleculeError
+from moleblend.chem.parsing import read_mol_block
+from moleblend.chem.xyz import parse_xyz, read_xyz
 from moleblend.rows import Rejected, read_molecules
 from moleblend.tables import read_pieces
 

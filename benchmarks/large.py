@@ -19,7 +19,7 @@ from rich.console import Console
 from benchmarks.ledger import append, timed
 from moleblend import checkpoint, finetuning
 from moleblend.batch import collate
-from moleblend.chem import read_smiles
+from moleblend.chem.parsing import read_smiles
 from moleblend.heads import ModelConfig, Target
 from moleblend.settings import TrainConfig
 

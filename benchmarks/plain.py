@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from moleblend.chem import read_smiles
-from moleblend.molecule import Molecule
+from moleblend.chem.molecule import Molecule
+from moleblend.chem.parsing import read_smiles
 from moleblend.relations import N_HOPS, UNREACHABLE, bond_kinds
 
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from moleblend.batch import Batch
 from moleblend.blending import Blend
+from moleblend.chem.molecule import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES
 from moleblend.encoder import Encoded, Encoder, Layer, pair_vectors
 from moleblend.heads import Denoising, Direction, Distance, Model, OuterProduct, Views, unit_vectors
-from moleblend.molecule import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES
 from moleblend.objectives import (
     GEOMETRY_LOSSES,
     Loss,

@@ -23,8 +23,8 @@ from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
 from benchmarks.ledger import rows_of, write
 from moleblend.calibration import ProbabilityCalibration, SpreadCalibration
+from moleblend.chem.fingerprints import count_ecfp4, nearest_packed, packed_ecfp4
 from moleblend.conformal import IntervalCalibration, SetCalibration
-from moleblend.fingerprints import count_ecfp4, nearest_packed, packed_ecfp4
 from moleblend.reliability import (
     error_curve,
     interval_coverage,

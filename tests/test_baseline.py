@@ -3,7 +3,7 @@ import pytest
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
 from moleblend.baseline import affordable_trees, count_matrix, forest_predictions
-from moleblend.fingerprints import count_ecfp4
+from moleblend.chem.fingerprints import count_ecfp4
 from moleblend.heads import Target
 
 SMILES = ["C" * n + end for n in range(1, 9) for end in ("", "O", "N")]

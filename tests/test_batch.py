@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from moleblend.batch import Packing, collate, shuffled_batches
-from moleblend.chem import read_smiles
-from moleblend.molecule import MoleculeError
+from moleblend.chem.molecule import MoleculeError
+from moleblend.chem.parsing import read_smiles
 from moleblend.relations import relate
 
 

@@ -14,7 +14,7 @@ from benchmarks import compare, defaults, ledger, minutes, plain, plain_model, t
 from benchmarks.uncertainty import Predictions, weighted_intervals
 from moleblend.batch import collate
 from moleblend.blending import BlendConfig, draw_blend
-from moleblend.chem import read_smiles
+from moleblend.chem.parsing import read_smiles
 from moleblend.conformal import IntervalCalibration
 from moleblend.encoder import EncoderConfig, initialise
 from moleblend.heads import HeadsConfig, Model, ModelConfig

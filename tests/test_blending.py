@@ -7,7 +7,7 @@ import torch
 
 from moleblend.batch import collate
 from moleblend.blending import VIEWS, BlendConfig, draw_blend, show
-from moleblend.chem import read_smiles
+from moleblend.chem.parsing import read_smiles
 
 N_ATOMS = 30
 BLENDED = BlendConfig(whole=(0.0, 0.0))

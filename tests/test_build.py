@@ -13,10 +13,10 @@ import pytest
 
 from moleblend import build
 from moleblend.build import BuildAccount, build_store, count_unfinished
-from moleblend.chem import read_smiles
-from moleblend.conformers import ConformerConfig
+from moleblend.chem.conformers import ConformerConfig
+from moleblend.chem.geometry import add_positions
+from moleblend.chem.parsing import read_smiles
 from moleblend.files import alone_with
-from moleblend.geometry import add_positions
 from moleblend.store import MoleculeStore
 
 METHANOL = """{title}
@@ -198,7 +198,7 @@ def test_a_second_build_finds_conformers_in_the_cache(tmp_path, monkeypatch):
     def compute(*_):
         raise AssertionError("this was computed before")
 
-    monkeypatch.setattr("moleblend.conformers.ConformerWorker.add_positions", compute)
+    monkeypatch.setattr("moleblend.chem.conformers.ConformerWorker.add_positions", compute)
     build_store(tmp_path / "in.smi", tmp_path / "2.arrow", conformers=wanted)
     first, second = (MoleculeStore(tmp_path / f"{k}.arrow") for k in (1, 2))
     assert first.fingerprint == second.fingerprint

@@ -17,7 +17,7 @@ from moleblend import checkpoint
 from moleblend.batch import collate
 from moleblend.blending import show
 from moleblend.checkpoint import Card, count_parameters, load, read_card, save, transfer
-from moleblend.chem import read_smiles
+from moleblend.chem.parsing import read_smiles
 from moleblend.domain import Domain
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import Model, ModelConfig, Target
@@ -110,7 +110,7 @@ import torch
 from moleblend.batch import collate
 from moleblend.blending import show
 from moleblend.checkpoint import load
-from moleblend.chem import read_smiles
+from moleblend.chem.parsing import read_smiles
 batch = collate([read_smiles({SMILES!r})])
 with torch.no_grad():
     print(load({str(path)!r})(batch, show(batch, "both")).tolist())

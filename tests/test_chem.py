@@ -14,10 +14,12 @@ from rdkit import Chem
 from rdkit.Chem import rdDepictor, rdDistGeom
 from safetensors.numpy import load_file
 
-from moleblend import chem
-from moleblend.chem import read_mol_block, read_smiles, read_xyz
-from moleblend.geometry import add_positions
-from moleblend.molecule import Molecule, MoleculeError
+from moleblend.chem import featurizer
+from moleblend.chem import parsing as chem
+from moleblend.chem.geometry import add_positions
+from moleblend.chem.molecule import Molecule, MoleculeError
+from moleblend.chem.parsing import read_mol_block, read_smiles
+from moleblend.chem.xyz import parse_xyz, read_xyz
 
 DRUGS = [
     "CC(C)c1nc(N(C)S(C)(=O)=O)nc(-c2ccc(F)cc2)c1/C=C/[C@@H](O)C[C@@H](O)CC(=O)O",
@@ -113,7 +115,7 @@ def test_double_bonds_that_only_r_and_s_decide(smiles, label):
 
 
 def test_undecided_cip_labels_are_zero(monkeypatch):
-    monkeypatch.setattr(chem, "_CIP_ITERATIONS", 1)
+    monkeypatch.setattr(featurizer, "_CIP_ITERATIONS", 1)
     assert not read_smiles(DRUGS[1]).atoms[:, 1].any()
 
 
@@ -271,7 +273,7 @@ def test_of_two_maps_the_shorter_bond_is_the_double_one():
 
 
 def test_xyz_text():
-    numbers, positions = chem.parse_xyz("2\nany words\nCl 0 0 1.2*^-6 0.3\n1 1 2 3\nrest\n")
+    numbers, positions = parse_xyz("2\nany words\nCl 0 0 1.2*^-6 0.3\n1 1 2 3\nrest\n")
     assert numbers.tolist() == [17, 1]
     assert positions.tolist() == [[0, 0, 1.2e-6], [1, 2, 3]]
     for text, words in (
@@ -281,7 +283,7 @@ def test_xyz_text():
         ("1\n\nXx 0 0 0\n", "line 3"),
     ):
         with pytest.raises(MoleculeError, match=words):
-            chem.parse_xyz(text)
+            parse_xyz(text)
 
 
 def test_ogb_record_whose_order_no_smiles_has_gets_no_positions():

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from moleblend.assay import read_assay
-from moleblend.chem import read_smiles
+from moleblend.chem.parsing import read_smiles
 from moleblend.choices import choices_of, told
 from moleblend.finetuning import Labelled
 from moleblend.rows import Table

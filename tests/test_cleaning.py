@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moleblend import cli, standardise
-from moleblend.chem import read_smiles
+from moleblend import cli
+from moleblend.chem import standardise
+from moleblend.chem.parsing import read_smiles
 from moleblend.cleaning import CleaningConfig, clean, robust_z
 from moleblend.rows import Table
 from moleblend.tables import read_table

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from moleblend import build, checkpoint, cli, pretrain
-from moleblend.chem import read_smiles
+from moleblend.chem.parsing import read_smiles
 from moleblend.data_verbs import DATA_VERBS
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import HeadsConfig, Model, ModelConfig, Target

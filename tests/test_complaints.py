@@ -2,7 +2,7 @@ import logging
 
 import pytest
 
-from moleblend.complaints import Complaints, odd_character, shown
+from moleblend.chem.parse_errors import Complaints, odd_character, shown
 
 
 def complained(*texts: str) -> Complaints:

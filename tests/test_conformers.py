@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moleblend.chem import read_smiles
-from moleblend.conformers import ConformerConfig, Conformers, ConformerWorker, cache_folder
-from moleblend.geometry import TooSlowError, add_positions
-from moleblend.molecule import MoleculeError
+from moleblend.chem.conformers import ConformerConfig, Conformers, ConformerWorker, cache_folder
+from moleblend.chem.geometry import TooSlowError, add_positions
+from moleblend.chem.molecule import MoleculeError
+from moleblend.chem.parsing import read_smiles
 
 
 def stuck(molecule, **_):

@@ -17,7 +17,7 @@ import pytest
 
 import moleblend
 from moleblend import cli, runs, train
-from moleblend.chem import read_smiles
+from moleblend.chem.parsing import read_smiles
 from moleblend.finetuning import FineTuning
 from moleblend.predict import Predictor
 

@@ -13,10 +13,10 @@ from test_report import pictures, table_rows, words
 from moleblend import checkpoint
 from moleblend.batch import collate
 from moleblend.blending import show
-from moleblend.chem import read_smiles
+from moleblend.chem.molecule import MoleculeError
+from moleblend.chem.parsing import read_smiles
 from moleblend.demo import DEFAULT_SMILES, DemoConfig, ask_molecule, demo, training_differs
 from moleblend.encoder import EncoderConfig
-from moleblend.molecule import MoleculeError
 from moleblend.recipe import ScheduleConfig
 from moleblend.store import MoleculeStore
 

@@ -3,10 +3,10 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import Crippen, Descriptors, rdMolDescriptors
 
-from moleblend.chem import read_smiles
-from moleblend.descriptors import DESCRIPTORS, FEATURES, describe, joined_features
-from moleblend.fingerprints import count_ecfp4
-from moleblend.molecule import N_DESCRIBED
+from moleblend.chem.descriptors import DESCRIPTORS, FEATURES, describe, joined_features
+from moleblend.chem.fingerprints import count_ecfp4
+from moleblend.chem.molecule import N_DESCRIBED
+from moleblend.chem.parsing import read_smiles
 
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
 

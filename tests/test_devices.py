@@ -24,11 +24,11 @@ import moleblend
 from moleblend import checkpoint, devices, pretrain
 from moleblend.batch import collate
 from moleblend.blending import BlendConfig, draw_blend
-from moleblend.chem import read_smiles
+from moleblend.chem.molecule import Molecule
+from moleblend.chem.parsing import read_smiles
 from moleblend.config import from_dict, to_dict
 from moleblend.encoder import EncoderConfig, Layer
 from moleblend.heads import HeadsConfig, Model, ModelConfig
-from moleblend.molecule import Molecule
 from moleblend.objectives import ObjectiveConfig, blend_then_predict, denominators
 from moleblend.recipe import PretrainConfig, ScheduleConfig
 from moleblend.rows import read_molecules

@@ -3,9 +3,9 @@ import re
 import numpy as np
 import pytest
 
-from moleblend.chem import read_mol_block, read_smiles
-from moleblend.drawing import Arc, draw_contributions, draw_svg, shade
-from moleblend.geometry import add_positions
+from moleblend.chem.drawing import Arc, draw_contributions, draw_svg, shade
+from moleblend.chem.geometry import add_positions
+from moleblend.chem.parsing import read_mol_block, read_smiles
 
 SPOT = re.compile(r"<ellipse cx='([\d.]+)' cy='([\d.]+)'[^>]*fill:(#[0-9A-F]{6})")
 

@@ -14,7 +14,8 @@ from torch import nn
 
 from moleblend.batch import Packing, collate
 from moleblend.blending import BlendConfig, draw_blend, show
-from moleblend.chem import read_smiles
+from moleblend.chem.molecule import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES
+from moleblend.chem.parsing import read_smiles
 from moleblend.encoder import (
     Dropout,
     Encoder,
@@ -25,7 +26,6 @@ from moleblend.encoder import (
     initialise,
     softmax,
 )
-from moleblend.molecule import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES
 from moleblend.relations import UNREACHABLE, bond_kinds
 
 CONFIGS = {

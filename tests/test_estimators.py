@@ -27,9 +27,9 @@ from sklearn.utils.validation import validate_data
 
 import moleblend
 from moleblend import MoleBlendClassifier, MoleBlendEmbedder, MoleBlendRegressor, checkpoint
+from moleblend.chem.molecule import MoleculeError
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import Model, ModelConfig
-from moleblend.molecule import MoleculeError
 from moleblend.predict import Predictor
 
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)

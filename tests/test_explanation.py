@@ -10,13 +10,13 @@ from conftest import AWKWARD
 from moleblend import checkpoint
 from moleblend.batch import collate
 from moleblend.blending import show
-from moleblend.chem import read_mol_block, read_smiles
+from moleblend.chem.fingerprints import environments
+from moleblend.chem.geometry import add_positions
+from moleblend.chem.molecule import Molecule
+from moleblend.chem.parsing import read_mol_block, read_smiles
 from moleblend.encoder import EncoderConfig
 from moleblend.explanation import Contributions, explain
-from moleblend.fingerprints import environments
-from moleblend.geometry import add_positions
 from moleblend.heads import HeadsConfig, Model, ModelConfig, Target
-from moleblend.molecule import Molecule
 from moleblend.predict import Predictor
 
 TINY = EncoderConfig(

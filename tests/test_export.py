@@ -12,9 +12,9 @@ import torch
 from moleblend import checkpoint, cli
 from moleblend.batch import Batch, collate
 from moleblend.blending import Views, show
-from moleblend.chem import read_smiles
+from moleblend.chem.descriptors import FEATURES, joined_features
+from moleblend.chem.parsing import read_smiles
 from moleblend.columns import in_units, mean_of_members
-from moleblend.descriptors import FEATURES, joined_features
 from moleblend.encoder import EncoderConfig
 from moleblend.export import INPUTS_2D, INPUTS_3D, export
 from moleblend.heads import Model, ModelConfig, Target

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from moleblend import finetuning
 from moleblend.batch import Batch, collate
-from moleblend.chem import read_smiles
+from moleblend.chem.parsing import read_smiles
 from moleblend.encoder import EncoderConfig
 from moleblend.finetuning import (
     FineTuning,

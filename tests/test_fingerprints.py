@@ -8,16 +8,16 @@ from rdkit.Chem import rdFingerprintGenerator
 from rdkit.DataStructs import TanimotoSimilarity
 from rdkit.ML.Cluster import Butina
 
-from moleblend import fingerprints
-from moleblend.chem import read_smiles
-from moleblend.fingerprints import (
+from moleblend.chem import fingerprints
+from moleblend.chem.fingerprints import (
     cluster,
     count_ecfp4,
     environments,
     nearest,
     scaffold,
 )
-from moleblend.molecule import MoleculeError
+from moleblend.chem.molecule import MoleculeError
+from moleblend.chem.parsing import read_smiles
 
 CIS, TRANS = "C1CC[C@H]2CCCC[C@H]2C1", "C1CC[C@H]2CCCC[C@@H]2C1"
 MIXED = [

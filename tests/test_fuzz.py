@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.fuzz import Options, fuzz
-from moleblend.chem import read_smiles
-from moleblend.molecule import MoleculeError
+from moleblend.chem.molecule import MoleculeError
+from moleblend.chem.parsing import read_smiles
 from moleblend.rows import Rejected, read_molecules
 from moleblend.tables import read_table
 

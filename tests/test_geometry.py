@@ -6,10 +6,11 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 from test_chem import DRUGS, key
 
-from moleblend import geometry
-from moleblend.chem import read_smiles, read_xyz
-from moleblend.geometry import TooSlowError, add_positions
-from moleblend.molecule import MoleculeError
+from moleblend.chem import geometry
+from moleblend.chem.geometry import TooSlowError, add_positions
+from moleblend.chem.molecule import MoleculeError
+from moleblend.chem.parsing import read_smiles
+from moleblend.chem.xyz import read_xyz
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from moleblend.batch import collate
 from moleblend.blending import Blend, BlendConfig, draw_blend, show
-from moleblend.chem import read_smiles
+from moleblend.chem.molecule import N_DESCRIBED
+from moleblend.chem.parsing import read_smiles
 from moleblend.encoder import EncoderConfig, initialise
 from moleblend.heads import (
     DescriptorHead,
@@ -21,7 +22,6 @@ from moleblend.heads import (
     Target,
     unit_vectors,
 )
-from moleblend.molecule import N_DESCRIBED
 
 TARGETS = (Target("gap", "regression", unit="eV", mean=5.0, scale=2.0), Target("toxic", "binary"))
 CONFIGS = {

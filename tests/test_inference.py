@@ -5,7 +5,7 @@ import torch
 
 from moleblend.batch import Batch
 from moleblend.blending import Blend
-from moleblend.chem import read_smiles
+from moleblend.chem.parsing import read_smiles
 from moleblend.inference import each_geometry, in_batches, n_geometries, over_geometries
 
 

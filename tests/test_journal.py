@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from moleblend.chem import read_smiles
+from moleblend.chem.parsing import read_smiles
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import HeadsConfig
 from moleblend.journal import append, cut_after, judged_at, score_table

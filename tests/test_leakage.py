@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from moleblend import cli
+from moleblend.chem.molecule import MoleculeError
 from moleblend.leakage import leakage
-from moleblend.molecule import MoleculeError
 from moleblend.splits import Split, read_split, scaffold_split
 from moleblend.tables import read_table
 

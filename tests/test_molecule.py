@@ -3,14 +3,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moleblend.chem import read_smiles
-from moleblend.molecule import (
+from moleblend.chem.molecule import (
     ATOM_FEATURE_SIZES,
     ATOM_FEATURES,
     BOND_FEATURE_SIZES,
     BOND_FEATURES,
     MoleculeError,
 )
+from moleblend.chem.parsing import read_smiles
 
 ETHANOL = read_smiles("CCO", id="ethanol")
 

@@ -9,12 +9,12 @@ import torch
 from moleblend import objectives
 from moleblend.batch import collate
 from moleblend.blending import BlendConfig, draw_blend
-from moleblend.chem import read_smiles
-from moleblend.descriptors import describe
+from moleblend.chem.descriptors import describe
+from moleblend.chem.geometry import add_positions
+from moleblend.chem.molecule import N_DESCRIBED
+from moleblend.chem.parsing import read_smiles
 from moleblend.encoder import EncoderConfig, initialise
-from moleblend.geometry import add_positions
 from moleblend.heads import HeadsConfig, Model, ModelConfig
-from moleblend.molecule import N_DESCRIBED
 from moleblend.objectives import (
     ObjectiveConfig,
     blend_then_predict,

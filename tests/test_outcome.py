@@ -9,9 +9,9 @@ from rich.console import Console
 from test_train import CHAINS, N_CARBONS, PARTS, TINY, write
 
 from moleblend.baseline import count_matrix, forest_predictions
-from moleblend.fingerprints import nearest
+from moleblend.chem.fingerprints import nearest
+from moleblend.chem.standardise import canonical
 from moleblend.outcome import TrainResult
-from moleblend.standardise import canonical
 from moleblend.train import TrainConfig, train
 
 RINGS = [f"C1{'C' * n}C1{end}" for n in range(1, 9) for end in ("", "O", "N")]

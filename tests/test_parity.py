@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from moleblend.batch import collate
 from moleblend.blending import Blend, show
 from moleblend.checkpoint import from_reference
-from moleblend.chem import read_mol_block, read_smiles
+from moleblend.chem.parsing import read_mol_block, read_smiles
 from moleblend.heads import unit_vectors
 from moleblend.objectives import ObjectiveConfig, blend_then_predict
 from moleblend.reference import to_reference

@@ -13,12 +13,12 @@ import torch
 
 import moleblend
 from moleblend import checkpoint, inference, predict
-from moleblend.chem import read_smiles
+from moleblend.chem.geometry import TooSlowError, add_positions
+from moleblend.chem.molecule import Molecule, MoleculeError
+from moleblend.chem.parsing import read_smiles
 from moleblend.columns import in_units
 from moleblend.encoder import EncoderConfig
-from moleblend.geometry import TooSlowError, add_positions
 from moleblend.heads import HeadsConfig, Model, ModelConfig, Target
-from moleblend.molecule import Molecule, MoleculeError
 from moleblend.predict import Predictor, prepare
 from moleblend.rows import Rejected, read_molecules
 from moleblend.tables import read_table, write_table

@@ -5,8 +5,8 @@ from typing import Literal
 import pytest
 
 from moleblend import preparation
+from moleblend.chem.molecule import MoleculeError
 from moleblend.encoder import EncoderConfig
-from moleblend.molecule import MoleculeError
 from moleblend.preparation import Prepared, prepared
 from moleblend.settings import TrainConfig
 from moleblend.splits import SPLITS

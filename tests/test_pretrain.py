@@ -19,11 +19,11 @@ from rich.console import Console
 import moleblend
 from moleblend import checkpoint, journal, pretrain
 from moleblend.blending import BlendConfig
-from moleblend.chem import read_smiles
+from moleblend.chem.molecule import FeatureVersion, Molecule
+from moleblend.chem.parsing import read_smiles
 from moleblend.encoder import EncoderConfig
 from moleblend.files import alone_with
 from moleblend.heads import HeadsConfig
-from moleblend.molecule import FeatureVersion, Molecule
 from moleblend.objectives import Loss, ObjectiveConfig
 from moleblend.recipe import PretrainConfig, ScheduleConfig
 from moleblend.rows import read_molecules

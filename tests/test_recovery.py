@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from moleblend.batch import collate
 from moleblend.blending import BlendConfig, show
-from moleblend.chem import read_smiles
-from moleblend.descriptors import describe
+from moleblend.chem.descriptors import describe
+from moleblend.chem.parsing import read_smiles
 from moleblend.encoder import EncoderConfig, pair_vectors
 from moleblend.heads import HeadsConfig, Model, ModelConfig, Views
 from moleblend.objectives import bond_classes, path_classes

@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from moleblend.batch import collate
 from moleblend.blending import show
 from moleblend.checkpoint import convert, load, read_card
-from moleblend.chem import read_smiles
+from moleblend.chem.parsing import read_smiles
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import HeadsConfig, Model, ModelConfig
 from moleblend.reference import (

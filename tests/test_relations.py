@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from rdkit import Chem
 from scipy.sparse.csgraph import shortest_path
 
-from moleblend.chem import read_smiles
-from moleblend.molecule import BOND_FEATURE_SIZES, Molecule
+from moleblend.chem.molecule import BOND_FEATURE_SIZES, Molecule
+from moleblend.chem.parsing import read_smiles
 from moleblend.relations import N_BOND_KINDS, N_HOPS, UNREACHABLE, bond_kinds, relate, relate_all
 
 

@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from moleblend.assay import read_assay
-from moleblend.chem import read_smiles
+from moleblend.chem.parsing import read_smiles
 from moleblend.finetuning import Labelled
 from moleblend.heads import Target
 from moleblend.metrics import regression_metrics

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from test_tables import read, reason, write
 
-from moleblend.chem import read_smiles
+from moleblend.chem.parsing import read_smiles
 from moleblend.rows import Rejected, Table, find_smiles_column, numbers, read_molecules
 from moleblend.tables import read_table
 

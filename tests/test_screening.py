@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from moleblend import checkpoint, screening
+from moleblend.chem.molecule import MoleculeError
 from moleblend.domain import Domain
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import Model, ModelConfig, Target
-from moleblend.molecule import MoleculeError
 from moleblend.predict import Predictor
 from moleblend.screening import FileAccount, embed_file, predict_file, write_embeddings
 from moleblend.sureness import Sureness

@@ -4,8 +4,8 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
-from moleblend.chem import read_mol_block
-from moleblend.molecule import MoleculeError
+from moleblend.chem.molecule import MoleculeError
+from moleblend.chem.parsing import read_mol_block
 from moleblend.sdf import read_sdf
 
 

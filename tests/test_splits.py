@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moleblend import cli
-from moleblend.molecule import MoleculeError
+from moleblend.chem.molecule import MoleculeError
 from moleblend.rows import smiles_table
 from moleblend.splits import (
     SPLITS,

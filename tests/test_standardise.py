@@ -1,9 +1,9 @@
 import pytest
 from rdkit import Chem
 
-from moleblend import standardise
-from moleblend.molecule import MoleculeError
-from moleblend.standardise import (
+from moleblend.chem import standardise
+from moleblend.chem.molecule import MoleculeError
+from moleblend.chem.standardise import (
     canonical,
     canonical_tautomer,
     explicit_hydrogens,

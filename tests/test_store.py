@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moleblend.chem import read_smiles
-from moleblend.molecule import Molecule
+from moleblend.chem.molecule import Molecule
+from moleblend.chem.parsing import read_smiles
 from moleblend.store import MoleculeStore, read_batches, write_manifest, write_store
 
 

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from moleblend.chem import read_mol_block
-from moleblend.molecule import Molecule
+from moleblend.chem.molecule import Molecule
+from moleblend.chem.parsing import read_mol_block
 from moleblend.rows import Rejected
 from moleblend.sdf import read_sdf
 from moleblend.streams import (

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moleblend.molecule import Molecule
+from moleblend.chem.molecule import Molecule
 from moleblend.rows import Rejected, find_smiles_column, numbers, read_molecules
 from moleblend.tables import read_pieces, read_table, write_table
 

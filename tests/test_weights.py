@@ -18,7 +18,7 @@ from benchmarks.interim import LIST, SkeletonList, hashed, skeleton
 from benchmarks.ship import ship
 from moleblend import checkpoint
 from moleblend.catalogue import ON_PROTOCOL_U
-from moleblend.chem import read_smiles
+from moleblend.chem.parsing import read_smiles
 from moleblend.config import to_dict
 from moleblend.datasets import read
 from moleblend.encoder import EncoderConfig

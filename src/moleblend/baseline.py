@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int8
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
-from moleblend.fingerprints import count_ecfp4
+from moleblend.chem.fingerprints import count_ecfp4
 from moleblend.heads import Kind, Target
 
 N_TREES = 500

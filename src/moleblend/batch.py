@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int16, Int64, UInt8
 from torch import Tensor
 
-from moleblend.molecule import Molecule, MoleculeError
+from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.relations import N_HOPS, bond_kinds, relate_all
 
 _POOL = 16

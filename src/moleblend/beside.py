@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from moleblend.cells import Cells, is_sign, read_cells, read_number, read_sign
-from moleblend.complaints import shown
+from moleblend.chem.parse_errors import shown
 from moleblend.headers import is_logarithm, may_be_negative_log, unit_of, words_of
 from moleblend.labels import Measurement
 from moleblend.rows import Table

@@ -17,11 +17,11 @@ from typing import Literal
 import pyarrow as pa
 
 from moleblend import __version__
-from moleblend.chem import RDKIT_VERSION
-from moleblend.conformers import ConformerConfig, Conformers
+from moleblend.chem.conformers import ConformerConfig, Conformers
+from moleblend.chem.molecule import FeatureVersion, Molecule, MoleculeError
+from moleblend.chem.parsing import RDKIT_VERSION
 from moleblend.engines import Engine, map_in_order
 from moleblend.files import alone_with, replacing
-from moleblend.molecule import FeatureVersion, Molecule, MoleculeError
 from moleblend.parts import Parts, file_sha256, parts_folder
 from moleblend.rows import Rejected, Table, read_molecules
 from moleblend.store import STORE_VERSION, pack, read_batches, write_batches, write_manifest

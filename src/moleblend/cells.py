@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
 
-from moleblend.complaints import shown
+from moleblend.chem.parse_errors import shown
 from moleblend.rows import Table
 
 MISSING = frozenset(

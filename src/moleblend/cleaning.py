@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float64, Int64
 
-from moleblend import standardise
-from moleblend.molecule import Molecule, MoleculeError
+from moleblend.chem import standardise
+from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.repeats import contradict, same_molecules
 from moleblend.rows import Rejected, Table, numbers, read_molecules, with_smiles
 

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import tyro
 from rich.table import Table as RichTable
 
+from moleblend.chem.molecule import FeatureVersion
 from moleblend.dataset_verbs import DATASET_VERBS
 from moleblend.engines import Engine
-from moleblend.molecule import FeatureVersion
 from moleblend.terminal import (
     SHOWN,
     Argument,
@@ -78,7 +78,7 @@ def _build(
         resume: go on with a build that was stopped.
     """
     from moleblend.build import build_store, count_unfinished, parts_folder
-    from moleblend.conformers import ConformerConfig, cache_folder
+    from moleblend.chem.conformers import ConformerConfig, cache_folder
 
     if cache is not None and no_cache:
         raise ValueError(f"either a cache ({cache}) or none, not both")

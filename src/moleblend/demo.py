@@ -19,12 +19,12 @@ from moleblend import checkpoint
 from moleblend.batch import collate
 from moleblend.blending import draw_blend, show
 from moleblend.build import build_store
-from moleblend.chem import read_smiles
+from moleblend.chem.geometry import add_positions
+from moleblend.chem.molecule import Molecule, MoleculeError
+from moleblend.chem.parsing import read_smiles
 from moleblend.config import to_dict
 from moleblend.demo_page import Demonstration, Example, write_demo_report
 from moleblend.encoder import EncoderConfig
-from moleblend.geometry import add_positions
-from moleblend.molecule import Molecule, MoleculeError
 from moleblend.page import require_matplotlib
 from moleblend.predict import Predictor
 from moleblend.pretrain import PretrainResult, pretrain

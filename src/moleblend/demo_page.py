@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Float
 
 from moleblend.blending import Blend
-from moleblend.drawing import draw_svg
+from moleblend.chem.drawing import draw_svg
+from moleblend.chem.molecule import BOND_FEATURE_SIZES, Molecule
 from moleblend.metrics import Metrics
-from moleblend.molecule import BOND_FEATURE_SIZES, Molecule
 from moleblend.page import (
     BLUE,
     GREEN,

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Float16, Float64, Int64, UInt8
 from sklearn.neighbors import NearestNeighbors
 
-from moleblend.fingerprints import nearest_packed, packed_ecfp4
+from moleblend.chem.fingerprints import nearest_packed, packed_ecfp4
 
 # What they say is what is measured: after a split by scaffold validation is far from training, and
 # a molecule can be as near as that though it resembles nothing there.

@@ -13,7 +13,7 @@ from torch.autograd.function import BackwardCFunction, FunctionCtx
 
 from moleblend.batch import Batch, Packing
 from moleblend.blending import Blend
-from moleblend.molecule import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES, FeatureVersion
+from moleblend.chem.molecule import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES, FeatureVersion
 from moleblend.relations import N_BOND_KINDS, N_HOPS, UNREACHABLE
 
 # oneDNN keeps a compiled GELU for every number of atoms in a batch that it has met, up to 1,024 of

@@ -33,11 +33,11 @@ from torch import Tensor
 
 from moleblend.batch import Batch, collate, pieces
 from moleblend.blending import Blend, Views, show
+from moleblend.chem.fingerprints import N_BITS, Environments, environments
+from moleblend.chem.molecule import Molecule
 from moleblend.columns import in_units
-from moleblend.fingerprints import N_BITS, Environments, environments
 from moleblend.heads import Model, Target
 from moleblend.inference import n_geometries
-from moleblend.molecule import Molecule
 from moleblend.predict import Predictor, Row, Source
 from moleblend.relations import UNREACHABLE
 

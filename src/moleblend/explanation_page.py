@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float64
 
-from moleblend.chem import element_symbols
+from moleblend.chem.drawing import Arc, draw_contributions, draw_svg, full_colour
+from moleblend.chem.featurizer import element_symbols
+from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.domain import Nearness
-from moleblend.drawing import Arc, draw_contributions, draw_svg, full_colour
 from moleblend.explanation import VIEW_GROUPS, Contributions, Explanation
 from moleblend.heads import Target
-from moleblend.molecule import Molecule, MoleculeError
 from moleblend.page import image, write_page
 from moleblend.relations import UNREACHABLE, relate
 from moleblend.rows import Table

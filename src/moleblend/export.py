@@ -21,8 +21,8 @@ from torch.overrides import TorchFunctionMode
 from moleblend import checkpoint
 from moleblend.batch import Batch, collate
 from moleblend.blending import Views, show
-from moleblend.chem import read_smiles
-from moleblend.descriptors import joined_features
+from moleblend.chem.descriptors import joined_features
+from moleblend.chem.parsing import read_smiles
 from moleblend.files import replacing
 from moleblend.heads import Model
 

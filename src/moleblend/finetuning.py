@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from moleblend.batch import Batch, collate, pieces, shuffled_batches
 from moleblend.blending import Blend, Views, show
+from moleblend.chem.molecule import Molecule
 from moleblend.columns import in_units
 from moleblend.heads import Model, Target, output_slices
 from moleblend.inference import each_geometry, n_geometries, over_geometries
@@ -30,7 +31,6 @@ from moleblend.metrics import (
     multiclass_metrics,
     regression_metrics,
 )
-from moleblend.molecule import Molecule
 from moleblend.settings import TrainConfig
 
 _PAIRS_AT_ONCE = 2**18

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from moleblend.batch import Batch
 from moleblend.blending import Blend
+from moleblend.chem.molecule import N_DESCRIBED
 from moleblend.encoder import (
     Dropout,
     Encoded,
@@ -24,7 +25,6 @@ from moleblend.encoder import (
     pair_vectors,
     softmax,
 )
-from moleblend.molecule import N_DESCRIBED
 from moleblend.relations import N_HOPS
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from moleblend.batch import Batch, collate
 from moleblend.blending import Blend, Views, show
-from moleblend.molecule import Molecule
+from moleblend.chem.molecule import Molecule
 
 _PAIRS_AT_ONCE = 60_000
 _MOLECULES_AT_ONCE = 64

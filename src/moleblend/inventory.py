@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from moleblend.catalogue import Counts, Dataset
+from moleblend.chem.molecule import Molecule
 from moleblend.datasets import Verdict, compare_hash, dataset, find, read
 from moleblend.engines import map_in_order
-from moleblend.molecule import Molecule
 from moleblend.rows import Table, numbers, read_molecules
 from moleblend.streams import pcqm4mv2_split, read_pcqm4mv2
 from moleblend.tables import read_pieces

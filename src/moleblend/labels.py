@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int8
 
 from moleblend.cells import Cells, Reading, is_plain_number, read_cells, read_number
-from moleblend.complaints import shown
+from moleblend.chem.parse_errors import shown
 from moleblend.heads import Kind
 from moleblend.rows import Table
 

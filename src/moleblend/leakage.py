@@ -8,10 +8,10 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from moleblend.fingerprints import nearest, scaffold
-from moleblend.molecule import MoleculeError
+from moleblend.chem.fingerprints import nearest, scaffold
+from moleblend.chem.molecule import MoleculeError
+from moleblend.chem.standardise import canonical, inchikey
 from moleblend.splits import Split
-from moleblend.standardise import canonical, inchikey
 
 Kind = Literal["molecule", "skeleton", "scaffold"]
 """`molecule`: the same canonical SMILES; `skeleton`: the same first block of the InChIKey, so also

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Float64, Int8, Int64
 from scipy.stats import spearmanr
 
-from moleblend.fingerprints import framework, scaffold
+from moleblend.chem.fingerprints import framework, scaffold
+from moleblend.chem.molecule import MoleculeError
 from moleblend.heads import Target
-from moleblend.molecule import MoleculeError
 
 FEWEST_IN_FAMILY = 5
 

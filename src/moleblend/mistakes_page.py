@@ -5,7 +5,8 @@ from html import escape
 import numpy as np
 from jaxtyping import Float64
 
-from moleblend.drawing import draw_svg
+from moleblend.chem.drawing import draw_svg
+from moleblend.chem.molecule import MoleculeError
 from moleblend.heads import Target, output_slices
 from moleblend.mistakes import (
     FEWEST_IN_FAMILY,
@@ -17,7 +18,6 @@ from moleblend.mistakes import (
     families_of,
     trend_of,
 )
-from moleblend.molecule import MoleculeError
 from moleblend.page import BLUE, axes_of, image, number, picture, plots, table
 from moleblend.sureness import class_names
 from moleblend.train import TrainResult

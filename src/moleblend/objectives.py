@@ -12,9 +12,9 @@ from torch.autograd.function import BackwardCFunction, FunctionCtx
 
 from moleblend.batch import Batch
 from moleblend.blending import Blend
+from moleblend.chem.molecule import BOND_FEATURE_SIZES
 from moleblend.encoder import pair_vectors
 from moleblend.heads import HeadsConfig, Model, OuterProduct, Scaling
-from moleblend.molecule import BOND_FEATURE_SIZES
 from moleblend.relations import N_BOND_KINDS
 
 _IGNORED = -100

@@ -17,6 +17,10 @@ from torch import Tensor
 from moleblend import checkpoint
 from moleblend.batch import Batch
 from moleblend.blending import Blend, Views
+from moleblend.chem.conformers import ConformerConfig, Conformers, cache_folder
+from moleblend.chem.descriptors import joined_features
+from moleblend.chem.fingerprints import is_readable
+from moleblend.chem.molecule import FeatureVersion, Molecule, MoleculeError
 from moleblend.columns import (
     domain_columns,
     domain_names,
@@ -25,13 +29,9 @@ from moleblend.columns import (
     result_names,
 )
 from moleblend.conformal import check_confidence
-from moleblend.conformers import ConformerConfig, Conformers, cache_folder
-from moleblend.descriptors import joined_features
 from moleblend.domain import Domain, Nearness
-from moleblend.fingerprints import is_readable
 from moleblend.frames import Frame, frame_table, is_frame, smiles_list, with_columns
 from moleblend.inference import over_geometries
-from moleblend.molecule import FeatureVersion, Molecule, MoleculeError
 from moleblend.rows import Rejected, Table, read_molecules, smiles_table
 from moleblend.sureness import CONFIDENCE
 from moleblend.tables import read_table

@@ -11,14 +11,14 @@ from jaxtyping import Int64
 from moleblend import checkpoint
 from moleblend.assay import Assay, read_assay
 from moleblend.blending import Views
+from moleblend.chem.descriptors import joined_features
+from moleblend.chem.fingerprints import is_readable
+from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.choices import choices_of, told
 from moleblend.columns import check_names
-from moleblend.descriptors import joined_features
 from moleblend.encoder import EncoderConfig
 from moleblend.finetuning import Labelled
-from moleblend.fingerprints import is_readable
 from moleblend.heads import Target
-from moleblend.molecule import Molecule, MoleculeError
 from moleblend.predict import Row, prepare
 from moleblend.repeats import Repeats, find_repeats
 from moleblend.rival import plan_forest

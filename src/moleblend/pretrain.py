@@ -18,8 +18,8 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 
 from moleblend import checkpoint
 from moleblend.build import build_store, count_unfinished
+from moleblend.chem.descriptors import describe
 from moleblend.config import from_dict, to_dict
-from moleblend.descriptors import describe
 from moleblend.devices import first_process_first, make_trainer, quiet_lightning
 from moleblend.files import alone_with, replacing, sweep
 from moleblend.heads import Model, ModelConfig

@@ -11,8 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.csv
 
-from moleblend.chem import read_smiles
-from moleblend.molecule import MoleculeError
+from moleblend.chem.molecule import MoleculeError
+from moleblend.chem.parsing import read_smiles
 from moleblend.rows import Table
 
 EV_PER_HARTREE = 27.211386246

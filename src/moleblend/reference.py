@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from moleblend.chem.molecule import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import HeadsConfig, Model, ModelConfig
-from moleblend.molecule import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES
 from moleblend.relations import N_HOPS
 
 _SLOT = 512  # rows of the published embedding tables that each feature owns

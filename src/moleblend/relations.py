@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int16, Integer, UInt8
 
-from moleblend.molecule import BOND_FEATURE_SIZES, Molecule
+from moleblend.chem.molecule import BOND_FEATURE_SIZES, Molecule
 
 N_HOPS = 5
 """Bonds of a path that are kept (the published multi-hop limit)."""
@@ -54,7 +54,7 @@ def relate(molecule: Molecule, n_hops: int = N_HOPS) -> Relations:
         The path lengths and the bonds along the paths, as `relate_all` finds them.
 
     Example:
-        >>> from moleblend.chem import read_smiles
+        >>> from moleblend.chem.parsing import read_smiles
         >>> relate(read_smiles("CCO")).path_length.tolist()
         [[0, 1, 2], [1, 0, 1], [2, 1, 0]]
     """

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float64, Int8, Int64
 
-from moleblend.molecule import MoleculeError
+from moleblend.chem.molecule import MoleculeError
+from moleblend.chem.standardise import canonical
 from moleblend.splits import Split
-from moleblend.standardise import canonical
 
 _MOST_NAMED = 5
 """Molecules in a sentence; the record has up to `_MOST_KEPT`, and rows.csv all."""

@@ -15,10 +15,10 @@ from moleblend.baseline import (
     count_matrix,
     forest_predictions,
 )
+from moleblend.chem.molecule import MoleculeError
 from moleblend.finetuning import Labelled, score
 from moleblend.heads import Target, output_slices
 from moleblend.metrics import Metrics, best_threshold
-from moleblend.molecule import MoleculeError
 from moleblend.splits import Split
 
 _N_RESAMPLES = 1000

@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float64, Num
 
-from moleblend.chem import read_mol_block, read_smiles, read_xyz
-from moleblend.molecule import ATOM_FEATURE_SIZES, FeatureVersion, Molecule, MoleculeError
+from moleblend.chem.molecule import ATOM_FEATURE_SIZES, FeatureVersion, Molecule, MoleculeError
+from moleblend.chem.parsing import read_mol_block, read_smiles
+from moleblend.chem.xyz import read_xyz
 
 _NO_NUMBER = ("", "na", "n/a", "nan", "none", "null")
 _BY_NAME = "--smiles COLUMN, in Python smiles="

@@ -11,14 +11,14 @@ from rich.console import Console
 from moleblend import checkpoint
 from moleblend.assay import Assay
 from moleblend.blending import Views
+from moleblend.chem.descriptors import FEATURES
+from moleblend.chem.molecule import Molecule
 from moleblend.columns import in_units, mean_of_members, spread_of_members
-from moleblend.descriptors import FEATURES
 from moleblend.domain import Domain, Nearness
 from moleblend.encoder import EncoderConfig
 from moleblend.finetuning import FineTuning, Labelled, fit, score
 from moleblend.heads import Model, ModelConfig, Readout, Target, output_slices
 from moleblend.metrics import Metrics, best_threshold, regression_metrics
-from moleblend.molecule import Molecule
 from moleblend.predict import nearness_of
 from moleblend.rival import Rival, learn_forest
 from moleblend.search import GoesOn

@@ -17,7 +17,7 @@ from jaxtyping import Float32
 
 from moleblend import __version__, checkpoint
 from moleblend.blending import Views
-from moleblend.chem import RDKIT_VERSION
+from moleblend.chem.parsing import RDKIT_VERSION
 from moleblend.conformal import check_confidence
 from moleblend.engines import Engine, map_in_order
 from moleblend.files import alone_with, replacing

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
 
-from moleblend.fingerprints import cluster, scaffold
-from moleblend.molecule import MoleculeError
+from moleblend.chem.fingerprints import cluster, scaffold
+from moleblend.chem.molecule import MoleculeError
 from moleblend.rows import Rejected, Table, read_molecules, with_smiles
 
 Fractions = tuple[float, float, float]

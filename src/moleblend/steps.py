@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from moleblend.batch import Batch, collate, shuffled_batches
 from moleblend.blending import Blend, draw_blend
-from moleblend.descriptors import describe
+from moleblend.chem.descriptors import describe
+from moleblend.chem.molecule import Molecule
 from moleblend.heads import HeadsConfig
-from moleblend.molecule import Molecule
 from moleblend.objectives import denominators
 from moleblend.recipe import PretrainConfig
 from moleblend.store import MoleculeStore

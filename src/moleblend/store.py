@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
+from moleblend.chem.molecule import FeatureVersion, Molecule
 from moleblend.files import replacing
-from moleblend.molecule import FeatureVersion, Molecule
 
 STORE_VERSION = "2"
 _FORMAT = "moleblend-store"

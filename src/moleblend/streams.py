@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
+from moleblend.chem.molecule import FeatureVersion, Molecule
 from moleblend.files import replacing
-from moleblend.molecule import FeatureVersion, Molecule
 from moleblend.rows import Rejected, Table, read_molecules
 from moleblend.sdf import read_sdf
 from moleblend.tables import read_pieces

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float32
 from rich.console import Console
 
-from moleblend.descriptors import joined_features
+from moleblend.chem.descriptors import joined_features
 from moleblend.finetuning import Labelled
 from moleblend.outcome import TrainResult, outcome_of
 from moleblend.preparation import Prepared, prepared

@@ -19,8 +19,8 @@ from rdkit.DataStructs import (
     ExplicitBitVect,
 )
 
-from .chem import in_order, parse
-from .molecule import Molecule, MoleculeError
+from moleblend.chem.molecule import Molecule, MoleculeError
+from moleblend.chem.parsing import in_order, parse
 
 MOST_TO_CLUSTER = 50_000
 """Molecules; every one is compared with every other, so time grows with the square."""

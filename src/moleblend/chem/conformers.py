@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from moleblend.chem import RDKIT_VERSION
+from moleblend.chem.geometry import TooSlowError, add_positions
+from moleblend.chem.molecule import Molecule, MoleculeError
+from moleblend.chem.parsing import RDKIT_VERSION
 from moleblend.engines import end_with_parent
-from moleblend.geometry import TooSlowError, add_positions
-from moleblend.molecule import Molecule, MoleculeError
 
 Compute = Callable[..., Molecule]
 """What computes: `geometry.add_positions`, or in a test a function of the same arguments."""

@@ -9,8 +9,8 @@ from jaxtyping import Float64
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolAlign
 
-from moleblend.chem import written
-from moleblend.molecule import Molecule, MoleculeError
+from moleblend.chem.molecule import Molecule, MoleculeError
+from moleblend.chem.parsing import written
 
 _MINIMISER_STEPS, _STEPS_BETWEEN_CLOCKS = 200, 50
 

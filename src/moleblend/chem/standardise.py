@@ -9,8 +9,8 @@ from rdkit import Chem
 from rdkit.Chem import inchi
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
-from .chem import parse
-from .molecule import MoleculeError
+from moleblend.chem.molecule import MoleculeError
+from moleblend.chem.parsing import parse
 
 MOST_TAUTOMERS = 1_000
 """Tautomers, and transformations, after which a molecule is given up."""

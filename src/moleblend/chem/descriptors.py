@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float32, Float64
 from rdkit.Chem import Descriptors, rdMolDescriptors
 
-from moleblend.chem import parse
-from moleblend.fingerprints import N_BITS, count_ecfp4
-from moleblend.molecule import N_DESCRIBED, MoleculeError
+from moleblend.chem.fingerprints import N_BITS, count_ecfp4
+from moleblend.chem.molecule import N_DESCRIBED, MoleculeError
+from moleblend.chem.parsing import parse
 
 DESCRIPTORS = (
     *("MolWt", "HeavyAtomCount", "MolLogP", "MolMR", "TPSA", "LabuteASA", "FractionCSP3", "qed"),

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float
 from rdkit.Chem.Draw import rdMolDraw2D
 
-from moleblend.chem import in_order, parse
-from moleblend.molecule import Molecule
+from moleblend.chem.molecule import Molecule
+from moleblend.chem.parsing import in_order, parse
 
 LOWER, HIGHER = (0, 114, 178), (230, 159, 0)
 """Blue and orange of Okabe and Ito, which colour-blind eyes tell apart; white lies between."""
