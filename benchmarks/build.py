@@ -22,8 +22,8 @@ from pathlib import Path
 import tyro
 
 from benchmarks.ledger import append
-from moleblend.store import MoleculeStore
-from moleblend.tables import read_pieces, write_tables
+from moleblend.data.formats import read_pieces, write_tables
+from moleblend.data.store import MoleculeStore
 
 FIELDS = (
     "date",

@@ -26,12 +26,12 @@ import tyro
 from jaxtyping import Float64
 
 from benchmarks.ledger import append, rows_of, timed
-from moleblend.catalogue import DATASETS
-from moleblend.datasets import read
+from moleblend.data.datasets.catalogue import DATASETS
+from moleblend.data.datasets.fetch import read
+from moleblend.data.formats import read_table, write_table
+from moleblend.data.splits import read_split, scaffold_split
+from moleblend.data.table import Rejected, numbers, read_molecules
 from moleblend.metrics import binary_metrics, mean_metric, regression_metrics
-from moleblend.rows import Rejected, numbers, read_molecules
-from moleblend.splits import read_split, scaffold_split
-from moleblend.tables import read_table, write_table
 
 Protocol = Literal["U", "H"]
 ModelName = Literal[

@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.ledger import write
-from moleblend.catalogue import DATASETS
-from moleblend.datasets import content_sha256, find, is_here
+from moleblend.data.datasets.catalogue import DATASETS
+from moleblend.data.datasets.fetch import content_sha256, find, is_here
+from moleblend.data.datasets.integrity import check
 from moleblend.files import replacing
-from moleblend.inventory import check
 
 OUT = Path(__file__).with_name("datasets.csv")
 

@@ -30,11 +30,11 @@ from moleblend.batch import collate
 from moleblend.blending import Blend, show
 from moleblend.chem.molecule import Molecule
 from moleblend.chem.parsing import read_smiles
+from moleblend.data.formats import read_table
 from moleblend.encoder import EncoderConfig
 from moleblend.explanation import contributions
 from moleblend.heads import Model
 from moleblend.predict import Predictor
-from moleblend.tables import read_table
 from moleblend.train import TrainConfig, train
 
 FIELDS = ("account", "metric", "value", "molecules")

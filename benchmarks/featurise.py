@@ -27,7 +27,7 @@ from benchmarks import plain
 from benchmarks.ledger import write
 from moleblend.batch import collate
 from moleblend.chem.parsing import read_smiles
-from moleblend.store import MoleculeStore, write_store
+from moleblend.data.store import MoleculeStore, write_store
 
 PUBLISHED = {"QM9": 758, "MOSES": 209}
 """Molecules/s of the published pipeline, SMILES to padded batch."""

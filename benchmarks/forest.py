@@ -12,9 +12,9 @@ import pyarrow as pa
 import tyro
 
 from moleblend.baseline import count_matrix, forest_predictions
+from moleblend.data.formats import read_table, write_table
+from moleblend.data.table import numbers
 from moleblend.heads import Target
-from moleblend.rows import numbers
-from moleblend.tables import read_table, write_table
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ from rdkit.Chem import rdDepictor
 from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.chem.parsing import read_mol_block
 from moleblend.chem.xyz import parse_xyz, read_xyz
-from moleblend.rows import Rejected, read_molecules
-from moleblend.tables import read_pieces
+from moleblend.data.formats import read_pieces
+from moleblend.data.table import Rejected, read_molecules
 
 SEEDS = (
     *("CCO", "c1ccccc1C(=O)O", "C[C@H](N)C(=O)O", "F/C=C/F", "[Na+].[Cl-]", "[O-][N+](=O)c1ccccc1"),

@@ -24,16 +24,16 @@ from jaxtyping import UInt64
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from moleblend.build import build_store
-from moleblend.catalogue import ON_PROTOCOL_U
 from moleblend.checkpoint import put_in_order
 from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.chem.standardise import canonical, inchikey, largest_fragment
-from moleblend.datasets import content_sha256, find, read
+from moleblend.data.build_store import build_store
+from moleblend.data.datasets.catalogue import ON_PROTOCOL_U
+from moleblend.data.datasets.fetch import content_sha256, find, read
+from moleblend.data.splits import read_split, scaffold_split
+from moleblend.data.store import MoleculeStore, write_store
+from moleblend.data.table import Rejected, read_molecules
 from moleblend.files import replacing
-from moleblend.rows import Rejected, read_molecules
-from moleblend.splits import read_split, scaffold_split
-from moleblend.store import MoleculeStore, write_store
 
 LIST = Path(__file__).parent / "packaged" / "skeletons.safetensors"
 

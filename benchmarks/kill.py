@@ -22,7 +22,7 @@ import tyro
 
 from benchmarks.build import commit
 from benchmarks.ledger import append
-from moleblend.store import MoleculeStore
+from moleblend.data.store import MoleculeStore
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from pathlib import Path
 import tyro
 
 from benchmarks.ledger import append
-from moleblend.catalogue import ON_PROTOCOL_U
-from moleblend.leakage import leakage
-from moleblend.splits import read_split
-from moleblend.tables import read_table
+from moleblend.data.datasets.catalogue import ON_PROTOCOL_U
+from moleblend.data.formats import read_table
+from moleblend.data.leakage import leakage
+from moleblend.data.splits import read_split
 
 HERE = Path(__file__).parent
 KINDS = ("molecule", "skeleton", "scaffold")

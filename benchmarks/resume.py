@@ -21,7 +21,7 @@ import tyro
 from matplotlib.figure import Figure
 
 import moleblend
-from moleblend.build import build_store
+from moleblend.data.build_store import build_store
 
 _MOLECULES = Path(moleblend.__file__).parent / "assets" / "qm9_2000.parquet"
 _RECIPE = """

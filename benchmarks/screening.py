@@ -19,7 +19,7 @@ import tyro
 
 from benchmarks.build import commit, measure
 from benchmarks.ledger import append
-from moleblend.tables import read_pieces, write_tables
+from moleblend.data.formats import read_pieces, write_tables
 
 
 @dataclass(frozen=True)

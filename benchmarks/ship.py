@@ -22,8 +22,8 @@ import moleblend
 from benchmarks.interim import LIST, SkeletonList
 from benchmarks.ledger import write
 from moleblend import checkpoint
-from moleblend.catalogue import ON_PROTOCOL_U
 from moleblend.config import from_dict, to_dict
+from moleblend.data.datasets.catalogue import ON_PROTOCOL_U
 from moleblend.recipe import PretrainConfig
 
 CARD = Path(__file__).parent / "model_card.md"

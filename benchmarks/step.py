@@ -33,7 +33,7 @@ from benchmarks.ledger import write
 from benchmarks.one_step import CONFIGS, WAYS, Step, embedding, peak_mb
 from moleblend.batch import Batch, collate
 from moleblend.blending import Views
-from moleblend.rows import Rejected, Table, read_molecules
+from moleblend.data.table import Rejected, Table, read_molecules
 
 PUBLISHED = {
     ("small", "QM9", "step"): 131,

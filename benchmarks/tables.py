@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import get_args
 
 from benchmarks.compare import SETS, ModelName
-from moleblend.catalogue import DATASETS, Counts
-from moleblend.inventory import defects
+from moleblend.data.datasets.catalogue import DATASETS, Counts
+from moleblend.data.datasets.integrity import defects
 from moleblend.recovery import named_metric
 
 HERE = Path(__file__).parent

@@ -25,6 +25,9 @@ from benchmarks.ledger import rows_of, write
 from moleblend.calibration import ProbabilityCalibration, SpreadCalibration
 from moleblend.chem.fingerprints import count_ecfp4, nearest_packed, packed_ecfp4
 from moleblend.conformal import IntervalCalibration, SetCalibration
+from moleblend.data.formats import read_table
+from moleblend.data.splits import Split, grouped_folds, read_split, scaffolds
+from moleblend.data.table import numbers
 from moleblend.reliability import (
     error_curve,
     interval_coverage,
@@ -32,9 +35,6 @@ from moleblend.reliability import (
     reliability,
     set_coverage,
 )
-from moleblend.rows import numbers
-from moleblend.splits import Split, grouped_folds, read_split, scaffolds
-from moleblend.tables import read_table
 
 SETS = {
     "esol": ("measured log solubility in mols per litre", "regression"),

@@ -3,9 +3,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from moleblend.assay import find_targets, notes_of_cells, read_assay
-from moleblend.rows import Table, find_smiles_column
-from moleblend.tables import read_table
+from moleblend.data.formats import read_table
+from moleblend.data.labels.target_detection import find_targets, notes_of_cells, read_assay
+from moleblend.data.table import Table, find_smiles_column
 
 N = 12
 VALUES = [f"{0.37 * k + 1 / (k + 1):.3f}" for k in range(N)]

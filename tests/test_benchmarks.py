@@ -16,10 +16,10 @@ from moleblend.batch import collate
 from moleblend.blending import BlendConfig, draw_blend
 from moleblend.chem.parsing import read_smiles
 from moleblend.conformal import IntervalCalibration
+from moleblend.data.formats import read_table
 from moleblend.encoder import EncoderConfig, initialise
 from moleblend.heads import HeadsConfig, Model, ModelConfig
 from moleblend.objectives import ObjectiveConfig, blend_then_predict
-from moleblend.tables import read_table
 
 
 def test_the_straightforward_way_gives_the_same_batch():

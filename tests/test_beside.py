@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from moleblend.assay import Assay, notes_of_cells, read_assay
-from moleblend.rows import Table
+from moleblend.data.labels.target_detection import Assay, notes_of_cells, read_assay
+from moleblend.data.table import Table
 
 NAN = np.nan
 VALUES = ["20.5", "10", "30", "45", "65", "55"]

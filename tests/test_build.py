@@ -11,13 +11,13 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from moleblend import build
-from moleblend.build import BuildAccount, build_store, count_unfinished
 from moleblend.chem.conformers import ConformerConfig
 from moleblend.chem.geometry import add_positions
 from moleblend.chem.parsing import read_smiles
+from moleblend.data import build_store as build
+from moleblend.data.build_store import BuildAccount, build_store, count_unfinished
+from moleblend.data.store import MoleculeStore
 from moleblend.files import alone_with
-from moleblend.store import MoleculeStore
 
 METHANOL = """{title}
   hand

@@ -3,7 +3,7 @@ from dataclasses import fields
 
 import pytest
 
-from moleblend.catalogue import DATASETS, Dataset
+from moleblend.data.datasets.catalogue import DATASETS, Dataset
 
 MOLECULENET = ["bbbp", "tox21", "toxcast", "sider", "clintox", "muv", "hiv", "bace", "esol"]
 MOLECULENET += ["freesolv", "lipo"]

@@ -4,8 +4,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from moleblend.cells import Cells, is_sign, may_have_thousands, read_cells, read_number, read_sign
-from moleblend.rows import Table
+from moleblend.data.labels.cell_values import (
+    Cells,
+    is_sign,
+    may_have_thousands,
+    read_cells,
+    read_number,
+    read_sign,
+)
+from moleblend.data.table import Table
 
 NAN = np.nan
 

@@ -18,13 +18,13 @@ from moleblend.batch import collate
 from moleblend.blending import show
 from moleblend.checkpoint import Card, count_parameters, load, read_card, save, transfer
 from moleblend.chem.parsing import read_smiles
+from moleblend.data.formats import read_table
+from moleblend.data.table import numbers
 from moleblend.domain import Domain
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import Model, ModelConfig, Target
 from moleblend.predict import Predictor
-from moleblend.rows import numbers
 from moleblend.sureness import Sureness
-from moleblend.tables import read_table
 
 ENCODER = EncoderConfig(width=8, ffn_width=12, n_layers=2, n_heads=2, n_kernels=4)
 GAP = Target("gap", "regression", unit="eV", mean=6.5, scale=1.25)

@@ -15,7 +15,6 @@ from rdkit.Chem import rdDepictor, rdDistGeom
 from safetensors.numpy import load_file
 
 from moleblend.chem import featurizer
-from moleblend.chem import parsing as chem
 from moleblend.chem.geometry import add_positions
 from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.chem.parsing import read_mol_block, read_smiles

@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from moleblend.assay import read_assay
 from moleblend.chem.parsing import read_smiles
 from moleblend.choices import choices_of, told
+from moleblend.data.labels.target_detection import read_assay
+from moleblend.data.splits import Split, random_split
+from moleblend.data.table import Table
 from moleblend.finetuning import Labelled
-from moleblend.rows import Table
 from moleblend.settings import TrainConfig
-from moleblend.splits import Split, random_split
 
 
 def decided(labels: list[str], *splits: Split, **flags: Any) -> tuple[dict[str, Any], list[str]]:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from moleblend import cli
 from moleblend.chem import standardise
 from moleblend.chem.parsing import read_smiles
-from moleblend.cleaning import CleaningConfig, clean, robust_z
-from moleblend.rows import Table
-from moleblend.tables import read_table
+from moleblend.data.cleaning import CleaningConfig, clean, robust_z
+from moleblend.data.formats import read_table
+from moleblend.data.table import Table
 
 MEMORY = Path("memory")
 EVERYTHING = CleaningConfig(

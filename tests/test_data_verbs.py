@@ -5,10 +5,11 @@ import pyarrow.parquet as pq
 import pytest
 from test_streams import ogb_zip
 
-from moleblend import cli, datasets
-from moleblend.catalogue import DATASETS, Counts
-from moleblend.datasets import content_sha256
-from moleblend.download import DownloadError, Progress
+from moleblend import cli
+from moleblend.data.datasets import fetch as datasets
+from moleblend.data.datasets.catalogue import DATASETS, Counts
+from moleblend.data.datasets.download import DownloadError, Progress
+from moleblend.data.datasets.fetch import content_sha256
 
 Said = pytest.CaptureFixture[str]
 

@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from moleblend import datasets
-from moleblend.catalogue import DATASETS, Dataset
-from moleblend.datasets import (
+from moleblend.data.datasets import fetch as datasets
+from moleblend.data.datasets.catalogue import DATASETS, Dataset
+from moleblend.data.datasets.download import DownloadError
+from moleblend.data.datasets.fetch import (
     atomisation_energies,
     content_sha256,
     describe,
@@ -21,9 +22,8 @@ from moleblend.datasets import (
     is_here,
     read,
 )
-from moleblend.download import DownloadError
-from moleblend.rows import Table
-from moleblend.tables import read_table
+from moleblend.data.formats import read_table
+from moleblend.data.table import Table
 
 
 @pytest.fixture

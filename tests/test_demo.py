@@ -15,10 +15,10 @@ from moleblend.batch import collate
 from moleblend.blending import show
 from moleblend.chem.molecule import MoleculeError
 from moleblend.chem.parsing import read_smiles
+from moleblend.data.store import MoleculeStore
 from moleblend.demo import DEFAULT_SMILES, DemoConfig, ask_molecule, demo, training_differs
 from moleblend.encoder import EncoderConfig
 from moleblend.recipe import ScheduleConfig
-from moleblend.store import MoleculeStore
 
 TINY = DemoConfig(
     n_molecules=120,

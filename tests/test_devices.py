@@ -27,14 +27,14 @@ from moleblend.blending import BlendConfig, draw_blend
 from moleblend.chem.molecule import Molecule
 from moleblend.chem.parsing import read_smiles
 from moleblend.config import from_dict, to_dict
+from moleblend.data.formats import read_table
+from moleblend.data.store import MoleculeStore, write_store
+from moleblend.data.table import read_molecules
 from moleblend.encoder import EncoderConfig, Layer
 from moleblend.heads import HeadsConfig, Model, ModelConfig
 from moleblend.objectives import ObjectiveConfig, blend_then_predict, denominators
 from moleblend.recipe import PretrainConfig, ScheduleConfig
-from moleblend.rows import read_molecules
 from moleblend.steps import Share, StepBatches, StepLoader
-from moleblend.store import MoleculeStore, write_store
-from moleblend.tables import read_table
 
 QM9 = Path(moleblend.__file__).parent / "assets" / "qm9_2000.parquet"
 STILL = {"attention_dropout": 0.0, "activation_dropout": 0.0, "stochastic_depth": 0.0}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from moleblend.download import DownloadError, download
+from moleblend.data.datasets.download import DownloadError, download
 
 CONTENT = bytes(range(256)) * 4096
 SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"

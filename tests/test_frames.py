@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from moleblend import checkpoint
+from moleblend.data.dataframes import is_frame, smiles_list
 from moleblend.encoder import EncoderConfig
-from moleblend.frames import is_frame, smiles_list
 from moleblend.heads import Model, ModelConfig, Target
 from moleblend.predict import Predictor
 

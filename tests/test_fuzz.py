@@ -10,8 +10,8 @@ import pytest
 from benchmarks.fuzz import Options, fuzz
 from moleblend.chem.molecule import MoleculeError
 from moleblend.chem.parsing import read_smiles
-from moleblend.rows import Rejected, read_molecules
-from moleblend.tables import read_table
+from moleblend.data.formats import read_table
+from moleblend.data.table import Rejected, read_molecules
 
 
 @pytest.mark.parametrize("seed", [0, 3])

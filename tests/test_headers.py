@@ -1,6 +1,6 @@
 import pytest
 
-from moleblend.headers import is_logarithm, may_be_negative_log, unit_of, words_of
+from moleblend.data.labels.column_names import is_logarithm, may_be_negative_log, unit_of, words_of
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from test_streams import BLOCK, ogb_tar, ogb_zip, split_pt
 
-from moleblend import datasets
-from moleblend.catalogue import DATASETS, Counts, Source
-from moleblend.datasets import content_sha256
-from moleblend.inventory import check
+from moleblend.data.datasets import fetch as datasets
+from moleblend.data.datasets.catalogue import DATASETS, Counts, Source
+from moleblend.data.datasets.fetch import content_sha256
+from moleblend.data.datasets.integrity import check
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ import pytest
 from rich.console import Console
 
 from moleblend.chem.parsing import read_smiles
+from moleblend.data.store import write_store
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import HeadsConfig
 from moleblend.journal import append, cut_after, judged_at, score_table
 from moleblend.pretrain import pretrain
 from moleblend.recipe import PretrainConfig, ScheduleConfig
 from moleblend.recovery import Score
-from moleblend.store import write_store
 
 TINY = EncoderConfig(width=8, ffn_width=8, n_layers=1, n_heads=2, n_kernels=4)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from moleblend.labels import read_measurement
-from moleblend.rows import Table
+from moleblend.data.labels.label_column import read_measurement
+from moleblend.data.table import Table
 
 NAN = np.nan
 

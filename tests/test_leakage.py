@@ -5,9 +5,9 @@ import pytest
 
 from moleblend import cli
 from moleblend.chem.molecule import MoleculeError
-from moleblend.leakage import leakage
-from moleblend.splits import Split, read_split, scaffold_split
-from moleblend.tables import read_table
+from moleblend.data.formats import read_table
+from moleblend.data.leakage import leakage
+from moleblend.data.splits import Split, read_split, scaffold_split
 
 SMILES = [
     "CCO",  # train

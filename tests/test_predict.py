@@ -17,11 +17,11 @@ from moleblend.chem.geometry import TooSlowError, add_positions
 from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.chem.parsing import read_smiles
 from moleblend.columns import in_units
+from moleblend.data.formats import read_table, write_table
+from moleblend.data.table import Rejected, read_molecules
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import HeadsConfig, Model, ModelConfig, Target
 from moleblend.predict import Predictor, prepare
-from moleblend.rows import Rejected, read_molecules
-from moleblend.tables import read_table, write_table
 
 QM9 = Path(moleblend.__file__).parent / "assets" / "qm9_2000.parquet"
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8, max_atoms=40)

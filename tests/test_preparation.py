@@ -6,10 +6,10 @@ import pytest
 
 from moleblend import preparation
 from moleblend.chem.molecule import MoleculeError
+from moleblend.data.splits import SPLITS
 from moleblend.encoder import EncoderConfig
 from moleblend.preparation import Prepared, prepared
 from moleblend.settings import TrainConfig
-from moleblend.splits import SPLITS
 
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)
 CHAINS = ["C" * n + end for n in range(1, 16) for end in ("", "O", "N", "F")]

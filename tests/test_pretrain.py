@@ -21,15 +21,15 @@ from moleblend import checkpoint, journal, pretrain
 from moleblend.blending import BlendConfig
 from moleblend.chem.molecule import FeatureVersion, Molecule
 from moleblend.chem.parsing import read_smiles
+from moleblend.data.formats import read_table
+from moleblend.data.store import MoleculeStore, write_store
+from moleblend.data.table import read_molecules
 from moleblend.encoder import EncoderConfig
 from moleblend.files import alone_with
 from moleblend.heads import HeadsConfig
 from moleblend.objectives import Loss, ObjectiveConfig
 from moleblend.recipe import PretrainConfig, ScheduleConfig
-from moleblend.rows import read_molecules
 from moleblend.steps import StepBatches
-from moleblend.store import MoleculeStore, write_store
-from moleblend.tables import read_table
 
 QM9 = Path(moleblend.__file__).parent / "assets" / "qm9_2000.parquet"
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)

@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from moleblend.published import EV_PER_HARTREE, moses_table, protocol_u_table, qm9_table
-from moleblend.rows import smiles_table
-from moleblend.tables import read_table
+from moleblend.data.datasets.converters import (
+    EV_PER_HARTREE,
+    moses_table,
+    protocol_u_table,
+    qm9_table,
+)
+from moleblend.data.formats import read_table
+from moleblend.data.table import smiles_table
 
 QM9_HEADER = (
     "XYZ_file,Index,SMILES,Elements,XYZ_Ang,RotA_GHz,RotB_GHz,RotC_GHz,Dipole_debye,"

@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from moleblend.repeats import contradict, find_repeats
-from moleblend.splits import Split
+from moleblend.data.duplicates import contradict, find_repeats
+from moleblend.data.splits import Split
 
 SMILES = ["CCO", "OCC", "c1ccccc1", "C(O)C", "C1=CC=CC=C1", "CN"]
 ROWS = np.array([0, 2, 3, 5, 8, 9])

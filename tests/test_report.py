@@ -10,15 +10,15 @@ from test_outcome import trained
 from test_train import CHAINS, N_CARBONS, PARTS, write
 
 from moleblend import checkpoint
+from moleblend.data.duplicates import find_repeats
+from moleblend.data.splits import Split
 from moleblend.domain import LIKE, Nearness
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import Model, ModelConfig, Target
 from moleblend.metrics import binary_metrics, regression_metrics
 from moleblend.predict import Row
-from moleblend.repeats import find_repeats
 from moleblend.report import write_train_report
 from moleblend.rival import Contest, Rival
-from moleblend.splits import Split
 from moleblend.train import TrainConfig, TrainResult
 
 TARGETS = (

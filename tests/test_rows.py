@@ -6,8 +6,8 @@ import pytest
 from test_tables import read, reason, write
 
 from moleblend.chem.parsing import read_smiles
-from moleblend.rows import Rejected, Table, find_smiles_column, numbers, read_molecules
-from moleblend.tables import read_table
+from moleblend.data.formats import read_table
+from moleblend.data.table import Rejected, Table, find_smiles_column, numbers, read_molecules
 
 
 def in_memory(**columns):

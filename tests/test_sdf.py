@@ -6,7 +6,7 @@ from rdkit.Chem import rdDistGeom
 
 from moleblend.chem.molecule import MoleculeError
 from moleblend.chem.parsing import read_mol_block
-from moleblend.sdf import read_sdf
+from moleblend.data.sdf import read_sdf
 
 
 def mol_block(smiles: str) -> str:

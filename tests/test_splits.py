@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from moleblend import cli
 from moleblend.chem.molecule import MoleculeError
-from moleblend.rows import smiles_table
-from moleblend.splits import (
+from moleblend.data.formats import read_table
+from moleblend.data.splits import (
     SPLITS,
     Split,
     balanced_scaffold_split,
@@ -23,7 +23,7 @@ from moleblend.splits import (
     scaffolds,
     split_table,
 )
-from moleblend.tables import read_table
+from moleblend.data.table import smiles_table
 
 RINGS = [
     *("C1CC1" + "C" * n for n in range(8)),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from moleblend.chem.molecule import Molecule
 from moleblend.chem.parsing import read_smiles
-from moleblend.store import MoleculeStore, read_batches, write_manifest, write_store
+from moleblend.data.store import MoleculeStore, read_batches, write_manifest, write_store
 
 
 def made(

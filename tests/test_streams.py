@@ -15,16 +15,16 @@ import torch
 
 from moleblend.chem.molecule import Molecule
 from moleblend.chem.parsing import read_mol_block
-from moleblend.rows import Rejected
-from moleblend.sdf import read_sdf
-from moleblend.streams import (
+from moleblend.data.datasets.streaming import (
     pcqm4mv2_split,
     read_conformers,
     read_pcqm4mv2,
     stream_pcqm4mv2_sdf,
     write_pcqm4mv2,
 )
-from moleblend.tables import read_pieces, read_table
+from moleblend.data.formats import read_pieces, read_table
+from moleblend.data.sdf import read_sdf
+from moleblend.data.table import Rejected
 
 ROWS = [("O=C1[N]c2ccccc2[N]1", "3.0477"), ("CCO", "7.1"), ("CC", ""), ("C,C", "1e1"), ("N", "")]
 PARTS = {"train": [0, 1], "valid": [3], "test-dev": [2], "test-challenge": [4]}

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moleblend.chem.molecule import Molecule
-from moleblend.rows import Rejected, find_smiles_column, numbers, read_molecules
-from moleblend.tables import read_pieces, read_table, write_table
+from moleblend.data.formats import read_pieces, read_table, write_table
+from moleblend.data.table import Rejected, find_smiles_column, numbers, read_molecules
 
 METHANOL = """methanol
   hand

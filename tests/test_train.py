@@ -17,12 +17,12 @@ from safetensors import safe_open
 import moleblend
 from moleblend import checkpoint, finetuning, runs, train
 from moleblend.checkpoint import Card
+from moleblend.data.formats import read_table
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import HeadsConfig, Model, ModelConfig
 from moleblend.metrics import Metrics, best_threshold, binary_metrics
 from moleblend.predict import Predictor
 from moleblend.run_folder import reserved
-from moleblend.tables import read_table
 from moleblend.train import TrainConfig, TrainResult
 
 QM9 = Path(moleblend.__file__).parent / "assets" / "qm9_2000.parquet"

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from moleblend.assay import Assay, notes_of_cells
 from moleblend.blending import Views
+from moleblend.data.labels.target_detection import Assay, notes_of_cells
+from moleblend.data.splits import SPLITS, Split
+from moleblend.data.table import Table
 from moleblend.finetuning import Labelled
-from moleblend.rows import Table
 from moleblend.settings import TrainConfig
-from moleblend.splits import SPLITS, Split
 
 _FAR = 10
 """Standard deviations of the exact labels, beyond which bounds are said to rule them."""

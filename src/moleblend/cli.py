@@ -257,10 +257,10 @@ def _export(arguments: list[str]) -> None:
 
 
 def _explain(arguments: list[str]) -> None:
+    from moleblend.data.formats import read_pieces
     from moleblend.explanation import MOST_TARGETS, as_learnt, choose_targets, explain
     from moleblend.explanation_page import Explained, write_atom_table, write_explanation_page
     from moleblend.predict import Predictor
-    from moleblend.tables import read_pieces
 
     def run(
         model: Annotated[Argument[Path], tyro.conf.arg(metavar="MODEL")],

@@ -77,8 +77,8 @@ def _build(
         address: of a Ray cluster; by default Ray is started on this machine.
         resume: go on with a build that was stopped.
     """
-    from moleblend.build import build_store, count_unfinished, parts_folder
     from moleblend.chem.conformers import ConformerConfig, cache_folder
+    from moleblend.data.build_store import build_store, count_unfinished, parts_folder
 
     if cache is not None and no_cache:
         raise ValueError(f"either a cache ({cache}) or none, not both")
@@ -141,8 +141,8 @@ def _split(
         column: name of the new column.
         smiles: the SMILES column; found by name by default.
     """
-    from moleblend.splits import split_table
-    from moleblend.tables import read_table, write_table
+    from moleblend.data.formats import read_table, write_table
+    from moleblend.data.splits import split_table
 
     check_out(out, source, (".csv", ".tsv", ".parquet"))
     table = read_table(source)
@@ -173,10 +173,10 @@ def _leakage(
         smiles: the SMILES column; found by name by default.
         file: where all of it goes, with the numbers of the rows, counted from 1.
     """
+    from moleblend.data.formats import read_table
+    from moleblend.data.leakage import QUANTILES, leakage
+    from moleblend.data.splits import read_split
     from moleblend.files import replacing
-    from moleblend.leakage import QUANTILES, leakage
-    from moleblend.splits import read_split
-    from moleblend.tables import read_table
 
     table = read_table(source)
     texts, parts, reasons = read_split(table, split, smiles=smiles)
@@ -240,8 +240,8 @@ def _clean(
             flags none.
         smiles: the SMILES column; found by name by default.
     """
-    from moleblend.cleaning import CleaningConfig, clean
-    from moleblend.tables import read_table, write_table
+    from moleblend.data.cleaning import CleaningConfig, clean
+    from moleblend.data.formats import read_table, write_table
 
     check_out(out, source, (".csv", ".tsv", ".parquet"))
     table = read_table(source)

@@ -13,8 +13,8 @@ from moleblend.terminal import SHOWN, Argument, check_out, say
 
 def _list() -> None:
     """List the data sets, and which of them are here: moleblend data list."""
-    from moleblend.catalogue import DATASETS
-    from moleblend.datasets import is_here
+    from moleblend.data.datasets.catalogue import DATASETS
+    from moleblend.data.datasets.fetch import is_here
 
     table = RichTable("set", "molecules", "labels", "what it is", "here")
     for name, known in DATASETS.items():
@@ -30,7 +30,7 @@ def _show(name: Argument[str]) -> None:
     Args:
         name: of the set.
     """
-    from moleblend.datasets import describe
+    from moleblend.data.datasets.fetch import describe
 
     for key, text in describe(name):
         print(f"{key:<12}{text}")
@@ -47,7 +47,7 @@ def _fetch(name: Argument[str], out: Path | None = None) -> None:
     """
     from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
-    from moleblend.datasets import fetch
+    from moleblend.data.datasets.fetch import fetch
 
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=SHOWN, transient=True, disable=not SHOWN.is_terminal) as bar:
@@ -65,9 +65,9 @@ def _check(names: Argument[tuple[str, ...]] = (), processes: int | None = None) 
     """
     from rich.progress import Progress
 
-    from moleblend.catalogue import DATASETS
-    from moleblend.datasets import dataset, is_here
-    from moleblend.inventory import check
+    from moleblend.data.datasets.catalogue import DATASETS
+    from moleblend.data.datasets.fetch import dataset, is_here
+    from moleblend.data.datasets.integrity import check
 
     columns = ("set", "rows", "molecules", "literature", "labels", "hash", "defects")
     table = RichTable(*columns)
@@ -109,9 +109,9 @@ def _export(
         name: of the set.
         out: .csv, .tsv or .parquet; .parquet for PCQM4Mv2.
     """
-    from moleblend.datasets import find, read
-    from moleblend.streams import write_pcqm4mv2
-    from moleblend.tables import write_table
+    from moleblend.data.datasets.fetch import find, read
+    from moleblend.data.datasets.streaming import write_pcqm4mv2
+    from moleblend.data.formats import write_table
 
     if name == "pcqm4mv2":
         check_out(out, find(name), [".parquet"])

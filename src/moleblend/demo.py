@@ -18,19 +18,19 @@ from rich.table import Table as RichTable
 from moleblend import checkpoint
 from moleblend.batch import collate
 from moleblend.blending import draw_blend, show
-from moleblend.build import build_store
 from moleblend.chem.geometry import add_positions
 from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.chem.parsing import read_smiles
 from moleblend.config import to_dict
+from moleblend.data.build_store import build_store
+from moleblend.data.formats import read_table, write_table
+from moleblend.data.table import Table, read_molecules
 from moleblend.demo_page import Demonstration, Example, write_demo_report
 from moleblend.encoder import EncoderConfig
 from moleblend.page import require_matplotlib
 from moleblend.predict import Predictor
 from moleblend.pretrain import PretrainResult, pretrain
 from moleblend.recipe import PretrainConfig, ScheduleConfig
-from moleblend.rows import Table, read_molecules
-from moleblend.tables import read_table, write_table
 from moleblend.train import TrainConfig, TrainResult, train
 
 DEFAULT_SMILES = "OCc1ccco1"

@@ -22,11 +22,11 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d
 from moleblend.blending import Views
 from moleblend.checkpoint import PACKAGED
 from moleblend.chem.molecule import MoleculeError
+from moleblend.data.dataframes import is_frame, smiles_list
+from moleblend.data.formats import write_table
+from moleblend.data.splits import Split, random_split, scaffold_split
 from moleblend.encoder import EncoderConfig
-from moleblend.frames import is_frame, smiles_list
 from moleblend.predict import Predictor, embed
-from moleblend.splits import Split, random_split, scaffold_split
-from moleblend.tables import write_table
 from moleblend.train import TrainConfig, train
 
 

@@ -12,13 +12,13 @@ from jaxtyping import Float64
 from moleblend.chem.drawing import Arc, draw_contributions, draw_svg, full_colour
 from moleblend.chem.featurizer import element_symbols
 from moleblend.chem.molecule import Molecule, MoleculeError
+from moleblend.data.formats import write_table
+from moleblend.data.table import Table
 from moleblend.domain import Nearness
 from moleblend.explanation import VIEW_GROUPS, Contributions, Explanation
 from moleblend.heads import Target
 from moleblend.page import image, write_page
 from moleblend.relations import UNREACHABLE, relate
-from moleblend.rows import Table
-from moleblend.tables import write_table
 
 _MOST_ARCS, _MOST_WORDS = 4, 3
 

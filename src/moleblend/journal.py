@@ -27,6 +27,7 @@ from torch import Tensor
 
 from moleblend import checkpoint
 from moleblend.config import to_dict
+from moleblend.data.store import MoleculeStore
 from moleblend.environment import describe_environment
 from moleblend.files import replacing
 from moleblend.heads import Model
@@ -34,7 +35,6 @@ from moleblend.recipe import PretrainConfig, ScheduleConfig
 from moleblend.recovery import SHOWN, Score, named_metric, score_views
 from moleblend.states import LAST, kept_state
 from moleblend.steps import Share, StepBatches, batch_of
-from moleblend.store import MoleculeStore
 
 _LEARNT = 0.995
 """Share of the loss of a constant guess below which a view counts as being learnt."""

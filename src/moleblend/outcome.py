@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int8, Int64
 
+from moleblend.data.duplicates import Repeats
+from moleblend.data.splits import Split
 from moleblend.domain import Domain, Nearness
 from moleblend.finetuning import Labelled
 from moleblend.heads import Target
 from moleblend.metrics import Metrics
 from moleblend.predict import Row
-from moleblend.repeats import Repeats
 from moleblend.rival import Contest, Rival, contests_of
 from moleblend.runs import Run, with_thresholds
 from moleblend.search import Search
 from moleblend.settings import TrainConfig
-from moleblend.splits import Split
 from moleblend.sureness import Sureness
 from moleblend.worth import Said, Worth, joined, reordered, worth_of
 

@@ -29,12 +29,12 @@ from moleblend.columns import (
     result_names,
 )
 from moleblend.conformal import check_confidence
+from moleblend.data.dataframes import Frame, frame_table, is_frame, smiles_list, with_columns
+from moleblend.data.formats import read_table
+from moleblend.data.table import Rejected, Table, read_molecules, smiles_table
 from moleblend.domain import Domain, Nearness
-from moleblend.frames import Frame, frame_table, is_frame, smiles_list, with_columns
 from moleblend.inference import over_geometries
-from moleblend.rows import Rejected, Table, read_molecules, smiles_table
 from moleblend.sureness import CONFIDENCE
-from moleblend.tables import read_table
 
 Errors = Literal["keep", "skip", "raise"]
 Source = str | Path | Table | Sequence[str] | Sequence[Molecule] | Frame

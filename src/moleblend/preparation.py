@@ -9,24 +9,24 @@ import numpy as np
 from jaxtyping import Int64
 
 from moleblend import checkpoint
-from moleblend.assay import Assay, read_assay
 from moleblend.blending import Views
 from moleblend.chem.descriptors import joined_features
 from moleblend.chem.fingerprints import is_readable
 from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.choices import choices_of, told
 from moleblend.columns import check_names
+from moleblend.data.duplicates import Repeats, find_repeats
+from moleblend.data.formats import read_table
+from moleblend.data.labels.target_detection import Assay, read_assay
+from moleblend.data.splits import SPLITS, Split, folds, given_split
+from moleblend.data.table import Table, find_smiles_column, read_molecules
 from moleblend.encoder import EncoderConfig
 from moleblend.finetuning import Labelled
 from moleblend.heads import Target
 from moleblend.predict import Row, prepare
-from moleblend.repeats import Repeats, find_repeats
 from moleblend.rival import plan_forest
-from moleblend.rows import Table, find_smiles_column, read_molecules
 from moleblend.runs import Start
 from moleblend.settings import TrainConfig
-from moleblend.splits import SPLITS, Split, folds, given_split
-from moleblend.tables import read_table
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,9 +17,10 @@ from rich.progress import Progress
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from moleblend import checkpoint
-from moleblend.build import build_store, count_unfinished
 from moleblend.chem.descriptors import describe
 from moleblend.config import from_dict, to_dict
+from moleblend.data.build_store import build_store, count_unfinished
+from moleblend.data.store import MoleculeStore
 from moleblend.devices import first_process_first, make_trainer, quiet_lightning
 from moleblend.files import alone_with, replacing, sweep
 from moleblend.heads import Model, ModelConfig
@@ -28,7 +29,6 @@ from moleblend.objectives import blend_then_predict, constant_losses
 from moleblend.recipe import PretrainConfig
 from moleblend.states import LAST, find_state, settle_state
 from moleblend.steps import Share, StepBatches, StepLoader, batch_of
-from moleblend.store import MoleculeStore
 from moleblend.trackers import open_trackers, require_trackers
 
 _WRITTEN = ("config.json", LAST, "log.csv", "validation.csv", "model.safetensors", "report.html")

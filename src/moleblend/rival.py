@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from scipy.stats import rankdata
 
-from moleblend.assay import Assay
 from moleblend.baseline import (
     MOST_MOLECULES,
     affordable_trees,
@@ -16,10 +15,11 @@ from moleblend.baseline import (
     forest_predictions,
 )
 from moleblend.chem.molecule import MoleculeError
+from moleblend.data.labels.target_detection import Assay
+from moleblend.data.splits import Split
 from moleblend.finetuning import Labelled, score
 from moleblend.heads import Target, output_slices
 from moleblend.metrics import Metrics, best_threshold
-from moleblend.splits import Split
 
 _N_RESAMPLES = 1000
 _AT_ONCE = 500_000

@@ -13,16 +13,16 @@ import pyarrow as pa
 import torch
 
 from moleblend import checkpoint
-from moleblend.assay import Assay
 from moleblend.blending import Views
 from moleblend.columns import domain_names, result_names
 from moleblend.config import to_dict
+from moleblend.data.formats import write_table
+from moleblend.data.labels.target_detection import Assay
 from moleblend.files import alone_with, replacing
 from moleblend.heads import Model, Target, output_slices
 from moleblend.metrics import why_undefined
 from moleblend.outcome import TrainResult
 from moleblend.rival import about_forest, record
-from moleblend.tables import write_table
 
 
 @contextmanager

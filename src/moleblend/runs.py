@@ -9,11 +9,12 @@ from jaxtyping import Float32, Float64
 from rich.console import Console
 
 from moleblend import checkpoint
-from moleblend.assay import Assay
 from moleblend.blending import Views
 from moleblend.chem.descriptors import FEATURES
 from moleblend.chem.molecule import Molecule
 from moleblend.columns import in_units, mean_of_members, spread_of_members
+from moleblend.data.labels.target_detection import Assay
+from moleblend.data.splits import Split
 from moleblend.domain import Domain, Nearness
 from moleblend.encoder import EncoderConfig
 from moleblend.finetuning import FineTuning, Labelled, fit, score
@@ -23,7 +24,6 @@ from moleblend.predict import nearness_of
 from moleblend.rival import Rival, learn_forest
 from moleblend.search import GoesOn
 from moleblend.settings import TrainConfig
-from moleblend.splits import Split
 from moleblend.sureness import Sureness
 from moleblend.worth import Said, said_of
 

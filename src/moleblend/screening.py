@@ -19,13 +19,13 @@ from moleblend import __version__, checkpoint
 from moleblend.blending import Views
 from moleblend.chem.parsing import RDKIT_VERSION
 from moleblend.conformal import check_confidence
+from moleblend.data.formats import check_ending, read_pieces, write_tables
+from moleblend.data.table import Table
 from moleblend.engines import Engine, map_in_order
 from moleblend.files import alone_with, replacing
 from moleblend.parts import Parts, file_sha256
 from moleblend.predict import Errors, Predictor
-from moleblend.rows import Table
 from moleblend.sureness import CONFIDENCE
-from moleblend.tables import check_ending, read_pieces, write_tables
 
 _ROWS_IN_A_PIECE = 4096
 """Rows of which molecules of similar size are batched together, and that are in memory at a time

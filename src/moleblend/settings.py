@@ -9,8 +9,8 @@ import tyro
 from moleblend.baseline import N_TREES
 from moleblend.checkpoint import PACKAGED
 from moleblend.config import check_choices
+from moleblend.data.labels.label_column import Task
 from moleblend.encoder import EncoderConfig
-from moleblend.labels import Task
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from moleblend.batch import Batch, collate, shuffled_batches
 from moleblend.blending import Blend, draw_blend
 from moleblend.chem.descriptors import describe
 from moleblend.chem.molecule import Molecule
+from moleblend.data.store import MoleculeStore
 from moleblend.heads import HeadsConfig
 from moleblend.objectives import denominators
 from moleblend.recipe import PretrainConfig
-from moleblend.store import MoleculeStore
 
 
 @dataclass(frozen=True, eq=False)

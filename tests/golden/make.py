@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from moleblend import checkpoint
+from moleblend.data.formats import write_table
 from moleblend.encoder import EncoderConfig
 from moleblend.heads import HeadsConfig, Model, ModelConfig, Target
 from moleblend.predict import Predictor
-from moleblend.tables import write_table
 
 FOLDER = Path(__file__).parent
 SMILES = (

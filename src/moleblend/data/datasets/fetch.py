@@ -16,11 +16,16 @@ import pooch
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from moleblend.catalogue import DATASETS, NEEDS_RAW, Dataset, Source
-from moleblend.download import DownloadError, Progress, download
-from moleblend.published import EV_PER_HARTREE, moses_table, protocol_u_table, qm9_table
-from moleblend.rows import Table
-from moleblend.tables import read_table, write_table
+from moleblend.data.datasets.catalogue import DATASETS, NEEDS_RAW, Dataset, Source
+from moleblend.data.datasets.converters import (
+    EV_PER_HARTREE,
+    moses_table,
+    protocol_u_table,
+    qm9_table,
+)
+from moleblend.data.datasets.download import DownloadError, Progress, download
+from moleblend.data.formats import read_table, write_table
+from moleblend.data.table import Table
 
 Verdict = Literal["ok", "another content", "unknown"]
 """Whether a file has the hash that is known of it."""
@@ -155,7 +160,9 @@ def read(name: str) -> Table:
     """
     wanted = dataset(name)
     if wanted.kind != "table":
-        raise ValueError(f"{name} is too large for a table; moleblend.streams reads it in pieces")
+        raise ValueError(
+            f"{name} is too large for a table; moleblend.data.datasets.streaming reads it in pieces"
+        )
     table = read_table(find(name))
     return atomisation_energies(table) if name == "qm9" else table
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
 
-from moleblend.rows import Table, find_smiles_column, smiles_table
+from moleblend.data.table import Table, find_smiles_column, smiles_table
 
 Frame = Any
 """A `pandas.DataFrame` or a `polars.DataFrame`; the package needs neither library."""

@@ -8,17 +8,24 @@ from functools import cache
 import numpy as np
 from jaxtyping import Float64, Int8
 
-from moleblend.beside import holds_signs, read_signs, read_units
-from moleblend.cells import COMMA, DATE, Cells, may_have_thousands, read_cells, read_number
-from moleblend.headers import words_of
-from moleblend.labels import (
+from moleblend.data.labels.cell_values import (
+    COMMA,
+    DATE,
+    Cells,
+    may_have_thousands,
+    read_cells,
+    read_number,
+)
+from moleblend.data.labels.column_names import words_of
+from moleblend.data.labels.label_column import (
     Measurement,
     Task,
     is_few,
     is_pair,
     read_measurement,
 )
-from moleblend.rows import Table
+from moleblend.data.labels.qualifier_columns import holds_signs, read_signs, read_units
+from moleblend.data.table import Table
 
 _IDENTIFIERS = frozenset(
     [

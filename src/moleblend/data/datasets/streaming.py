@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from moleblend.chem.molecule import FeatureVersion, Molecule
+from moleblend.data.formats import read_pieces
+from moleblend.data.sdf import read_sdf
+from moleblend.data.table import Rejected, Table, read_molecules
 from moleblend.files import replacing
-from moleblend.rows import Rejected, Table, read_molecules
-from moleblend.sdf import read_sdf
-from moleblend.tables import read_pieces
 
 _ROWS, _SPLIT = "pcqm4m-v2/raw/data.csv.gz", "pcqm4m-v2/split_dict.pt"
 _HEADER = ["idx", "smiles", "homolumogap"]

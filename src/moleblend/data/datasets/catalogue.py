@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from moleblend.published import QM9_UNITS
+from moleblend.data.datasets.converters import QM9_UNITS
 
 Kind = Literal["table", "pcqm4mv2", "sdf", "conformers"]
 """A table is read whole; PCQM4Mv2's zip, its SDF and sets of many conformers are streamed."""

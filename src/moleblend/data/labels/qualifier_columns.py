@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from moleblend.cells import Cells, is_sign, read_cells, read_number, read_sign
 from moleblend.chem.parse_errors import shown
-from moleblend.headers import is_logarithm, may_be_negative_log, unit_of, words_of
-from moleblend.labels import Measurement
-from moleblend.rows import Table
+from moleblend.data.labels.cell_values import Cells, is_sign, read_cells, read_number, read_sign
+from moleblend.data.labels.column_names import is_logarithm, may_be_negative_log, unit_of, words_of
+from moleblend.data.labels.label_column import Measurement
+from moleblend.data.table import Table
 
 _WRITTEN = {
     **{"gt": ">", "ge": ">=", "gte": ">=", "lt": "<", "le": "<=", "lte": "<=", "eq": "="},

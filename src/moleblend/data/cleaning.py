@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float64, Int64
 
 from moleblend.chem import standardise
 from moleblend.chem.molecule import Molecule, MoleculeError
-from moleblend.repeats import contradict, same_molecules
-from moleblend.rows import Rejected, Table, numbers, read_molecules, with_smiles
+from moleblend.data.duplicates import contradict, same_molecules
+from moleblend.data.table import Rejected, Table, numbers, read_molecules, with_smiles
 
 Duplicates = Literal["off", "keep", "mean", "drop"]
 Action = Literal["unchanged", "changed", "failed", "invalid", "merged", "dropped"]

@@ -16,9 +16,9 @@ from typing import TextIO, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from moleblend.data.sdf import read_sdf
+from moleblend.data.table import Table
 from moleblend.files import replacing
-from moleblend.rows import Table
-from moleblend.sdf import read_sdf
 
 _Item = TypeVar("_Item")
 

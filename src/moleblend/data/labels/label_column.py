@@ -8,10 +8,16 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float64, Int8
 
-from moleblend.cells import Cells, Reading, is_plain_number, read_cells, read_number
 from moleblend.chem.parse_errors import shown
+from moleblend.data.labels.cell_values import (
+    Cells,
+    Reading,
+    is_plain_number,
+    read_cells,
+    read_number,
+)
+from moleblend.data.table import Table
 from moleblend.heads import Kind
-from moleblend.rows import Table
 
 Task = Literal["auto", "regression", "binary", "multiclass"]
 

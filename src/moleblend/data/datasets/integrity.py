@@ -12,13 +12,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from moleblend.catalogue import Counts, Dataset
 from moleblend.chem.molecule import Molecule
-from moleblend.datasets import Verdict, compare_hash, dataset, find, read
+from moleblend.data.datasets.catalogue import Counts, Dataset
+from moleblend.data.datasets.fetch import Verdict, compare_hash, dataset, find, read
+from moleblend.data.datasets.streaming import pcqm4mv2_split, read_pcqm4mv2
+from moleblend.data.formats import read_pieces
+from moleblend.data.table import Table, numbers, read_molecules
 from moleblend.engines import map_in_order
-from moleblend.rows import Table, numbers, read_molecules
-from moleblend.streams import pcqm4mv2_split, read_pcqm4mv2
-from moleblend.tables import read_pieces
 
 _ROWS_IN_A_PIECE = 512
 _MOST_PARSED = 200_000

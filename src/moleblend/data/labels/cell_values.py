@@ -9,7 +9,7 @@ import pyarrow as pa
 from jaxtyping import Int64
 
 from moleblend.chem.parse_errors import shown
-from moleblend.rows import Table
+from moleblend.data.table import Table
 
 MISSING = frozenset(
     [

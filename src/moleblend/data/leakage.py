@@ -11,7 +11,7 @@ from jaxtyping import Float64, Int64
 from moleblend.chem.fingerprints import nearest, scaffold
 from moleblend.chem.molecule import MoleculeError
 from moleblend.chem.standardise import canonical, inchikey
-from moleblend.splits import Split
+from moleblend.data.splits import Split
 
 Kind = Literal["molecule", "skeleton", "scaffold"]
 """`molecule`: the same canonical SMILES; `skeleton`: the same first block of the InChIKey, so also

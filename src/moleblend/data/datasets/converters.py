@@ -13,7 +13,7 @@ import pyarrow.csv
 
 from moleblend.chem.molecule import MoleculeError
 from moleblend.chem.parsing import read_smiles
-from moleblend.rows import Table
+from moleblend.data.table import Table
 
 EV_PER_HARTREE = 27.211386246
 """CODATA 2018."""

@@ -10,7 +10,7 @@ from jaxtyping import Int64
 
 from moleblend.chem.fingerprints import cluster, scaffold
 from moleblend.chem.molecule import MoleculeError
-from moleblend.rows import Rejected, Table, read_molecules, with_smiles
+from moleblend.data.table import Rejected, Table, read_molecules, with_smiles
 
 Fractions = tuple[float, float, float]
 

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float64, Int8, Int64
 
 from moleblend.chem.molecule import MoleculeError
 from moleblend.chem.standardise import canonical
-from moleblend.splits import Split
+from moleblend.data.splits import Split
 
 _MOST_NAMED = 5
 """Molecules in a sentence; the record has up to `_MOST_KEPT`, and rows.csv all."""

@@ -1,0 +1,1 @@
+"""Tables, labels, splits, cleaning and stores; `datasets/` holds the published data sets."""
