@@ -31,7 +31,7 @@ from moleblend.data.datasets.fetch import read
 from moleblend.data.formats import read_table, write_table
 from moleblend.data.splits import read_split, scaffold_split
 from moleblend.data.table import Rejected, numbers, read_molecules
-from moleblend.metrics import binary_metrics, mean_metric, regression_metrics
+from moleblend.evaluation.metrics import binary_metrics, mean_metric, regression_metrics
 
 Protocol = Literal["U", "H"]
 ModelName = Literal[

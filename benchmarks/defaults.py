@@ -25,7 +25,7 @@ from benchmarks.ledger import append, rows_of
 from moleblend import checkpoint
 from moleblend.data.formats import read_table, write_table
 from moleblend.data.splits import cluster_split
-from moleblend.metrics import Metrics, mean_metric
+from moleblend.evaluation.metrics import Metrics, mean_metric
 from moleblend.settings import TrainConfig
 from moleblend.train import train
 

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import tyro
 
-from moleblend.baseline import count_matrix, forest_predictions
 from moleblend.data.formats import read_table, write_table
 from moleblend.data.table import numbers
-from moleblend.heads import Target
+from moleblend.data.targets import Target
+from moleblend.evaluation.baseline import count_matrix, forest_predictions
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,9 @@ from benchmarks.ledger import append, timed
 from moleblend import checkpoint, finetuning
 from moleblend.batch import collate
 from moleblend.chem.parsing import read_smiles
-from moleblend.heads import ModelConfig, Target
+from moleblend.data.dataset import Labelled
+from moleblend.data.targets import Target
+from moleblend.heads import ModelConfig
 from moleblend.settings import TrainConfig
 
 RESULTS = Path(__file__).parent / "large.csv"
@@ -36,7 +38,7 @@ def steps(way: str, n_atoms: int, n_molecules: int) -> None:
     config = ModelConfig(source.config.encoder, None, (Target("y", "regression"),))
     molecules = [read_smiles("C" * n_atoms)] * n_molecules
     labels, bounds = np.zeros((n_molecules, 1)), np.zeros((n_molecules, 1), np.int8)
-    part = finetuning.Labelled(molecules, labels, bounds, np.zeros((n_molecules, 0), np.float32))
+    part = Labelled(molecules, labels, bounds, np.zeros((n_molecules, 0), np.float32))
     model = checkpoint.transfer(source, config).train()
     quiet = Console(file=io.StringIO())
     run = finetuning.FineTuning(model, TrainConfig("x"), "2d", part, part, quiet, seed=0)

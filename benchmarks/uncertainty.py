@@ -22,13 +22,13 @@ from jaxtyping import Float32, Float64, Int64
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
 from benchmarks.ledger import rows_of, write
-from moleblend.calibration import ProbabilityCalibration, SpreadCalibration
 from moleblend.chem.fingerprints import count_ecfp4, nearest_packed, packed_ecfp4
-from moleblend.conformal import IntervalCalibration, SetCalibration
 from moleblend.data.formats import read_table
 from moleblend.data.splits import Split, grouped_folds, read_split, scaffolds
 from moleblend.data.table import numbers
-from moleblend.reliability import (
+from moleblend.evaluation.calibration import ProbabilityCalibration, SpreadCalibration
+from moleblend.evaluation.conformal import IntervalCalibration, SetCalibration
+from moleblend.evaluation.uncertainty_metrics import (
     error_curve,
     interval_coverage,
     quantile_curve,

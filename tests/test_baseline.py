@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
-from moleblend.baseline import affordable_trees, count_matrix, forest_predictions
 from moleblend.chem.fingerprints import count_ecfp4
-from moleblend.heads import Target
+from moleblend.data.targets import Target
+from moleblend.evaluation.baseline import affordable_trees, count_matrix, forest_predictions
 
 SMILES = ["C" * n + end for n in range(1, 9) for end in ("", "O", "N")]
 COUNTS = count_matrix(SMILES)

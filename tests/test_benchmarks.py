@@ -15,9 +15,9 @@ from benchmarks.uncertainty import Predictions, weighted_intervals
 from moleblend.batch import collate
 from moleblend.blending import BlendConfig, draw_blend
 from moleblend.chem.parsing import read_smiles
-from moleblend.conformal import IntervalCalibration
 from moleblend.data.formats import read_table
 from moleblend.encoder import EncoderConfig, initialise
+from moleblend.evaluation.conformal import IntervalCalibration
 from moleblend.heads import HeadsConfig, Model, ModelConfig
 from moleblend.objectives import ObjectiveConfig, blend_then_predict
 

@@ -6,8 +6,8 @@ from scipy.special import expit, softmax
 from scipy.stats import norm
 from sklearn.isotonic import IsotonicRegression
 
-from moleblend.calibration import Knots, ProbabilityCalibration, SpreadCalibration
 from moleblend.config import from_dict, to_dict
+from moleblend.evaluation.calibration import Knots, ProbabilityCalibration, SpreadCalibration
 
 NAN = np.nan
 

@@ -20,11 +20,12 @@ from moleblend.checkpoint import Card, count_parameters, load, read_card, save, 
 from moleblend.chem.parsing import read_smiles
 from moleblend.data.formats import read_table
 from moleblend.data.table import numbers
-from moleblend.domain import Domain
+from moleblend.data.targets import Target
 from moleblend.encoder import EncoderConfig
-from moleblend.heads import Model, ModelConfig, Target
+from moleblend.evaluation.applicability_domain import Domain
+from moleblend.evaluation.uncertainty import Sureness
+from moleblend.heads import Model, ModelConfig
 from moleblend.predict import Predictor
-from moleblend.sureness import Sureness
 
 ENCODER = EncoderConfig(width=8, ffn_width=12, n_layers=2, n_heads=2, n_kernels=4)
 GAP = Target("gap", "regression", unit="eV", mean=6.5, scale=1.25)

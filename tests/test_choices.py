@@ -7,10 +7,10 @@ import pyarrow as pa
 
 from moleblend.chem.parsing import read_smiles
 from moleblend.choices import choices_of, told
+from moleblend.data.dataset import Labelled
 from moleblend.data.labels.target_detection import read_assay
 from moleblend.data.splits import Split, random_split
 from moleblend.data.table import Table
-from moleblend.finetuning import Labelled
 from moleblend.settings import TrainConfig
 
 

@@ -17,9 +17,10 @@ from moleblend import checkpoint, cli, pretrain
 from moleblend.chem.parsing import read_smiles
 from moleblend.data import build_store as build
 from moleblend.data.store import MoleculeStore, write_store
+from moleblend.data.targets import Target
 from moleblend.data_verbs import DATA_VERBS
 from moleblend.encoder import EncoderConfig
-from moleblend.heads import HeadsConfig, Model, ModelConfig, Target
+from moleblend.heads import HeadsConfig, Model, ModelConfig
 from moleblend.objectives import Loss
 
 CHAINS = ["C" * n + end for n in range(1, 11) for end in ("", "O", "N")]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from moleblend.config import from_dict, to_dict
-from moleblend.conformal import IntervalCalibration, SetCalibration, fewest, in_words
+from moleblend.evaluation.conformal import IntervalCalibration, SetCalibration, fewest, in_words
 
 NAN = np.nan
 N_DRAWS = 250

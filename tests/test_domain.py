@@ -7,7 +7,7 @@ from safetensors.numpy import load_file, save_file
 
 from moleblend.chem.fingerprints import count_ecfp4, nearest
 from moleblend.config import from_dict, to_dict
-from moleblend.domain import LIKE, UNLIKE, Domain, Thresholds
+from moleblend.evaluation.applicability_domain import LIKE, UNLIKE, Domain, Thresholds
 
 TRAIN = ["CCO", "CCCO", "CCCCO", "CCCCCO", "CCN", "CCCN", "CCCCN"]
 ROWS = np.array([0, 2, 3, 5, 6, 8, 9])

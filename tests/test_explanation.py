@@ -14,9 +14,10 @@ from moleblend.chem.fingerprints import environments
 from moleblend.chem.geometry import add_positions
 from moleblend.chem.molecule import Molecule
 from moleblend.chem.parsing import read_mol_block, read_smiles
+from moleblend.data.targets import Target
 from moleblend.encoder import EncoderConfig
 from moleblend.explanation import Contributions, explain
-from moleblend.heads import HeadsConfig, Model, ModelConfig, Target
+from moleblend.heads import HeadsConfig, Model, ModelConfig
 from moleblend.predict import Predictor
 
 TINY = EncoderConfig(

@@ -14,10 +14,11 @@ from moleblend.batch import Batch, collate
 from moleblend.blending import Views, show
 from moleblend.chem.descriptors import FEATURES, joined_features
 from moleblend.chem.parsing import read_smiles
-from moleblend.columns import in_units, mean_of_members
+from moleblend.columns import mean_of_members
+from moleblend.data.targets import Target, in_units
 from moleblend.encoder import EncoderConfig
 from moleblend.export import INPUTS_2D, INPUTS_3D, export
-from moleblend.heads import Model, ModelConfig, Target
+from moleblend.heads import Model, ModelConfig
 from moleblend.predict import Predictor
 
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)

@@ -10,17 +10,12 @@ from rich.console import Console
 from moleblend import finetuning
 from moleblend.batch import Batch, collate
 from moleblend.chem.parsing import read_smiles
+from moleblend.data.dataset import Labelled
+from moleblend.data.targets import Target, scaled
 from moleblend.encoder import EncoderConfig
-from moleblend.finetuning import (
-    FineTuning,
-    Labelled,
-    fit,
-    property_loss,
-    scaled,
-    scaled_rmse,
-    score,
-)
-from moleblend.heads import Model, ModelConfig, Target
+from moleblend.evaluation.metrics import score
+from moleblend.finetuning import FineTuning, fit, property_loss, scaled_rmse
+from moleblend.heads import Model, ModelConfig
 from moleblend.settings import TrainConfig
 
 NAN = float("nan")

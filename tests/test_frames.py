@@ -7,8 +7,9 @@ import torch
 
 from moleblend import checkpoint
 from moleblend.data.dataframes import is_frame, smiles_list
+from moleblend.data.targets import Target
 from moleblend.encoder import EncoderConfig
-from moleblend.heads import Model, ModelConfig, Target
+from moleblend.heads import Model, ModelConfig
 from moleblend.predict import Predictor
 
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)

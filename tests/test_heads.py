@@ -10,6 +10,7 @@ from moleblend.batch import collate
 from moleblend.blending import Blend, BlendConfig, draw_blend, show
 from moleblend.chem.molecule import N_DESCRIBED
 from moleblend.chem.parsing import read_smiles
+from moleblend.data.targets import Target
 from moleblend.encoder import EncoderConfig, initialise
 from moleblend.heads import (
     DescriptorHead,
@@ -19,7 +20,6 @@ from moleblend.heads import (
     Model,
     ModelConfig,
     OuterProduct,
-    Target,
     unit_vectors,
 )
 

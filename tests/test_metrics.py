@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import r2_score
 
-from moleblend.metrics import (
+from moleblend.evaluation.metrics import (
     Metrics,
     best_threshold,
     binary_metrics,

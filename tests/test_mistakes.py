@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from moleblend.heads import Target
-from moleblend.mistakes import errors_of, extremes_of, families_of, trend_of
+from moleblend.data.targets import Target
+from moleblend.evaluation.error_analysis import errors_of, extremes_of, families_of, trend_of
 
 EXACT = np.zeros(3, np.int8)
 

@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 from test_train import CHAINS, N_CARBONS, PARTS, TINY, write
 
-from moleblend.baseline import count_matrix, forest_predictions
 from moleblend.chem.fingerprints import nearest
 from moleblend.chem.standardise import canonical
+from moleblend.evaluation.baseline import count_matrix, forest_predictions
 from moleblend.outcome import TrainResult
 from moleblend.train import TrainConfig, train
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from moleblend.reliability import (
+from moleblend.evaluation.uncertainty_metrics import (
     error_curve,
     interval_coverage,
     quantile_curve,

@@ -12,13 +12,15 @@ from test_train import CHAINS, N_CARBONS, PARTS, write
 from moleblend import checkpoint
 from moleblend.data.duplicates import find_repeats
 from moleblend.data.splits import Split
-from moleblend.domain import LIKE, Nearness
+from moleblend.data.targets import Target
 from moleblend.encoder import EncoderConfig
-from moleblend.heads import Model, ModelConfig, Target
-from moleblend.metrics import binary_metrics, regression_metrics
+from moleblend.evaluation.applicability_domain import LIKE, Nearness
+from moleblend.evaluation.baseline import Rival
+from moleblend.evaluation.comparison import Contest
+from moleblend.evaluation.metrics import binary_metrics, regression_metrics
+from moleblend.heads import Model, ModelConfig
 from moleblend.predict import Row
 from moleblend.report import write_train_report
-from moleblend.rival import Contest, Rival
 from moleblend.train import TrainConfig, TrainResult
 
 TARGETS = (

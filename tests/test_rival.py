@@ -6,13 +6,14 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from moleblend.chem.parsing import read_smiles
+from moleblend.data.dataset import Labelled
 from moleblend.data.labels.target_detection import read_assay
 from moleblend.data.splits import Split, random_split
 from moleblend.data.table import Table
-from moleblend.finetuning import Labelled
-from moleblend.heads import Target
-from moleblend.metrics import regression_metrics
-from moleblend.rival import Rival, contests_of, learn_forest, plan_forest, verdicts
+from moleblend.data.targets import Target
+from moleblend.evaluation.baseline import Rival, learn_forest, plan_forest
+from moleblend.evaluation.comparison import contests_of, verdicts
+from moleblend.evaluation.metrics import regression_metrics
 
 CHAINS = [read_smiles("C" * n + end) for n in range(1, 11) for end in ("", "O", "N", "F")]
 VALUE, TOXIC = Target("y", "regression", "nM"), Target("t", "binary")

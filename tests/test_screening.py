@@ -14,12 +14,13 @@ import torch
 from moleblend import checkpoint, screening
 from moleblend.chem.molecule import MoleculeError
 from moleblend.data.formats import read_table, write_table
-from moleblend.domain import Domain
+from moleblend.data.targets import Target
 from moleblend.encoder import EncoderConfig
-from moleblend.heads import Model, ModelConfig, Target
+from moleblend.evaluation.applicability_domain import Domain
+from moleblend.evaluation.uncertainty import Sureness
+from moleblend.heads import Model, ModelConfig
 from moleblend.predict import Predictor
 from moleblend.screening import FileAccount, embed_file, predict_file, write_embeddings
-from moleblend.sureness import Sureness
 
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8, max_atoms=40)
 

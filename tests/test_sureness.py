@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from moleblend.config import from_dict, to_dict
-from moleblend.heads import Target
-from moleblend.sureness import ClassSureness, Sureness, ValueSureness
+from moleblend.data.targets import Target
+from moleblend.evaluation.uncertainty import ClassSureness, Sureness, ValueSureness
 
 NAN = np.nan
 

@@ -3,10 +3,10 @@ import re
 
 import numpy as np
 
-from moleblend.heads import Target
-from moleblend.sureness import Sureness
+from moleblend.data.targets import Target
+from moleblend.evaluation.uncertainty import Sureness
+from moleblend.evaluation.uncertainty_evaluation import said_of, worth_of
 from moleblend.sureness_page import pictures, sentence
-from moleblend.worth import said_of, worth_of
 
 TARGETS = (Target("log<S>", "regression", "mol/L"), Target("toxic", "binary"))
 

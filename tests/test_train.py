@@ -19,8 +19,8 @@ from moleblend import checkpoint, finetuning, runs, train
 from moleblend.checkpoint import Card
 from moleblend.data.formats import read_table
 from moleblend.encoder import EncoderConfig
+from moleblend.evaluation.metrics import Metrics, best_threshold, binary_metrics
 from moleblend.heads import HeadsConfig, Model, ModelConfig
-from moleblend.metrics import Metrics, best_threshold, binary_metrics
 from moleblend.predict import Predictor
 from moleblend.run_folder import reserved
 from moleblend.train import TrainConfig, TrainResult

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from moleblend.heads import Target
-from moleblend.sureness import Sureness
-from moleblend.worth import joined, said_of, worth_of
+from moleblend.data.targets import Target
+from moleblend.evaluation.uncertainty import Sureness
+from moleblend.evaluation.uncertainty_evaluation import joined, said_of, worth_of
 
 VALUE = Target("dose", "regression", log10=True)
 TOXIC = Target("toxic", "binary")

@@ -13,12 +13,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from moleblend.config import from_dict, to_dict
-from moleblend.domain import PREFIX, Domain, Thresholds
 from moleblend.encoder import EncoderConfig
+from moleblend.evaluation.applicability_domain import PREFIX, Domain, Thresholds
+from moleblend.evaluation.uncertainty import Sureness
 from moleblend.files import replacing
 from moleblend.heads import HeadsConfig, Model, ModelConfig
 from moleblend.reference import check_names, from_reference, read_published
-from moleblend.sureness import Sureness
 
 __all__ = [
     "FORMAT_VERSION",

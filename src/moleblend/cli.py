@@ -101,8 +101,8 @@ def _pretrain(arguments: list[str]) -> None:
 
 
 def _train(arguments: list[str]) -> None:
+    from moleblend.evaluation.comparison import verdicts
     from moleblend.report import write_train_report
-    from moleblend.rival import verdicts
     from moleblend.train import TrainConfig, train
 
     @dataclass(frozen=True)
@@ -163,8 +163,8 @@ class _Screening:
 
 
 def _predict(arguments: list[str]) -> None:
+    from moleblend.evaluation.uncertainty import CONFIDENCE
     from moleblend.screening import predict_file
-    from moleblend.sureness import CONFIDENCE
 
     def run(
         model: Annotated[Argument[Path], tyro.conf.arg(metavar="MODEL")],

@@ -4,34 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float64, Num
-from scipy.special import expit, softmax
+from jaxtyping import Float64
 
-from moleblend.domain import Domain, Nearness
-from moleblend.heads import Target, output_slices
-from moleblend.sureness import Sureness, class_names, names_where_known
-
-
-def in_units(
-    output: Num[np.ndarray, "n o"], targets: Sequence[Target]
-) -> Float64[np.ndarray, "n o"]:
-    """Turn what a model gives into values in the label's unit, and probabilities of classes.
-
-    A binary target has the probability of class 1, a multi-class one that of each class.
-    """
-    columns = []
-    for target, where in zip(targets, output_slices(targets), strict=True):
-        found = output[:, where].astype(np.float64)
-        if target.kind == "binary":
-            found = expit(found)
-        elif target.kind == "multiclass":
-            found = softmax(found, 1)
-        else:
-            found = found * target.scale + target.mean
-            # Beyond, the squares that figures are made of would not fit a float.
-            found = 10.0 ** found.clip(-100, 100) if target.log10 else found
-        columns.append(found)
-    return np.concatenate(columns, 1)
+from moleblend.data.targets import Target, class_names, output_slices
+from moleblend.evaluation.applicability_domain import Domain, Nearness
+from moleblend.evaluation.uncertainty import Sureness, names_where_known
 
 
 def mean_of_members(

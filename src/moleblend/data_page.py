@@ -6,7 +6,7 @@ from html import escape
 
 import numpy as np
 
-from moleblend.heads import Target
+from moleblend.data.targets import Target
 from moleblend.page import BLUE, GREY, ORANGE, axes_of, picture, plots, table
 from moleblend.train import TrainResult
 

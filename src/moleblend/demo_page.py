@@ -10,7 +10,7 @@ from jaxtyping import Float
 from moleblend.blending import Blend
 from moleblend.chem.drawing import draw_svg
 from moleblend.chem.molecule import BOND_FEATURE_SIZES, Molecule
-from moleblend.metrics import Metrics
+from moleblend.evaluation.metrics import Metrics
 from moleblend.page import (
     BLUE,
     GREEN,

@@ -35,8 +35,8 @@ from moleblend.batch import Batch, collate, pieces
 from moleblend.blending import Blend, Views, show
 from moleblend.chem.fingerprints import N_BITS, Environments, environments
 from moleblend.chem.molecule import Molecule
-from moleblend.columns import in_units
-from moleblend.heads import Model, Target
+from moleblend.data.targets import Target, in_units
+from moleblend.heads import Model
 from moleblend.inference import n_geometries
 from moleblend.predict import Predictor, Row, Source
 from moleblend.relations import UNREACHABLE

@@ -14,9 +14,9 @@ from moleblend.chem.featurizer import element_symbols
 from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.data.formats import write_table
 from moleblend.data.table import Table
-from moleblend.domain import Nearness
+from moleblend.data.targets import Target
+from moleblend.evaluation.applicability_domain import Nearness
 from moleblend.explanation import VIEW_GROUPS, Contributions, Explanation
-from moleblend.heads import Target
 from moleblend.page import image, write_page
 from moleblend.relations import UNREACHABLE, relate
 

@@ -6,13 +6,12 @@ import math
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Float64, Int8, Int64
+from jaxtyping import Float, Float32, Int8, Int64
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from rich.console import Console
 from torch import Tensor
@@ -22,45 +21,17 @@ from torch.utils.data import DataLoader, Sampler
 from moleblend.batch import Batch, collate, pieces, shuffled_batches
 from moleblend.blending import Blend, Views, show
 from moleblend.chem.molecule import Molecule
-from moleblend.columns import in_units
-from moleblend.heads import Model, Target, output_slices
-from moleblend.inference import each_geometry, n_geometries, over_geometries
-from moleblend.metrics import (
-    Metrics,
-    binary_metrics,
-    multiclass_metrics,
-    regression_metrics,
+from moleblend.data.dataset import Labelled
+from moleblend.data.targets import Target, in_units, output_slices, scaled
+from moleblend.evaluation.metrics import (
+    score,
 )
+from moleblend.heads import Model
+from moleblend.inference import each_geometry, n_geometries, over_geometries
 from moleblend.settings import TrainConfig
 
 _PAIRS_AT_ONCE = 2**18
 """Pairs of atoms whose states stand in memory for the backward pass; a molecule may have more."""
-
-
-@dataclass(frozen=True, eq=False)
-class Labelled:
-    """Molecules and their labels.
-
-    Attributes:
-        molecules: those that can be used.
-        labels: in the unit of the file, or the number of a class; NaN where missing.
-        bounds: 1 where the true value is at least the label, -1 where at most, else 0.
-        features: what is joined to the property head, see `descriptors.joined_features`.
-    """
-
-    molecules: list[Molecule]
-    labels: Float64[np.ndarray, "n t"]
-    bounds: Int8[np.ndarray, "n t"]
-    features: Float32[np.ndarray, "n f"]
-
-    def __len__(self) -> int:
-        """Number of molecules."""
-        return len(self.molecules)
-
-    def part(self, chosen: Int64[np.ndarray, " m"]) -> "Labelled":
-        """Take some of them."""
-        molecules = [self.molecules[k] for k in chosen]
-        return Labelled(molecules, self.labels[chosen], self.bounds[chosen], self.features[chosen])
 
 
 class FineTuning(pl.LightningModule):
@@ -392,35 +363,6 @@ def scaled_rmse(
     gap = output.astype(np.float64) - label
     gap = np.where(gap * bound > 0, 0, gap)[~np.isnan(label)]
     return float(np.sqrt((gap**2).mean()))
-
-
-def scaled(
-    labels: Float64[np.ndarray, "n t"], targets: Sequence[Target]
-) -> Float32[np.ndarray, "n t"]:
-    """Turn labels into what the head is to predict."""
-    columns = [
-        ((np.log10(labels[:, k]) if target.log10 else labels[:, k]) - target.mean) / target.scale
-        for k, target in enumerate(targets)
-    ]
-    return np.stack(columns, 1).astype(np.float32)
-
-
-def score(
-    targets: Sequence[Target], predicted: Float64[np.ndarray, "m o"], part: Labelled
-) -> dict[str, Metrics]:
-    """Compare predictions (see `columns.in_units`) with the labels, target by target."""
-    found = {}
-    for k, (target, where) in enumerate(zip(targets, output_slices(targets), strict=True)):
-        values, labels = predicted[:, where], part.labels[:, k]
-        if target.kind == "regression":
-            found[target.name] = regression_metrics(
-                values[:, 0], labels, part.bounds[:, k], log10=target.log10
-            )
-        elif target.kind == "binary":
-            found[target.name] = binary_metrics(values[:, 0], labels, target.threshold)
-        else:
-            found[target.name] = multiclass_metrics(values, labels)
-    return found
 
 
 def fit(run: FineTuning) -> None:

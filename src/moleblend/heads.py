@@ -3,9 +3,7 @@
 A model is an encoder and its heads.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 from moleblend.batch import Batch
 from moleblend.blending import Blend
 from moleblend.chem.molecule import N_DESCRIBED
+from moleblend.data.targets import Target
 from moleblend.encoder import (
     Dropout,
     Encoded,
@@ -69,51 +68,7 @@ class HeadsConfig:
 _FARTHEST = 8.0
 """Standard deviations from the mean to which a descriptor is cut."""
 
-Kind = Literal["regression", "binary", "multiclass"]
 Readout = Literal["mean", "layers", "cls"]
-
-
-@dataclass(frozen=True)
-class Target:
-    """One predicted property.
-
-    Attributes:
-        name: of the label's column.
-        kind: `regression`; `binary` for a label of class 0 or 1; `multiclass` for several classes.
-        unit: of a regression label, empty if unknown.
-        mean: of the training labels; a regression head predicts (label - mean) / scale.
-        scale: standard deviation of the training labels.
-        log10: a regression head predicts log10 of the label, of which mean and scale are then.
-        classes: what the labels call class 0, 1, ...; a binary target may have none.
-        threshold: probability above which a binary target is class 1; chosen on validation.
-    """
-
-    name: str
-    kind: Kind
-    unit: str = ""
-    mean: float = 0.0
-    scale: float = 1.0
-    log10: bool = False
-    classes: tuple[str, ...] = ()
-    threshold: float = 0.5
-
-    def __post_init__(self) -> None:
-        """Refuse a scale that cannot divide, and classes that are not several."""
-        if not self.scale > 0:
-            raise ValueError(f"target {self.name}: scale must be positive, {self.scale} came")
-        if self.kind == "multiclass" and len(self.classes) < 2:
-            raise ValueError(f"target {self.name}: {len(self.classes)} classes came, 2 are needed")
-
-    @property
-    def n_outputs(self) -> int:
-        """Numbers that the head gives for it: one, or a logit for each of several classes."""
-        return len(self.classes) if self.kind == "multiclass" else 1
-
-
-def output_slices(targets: Sequence[Target]) -> list[slice]:
-    """Say where the outputs of each target stand."""
-    ends = list(accumulate(target.n_outputs for target in targets))
-    return [slice(end - t.n_outputs, end) for end, t in zip(ends, targets, strict=True)]
 
 
 @dataclass(frozen=True)

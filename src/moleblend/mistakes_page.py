@@ -7,8 +7,8 @@ from jaxtyping import Float64
 
 from moleblend.chem.drawing import draw_svg
 from moleblend.chem.molecule import MoleculeError
-from moleblend.heads import Target, output_slices
-from moleblend.mistakes import (
+from moleblend.data.targets import Target, class_names, output_slices
+from moleblend.evaluation.error_analysis import (
     FEWEST_IN_FAMILY,
     Families,
     Family,
@@ -18,10 +18,9 @@ from moleblend.mistakes import (
     families_of,
     trend_of,
 )
+from moleblend.evaluation.uncertainty_evaluation import Classes, Values
 from moleblend.page import BLUE, axes_of, image, number, picture, plots, table
-from moleblend.sureness import class_names
 from moleblend.train import TrainResult
-from moleblend.worth import Classes, Values
 
 _MOST_TARGETS = 3
 _MOST_DRAWN = 4

@@ -8,19 +8,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int8, Int64
 
+from moleblend.data.dataset import Labelled
 from moleblend.data.duplicates import Repeats
 from moleblend.data.splits import Split
-from moleblend.domain import Domain, Nearness
-from moleblend.finetuning import Labelled
-from moleblend.heads import Target
-from moleblend.metrics import Metrics
+from moleblend.data.targets import Target
+from moleblend.evaluation.applicability_domain import Domain, Nearness
+from moleblend.evaluation.baseline import Rival
+from moleblend.evaluation.comparison import Contest, contests_of
+from moleblend.evaluation.metrics import Metrics
+from moleblend.evaluation.uncertainty import Sureness
+from moleblend.evaluation.uncertainty_evaluation import Said, Worth, joined, reordered, worth_of
 from moleblend.predict import Row
-from moleblend.rival import Contest, Rival, contests_of
 from moleblend.runs import Run, with_thresholds
 from moleblend.search import Search
 from moleblend.settings import TrainConfig
-from moleblend.sureness import Sureness
-from moleblend.worth import Said, Worth, joined, reordered, worth_of
 
 Spread = dict[str, dict[str, dict[str, float]]]
 """Of each target and metric the mean and the standard deviation over runs."""

@@ -21,20 +21,15 @@ from moleblend.chem.conformers import ConformerConfig, Conformers, cache_folder
 from moleblend.chem.descriptors import joined_features
 from moleblend.chem.fingerprints import is_readable
 from moleblend.chem.molecule import FeatureVersion, Molecule, MoleculeError
-from moleblend.columns import (
-    domain_columns,
-    domain_names,
-    in_units,
-    result_columns,
-    result_names,
-)
-from moleblend.conformal import check_confidence
+from moleblend.columns import domain_columns, domain_names, result_columns, result_names
 from moleblend.data.dataframes import Frame, frame_table, is_frame, smiles_list, with_columns
 from moleblend.data.formats import read_table
 from moleblend.data.table import Rejected, Table, read_molecules, smiles_table
-from moleblend.domain import Domain, Nearness
+from moleblend.data.targets import in_units
+from moleblend.evaluation.applicability_domain import Nearness, nearness_of
+from moleblend.evaluation.conformal import check_confidence
+from moleblend.evaluation.uncertainty import CONFIDENCE
 from moleblend.inference import over_geometries
-from moleblend.sureness import CONFIDENCE
 
 Errors = Literal["keep", "skip", "raise"]
 Source = str | Path | Table | Sequence[str] | Sequence[Molecule] | Frame
@@ -358,18 +353,6 @@ def _prepare(
     if views == "3d":
         return Row(None, "no_3d", reason)
     return Row(item, "ok_2d_only", reason)
-
-
-def nearness_of(
-    domain: Domain, vectors: Float32[np.ndarray, "n d"], smiles: Sequence[str]
-) -> Nearness:
-    """Say how near molecules are, by vector and SMILES; unknown of one that RDKit refuses."""
-    try:
-        return domain.near(vectors, smiles)
-    except MoleculeError:
-        known = vectors.copy()
-        known[[not is_readable(text) for text in smiles]] = np.nan
-        return domain.near(known, smiles)
 
 
 def _smiles(rows: list[Row]) -> list[str]:

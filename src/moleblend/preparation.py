@@ -15,16 +15,16 @@ from moleblend.chem.fingerprints import is_readable
 from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.choices import choices_of, told
 from moleblend.columns import check_names
+from moleblend.data.dataset import Labelled
 from moleblend.data.duplicates import Repeats, find_repeats
 from moleblend.data.formats import read_table
 from moleblend.data.labels.target_detection import Assay, read_assay
 from moleblend.data.splits import SPLITS, Split, folds, given_split
 from moleblend.data.table import Table, find_smiles_column, read_molecules
+from moleblend.data.targets import Target
 from moleblend.encoder import EncoderConfig
-from moleblend.finetuning import Labelled
-from moleblend.heads import Target
+from moleblend.evaluation.baseline import plan_forest
 from moleblend.predict import Row, prepare
-from moleblend.rival import plan_forest
 from moleblend.runs import Start
 from moleblend.settings import TrainConfig
 

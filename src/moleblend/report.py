@@ -9,9 +9,11 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from moleblend import checkpoint
 from moleblend.config import to_dict
+from moleblend.data.targets import Target, output_slices
 from moleblend.data_page import data_part
-from moleblend.heads import Target, output_slices
-from moleblend.metrics import Metrics
+from moleblend.evaluation.baseline import about_forest
+from moleblend.evaluation.comparison import verdicts
+from moleblend.evaluation.metrics import Metrics
 from moleblend.mistakes_page import mistakes_part
 from moleblend.page import (
     BLUE,
@@ -25,7 +27,6 @@ from moleblend.page import (
     table,
     write_page,
 )
-from moleblend.rival import about_forest, verdicts
 from moleblend.search_page import search_part
 from moleblend.sureness_page import pictures, sentence
 from moleblend.train import TrainResult

@@ -18,11 +18,13 @@ from moleblend.columns import domain_names, result_names
 from moleblend.config import to_dict
 from moleblend.data.formats import write_table
 from moleblend.data.labels.target_detection import Assay
+from moleblend.data.targets import Target, output_slices
+from moleblend.evaluation.baseline import about_forest
+from moleblend.evaluation.comparison import record
+from moleblend.evaluation.metrics import why_undefined
 from moleblend.files import alone_with, replacing
-from moleblend.heads import Model, Target, output_slices
-from moleblend.metrics import why_undefined
+from moleblend.heads import Model
 from moleblend.outcome import TrainResult
-from moleblend.rival import about_forest, record
 
 
 @contextmanager

@@ -12,20 +12,21 @@ from moleblend import checkpoint
 from moleblend.blending import Views
 from moleblend.chem.descriptors import FEATURES
 from moleblend.chem.molecule import Molecule
-from moleblend.columns import in_units, mean_of_members, spread_of_members
+from moleblend.columns import mean_of_members, spread_of_members
+from moleblend.data.dataset import Labelled
 from moleblend.data.labels.target_detection import Assay
 from moleblend.data.splits import Split
-from moleblend.domain import Domain, Nearness
+from moleblend.data.targets import Target, in_units, output_slices
 from moleblend.encoder import EncoderConfig
-from moleblend.finetuning import FineTuning, Labelled, fit, score
-from moleblend.heads import Model, ModelConfig, Readout, Target, output_slices
-from moleblend.metrics import Metrics, best_threshold, regression_metrics
-from moleblend.predict import nearness_of
-from moleblend.rival import Rival, learn_forest
+from moleblend.evaluation.applicability_domain import Domain, Nearness, nearness_of
+from moleblend.evaluation.baseline import Rival, learn_forest
+from moleblend.evaluation.metrics import Metrics, best_threshold, regression_metrics, score
+from moleblend.evaluation.uncertainty import Sureness
+from moleblend.evaluation.uncertainty_evaluation import Said, said_of
+from moleblend.finetuning import FineTuning, fit
+from moleblend.heads import Model, ModelConfig, Readout
 from moleblend.search import GoesOn
 from moleblend.settings import TrainConfig
-from moleblend.sureness import Sureness
-from moleblend.worth import Said, said_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,14 +18,14 @@ from jaxtyping import Float32
 from moleblend import __version__, checkpoint
 from moleblend.blending import Views
 from moleblend.chem.parsing import RDKIT_VERSION
-from moleblend.conformal import check_confidence
 from moleblend.data.formats import check_ending, read_pieces, write_tables
 from moleblend.data.table import Table
 from moleblend.engines import Engine, map_in_order
+from moleblend.evaluation.conformal import check_confidence
+from moleblend.evaluation.uncertainty import CONFIDENCE
 from moleblend.files import alone_with, replacing
 from moleblend.parts import Parts, file_sha256
 from moleblend.predict import Errors, Predictor
-from moleblend.sureness import CONFIDENCE
 
 _ROWS_IN_A_PIECE = 4096
 """Rows of which molecules of similar size are batched together, and that are in memory at a time

@@ -2,11 +2,11 @@
 
 from html import escape
 
-from moleblend.calibration import ProbabilityCalibration
-from moleblend.heads import Target
+from moleblend.data.targets import Target
+from moleblend.evaluation.calibration import ProbabilityCalibration
+from moleblend.evaluation.uncertainty_evaluation import Worth
+from moleblend.evaluation.uncertainty_metrics import ErrorCurve, QuantileCurve, Reliability
 from moleblend.page import BLUE, GREY, ORANGE, axes_of, number, picture
-from moleblend.reliability import ErrorCurve, QuantileCurve, Reliability
-from moleblend.worth import Worth
 
 _RANKS = {
     "spread": "the spread of the members",

@@ -10,7 +10,7 @@ from jaxtyping import Float32
 from rich.console import Console
 
 from moleblend.chem.descriptors import joined_features
-from moleblend.finetuning import Labelled
+from moleblend.data.dataset import Labelled
 from moleblend.outcome import TrainResult, outcome_of
 from moleblend.preparation import Prepared, prepared
 from moleblend.run_folder import reserved, write_run_folder

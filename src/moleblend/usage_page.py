@@ -3,9 +3,9 @@
 import shlex
 from html import escape
 
+from moleblend.data.targets import class_names
 from moleblend.explanation import MOST_TARGETS
 from moleblend.page import table
-from moleblend.sureness import class_names
 from moleblend.train import TrainResult
 
 _MEANINGS = {

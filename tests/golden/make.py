@@ -12,8 +12,9 @@ import torch
 
 from moleblend import checkpoint
 from moleblend.data.formats import write_table
+from moleblend.data.targets import Target
 from moleblend.encoder import EncoderConfig
-from moleblend.heads import HeadsConfig, Model, ModelConfig, Target
+from moleblend.heads import HeadsConfig, Model, ModelConfig
 from moleblend.predict import Predictor
 
 FOLDER = Path(__file__).parent

@@ -17,7 +17,7 @@ from moleblend.data.labels.cell_values import (
     read_number,
 )
 from moleblend.data.table import Table
-from moleblend.heads import Kind
+from moleblend.data.targets import Kind
 
 Task = Literal["auto", "regression", "binary", "multiclass"]
 

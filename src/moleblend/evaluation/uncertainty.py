@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Float64, Int8
 
-from moleblend.calibration import ProbabilityCalibration, SpreadCalibration, by_class
-from moleblend.conformal import IntervalCalibration, SetCalibration, fewest, in_words
-from moleblend.heads import Target, output_slices
+from moleblend.data.targets import Target, as_given, class_names, exact, learnt, output_slices
+from moleblend.evaluation.calibration import ProbabilityCalibration, SpreadCalibration, by_class
+from moleblend.evaluation.conformal import IntervalCalibration, SetCalibration, fewest, in_words
 
 CONFIDENCE = 0.9
 """Of intervals and sets, where nothing else is asked for."""
@@ -236,27 +236,3 @@ def names_where_known(target: Target) -> list[str]:
     """Name the columns of a target of which enough is known."""
     ends = ["std", *(["log10_std"] if target.log10 else []), "low", "high"]
     return [f"{target.name}_{end}" for end in (ends if target.kind == "regression" else ["set"])]
-
-
-def exact(
-    labels: Float64[np.ndarray, "n t"], bounds: Int8[np.ndarray, "n t"]
-) -> Float64[np.ndarray, "n t"]:
-    """Give the labels without those that are only bounds."""
-    return np.where(bounds == 0, labels, np.nan)
-
-
-def learnt(target: Target, values: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-    """Give values of a regression target as it is learnt: as they are, or their logarithms."""
-    return np.log10(values) if target.log10 else values
-
-
-def as_given(
-    target: Target, probability: Float64[np.ndarray, "n c"]
-) -> Float64[np.ndarray, "n ..."]:
-    """Give the probabilities of a target as calibration takes them: of class 1, or of each."""
-    return probability[:, 0] if target.kind == "binary" else probability
-
-
-def class_names(target: Target) -> tuple[str, ...]:
-    """Give the names of a target's classes; numbers where they have none."""
-    return target.classes or ("0", "1")

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int8, Int64
 
-from moleblend.heads import Target, output_slices
-from moleblend.reliability import (
+from moleblend.data.targets import Target, as_given, exact, learnt, output_slices
+from moleblend.evaluation.uncertainty import CONFIDENCE, Sureness
+from moleblend.evaluation.uncertainty_metrics import (
     Coverage,
     ErrorCurve,
     QuantileCurve,
@@ -19,7 +20,6 @@ from moleblend.reliability import (
     reliability,
     set_coverage,
 )
-from moleblend.sureness import CONFIDENCE, Sureness, as_given, exact, learnt
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 from moleblend.chem.fingerprints import framework, scaffold
 from moleblend.chem.molecule import MoleculeError
-from moleblend.heads import Target
+from moleblend.data.targets import Target
 
 FEWEST_IN_FAMILY = 5
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
-from moleblend.calibration import by_class
+from moleblend.evaluation.calibration import by_class
 
 # crepes computes with 1 - confidence, in which 1 - 0.9 falls short of 0.1 by a rounding error: of 9
 # molecules it would then miss that they suffice for 90 %, and take one score too high in general.

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float16, Float64, Int64, UInt8
+from jaxtyping import Float, Float16, Float32, Float64, Int64, UInt8
 from sklearn.neighbors import NearestNeighbors
 
-from moleblend.chem.fingerprints import nearest_packed, packed_ecfp4
+from moleblend.chem.fingerprints import is_readable, nearest_packed, packed_ecfp4
+from moleblend.chem.molecule import MoleculeError
 
 # What they say is what is measured: after a split by scaffold validation is far from training, and
 # a molecule can be as near as that though it resembles nothing there.
@@ -235,3 +236,15 @@ def _distance(
     search.fit(known.astype(np.float32))
     distance, _ = search.kneighbors(asked.astype(np.float32))
     return distance.mean(1).astype(np.float64)
+
+
+def nearness_of(
+    domain: Domain, vectors: Float32[np.ndarray, "n d"], smiles: Sequence[str]
+) -> Nearness:
+    """Say how near molecules are, by vector and SMILES; unknown of one that RDKit refuses."""
+    try:
+        return domain.near(vectors, smiles)
+    except MoleculeError:
+        known = vectors.copy()
+        known[[not is_readable(text) for text in smiles]] = np.nan
+        return domain.near(known, smiles)

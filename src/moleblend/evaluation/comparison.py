@@ -1,25 +1,18 @@
 """The random forest beside a model: trained on the same part, read on the same part, compared."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from scipy.stats import rankdata
 
-from moleblend.baseline import (
-    MOST_MOLECULES,
-    affordable_trees,
-    count_matrix,
-    forest_predictions,
+from moleblend.data.dataset import Labelled
+from moleblend.data.targets import Target, output_slices
+from moleblend.evaluation.baseline import (
+    Rival,
 )
-from moleblend.chem.molecule import MoleculeError
-from moleblend.data.labels.target_detection import Assay
-from moleblend.data.splits import Split
-from moleblend.finetuning import Labelled, score
-from moleblend.heads import Target, output_slices
-from moleblend.metrics import Metrics, best_threshold
 
 _N_RESAMPLES = 1000
 _AT_ONCE = 500_000
@@ -27,23 +20,6 @@ _FEWEST = 10
 """Test molecules with a label, below which nothing is said to be better."""
 
 _MOST_SAID = 4
-
-
-@dataclass(frozen=True, eq=False)
-class Rival:
-    """The forest of one run.
-
-    Attributes:
-        n_trees: 0 where none was trained.
-        predicted: for the test part, see `columns.in_units`; NaN where a target was not learnt.
-        test: metrics of the targets that were learnt.
-        not_learnt: why the others were not.
-    """
-
-    n_trees: int = 0
-    predicted: Float64[np.ndarray, "m o"] = field(default_factory=lambda: np.zeros((0, 0)))
-    test: dict[str, Metrics] = field(default_factory=dict)
-    not_learnt: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,90 +90,6 @@ class Verdict:
 
     text: str
     is_lost: bool
-
-
-def plan_forest(
-    wanted: int, assay: Assay, data: Labelled, splits: Sequence[Split], n_repeats: int
-) -> tuple[int, str]:
-    """Decide on the trees of each forest, all runs together.
-
-    Returns:
-        The number of trees, and what should be said of it; 0 where none is trained.
-    """
-    if not wanted:
-        return 0, ""
-    largest = max(len(split.train) for split in splits)
-    if largest > MOST_MOLECULES:
-        return 0, (
-            f"no random forest is trained beside the model: {largest:,} training molecules are "
-            f"more than {MOST_MOLECULES:,}"
-        )
-    n_labels = [
-        (measured.kind, n_repeats * int((~np.isnan(data.labels[split.train, k])).sum()))
-        for split in splits
-        for k, measured in enumerate(assay.measurements)
-    ]
-    n_trees = affordable_trees(wanted, n_labels)
-    if not n_trees:
-        return 0, (
-            "no random forest is trained beside the model: it would take too long for "
-            f"{sum(n for _, n in n_labels):,} labels"
-        )
-    if n_trees < wanted:
-        return n_trees, (
-            f"the random forest beside the model has {n_trees} trees instead of {wanted}, so that "
-            "it takes minutes"
-        )
-    return n_trees, ""
-
-
-def learn_forest(
-    n_trees: int,
-    targets: Sequence[Target],
-    training: Labelled,
-    validation: Labelled,
-    test: Labelled,
-    seed: int,
-) -> Rival:
-    """Train a forest for each target, and score it as the model is scored."""
-    slices = output_slices(targets)
-    predicted = np.full((len(test), slices[-1].stop), np.nan)
-    if not n_trees:
-        return Rival(0, predicted)
-    try:
-        learnt, chosen, asked = (
-            count_matrix([molecule.smiles for molecule in part.molecules])
-            for part in (training, validation, test)
-        )
-    except MoleculeError as error:  # a molecule that came as a mol block
-        why = f"RDKit cannot read a molecule again: {error}"
-        return Rival(0, predicted, {}, {target.name: why for target in targets})
-    both = np.concatenate([chosen, asked])
-    judged: list[Target] = []
-    not_learnt: dict[str, str] = {}
-    for k, (target, where) in enumerate(zip(targets, slices, strict=True)):
-        judged.append(target)
-        try:
-            found = forest_predictions(
-                target,
-                learnt,
-                training.labels[:, k],
-                training.bounds[:, k],
-                both,
-                n_trees=n_trees,
-                seed=seed,
-            )
-        except ValueError as error:
-            not_learnt[target.name] = str(error)
-            continue
-        predicted[:, where] = found[len(chosen) :]
-        if target.kind == "binary":
-            threshold = best_threshold(found[: len(chosen), 0], validation.labels[:, k])
-            judged[-1] = replace(target, threshold=threshold)
-    # What was not learnt is filled with 1, which has a logarithm, and its figures are left out.
-    scored = score(judged, np.nan_to_num(predicted, nan=1.0), test)
-    known = {name: metrics for name, metrics in scored.items() if name not in not_learnt}
-    return Rival(n_trees, predicted, known, not_learnt)
 
 
 def contests_of(
@@ -273,26 +165,6 @@ def verdicts(contests: Sequence[Contest]) -> list[Verdict]:
         model, forest = np.mean(areas, 0)
         told += f"; mean ROC-AUC {model:.4g} of the model, {forest:.4g} of the forest"
     return [Verdict(told, n_surely_lost > n_surely_won)]
-
-
-def about_forest(targets: Sequence[Target], choices: dict[str, Any]) -> str:
-    """Say what a forest was told, as far as these targets are concerned.
-
-    Args:
-        targets: those of the model.
-        choices: of the run, see `choices.choices_of`.
-    """
-    told = (
-        "The random forest is trained on the labels of the same training part and read on the same "
-        "test part; it changes nothing about the model."
-    )
-    if any(found["n_bounds"] for found in choices.get("targets", {}).values()):
-        told += " Labels that are bounds are left out of its training."
-    if any(target.kind == "binary" for target in targets):
-        told += " It has a threshold of its own, chosen on validation."
-    if any(target.kind != "regression" for target in targets):
-        told += " Its probabilities are the votes of its trees, which nothing puts right."
-    return told
 
 
 def record(rival: Rival, contests: Sequence[Contest], about: str, note: str) -> dict[str, Any]:

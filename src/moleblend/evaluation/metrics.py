@@ -1,7 +1,9 @@
 """Figures of merit, with missing labels left out."""
 
+from collections.abc import Sequence
+
 import numpy as np
-from jaxtyping import Bool, Float, Int8
+from jaxtyping import Bool, Float, Float64, Int8
 from sklearn.metrics import (
     average_precision_score,
     balanced_accuracy_score,
@@ -9,6 +11,9 @@ from sklearn.metrics import (
     matthews_corrcoef,
     roc_auc_score,
 )
+
+from moleblend.data.dataset import Labelled
+from moleblend.data.targets import Target, output_slices
 
 Metrics = dict[str, float | None]
 """Name of each metric and its value; None where it is not defined."""
@@ -154,3 +159,21 @@ def _errors(predicted: Float[np.ndarray, " n"], label: Float[np.ndarray, " n"]) 
         "MAE": float(np.abs(error).mean()),
         "R2": 1 - float((error**2).sum()) / spread if spread > 0 else None,
     }
+
+
+def score(
+    targets: Sequence[Target], predicted: Float64[np.ndarray, "m o"], part: Labelled
+) -> dict[str, Metrics]:
+    """Compare predictions (see `columns.in_units`) with the labels, target by target."""
+    found = {}
+    for k, (target, where) in enumerate(zip(targets, output_slices(targets), strict=True)):
+        values, labels = predicted[:, where], part.labels[:, k]
+        if target.kind == "regression":
+            found[target.name] = regression_metrics(
+                values[:, 0], labels, part.bounds[:, k], log10=target.log10
+            )
+        elif target.kind == "binary":
+            found[target.name] = binary_metrics(values[:, 0], labels, target.threshold)
+        else:
+            found[target.name] = multiclass_metrics(values, labels)
+    return found
