@@ -270,7 +270,7 @@ def _timed(command: list[str], run: Path) -> tuple[float, float]:
 
 def _hash_of(checkpoint: Path | None) -> str:
     if checkpoint is None:
-        from moleblend.checkpoint import packaged
+        from moleblend.model.checkpoint import packaged
 
         checkpoint = packaged()
     return hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:12]

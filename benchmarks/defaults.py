@@ -22,10 +22,10 @@ from rich.console import Console
 
 from benchmarks.compare import prepare
 from benchmarks.ledger import append, rows_of
-from moleblend import checkpoint
 from moleblend.data.formats import read_table, write_table
 from moleblend.data.splits import cluster_split
 from moleblend.evaluation.metrics import Metrics, mean_metric
+from moleblend.model import checkpoint
 from moleblend.settings import TrainConfig
 from moleblend.train import train
 

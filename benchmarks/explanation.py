@@ -26,14 +26,14 @@ from rdkit import Chem
 from rdkit.Chem import rdMolDescriptors
 from rich.console import Console
 
-from moleblend.batch import collate
-from moleblend.blending import Blend, show
 from moleblend.chem.molecule import Molecule
 from moleblend.chem.parsing import read_smiles
 from moleblend.data.formats import read_table
-from moleblend.encoder import EncoderConfig
 from moleblend.explanation import contributions
-from moleblend.heads import Model
+from moleblend.model.batch import collate
+from moleblend.model.blending import Blend, show
+from moleblend.model.encoder import EncoderConfig
+from moleblend.model.heads import Model
 from moleblend.predict import Predictor
 from moleblend.train import TrainConfig, train
 

@@ -25,9 +25,9 @@ from rdkit import Chem
 
 from benchmarks import plain
 from benchmarks.ledger import write
-from moleblend.batch import collate
 from moleblend.chem.parsing import read_smiles
 from moleblend.data.store import MoleculeStore, write_store
+from moleblend.model.batch import collate
 
 PUBLISHED = {"QM9": 758, "MOSES": 209}
 """Molecules/s of the published pipeline, SMILES to padded batch."""

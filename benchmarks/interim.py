@@ -24,7 +24,6 @@ from jaxtyping import UInt64
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from moleblend.checkpoint import put_in_order
 from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.chem.standardise import canonical, inchikey, largest_fragment
 from moleblend.data.build_store import build_store
@@ -34,6 +33,7 @@ from moleblend.data.splits import read_split, scaffold_split
 from moleblend.data.store import MoleculeStore, write_store
 from moleblend.data.table import Rejected, read_molecules
 from moleblend.files import replacing
+from moleblend.model.checkpoint import put_in_order
 
 LIST = Path(__file__).parent / "packaged" / "skeletons.safetensors"
 

@@ -17,12 +17,13 @@ import torch
 from rich.console import Console
 
 from benchmarks.ledger import append, timed
-from moleblend import checkpoint, finetuning
-from moleblend.batch import collate
+from moleblend import finetuning
 from moleblend.chem.parsing import read_smiles
 from moleblend.data.dataset import Labelled
 from moleblend.data.targets import Target
-from moleblend.heads import ModelConfig
+from moleblend.model import checkpoint
+from moleblend.model.batch import collate
+from moleblend.model.heads import ModelConfig
 from moleblend.settings import TrainConfig
 
 RESULTS = Path(__file__).parent / "large.csv"

@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from benchmarks import plain_model
-from moleblend.batch import Batch
-from moleblend.blending import BlendConfig, Views, draw_blend, show
-from moleblend.encoder import EncoderConfig
-from moleblend.heads import HeadsConfig, Model, ModelConfig
-from moleblend.objectives import ObjectiveConfig, blend_then_predict
+from moleblend.model.batch import Batch
+from moleblend.model.blending import BlendConfig, Views, draw_blend, show
+from moleblend.model.encoder import EncoderConfig
+from moleblend.model.heads import HeadsConfig, Model, ModelConfig
+from moleblend.model.objectives import ObjectiveConfig, blend_then_predict
 
 SMALL = {"width": 256, "ffn_width": 256, "n_layers": 6, "n_heads": 8, "n_kernels": 64}
 CONFIGS = {

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from moleblend.chem.molecule import Molecule
 from moleblend.chem.parsing import read_smiles
-from moleblend.relations import N_HOPS, UNREACHABLE, bond_kinds
+from moleblend.model.relations import N_HOPS, UNREACHABLE, bond_kinds
 
 
 @dataclass(frozen=True, eq=False)

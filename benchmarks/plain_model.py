@@ -12,12 +12,21 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from moleblend.batch import Batch
-from moleblend.blending import Blend
 from moleblend.chem.molecule import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES
-from moleblend.encoder import Encoded, Encoder, Layer, pair_vectors
-from moleblend.heads import Denoising, Direction, Distance, Model, OuterProduct, Views, unit_vectors
-from moleblend.objectives import (
+from moleblend.model.batch import Batch
+from moleblend.model.blending import Blend
+from moleblend.model.encoder import Encoded, Encoder, Layer
+from moleblend.model.functional import pair_vectors
+from moleblend.model.heads import (
+    Denoising,
+    Direction,
+    Distance,
+    Model,
+    OuterProduct,
+    Views,
+    unit_vectors,
+)
+from moleblend.model.objectives import (
     GEOMETRY_LOSSES,
     Loss,
     ObjectiveConfig,
@@ -25,7 +34,7 @@ from moleblend.objectives import (
     denoising_loss,
     path_classes,
 )
-from moleblend.relations import UNREACHABLE
+from moleblend.model.relations import UNREACHABLE
 
 
 def blend_then_predict(model: Model, batch: Batch, blend: Blend, config: ObjectiveConfig) -> Loss:

@@ -23,9 +23,9 @@ import tyro
 
 from benchmarks.ledger import write
 from benchmarks.one_step import Step, embedding, peak_mb
-from moleblend.batch import Batch, collate
 from moleblend.chem.molecule import Molecule
 from moleblend.chem.parsing import read_smiles
+from moleblend.model.batch import Batch, collate
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

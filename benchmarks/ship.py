@@ -21,9 +21,9 @@ import tyro
 import moleblend
 from benchmarks.interim import LIST, SkeletonList
 from benchmarks.ledger import write
-from moleblend import checkpoint
 from moleblend.config import from_dict, to_dict
 from moleblend.data.datasets.catalogue import ON_PROTOCOL_U
+from moleblend.model import checkpoint
 from moleblend.recipe import PretrainConfig
 
 CARD = Path(__file__).parent / "model_card.md"

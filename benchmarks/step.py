@@ -31,9 +31,9 @@ from torch import nn
 
 from benchmarks.ledger import write
 from benchmarks.one_step import CONFIGS, WAYS, Step, embedding, peak_mb
-from moleblend.batch import Batch, collate
-from moleblend.blending import Views
 from moleblend.data.table import Rejected, Table, read_molecules
+from moleblend.model.batch import Batch, collate
+from moleblend.model.blending import Views
 
 PUBLISHED = {
     ("small", "QM9", "step"): 131,
@@ -204,7 +204,7 @@ def shares(name: str, data: str) -> dict[str, float]:
     whole = sum(event.self_cpu_time_total for event in profile.key_averages())
     backward = sum(time for key, time in total.items() if key.startswith("autograd::engine"))
     told = {key: time / whole for key, time in total.items() if key.startswith("forward:")}
-    told["path and bond heads with their gradients"] = total["_PairCrossEntropy"] / whole
+    told["path and bond heads with their gradients"] = total["PairCrossEntropy"] / whole
     told["backward"] = backward / whole
     told["of all: matrix products"] = sum(own[f"aten::{k}"] for k in ("mm", "addmm", "bmm")) / whole
     told["of all: random numbers"] = own["aten::uniform_"] / whole

@@ -90,7 +90,7 @@ def child(seconds: float) -> None:
 
     from benchmarks.one_step import Step, embedding
     from benchmarks.step import read
-    from moleblend.batch import Batch
+    from moleblend.model.batch import Batch
 
     batches = read("small, default", "QM9", 6)
     step = Step("small, default", "ours")

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from moleblend.batch import Packing, collate, shuffled_batches
 from moleblend.chem.molecule import MoleculeError
 from moleblend.chem.parsing import read_smiles
-from moleblend.relations import relate
+from moleblend.model.batch import Packing, collate, shuffled_batches
+from moleblend.model.relations import relate
 
 
 def placed(smiles, n_conformers=1, seed=0):

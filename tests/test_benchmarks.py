@@ -12,14 +12,14 @@ from conftest import AWKWARD
 
 from benchmarks import compare, defaults, ledger, minutes, plain, plain_model, tables, waiting
 from benchmarks.uncertainty import Predictions, weighted_intervals
-from moleblend.batch import collate
-from moleblend.blending import BlendConfig, draw_blend
 from moleblend.chem.parsing import read_smiles
 from moleblend.data.formats import read_table
-from moleblend.encoder import EncoderConfig, initialise
 from moleblend.evaluation.conformal import IntervalCalibration
-from moleblend.heads import HeadsConfig, Model, ModelConfig
-from moleblend.objectives import ObjectiveConfig, blend_then_predict
+from moleblend.model.batch import collate
+from moleblend.model.blending import BlendConfig, draw_blend
+from moleblend.model.encoder import EncoderConfig, initialise
+from moleblend.model.heads import HeadsConfig, Model, ModelConfig
+from moleblend.model.objectives import ObjectiveConfig, blend_then_predict
 
 
 def test_the_straightforward_way_gives_the_same_batch():

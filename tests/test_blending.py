@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from moleblend.batch import collate
-from moleblend.blending import VIEWS, BlendConfig, draw_blend, show
 from moleblend.chem.parsing import read_smiles
+from moleblend.model.batch import collate
+from moleblend.model.blending import VIEWS, BlendConfig, draw_blend, show
 
 N_ATOMS = 30
 BLENDED = BlendConfig(whole=(0.0, 0.0))

@@ -13,18 +13,18 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from moleblend import checkpoint
-from moleblend.batch import collate
-from moleblend.blending import show
-from moleblend.checkpoint import Card, count_parameters, load, read_card, save, transfer
 from moleblend.chem.parsing import read_smiles
 from moleblend.data.formats import read_table
 from moleblend.data.table import numbers
 from moleblend.data.targets import Target
-from moleblend.encoder import EncoderConfig
 from moleblend.evaluation.applicability_domain import Domain
 from moleblend.evaluation.uncertainty import Sureness
-from moleblend.heads import Model, ModelConfig
+from moleblend.model import checkpoint
+from moleblend.model.batch import collate
+from moleblend.model.blending import show
+from moleblend.model.checkpoint import Card, count_parameters, load, read_card, save, transfer
+from moleblend.model.encoder import EncoderConfig
+from moleblend.model.heads import Model, ModelConfig
 from moleblend.predict import Predictor
 
 ENCODER = EncoderConfig(width=8, ffn_width=12, n_layers=2, n_heads=2, n_kernels=4)
@@ -108,9 +108,9 @@ def test_a_model_without_heads_or_targets(tmp_path):
 def test_another_process_computes_the_same(model, path):
     program = f"""
 import torch
-from moleblend.batch import collate
-from moleblend.blending import show
-from moleblend.checkpoint import load
+from moleblend.model.batch import collate
+from moleblend.model.blending import show
+from moleblend.model.checkpoint import load
 from moleblend.chem.parsing import read_smiles
 batch = collate([read_smiles({SMILES!r})])
 with torch.no_grad():

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import pytest
 
 from moleblend.config import from_dict, read_recipe, to_dict
-from moleblend.encoder import EncoderConfig
-from moleblend.heads import HeadsConfig
+from moleblend.model.encoder import EncoderConfig
+from moleblend.model.heads import HeadsConfig
 from moleblend.recipe import PretrainConfig
 
 

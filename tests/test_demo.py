@@ -10,14 +10,14 @@ import torch
 from rich.console import Console
 from test_report import pictures, table_rows, words
 
-from moleblend import checkpoint
-from moleblend.batch import collate
-from moleblend.blending import show
 from moleblend.chem.molecule import MoleculeError
 from moleblend.chem.parsing import read_smiles
 from moleblend.data.store import MoleculeStore
 from moleblend.demo import DEFAULT_SMILES, DemoConfig, ask_molecule, demo, training_differs
-from moleblend.encoder import EncoderConfig
+from moleblend.model import checkpoint
+from moleblend.model.batch import collate
+from moleblend.model.blending import show
+from moleblend.model.encoder import EncoderConfig
 from moleblend.recipe import ScheduleConfig
 
 TINY = DemoConfig(

@@ -21,18 +21,19 @@ from rich.console import Console
 from torch.distributed.fsdp import ShardingStrategy
 
 import moleblend
-from moleblend import checkpoint, devices, pretrain
-from moleblend.batch import collate
-from moleblend.blending import BlendConfig, draw_blend
+from moleblend import devices, pretrain
 from moleblend.chem.molecule import Molecule
 from moleblend.chem.parsing import read_smiles
 from moleblend.config import from_dict, to_dict
 from moleblend.data.formats import read_table
 from moleblend.data.store import MoleculeStore, write_store
 from moleblend.data.table import read_molecules
-from moleblend.encoder import EncoderConfig, Layer
-from moleblend.heads import HeadsConfig, Model, ModelConfig
-from moleblend.objectives import ObjectiveConfig, blend_then_predict, denominators
+from moleblend.model import checkpoint
+from moleblend.model.batch import collate
+from moleblend.model.blending import BlendConfig, draw_blend
+from moleblend.model.encoder import EncoderConfig, Layer
+from moleblend.model.heads import HeadsConfig, Model, ModelConfig
+from moleblend.model.objectives import ObjectiveConfig, blend_then_predict, denominators
 from moleblend.recipe import PretrainConfig, ScheduleConfig
 from moleblend.steps import Share, StepBatches, StepLoader
 

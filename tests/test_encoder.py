@@ -12,21 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from moleblend.batch import Packing, collate
-from moleblend.blending import BlendConfig, draw_blend, show
 from moleblend.chem.molecule import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES
 from moleblend.chem.parsing import read_smiles
-from moleblend.encoder import (
-    Dropout,
-    Encoder,
-    EncoderConfig,
-    Layer,
-    _Gaussians,
-    dropout,
-    initialise,
-    softmax,
-)
-from moleblend.relations import UNREACHABLE, bond_kinds
+from moleblend.model.batch import Packing, collate
+from moleblend.model.blending import BlendConfig, draw_blend, show
+from moleblend.model.encoder import Encoder, EncoderConfig, Layer, initialise
+from moleblend.model.functional import Dropout, Gaussians, dropout, softmax
+from moleblend.model.relations import UNREACHABLE, bond_kinds
 
 CONFIGS = {
     "default": EncoderConfig(width=16, ffn_width=24, n_layers=2, n_heads=4, n_kernels=8),
@@ -404,7 +396,7 @@ def test_gaussians_have_the_gradients_of_their_formula():
     value = torch.randn(2, 3, 3, dtype=torch.float64, requires_grad=True)
     centres, widths = torch.linspace(-1, 1, 4).double(), torch.linspace(0.3, 0.9, 4).double()
     assert torch.autograd.gradcheck(
-        _Gaussians.apply, (value, centres.requires_grad_(), widths.requires_grad_())
+        Gaussians.apply, (value, centres.requires_grad_(), widths.requires_grad_())
     )
 
 
@@ -457,7 +449,7 @@ def test_sizes_and_rates_that_are_none_are_refused(wrong, told):
 def test_onednn_forgets_sizes_that_it_has_met() -> None:
     """Else compiled GELUs for 1,024 numbers of atoms hold the heap; the user's word counts."""
     script = (
-        "import moleblend.encoder, torch\n"
+        "import moleblend.model.encoder, torch\n"
         "for n in [*range(1000, 1010), 1000]: torch.nn.functional.gelu(torch.zeros(n, 256))\n"
     )
 

@@ -26,10 +26,11 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import validate_data
 
 import moleblend
-from moleblend import MoleBlendClassifier, MoleBlendEmbedder, MoleBlendRegressor, checkpoint
+from moleblend import MoleBlendClassifier, MoleBlendEmbedder, MoleBlendRegressor
 from moleblend.chem.molecule import MoleculeError
-from moleblend.encoder import EncoderConfig
-from moleblend.heads import Model, ModelConfig
+from moleblend.model import checkpoint
+from moleblend.model.encoder import EncoderConfig
+from moleblend.model.heads import Model, ModelConfig
 from moleblend.predict import Predictor
 
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)

@@ -7,17 +7,17 @@ import pytest
 import torch
 from conftest import AWKWARD
 
-from moleblend import checkpoint
-from moleblend.batch import collate
-from moleblend.blending import show
 from moleblend.chem.fingerprints import environments
 from moleblend.chem.geometry import add_positions
 from moleblend.chem.molecule import Molecule
 from moleblend.chem.parsing import read_mol_block, read_smiles
 from moleblend.data.targets import Target
-from moleblend.encoder import EncoderConfig
 from moleblend.explanation import Contributions, explain
-from moleblend.heads import HeadsConfig, Model, ModelConfig
+from moleblend.model import checkpoint
+from moleblend.model.batch import collate
+from moleblend.model.blending import show
+from moleblend.model.encoder import EncoderConfig
+from moleblend.model.heads import HeadsConfig, Model, ModelConfig
 from moleblend.predict import Predictor
 
 TINY = EncoderConfig(

@@ -10,14 +10,14 @@ import pyarrow.csv
 import pytest
 import torch
 
-from moleblend import checkpoint
 from moleblend.data.formats import read_table
 from moleblend.data.targets import Target
-from moleblend.encoder import EncoderConfig
 from moleblend.evaluation.applicability_domain import EDGE, Nearness
 from moleblend.explanation import Contributions, explain
 from moleblend.explanation_page import Explained, write_atom_table, write_explanation_page
-from moleblend.heads import Model, ModelConfig
+from moleblend.model import checkpoint
+from moleblend.model.encoder import EncoderConfig
+from moleblend.model.heads import Model, ModelConfig
 from moleblend.predict import Predictor
 
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8, max_atoms=110)

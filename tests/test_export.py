@@ -9,16 +9,17 @@ import onnxruntime
 import pytest
 import torch
 
-from moleblend import checkpoint, cli
-from moleblend.batch import Batch, collate
-from moleblend.blending import Views, show
+from moleblend import cli
 from moleblend.chem.descriptors import FEATURES, joined_features
 from moleblend.chem.parsing import read_smiles
 from moleblend.columns import mean_of_members
 from moleblend.data.targets import Target, in_units
-from moleblend.encoder import EncoderConfig
 from moleblend.export import INPUTS_2D, INPUTS_3D, export
-from moleblend.heads import Model, ModelConfig
+from moleblend.model import checkpoint
+from moleblend.model.batch import Batch, collate
+from moleblend.model.blending import Views, show
+from moleblend.model.encoder import EncoderConfig
+from moleblend.model.heads import Model, ModelConfig
 from moleblend.predict import Predictor
 
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)

@@ -8,14 +8,14 @@ import torch
 from rich.console import Console
 
 from moleblend import finetuning
-from moleblend.batch import Batch, collate
 from moleblend.chem.parsing import read_smiles
 from moleblend.data.dataset import Labelled
 from moleblend.data.targets import Target, scaled
-from moleblend.encoder import EncoderConfig
 from moleblend.evaluation.metrics import score
 from moleblend.finetuning import FineTuning, fit, property_loss, scaled_rmse
-from moleblend.heads import Model, ModelConfig
+from moleblend.model.batch import Batch, collate
+from moleblend.model.encoder import EncoderConfig
+from moleblend.model.heads import Model, ModelConfig
 from moleblend.settings import TrainConfig
 
 NAN = float("nan")

@@ -5,11 +5,11 @@ import pyarrow as pa
 import pytest
 import torch
 
-from moleblend import checkpoint
 from moleblend.data.dataframes import is_frame, smiles_list
 from moleblend.data.targets import Target
-from moleblend.encoder import EncoderConfig
-from moleblend.heads import Model, ModelConfig
+from moleblend.model import checkpoint
+from moleblend.model.encoder import EncoderConfig
+from moleblend.model.heads import Model, ModelConfig
 from moleblend.predict import Predictor
 
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)

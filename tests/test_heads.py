@@ -6,13 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from moleblend.batch import collate
-from moleblend.blending import Blend, BlendConfig, draw_blend, show
 from moleblend.chem.molecule import N_DESCRIBED
 from moleblend.chem.parsing import read_smiles
 from moleblend.data.targets import Target
-from moleblend.encoder import EncoderConfig, initialise
-from moleblend.heads import (
+from moleblend.model.batch import collate
+from moleblend.model.blending import Blend, BlendConfig, draw_blend, show
+from moleblend.model.encoder import EncoderConfig, initialise
+from moleblend.model.heads import (
     DescriptorHead,
     Direction,
     Distance,

@@ -3,10 +3,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from moleblend.batch import Batch
-from moleblend.blending import Blend
 from moleblend.chem.parsing import read_smiles
 from moleblend.inference import each_geometry, in_batches, n_geometries, over_geometries
+from moleblend.model.batch import Batch
+from moleblend.model.blending import Blend
 
 
 def placed(smiles: str, *heights: float):

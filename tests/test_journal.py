@@ -12,9 +12,9 @@ from rich.console import Console
 
 from moleblend.chem.parsing import read_smiles
 from moleblend.data.store import write_store
-from moleblend.encoder import EncoderConfig
-from moleblend.heads import HeadsConfig
 from moleblend.journal import append, cut_after, judged_at, score_table
+from moleblend.model.encoder import EncoderConfig
+from moleblend.model.heads import HeadsConfig
 from moleblend.pretrain import pretrain
 from moleblend.recipe import PretrainConfig, ScheduleConfig
 from moleblend.recovery import Score

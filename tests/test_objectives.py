@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from moleblend import objectives
-from moleblend.batch import collate
-from moleblend.blending import BlendConfig, draw_blend
 from moleblend.chem.descriptors import describe
 from moleblend.chem.geometry import add_positions
 from moleblend.chem.molecule import N_DESCRIBED
 from moleblend.chem.parsing import read_smiles
-from moleblend.encoder import EncoderConfig, initialise
-from moleblend.heads import HeadsConfig, Model, ModelConfig
-from moleblend.objectives import (
+from moleblend.model import functional
+from moleblend.model.batch import collate
+from moleblend.model.blending import BlendConfig, draw_blend
+from moleblend.model.encoder import EncoderConfig, initialise
+from moleblend.model.heads import HeadsConfig, Model, ModelConfig
+from moleblend.model.objectives import (
     ObjectiveConfig,
     blend_then_predict,
     bond_classes,
@@ -24,7 +24,7 @@ from moleblend.objectives import (
     distance_loss,
     path_classes,
 )
-from moleblend.relations import N_BOND_KINDS, relate
+from moleblend.model.relations import N_BOND_KINDS, relate
 from moleblend.steps import batch_of
 
 Setting = namedtuple("Setting", "model blend objective")
@@ -365,7 +365,7 @@ def test_the_size_of_the_pieces_plays_no_role(setting, monkeypatch):
     blend = drawn(batch, setting.blend)
     found = []
     for n_logits in (2**18, 1):
-        monkeypatch.setattr(objectives, "_LOGITS_AT_ONCE", n_logits)
+        monkeypatch.setattr(functional, "_LOGITS_AT_ONCE", n_logits)
         model.zero_grad()
         loss = blend_then_predict(model, batch, blend, setting.objective)
         loss.total.backward()

@@ -9,14 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from moleblend.batch import collate
-from moleblend.blending import Blend, show
-from moleblend.checkpoint import from_reference
 from moleblend.chem.parsing import read_mol_block, read_smiles
-from moleblend.heads import unit_vectors
-from moleblend.objectives import ObjectiveConfig, blend_then_predict
-from moleblend.reference import to_reference
-from moleblend.relations import UNREACHABLE
+from moleblend.model.batch import collate
+from moleblend.model.blending import Blend, show
+from moleblend.model.checkpoint import from_reference
+from moleblend.model.heads import unit_vectors
+from moleblend.model.objectives import ObjectiveConfig, blend_then_predict
+from moleblend.model.published_weights import to_reference
+from moleblend.model.relations import UNREACHABLE
 
 
 class Fixture:

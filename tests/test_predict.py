@@ -12,15 +12,16 @@ import pytest
 import torch
 
 import moleblend
-from moleblend import checkpoint, inference, predict
+from moleblend import inference, predict
 from moleblend.chem.geometry import TooSlowError, add_positions
 from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.chem.parsing import read_smiles
 from moleblend.data.formats import read_table, write_table
 from moleblend.data.table import Rejected, read_molecules
 from moleblend.data.targets import Target, in_units
-from moleblend.encoder import EncoderConfig
-from moleblend.heads import HeadsConfig, Model, ModelConfig
+from moleblend.model import checkpoint
+from moleblend.model.encoder import EncoderConfig
+from moleblend.model.heads import HeadsConfig, Model, ModelConfig
 from moleblend.predict import Predictor, prepare
 
 QM9 = Path(moleblend.__file__).parent / "assets" / "qm9_2000.parquet"

@@ -7,7 +7,7 @@ import pytest
 from moleblend import preparation
 from moleblend.chem.molecule import MoleculeError
 from moleblend.data.splits import SPLITS
-from moleblend.encoder import EncoderConfig
+from moleblend.model.encoder import EncoderConfig
 from moleblend.preparation import Prepared, prepared
 from moleblend.settings import TrainConfig
 

@@ -17,17 +17,18 @@ import torch
 from rich.console import Console
 
 import moleblend
-from moleblend import checkpoint, journal, pretrain
-from moleblend.blending import BlendConfig
+from moleblend import journal, pretrain
 from moleblend.chem.molecule import FeatureVersion, Molecule
 from moleblend.chem.parsing import read_smiles
 from moleblend.data.formats import read_table
 from moleblend.data.store import MoleculeStore, write_store
 from moleblend.data.table import read_molecules
-from moleblend.encoder import EncoderConfig
 from moleblend.files import alone_with
-from moleblend.heads import HeadsConfig
-from moleblend.objectives import Loss, ObjectiveConfig
+from moleblend.model import checkpoint
+from moleblend.model.blending import BlendConfig
+from moleblend.model.encoder import EncoderConfig
+from moleblend.model.heads import HeadsConfig
+from moleblend.model.objectives import Loss, ObjectiveConfig
 from moleblend.recipe import PretrainConfig, ScheduleConfig
 from moleblend.steps import StepBatches
 

@@ -6,15 +6,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from moleblend.batch import collate
-from moleblend.blending import BlendConfig, show
 from moleblend.chem.descriptors import describe
 from moleblend.chem.parsing import read_smiles
-from moleblend.encoder import EncoderConfig, pair_vectors
-from moleblend.heads import HeadsConfig, Model, ModelConfig, Views
-from moleblend.objectives import bond_classes, path_classes
+from moleblend.model.batch import collate
+from moleblend.model.blending import BlendConfig, show
+from moleblend.model.encoder import EncoderConfig
+from moleblend.model.functional import pair_vectors
+from moleblend.model.heads import HeadsConfig, Model, ModelConfig, Views
+from moleblend.model.objectives import bond_classes, path_classes
+from moleblend.model.relations import relate
 from moleblend.recovery import SHOWN, score_views
-from moleblend.relations import relate
 from moleblend.steps import batch_of
 
 ENCODER = EncoderConfig(width=16, ffn_width=24, n_layers=1, n_heads=4, n_kernels=8)

@@ -25,13 +25,13 @@ from omegaconf import (
 )
 from safetensors.torch import save_file
 
-from moleblend.batch import collate
-from moleblend.blending import show
-from moleblend.checkpoint import convert, load, read_card
 from moleblend.chem.parsing import read_smiles
-from moleblend.encoder import EncoderConfig
-from moleblend.heads import HeadsConfig, Model, ModelConfig
-from moleblend.reference import (
+from moleblend.model.batch import collate
+from moleblend.model.blending import show
+from moleblend.model.checkpoint import convert, load, read_card
+from moleblend.model.encoder import EncoderConfig
+from moleblend.model.heads import HeadsConfig, Model, ModelConfig
+from moleblend.model.published_weights import (
     check_names,
     from_reference,
     read_published,

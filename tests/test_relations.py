@@ -11,7 +11,14 @@ from scipy.sparse.csgraph import shortest_path
 
 from moleblend.chem.molecule import BOND_FEATURE_SIZES, Molecule
 from moleblend.chem.parsing import read_smiles
-from moleblend.relations import N_BOND_KINDS, N_HOPS, UNREACHABLE, bond_kinds, relate, relate_all
+from moleblend.model.relations import (
+    N_BOND_KINDS,
+    N_HOPS,
+    UNREACHABLE,
+    bond_kinds,
+    relate,
+    relate_all,
+)
 
 
 def graph(n, bonds, bond_features=None):

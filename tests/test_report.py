@@ -9,16 +9,16 @@ import pytest
 from test_outcome import trained
 from test_train import CHAINS, N_CARBONS, PARTS, write
 
-from moleblend import checkpoint
 from moleblend.data.duplicates import find_repeats
 from moleblend.data.splits import Split
 from moleblend.data.targets import Target
-from moleblend.encoder import EncoderConfig
 from moleblend.evaluation.applicability_domain import LIKE, Nearness
 from moleblend.evaluation.baseline import Rival
 from moleblend.evaluation.comparison import Contest
 from moleblend.evaluation.metrics import binary_metrics, regression_metrics
-from moleblend.heads import Model, ModelConfig
+from moleblend.model import checkpoint
+from moleblend.model.encoder import EncoderConfig
+from moleblend.model.heads import Model, ModelConfig
 from moleblend.predict import Row
 from moleblend.report import write_train_report
 from moleblend.train import TrainConfig, TrainResult

@@ -11,14 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from moleblend import checkpoint, screening
+from moleblend import screening
 from moleblend.chem.molecule import MoleculeError
 from moleblend.data.formats import read_table, write_table
 from moleblend.data.targets import Target
-from moleblend.encoder import EncoderConfig
 from moleblend.evaluation.applicability_domain import Domain
 from moleblend.evaluation.uncertainty import Sureness
-from moleblend.heads import Model, ModelConfig
+from moleblend.model import checkpoint
+from moleblend.model.encoder import EncoderConfig
+from moleblend.model.heads import Model, ModelConfig
 from moleblend.predict import Predictor
 from moleblend.screening import FileAccount, embed_file, predict_file, write_embeddings
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from moleblend import checkpoint
 from moleblend.cli import main
-from moleblend.encoder import EncoderConfig
+from moleblend.model import checkpoint
+from moleblend.model.encoder import EncoderConfig
 from moleblend.search import NOTE, GoesOn, Search, search
 from moleblend.settings import TrainConfig
 from moleblend.train import TrainResult, train

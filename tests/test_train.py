@@ -15,12 +15,13 @@ from rich.console import Console
 from safetensors import safe_open
 
 import moleblend
-from moleblend import checkpoint, finetuning, runs, train
-from moleblend.checkpoint import Card
+from moleblend import finetuning, runs, train
 from moleblend.data.formats import read_table
-from moleblend.encoder import EncoderConfig
 from moleblend.evaluation.metrics import Metrics, best_threshold, binary_metrics
-from moleblend.heads import HeadsConfig, Model, ModelConfig
+from moleblend.model import checkpoint
+from moleblend.model.checkpoint import Card
+from moleblend.model.encoder import EncoderConfig
+from moleblend.model.heads import HeadsConfig, Model, ModelConfig
 from moleblend.predict import Predictor
 from moleblend.run_folder import reserved
 from moleblend.train import TrainConfig, TrainResult

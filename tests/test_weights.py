@@ -16,7 +16,6 @@ import torch
 from benchmarks import interim
 from benchmarks.interim import LIST, SkeletonList, hashed, skeleton
 from benchmarks.ship import ship
-from moleblend import checkpoint
 from moleblend.chem.parsing import read_smiles
 from moleblend.config import to_dict
 from moleblend.data.datasets.catalogue import ON_PROTOCOL_U
@@ -24,8 +23,9 @@ from moleblend.data.datasets.fetch import read
 from moleblend.data.splits import scaffold_split
 from moleblend.data.store import MoleculeStore, write_store
 from moleblend.data.table import Rejected, read_molecules, smiles_table
-from moleblend.encoder import EncoderConfig
-from moleblend.heads import HeadsConfig, Model, ModelConfig
+from moleblend.model import checkpoint
+from moleblend.model.encoder import EncoderConfig
+from moleblend.model.heads import HeadsConfig, Model, ModelConfig
 from moleblend.recipe import PretrainConfig, ScheduleConfig
 
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)

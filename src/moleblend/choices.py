@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from moleblend.blending import Views
 from moleblend.data.dataset import Labelled
 from moleblend.data.labels.target_detection import Assay, notes_of_cells
 from moleblend.data.splits import SPLITS, Split
 from moleblend.data.table import Table
+from moleblend.model.blending import Views
 from moleblend.settings import TrainConfig
 
 _FAR = 10

@@ -189,7 +189,7 @@ def _predict(arguments: list[str]) -> None:
 
 
 def _embed(arguments: list[str]) -> None:
-    from moleblend.checkpoint import PACKAGED
+    from moleblend.model.checkpoint import PACKAGED
     from moleblend.screening import embed_file
 
     def run(
@@ -313,7 +313,7 @@ def _explain(arguments: list[str]) -> None:
 
 
 def _convert(arguments: list[str]) -> None:
-    from moleblend import checkpoint
+    from moleblend.model import checkpoint
 
     def run(
         source: Annotated[Argument[Path], tyro.conf.arg(name="in", metavar="IN")],

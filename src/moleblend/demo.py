@@ -15,9 +15,6 @@ from jaxtyping import Int64
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from moleblend import checkpoint
-from moleblend.batch import collate
-from moleblend.blending import draw_blend, show
 from moleblend.chem.geometry import add_positions
 from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.chem.parsing import read_smiles
@@ -26,7 +23,10 @@ from moleblend.data.build_store import build_store
 from moleblend.data.formats import read_table, write_table
 from moleblend.data.table import Table, read_molecules
 from moleblend.demo_page import Demonstration, Example, write_demo_report
-from moleblend.encoder import EncoderConfig
+from moleblend.model import checkpoint
+from moleblend.model.batch import collate
+from moleblend.model.blending import draw_blend, show
+from moleblend.model.encoder import EncoderConfig
 from moleblend.page import require_matplotlib
 from moleblend.predict import Predictor
 from moleblend.pretrain import PretrainResult, pretrain

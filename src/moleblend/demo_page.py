@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from moleblend.blending import Blend
 from moleblend.chem.drawing import draw_svg
 from moleblend.chem.molecule import BOND_FEATURE_SIZES, Molecule
 from moleblend.evaluation.metrics import Metrics
+from moleblend.model.blending import Blend
+from moleblend.model.relations import relate
 from moleblend.page import (
     BLUE,
     GREEN,
@@ -25,7 +26,6 @@ from moleblend.page import (
     write_page,
 )
 from moleblend.pretraining_page import loss_plots, validation_plots, validation_table
-from moleblend.relations import relate
 from moleblend.report import figure_name, parity_picture
 from moleblend.train import TrainResult
 

@@ -15,7 +15,7 @@ from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy, ParallelStra
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.distributed.fsdp import MixedPrecision as TorchMixedPrecision
 
-from moleblend.encoder import Layer
+from moleblend.model.encoder import Layer
 from moleblend.recipe import PretrainConfig
 from moleblend.states import StateFiles
 

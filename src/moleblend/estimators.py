@@ -19,13 +19,13 @@ from sklearn.utils import Tags, assert_all_finite, check_array, check_consistent
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
-from moleblend.blending import Views
-from moleblend.checkpoint import PACKAGED
 from moleblend.chem.molecule import MoleculeError
 from moleblend.data.dataframes import is_frame, smiles_list
 from moleblend.data.formats import write_table
 from moleblend.data.splits import Split, random_split, scaffold_split
-from moleblend.encoder import EncoderConfig
+from moleblend.model.blending import Views
+from moleblend.model.checkpoint import PACKAGED
+from moleblend.model.encoder import EncoderConfig
 from moleblend.predict import Predictor, embed
 from moleblend.train import TrainConfig, train
 

@@ -31,15 +31,15 @@ import torch
 from jaxtyping import Bool, Float32, Float64
 from torch import Tensor
 
-from moleblend.batch import Batch, collate, pieces
-from moleblend.blending import Blend, Views, show
 from moleblend.chem.fingerprints import N_BITS, Environments, environments
 from moleblend.chem.molecule import Molecule
 from moleblend.data.targets import Target, in_units
-from moleblend.heads import Model
 from moleblend.inference import n_geometries
+from moleblend.model.batch import Batch, collate, pieces
+from moleblend.model.blending import Blend, Views, show
+from moleblend.model.heads import Model
+from moleblend.model.relations import UNREACHABLE
 from moleblend.predict import Predictor, Row, Source
-from moleblend.relations import UNREACHABLE
 
 VIEW_GROUPS = ("bond graph", "geometry")
 """What `Contributions.views` tells apart: path_length, edge_path, degree; distance, centrality."""

@@ -18,13 +18,13 @@ from jaxtyping import Bool, Float, Float32, Int16, Int64, UInt8
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from moleblend import checkpoint
-from moleblend.batch import Batch, collate
-from moleblend.blending import Views, show
 from moleblend.chem.descriptors import joined_features
 from moleblend.chem.parsing import read_smiles
 from moleblend.files import replacing
-from moleblend.heads import Model
+from moleblend.model import checkpoint
+from moleblend.model.batch import Batch, collate
+from moleblend.model.blending import Views, show
+from moleblend.model.heads import Model
 
 INPUTS_2D = ("atoms", "is_atom", "degree", "path_length", "edge_path")
 INPUTS_3D = (*INPUTS_2D, "positions", "has_positions")

@@ -18,16 +18,16 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
 from torch.utils.data import DataLoader, Sampler
 
-from moleblend.batch import Batch, collate, pieces, shuffled_batches
-from moleblend.blending import Blend, Views, show
 from moleblend.chem.molecule import Molecule
 from moleblend.data.dataset import Labelled
 from moleblend.data.targets import Target, in_units, output_slices, scaled
 from moleblend.evaluation.metrics import (
     score,
 )
-from moleblend.heads import Model
 from moleblend.inference import each_geometry, n_geometries, over_geometries
+from moleblend.model.batch import Batch, collate, pieces, shuffled_batches
+from moleblend.model.blending import Blend, Views, show
+from moleblend.model.heads import Model
 from moleblend.settings import TrainConfig
 
 _PAIRS_AT_ONCE = 2**18

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from moleblend.batch import Batch, collate
-from moleblend.blending import Blend, Views, show
 from moleblend.chem.molecule import Molecule
+from moleblend.model.batch import Batch, collate
+from moleblend.model.blending import Blend, Views, show
 
 _PAIRS_AT_ONCE = 60_000
 _MOLECULES_AT_ONCE = 64

@@ -25,12 +25,12 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from moleblend import checkpoint
 from moleblend.config import to_dict
 from moleblend.data.store import MoleculeStore
 from moleblend.environment import describe_environment
 from moleblend.files import replacing
-from moleblend.heads import Model
+from moleblend.model import checkpoint
+from moleblend.model.heads import Model
 from moleblend.recipe import PretrainConfig, ScheduleConfig
 from moleblend.recovery import SHOWN, Score, named_metric, score_views
 from moleblend.states import LAST, kept_state

@@ -14,9 +14,6 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from moleblend import checkpoint
-from moleblend.batch import Batch
-from moleblend.blending import Blend, Views
 from moleblend.chem.conformers import ConformerConfig, Conformers, cache_folder
 from moleblend.chem.descriptors import joined_features
 from moleblend.chem.fingerprints import is_readable
@@ -30,6 +27,9 @@ from moleblend.evaluation.applicability_domain import Nearness, nearness_of
 from moleblend.evaluation.conformal import check_confidence
 from moleblend.evaluation.uncertainty import CONFIDENCE
 from moleblend.inference import over_geometries
+from moleblend.model import checkpoint
+from moleblend.model.batch import Batch
+from moleblend.model.blending import Blend, Views
 
 Errors = Literal["keep", "skip", "raise"]
 Source = str | Path | Table | Sequence[str] | Sequence[Molecule] | Frame

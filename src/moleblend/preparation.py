@@ -8,8 +8,6 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int64
 
-from moleblend import checkpoint
-from moleblend.blending import Views
 from moleblend.chem.descriptors import joined_features
 from moleblend.chem.fingerprints import is_readable
 from moleblend.chem.molecule import Molecule, MoleculeError
@@ -22,8 +20,10 @@ from moleblend.data.labels.target_detection import Assay, read_assay
 from moleblend.data.splits import SPLITS, Split, folds, given_split
 from moleblend.data.table import Table, find_smiles_column, read_molecules
 from moleblend.data.targets import Target
-from moleblend.encoder import EncoderConfig
 from moleblend.evaluation.baseline import plan_forest
+from moleblend.model import checkpoint
+from moleblend.model.blending import Views
+from moleblend.model.encoder import EncoderConfig
 from moleblend.predict import Row, prepare
 from moleblend.runs import Start
 from moleblend.settings import TrainConfig

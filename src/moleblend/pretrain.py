@@ -16,16 +16,16 @@ from rich.console import Console
 from rich.progress import Progress
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from moleblend import checkpoint
 from moleblend.chem.descriptors import describe
 from moleblend.config import from_dict, to_dict
 from moleblend.data.build_store import build_store, count_unfinished
 from moleblend.data.store import MoleculeStore
 from moleblend.devices import first_process_first, make_trainer, quiet_lightning
 from moleblend.files import alone_with, replacing, sweep
-from moleblend.heads import Model, ModelConfig
 from moleblend.journal import Journal, PretrainResult, peak_mb, read_scores, score_table
-from moleblend.objectives import blend_then_predict, constant_losses
+from moleblend.model import checkpoint
+from moleblend.model.heads import Model, ModelConfig
+from moleblend.model.objectives import blend_then_predict, constant_losses
 from moleblend.recipe import PretrainConfig
 from moleblend.states import LAST, find_state, settle_state
 from moleblend.steps import Share, StepBatches, StepLoader, batch_of

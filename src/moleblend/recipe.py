@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from moleblend.blending import BlendConfig
-from moleblend.encoder import EncoderConfig
-from moleblend.heads import HeadsConfig, Readout
-from moleblend.objectives import ObjectiveConfig
+from moleblend.model.blending import BlendConfig
+from moleblend.model.encoder import EncoderConfig
+from moleblend.model.heads import HeadsConfig, Readout
+from moleblend.model.objectives import ObjectiveConfig
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from moleblend.batch import Batch
-from moleblend.blending import Blend, BlendConfig, draw_blend, show
-from moleblend.encoder import pair_vectors
-from moleblend.heads import HeadsConfig, Model, Views
-from moleblend.objectives import bond_classes, path_classes
+from moleblend.model.batch import Batch
+from moleblend.model.blending import Blend, BlendConfig, draw_blend, show
+from moleblend.model.functional import pair_vectors
+from moleblend.model.heads import HeadsConfig, Model, Views
+from moleblend.model.objectives import bond_classes, path_classes
 
 SHOWN = ("visible", "hidden", "modality hidden")
 """How a view was learnt: shown for the pair itself, as (i, j) or as (j, i), which gives the same

@@ -14,9 +14,9 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from moleblend import checkpoint
 from moleblend.devices import make_trainer, quiet_lightning
 from moleblend.journal import peak_mb
+from moleblend.model import checkpoint
 from moleblend.pretrain import (
     Pretraining,
     hold_out,

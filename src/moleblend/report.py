@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import Float64
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from moleblend import checkpoint
 from moleblend.config import to_dict
 from moleblend.data.targets import Target, output_slices
 from moleblend.data_page import data_part
@@ -15,6 +14,7 @@ from moleblend.evaluation.baseline import about_forest
 from moleblend.evaluation.comparison import verdicts
 from moleblend.evaluation.metrics import Metrics
 from moleblend.mistakes_page import mistakes_part
+from moleblend.model import checkpoint
 from moleblend.page import (
     BLUE,
     GREY,

@@ -12,8 +12,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from moleblend import checkpoint
-from moleblend.blending import Views
 from moleblend.columns import domain_names, result_names
 from moleblend.config import to_dict
 from moleblend.data.formats import write_table
@@ -23,7 +21,9 @@ from moleblend.evaluation.baseline import about_forest
 from moleblend.evaluation.comparison import record
 from moleblend.evaluation.metrics import why_undefined
 from moleblend.files import alone_with, replacing
-from moleblend.heads import Model
+from moleblend.model import checkpoint
+from moleblend.model.blending import Views
+from moleblend.model.heads import Model
 from moleblend.outcome import TrainResult
 
 

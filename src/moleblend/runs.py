@@ -8,8 +8,6 @@ import torch
 from jaxtyping import Float32, Float64
 from rich.console import Console
 
-from moleblend import checkpoint
-from moleblend.blending import Views
 from moleblend.chem.descriptors import FEATURES
 from moleblend.chem.molecule import Molecule
 from moleblend.columns import mean_of_members, spread_of_members
@@ -17,14 +15,16 @@ from moleblend.data.dataset import Labelled
 from moleblend.data.labels.target_detection import Assay
 from moleblend.data.splits import Split
 from moleblend.data.targets import Target, in_units, output_slices
-from moleblend.encoder import EncoderConfig
 from moleblend.evaluation.applicability_domain import Domain, Nearness, nearness_of
 from moleblend.evaluation.baseline import Rival, learn_forest
 from moleblend.evaluation.metrics import Metrics, best_threshold, regression_metrics, score
 from moleblend.evaluation.uncertainty import Sureness
 from moleblend.evaluation.uncertainty_evaluation import Said, said_of
 from moleblend.finetuning import FineTuning, fit
-from moleblend.heads import Model, ModelConfig, Readout
+from moleblend.model import checkpoint
+from moleblend.model.blending import Views
+from moleblend.model.encoder import EncoderConfig
+from moleblend.model.heads import Model, ModelConfig, Readout
 from moleblend.search import GoesOn
 from moleblend.settings import TrainConfig
 

@@ -15,8 +15,7 @@ import pyarrow as pa
 import torch
 from jaxtyping import Float32
 
-from moleblend import __version__, checkpoint
-from moleblend.blending import Views
+from moleblend import __version__
 from moleblend.chem.parsing import RDKIT_VERSION
 from moleblend.data.formats import check_ending, read_pieces, write_tables
 from moleblend.data.table import Table
@@ -24,6 +23,8 @@ from moleblend.engines import Engine, map_in_order
 from moleblend.evaluation.conformal import check_confidence
 from moleblend.evaluation.uncertainty import CONFIDENCE
 from moleblend.files import alone_with, replacing
+from moleblend.model import checkpoint
+from moleblend.model.blending import Views
 from moleblend.parts import Parts, file_sha256
 from moleblend.predict import Errors, Predictor
 

@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 import tyro
 
-from moleblend.checkpoint import PACKAGED
 from moleblend.config import check_choices
 from moleblend.data.labels.label_column import Task
-from moleblend.encoder import EncoderConfig
 from moleblend.evaluation.baseline import N_TREES
+from moleblend.model.checkpoint import PACKAGED
+from moleblend.model.encoder import EncoderConfig
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from moleblend.batch import Batch, collate, shuffled_batches
-from moleblend.blending import Blend, draw_blend
 from moleblend.chem.descriptors import describe
 from moleblend.chem.molecule import Molecule
 from moleblend.data.store import MoleculeStore
-from moleblend.heads import HeadsConfig
-from moleblend.objectives import denominators
+from moleblend.model.batch import Batch, collate, shuffled_batches
+from moleblend.model.blending import Blend, draw_blend
+from moleblend.model.heads import HeadsConfig
+from moleblend.model.objectives import denominators
 from moleblend.recipe import PretrainConfig
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
-from moleblend import checkpoint
 from moleblend.data.formats import write_table
 from moleblend.data.targets import Target
-from moleblend.encoder import EncoderConfig
-from moleblend.heads import HeadsConfig, Model, ModelConfig
+from moleblend.model import checkpoint
+from moleblend.model.encoder import EncoderConfig
+from moleblend.model.heads import HeadsConfig, Model, ModelConfig
 from moleblend.predict import Predictor
 
 FOLDER = Path(__file__).parent

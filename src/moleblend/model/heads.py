@@ -11,20 +11,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from moleblend.batch import Batch
-from moleblend.blending import Blend
 from moleblend.chem.molecule import N_DESCRIBED
 from moleblend.data.targets import Target
-from moleblend.encoder import (
-    Dropout,
-    Encoded,
-    Encoder,
-    EncoderConfig,
-    initialise,
-    pair_vectors,
-    softmax,
-)
-from moleblend.relations import N_HOPS
+from moleblend.model.batch import Batch
+from moleblend.model.blending import Blend
+from moleblend.model.encoder import Encoded, Encoder, EncoderConfig, initialise
+from moleblend.model.functional import Dropout, pair_vectors, softmax
+from moleblend.model.relations import N_HOPS
 
 
 @dataclass(frozen=True)

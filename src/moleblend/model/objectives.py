@@ -8,21 +8,16 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
-from torch.autograd.function import BackwardCFunction, FunctionCtx
 
-from moleblend.batch import Batch
-from moleblend.blending import Blend
 from moleblend.chem.molecule import BOND_FEATURE_SIZES
-from moleblend.encoder import pair_vectors
-from moleblend.heads import HeadsConfig, Model, OuterProduct, Scaling
-from moleblend.relations import N_BOND_KINDS
+from moleblend.model.batch import Batch
+from moleblend.model.blending import Blend
+from moleblend.model.functional import IGNORED, PairCrossEntropy, pair_vectors
+from moleblend.model.heads import HeadsConfig, Model, OuterProduct, Scaling
+from moleblend.model.relations import N_BOND_KINDS
 
-_IGNORED = -100
 _LEAST = 1e-8
 """Where nothing was scored the error is 0, and is divided by this."""
-
-_LOGITS_AT_ONCE = 2**18
-"""Logits of pairs that stand in memory at one time: 1 MiB, which a cache holds."""
 
 
 @dataclass(frozen=True)
@@ -159,8 +154,8 @@ def denominators(
     pairs = _placed_pairs(batch)
     geometry = pairs.sum() if heads.geometry == "distance" else pairs.any(-1).any(-1).sum()
     scored = [
-        (path_classes(batch, heads.n_path_classes) != _IGNORED).sum(),
-        (bond_classes(batch, heads) != _IGNORED).sum(),
+        (path_classes(batch, heads.n_path_classes) != IGNORED).sum(),
+        (bond_classes(batch, heads) != IGNORED).sum(),
         geometry,
         _noise_scored(batch, blend, config),
     ]
@@ -213,7 +208,7 @@ def path_classes(batch: Batch, n_classes: int) -> Int64[Tensor, "b n n"]:
     """Class of each path length: length - 1, the last one for all longer; -100 where none is."""
     length = batch.path_length.long()
     classes = length.clamp(max=n_classes) - 1
-    return torch.where(batch.is_pair & (length > 0), classes, _IGNORED)
+    return torch.where(batch.is_pair & (length > 0), classes, IGNORED)
 
 
 def bond_classes(batch: Batch, heads: HeadsConfig) -> Int64[Tensor, "b n n k"]:
@@ -227,9 +222,9 @@ def bond_classes(batch: Batch, heads: HeadsConfig) -> Int64[Tensor, "b n n k"]:
     bond_type, stereo = kind // (n_stereo * n_conjugated), kind // n_conjugated % n_stereo
     _, stereos, conjugations = heads.bond_vocabulary
     classes = (bond_type * stereos + stereo) * conjugations + kind % n_conjugated
-    classes = torch.where(classes < heads.n_bond_classes, classes, _IGNORED)
-    classes = F.pad(classes, (1, 0), value=_IGNORED)
-    return torch.where(batch.is_pair[..., None], classes[batch.edge_path.int()], _IGNORED)
+    classes = torch.where(classes < heads.n_bond_classes, classes, IGNORED)
+    classes = F.pad(classes, (1, 0), value=IGNORED)
+    return torch.where(batch.is_pair[..., None], classes[batch.edge_path.int()], IGNORED)
 
 
 def distance_loss(predicted: Float[Tensor, "b n n 1"], batch: Batch) -> Part:
@@ -280,7 +275,7 @@ def _descriptors_of(batch: Batch) -> Float[Tensor, "b f"]:
 
 
 def _counted(classes: Int64[Tensor, "*s"], n_classes: int) -> Int64[Tensor, " c"]:
-    return torch.bincount(classes[classes != _IGNORED], minlength=n_classes)
+    return torch.bincount(classes[classes != IGNORED], minlength=n_classes)
 
 
 def _constant_huber(described: Float[Tensor, "m f"]) -> float:
@@ -326,61 +321,5 @@ def _cross_entropy(
 ) -> Part:
     """Cross entropy, mean over the scored (i, j, hop) of the batch."""
     rows, columns = (side.float() for side in sides)
-    error = _PairCrossEntropy.apply(rows, columns, head.linear.weight, head.linear.bias, classes)
-    return Part(error, (classes != _IGNORED).sum().float())
-
-
-class _PairCrossEntropy(torch.autograd.Function):
-    """Sum of the cross entropies of the logits r_i W c_j + b, of which only few stand in memory.
-
-    Atoms i are taken in pieces, and with the logits of a piece at hand its gradients are cheap:
-    softmax minus the right class, once more through the same products. So they are computed at
-    once, and the logits forgotten.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx,
-        rows: Float[Tensor, "b n r"],
-        columns: Float[Tensor, "b n r"],
-        weight: Float[Tensor, "c rr"],
-        bias: Float[Tensor, " c"],
-        classes: Int64[Tensor, "b n n k"],
-    ) -> Float[Tensor, ""]:
-        """Sum over what is scored."""
-        _, n, rank = rows.shape
-        rows, classes = rows.flatten(0, 1), classes.flatten(0, 1)
-        # [r (r c)]: the row side is contracted first, so that the logits of one i are one product
-        turned = weight.view(-1, rank, rank).permute(1, 2, 0).flatten(1)
-        total = bias.new_zeros(())
-        to_rows, to_columns = torch.zeros_like(rows), torch.zeros_like(columns)
-        to_turned, to_bias = torch.zeros_like(turned), torch.zeros_like(bias)
-        scored = (classes != _IGNORED).flatten(1).any(1).nonzero()[:, 0]
-        for piece in scored.split(max(1, _LOGITS_AT_ONCE // (n * len(bias)))):
-            row, column, right = rows[piece], columns[piece // n], classes[piece]
-            half = (row @ turned).unflatten(-1, (rank, -1))
-            logits = torch.baddbmm(bias, column, half)  # [i n c]
-            is_ignored, right = right == _IGNORED, right.clamp(min=0)[..., None]
-            # By hand, since torch's softmax is slow on a CPU for fewer than 16 classes.
-            logits = logits.unflatten(-1, (right.shape[-2], -1))
-            logits -= logits.amax(-1, keepdim=True)
-            chosen = logits.gather(-1, right)
-            error = logits.exp_()
-            weight_of_all = error.sum(-1, keepdim=True)
-            total += (weight_of_all.log() - chosen)[..., 0].masked_fill_(is_ignored, 0).sum()
-            # The gradient of the logits: how likely each class is, less 1 for the right one.
-            error = error.div_(weight_of_all).scatter_(-1, right, -1.0, reduce="add")
-            error = error.masked_fill_(is_ignored[..., None], 0).flatten(2)
-            to_half = (column.transpose(1, 2) @ error).flatten(1)
-            to_rows[piece] = to_half @ turned.T
-            to_columns.index_add_(0, piece // n, error @ half.transpose(1, 2))
-            to_turned.addmm_(row.T, to_half)
-            to_bias += error.sum((0, 1))
-        to_weight = to_turned.view(rank, rank, -1).permute(2, 0, 1).reshape_as(weight)
-        ctx.save_for_backward(to_rows.view_as(columns), to_columns, to_weight, to_bias)
-        return total
-
-    @staticmethod
-    def backward(ctx: BackwardCFunction, *outer: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
-        """Scale the gradients that stand already."""
-        return *(outer[0] * gradient for gradient in ctx.saved_tensors), None
+    error = PairCrossEntropy.apply(rows, columns, head.linear.weight, head.linear.bias, classes)
+    return Part(error, (classes != IGNORED).sum().float())

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Float32, Int16, Int64, UInt8
 from torch import Tensor
 
 from moleblend.chem.molecule import Molecule, MoleculeError
-from moleblend.relations import N_HOPS, bond_kinds, relate_all
+from moleblend.model.relations import N_HOPS, bond_kinds, relate_all
 
 _POOL = 16
 """Batches among which molecules are sorted by size."""

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from moleblend.chem.molecule import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES
-from moleblend.encoder import EncoderConfig
-from moleblend.heads import HeadsConfig, Model, ModelConfig
-from moleblend.relations import N_HOPS
+from moleblend.model.encoder import EncoderConfig
+from moleblend.model.heads import HeadsConfig, Model, ModelConfig
+from moleblend.model.relations import N_HOPS
 
 _SLOT = 512  # rows of the published embedding tables that each feature owns
 _UNUSED = re.compile(

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from moleblend.batch import Batch
+from moleblend.model.batch import Batch
 
 VIEWS = ("path_length", "edge_path", "distance")
 """The views of a pair, in the order of `Blend.pairs`."""

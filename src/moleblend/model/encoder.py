@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.autograd.function import BackwardCFunction, FunctionCtx
 
-from moleblend.batch import Batch, Packing
-from moleblend.blending import Blend
 from moleblend.chem.molecule import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES, FeatureVersion
-from moleblend.relations import N_BOND_KINDS, N_HOPS, UNREACHABLE
+from moleblend.model.batch import Batch, Packing
+from moleblend.model.blending import Blend
+from moleblend.model.functional import Dropout, Gaussians, dropout, pair_vectors, softmax
+from moleblend.model.relations import N_BOND_KINDS, N_HOPS, UNREACHABLE
 
 # oneDNN keeps a compiled GELU for every number of atoms in a batch that it has met, up to 1,024 of
 # them. They outlive their batch and lie scattered over the heap, which glibc then can neither give
@@ -23,8 +23,6 @@ from moleblend.relations import N_BOND_KINDS, N_HOPS, UNREACHABLE
 # first GELU is computed.
 if "DNNL_PRIMITIVE_CACHE_CAPACITY" not in os.environ:  # its former name, which is read too
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8")
-
-_LITERAL_PI = 3.14159  # the published Gaussians use this value of pi
 
 
 @dataclass(frozen=True)
@@ -126,11 +124,6 @@ class Encoded:
     all_layers: Float[Tensor, "b n d"]
     molecule: Float[Tensor, "b d"]
     pair_bias: Float[Tensor, "b h t t"]
-
-
-def pair_vectors(positions: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n n 3"]:
-    """Vectors p_j - p_i in Å."""
-    return positions[:, None, :, :] - positions[:, :, None, :]
 
 
 class Encoder(nn.Module):
@@ -325,7 +318,7 @@ class GaussianKernels(nn.Module):
         elements = batch.atoms[..., 0]
         scale = self.scale[0][elements][:, :, None] + self.scale[1][elements][:, None, :]
         shift = self.shift[0][elements][:, :, None] + self.shift[1][elements][:, None, :]
-        return _Gaussians.apply(scale * distance + shift, self.centres, self.widths.abs() + 0.01)
+        return Gaussians.apply(scale * distance + shift, self.centres, self.widths.abs() + 0.01)
 
     @torch.no_grad()
     def spread(self, longest: float = 10.0) -> None:
@@ -335,60 +328,6 @@ class GaussianKernels(nn.Module):
         self.widths.fill_(longest / max(n_kernels - 1, 1))
         self.scale.fill_(0.5)  # two halves: v is the distance in Å
         self.shift.zero_()
-
-
-class _Gaussians(torch.autograd.Function):
-    """g_k(v) = exp(-o_k^2 / 2) / (sqrt(2 pi) s_k) with o_k = (v - mu_k) / s_k.
-
-    Of the many [b n n k] tensors on the way only g is kept; o is computed again for the gradients
-    dg/dv = -g o / s, dg/dmu = g o / s and dg/ds = g (o^2 - 1) / s.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx,
-        value: Float[Tensor, "b n n"],
-        centres: Float[Tensor, " k"],
-        width: Float[Tensor, " k"],
-    ) -> Float[Tensor, "b n n k"]:
-        """Evaluate all Gaussians at all values."""
-        offset = (value[..., None] - centres).div_(width)
-        log_height = -torch.log(math.sqrt(2 * _LITERAL_PI) * width)
-        gaussians = torch.addcmul(log_height, offset, offset, value=-0.5).exp_()
-        ctx.save_for_backward(value, centres, width, gaussians)
-        return gaussians
-
-    @staticmethod
-    def backward(
-        ctx: BackwardCFunction, *outer: Float[Tensor, "b n n k"]
-    ) -> tuple[Float[Tensor, "b n n"], Float[Tensor, " k"], Float[Tensor, " k"]]:
-        """Give the gradients of values, centres and widths."""
-        value, centres, width, gaussians = list(ctx.saved_tensors)
-        offset = (value[..., None] - centres).div_(width)
-        slope = outer[0] * gaussians
-        to_height = slope.sum((0, 1, 2))
-        slope *= offset
-        to_value, to_centres = -(slope @ width.reciprocal()), slope.sum((0, 1, 2)) / width
-        to_width = (slope.mul_(offset).sum((0, 1, 2)) - to_height) / width
-        return to_value, to_centres, to_width
-
-
-def dropout(values: Float[Tensor, "*s"], rate: float) -> Float[Tensor, "*s"]:
-    """Set a share of the values to 0 and scale the others up.
-
-    On a CPU the random numbers are what it costs: `rand` takes half as long as `bernoulli_`.
-    """
-    if values.is_cuda or rate == 0:
-        return F.dropout(values, rate)
-    return values * torch.rand_like(values).ge_(rate).mul_(1 / (1 - rate))
-
-
-class Dropout(nn.Dropout):
-    """`dropout` in training."""
-
-    def forward(self, input: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-        """Apply it."""
-        return dropout(input, self.p if self.training else 0.0)
 
 
 class Layer(nn.Module):
@@ -445,14 +384,6 @@ class Layer(nn.Module):
         n, group = (n_tokens, packing.column) if self.drops_tokens else (n_molecules, packing.row)
         kept = torch.rand(n, device=branch.device) >= self.depth_rate
         return branch * (kept / (1 - self.depth_rate))[group, None]
-
-
-def softmax(logits: Float[Tensor, "*s t"]) -> Float[Tensor, "*s t"]:
-    """Softmax over the last axis, which gets at least 16 columns: below, torch is slow on a CPU."""
-    n = logits.shape[-1]
-    if torch.compiler.is_compiling() or n >= 16:  # a compiled graph is for all sizes
-        return logits.softmax(-1)
-    return F.pad(logits, (0, 16 - n), value=-math.inf).softmax(-1)[..., :n]
 
 
 @torch.no_grad()

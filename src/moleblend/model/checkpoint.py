@@ -13,12 +13,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from moleblend.config import from_dict, to_dict
-from moleblend.encoder import EncoderConfig
 from moleblend.evaluation.applicability_domain import PREFIX, Domain, Thresholds
 from moleblend.evaluation.uncertainty import Sureness
 from moleblend.files import replacing
-from moleblend.heads import HeadsConfig, Model, ModelConfig
-from moleblend.reference import check_names, from_reference, read_published
+from moleblend.model.encoder import EncoderConfig
+from moleblend.model.heads import HeadsConfig, Model, ModelConfig
+from moleblend.model.published_weights import check_names, from_reference, read_published
 
 __all__ = [
     "FORMAT_VERSION",
@@ -46,7 +46,7 @@ FORMAT_VERSION = 1
 PACKAGED = "packaged"
 """How the model that comes with the package is named where a path could stand."""
 
-_ASSETS = Path(__file__).parent / "assets"
+_ASSETS = Path(__file__).parents[1] / "assets"
 
 _MAY_CHANGE = {
     "dropout",

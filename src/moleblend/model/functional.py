@@ -1,0 +1,139 @@
+"""Fast kernels, each equal to a plain formula: Gaussians, dropout, softmax, pair cross entropy."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction, FunctionCtx
+
+_LITERAL_PI = 3.14159  # the published Gaussians use this value of pi
+
+
+def pair_vectors(positions: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n n 3"]:
+    """Vectors p_j - p_i in Å."""
+    return positions[:, None, :, :] - positions[:, :, None, :]
+
+
+class Gaussians(torch.autograd.Function):
+    """g_k(v) = exp(-o_k^2 / 2) / (sqrt(2 pi) s_k) with o_k = (v - mu_k) / s_k.
+
+    Of the many [b n n k] tensors on the way only g is kept; o is computed again for the gradients
+    dg/dv = -g o / s, dg/dmu = g o / s and dg/ds = g (o^2 - 1) / s.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        value: Float[Tensor, "b n n"],
+        centres: Float[Tensor, " k"],
+        width: Float[Tensor, " k"],
+    ) -> Float[Tensor, "b n n k"]:
+        """Evaluate all Gaussians at all values."""
+        offset = (value[..., None] - centres).div_(width)
+        log_height = -torch.log(math.sqrt(2 * _LITERAL_PI) * width)
+        gaussians = torch.addcmul(log_height, offset, offset, value=-0.5).exp_()
+        ctx.save_for_backward(value, centres, width, gaussians)
+        return gaussians
+
+    @staticmethod
+    def backward(
+        ctx: BackwardCFunction, *outer: Float[Tensor, "b n n k"]
+    ) -> tuple[Float[Tensor, "b n n"], Float[Tensor, " k"], Float[Tensor, " k"]]:
+        """Give the gradients of values, centres and widths."""
+        value, centres, width, gaussians = list(ctx.saved_tensors)
+        offset = (value[..., None] - centres).div_(width)
+        slope = outer[0] * gaussians
+        to_height = slope.sum((0, 1, 2))
+        slope *= offset
+        to_value, to_centres = -(slope @ width.reciprocal()), slope.sum((0, 1, 2)) / width
+        to_width = (slope.mul_(offset).sum((0, 1, 2)) - to_height) / width
+        return to_value, to_centres, to_width
+
+
+def dropout(values: Float[Tensor, "*s"], rate: float) -> Float[Tensor, "*s"]:
+    """Set a share of the values to 0 and scale the others up.
+
+    On a CPU the random numbers are what it costs: `rand` takes half as long as `bernoulli_`.
+    """
+    if values.is_cuda or rate == 0:
+        return F.dropout(values, rate)
+    return values * torch.rand_like(values).ge_(rate).mul_(1 / (1 - rate))
+
+
+class Dropout(nn.Dropout):
+    """`dropout` in training."""
+
+    def forward(self, input: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+        """Apply it."""
+        return dropout(input, self.p if self.training else 0.0)
+
+
+def softmax(logits: Float[Tensor, "*s t"]) -> Float[Tensor, "*s t"]:
+    """Softmax over the last axis, which gets at least 16 columns: below, torch is slow on a CPU."""
+    n = logits.shape[-1]
+    if torch.compiler.is_compiling() or n >= 16:  # a compiled graph is for all sizes
+        return logits.softmax(-1)
+    return F.pad(logits, (0, 16 - n), value=-math.inf).softmax(-1)[..., :n]
+
+
+IGNORED = -100
+_LOGITS_AT_ONCE = 2**18
+"""Logits of pairs that stand in memory at one time: 1 MiB, which a cache holds."""
+
+
+class PairCrossEntropy(torch.autograd.Function):
+    """Sum of the cross entropies of the logits r_i W c_j + b, of which only few stand in memory.
+
+    Atoms i are taken in pieces, and with the logits of a piece at hand its gradients are cheap:
+    softmax minus the right class, once more through the same products. So they are computed at
+    once, and the logits forgotten.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        rows: Float[Tensor, "b n r"],
+        columns: Float[Tensor, "b n r"],
+        weight: Float[Tensor, "c rr"],
+        bias: Float[Tensor, " c"],
+        classes: Int64[Tensor, "b n n k"],
+    ) -> Float[Tensor, ""]:
+        """Sum over what is scored."""
+        _, n, rank = rows.shape
+        rows, classes = rows.flatten(0, 1), classes.flatten(0, 1)
+        # [r (r c)]: the row side is contracted first, so that the logits of one i are one product
+        turned = weight.view(-1, rank, rank).permute(1, 2, 0).flatten(1)
+        total = bias.new_zeros(())
+        to_rows, to_columns = torch.zeros_like(rows), torch.zeros_like(columns)
+        to_turned, to_bias = torch.zeros_like(turned), torch.zeros_like(bias)
+        scored = (classes != IGNORED).flatten(1).any(1).nonzero()[:, 0]
+        for piece in scored.split(max(1, _LOGITS_AT_ONCE // (n * len(bias)))):
+            row, column, right = rows[piece], columns[piece // n], classes[piece]
+            half = (row @ turned).unflatten(-1, (rank, -1))
+            logits = torch.baddbmm(bias, column, half)  # [i n c]
+            is_ignored, right = right == IGNORED, right.clamp(min=0)[..., None]
+            # By hand, since torch's softmax is slow on a CPU for fewer than 16 classes.
+            logits = logits.unflatten(-1, (right.shape[-2], -1))
+            logits -= logits.amax(-1, keepdim=True)
+            chosen = logits.gather(-1, right)
+            error = logits.exp_()
+            weight_of_all = error.sum(-1, keepdim=True)
+            total += (weight_of_all.log() - chosen)[..., 0].masked_fill_(is_ignored, 0).sum()
+            # The gradient of the logits: how likely each class is, less 1 for the right one.
+            error = error.div_(weight_of_all).scatter_(-1, right, -1.0, reduce="add")
+            error = error.masked_fill_(is_ignored[..., None], 0).flatten(2)
+            to_half = (column.transpose(1, 2) @ error).flatten(1)
+            to_rows[piece] = to_half @ turned.T
+            to_columns.index_add_(0, piece // n, error @ half.transpose(1, 2))
+            to_turned.addmm_(row.T, to_half)
+            to_bias += error.sum((0, 1))
+        to_weight = to_turned.view(rank, rank, -1).permute(2, 0, 1).reshape_as(weight)
+        ctx.save_for_backward(to_rows.view_as(columns), to_columns, to_weight, to_bias)
+        return total
+
+    @staticmethod
+    def backward(ctx: BackwardCFunction, *outer: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
+        """Scale the gradients that stand already."""
+        return *(outer[0] * gradient for gradient in ctx.saved_tensors), None
