@@ -29,12 +29,12 @@ from rich.console import Console
 from moleblend.chem.molecule import Molecule
 from moleblend.chem.parsing import read_smiles
 from moleblend.data.formats import read_table
-from moleblend.explanation import contributions
 from moleblend.model.batch import collate
 from moleblend.model.blending import Blend, show
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import Model
-from moleblend.predict import Predictor
+from moleblend.prediction.explanation import contributions
+from moleblend.prediction.predictor import Predictor
 from moleblend.train import TrainConfig, train
 
 FIELDS = ("account", "metric", "value", "molecules")

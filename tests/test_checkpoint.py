@@ -25,7 +25,7 @@ from moleblend.model.blending import show
 from moleblend.model.checkpoint import Card, count_parameters, load, read_card, save, transfer
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import Model, ModelConfig
-from moleblend.predict import Predictor
+from moleblend.prediction.predictor import Predictor
 
 ENCODER = EncoderConfig(width=8, ffn_width=12, n_layers=2, n_heads=2, n_kernels=4)
 GAP = Target("gap", "regression", unit="eV", mean=6.5, scale=1.25)

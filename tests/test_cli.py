@@ -386,7 +386,7 @@ def test_a_system_error_is_a_sentence_too(
 
     command = ["predict", "model.safetensors", "chains.csv", "out.csv"]
     with monkeypatch.context() as patch:
-        patch.setattr("moleblend.screening.write_tables", full)
+        patch.setattr("moleblend.prediction.screening.write_tables", full)
         assert cli.main(command) == 2
     assert capfd.readouterr().err == f"moleblend: {folder / 'out.csv'}: No space left on device\n"
     assert not (folder / "out.csv").exists()

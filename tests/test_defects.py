@@ -19,7 +19,7 @@ import moleblend
 from moleblend import cli, runs, train
 from moleblend.chem.parsing import read_smiles
 from moleblend.finetuning import FineTuning
-from moleblend.predict import Predictor
+from moleblend.prediction.predictor import Predictor
 
 QM9 = Path(moleblend.__file__).parent / "assets" / "qm9_2000.parquet"
 TINY = [

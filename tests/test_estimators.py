@@ -31,7 +31,7 @@ from moleblend.chem.molecule import MoleculeError
 from moleblend.model import checkpoint
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import Model, ModelConfig
-from moleblend.predict import Predictor
+from moleblend.prediction.predictor import Predictor
 
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)
 SMILES = ["C" * k + end for k in range(1, 9) for end in "ONF"]

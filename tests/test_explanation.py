@@ -12,13 +12,13 @@ from moleblend.chem.geometry import add_positions
 from moleblend.chem.molecule import Molecule
 from moleblend.chem.parsing import read_mol_block, read_smiles
 from moleblend.data.targets import Target
-from moleblend.explanation import Contributions, explain
 from moleblend.model import checkpoint
 from moleblend.model.batch import collate
 from moleblend.model.blending import show
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
-from moleblend.predict import Predictor
+from moleblend.prediction.explanation import Contributions, explain
+from moleblend.prediction.predictor import Predictor
 
 TINY = EncoderConfig(
     width=16,
@@ -242,7 +242,7 @@ def test_pieces_that_fit_into_memory_change_nothing(
 ) -> None:
     predictor, molecule = make(), placed("CC(=O)NC")
     whole = one(predictor, molecule)
-    monkeypatch.setattr("moleblend.explanation._PAIRS_AT_ONCE", 60)
+    monkeypatch.setattr("moleblend.prediction.explanation._PAIRS_AT_ONCE", 60)
     pieces = one(predictor, molecule)
     for name in ("atoms", "views", "pairs", "answer"):
         assert getattr(pieces, name) == pytest.approx(getattr(whole, name), abs=1e-5), name

@@ -12,15 +12,15 @@ import torch
 from moleblend import cli
 from moleblend.chem.descriptors import FEATURES, joined_features
 from moleblend.chem.parsing import read_smiles
-from moleblend.columns import mean_of_members
 from moleblend.data.targets import Target, in_units
-from moleblend.export import INPUTS_2D, INPUTS_3D, export
 from moleblend.model import checkpoint
 from moleblend.model.batch import Batch, collate
 from moleblend.model.blending import Views, show
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import Model, ModelConfig
-from moleblend.predict import Predictor
+from moleblend.prediction.export import INPUTS_2D, INPUTS_3D, export
+from moleblend.prediction.outputs import mean_of_members
+from moleblend.prediction.predictor import Predictor
 
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)
 TARGETS = (Target("gap", "regression", "eV", 1.5, 2.0), Target("toxic", "binary"))

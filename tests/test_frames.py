@@ -10,7 +10,7 @@ from moleblend.data.targets import Target
 from moleblend.model import checkpoint
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import Model, ModelConfig
-from moleblend.predict import Predictor
+from moleblend.prediction.predictor import Predictor
 
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)
 COLUMNS = {"n": [1, 2, 3], "smiles": ["CCO", "C1CC", None], "day": ["a", None, "c"]}

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from moleblend.chem.parsing import read_smiles
-from moleblend.inference import each_geometry, in_batches, n_geometries, over_geometries
 from moleblend.model.batch import Batch
 from moleblend.model.blending import Blend
+from moleblend.prediction.inference import each_geometry, in_batches, n_geometries, over_geometries
 
 
 def placed(smiles: str, *heights: float):

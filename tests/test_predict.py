@@ -12,7 +12,6 @@ import pytest
 import torch
 
 import moleblend
-from moleblend import inference, predict
 from moleblend.chem.geometry import TooSlowError, add_positions
 from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.chem.parsing import read_smiles
@@ -22,7 +21,10 @@ from moleblend.data.targets import Target, in_units
 from moleblend.model import checkpoint
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
-from moleblend.predict import Predictor, prepare
+from moleblend.prediction import inference
+from moleblend.prediction import predictor as predict
+from moleblend.prediction.inputs import prepare
+from moleblend.prediction.predictor import Predictor
 
 QM9 = Path(moleblend.__file__).parent / "assets" / "qm9_2000.parquet"
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8, max_atoms=40)

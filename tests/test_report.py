@@ -19,7 +19,7 @@ from moleblend.evaluation.metrics import binary_metrics, regression_metrics
 from moleblend.model import checkpoint
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import Model, ModelConfig
-from moleblend.predict import Row
+from moleblend.prediction.inputs import Row
 from moleblend.report import write_train_report
 from moleblend.train import TrainConfig, TrainResult
 

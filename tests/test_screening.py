@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from moleblend import screening
 from moleblend.chem.molecule import MoleculeError
 from moleblend.data.formats import read_table, write_table
 from moleblend.data.targets import Target
@@ -20,8 +19,9 @@ from moleblend.evaluation.uncertainty import Sureness
 from moleblend.model import checkpoint
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import Model, ModelConfig
-from moleblend.predict import Predictor
-from moleblend.screening import FileAccount, embed_file, predict_file, write_embeddings
+from moleblend.prediction import screening
+from moleblend.prediction.predictor import Predictor
+from moleblend.prediction.screening import FileAccount, embed_file, predict_file, write_embeddings
 
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8, max_atoms=40)
 

@@ -22,7 +22,7 @@ from moleblend.model import checkpoint
 from moleblend.model.checkpoint import Card
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
-from moleblend.predict import Predictor
+from moleblend.prediction.predictor import Predictor
 from moleblend.run_folder import reserved
 from moleblend.train import TrainConfig, TrainResult
 
@@ -823,7 +823,7 @@ def test_probabilities_are_put_right_where_validation_shows_that_they_are_wrong(
         return np.where(given(*arguments) > 0.5, 0.99, 0.01)
 
     monkeypatch.setattr(runs, "in_units", boastful)
-    monkeypatch.setattr("moleblend.predict.in_units", boastful)
+    monkeypatch.setattr("moleblend.prediction.predictor.in_units", boastful)
     result, _ = run(replace(config, learning_rate=1e-5))
     told = result.worth["validation"]["y"]
     assert told.before is not None

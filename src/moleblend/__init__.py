@@ -18,8 +18,8 @@ if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "1000"
 
 _PUBLIC = {
-    "Predictor": "predict",
-    "embed": "predict",
+    "Predictor": "prediction.predictor",
+    "embed": "prediction.predictor",
     "MoleBlendRegressor": "estimators",
     "MoleBlendClassifier": "estimators",
     "MoleBlendEmbedder": "estimators",

@@ -15,7 +15,7 @@ from moleblend.engines import Engine
 from moleblend.terminal import SHOWN, Argument, call, check_out, parse, print_verbs, progress, say
 
 if TYPE_CHECKING:
-    from moleblend.screening import FileAccount
+    from moleblend.prediction.screening import FileAccount
 
 ViewsFlag = Literal["2d", "3d", "both"]
 ErrorsFlag = Literal["keep", "skip", "raise"]
@@ -164,7 +164,7 @@ class _Screening:
 
 def _predict(arguments: list[str]) -> None:
     from moleblend.evaluation.uncertainty import CONFIDENCE
-    from moleblend.screening import predict_file
+    from moleblend.prediction.screening import predict_file
 
     def run(
         model: Annotated[Argument[Path], tyro.conf.arg(metavar="MODEL")],
@@ -190,7 +190,7 @@ def _predict(arguments: list[str]) -> None:
 
 def _embed(arguments: list[str]) -> None:
     from moleblend.model.checkpoint import PACKAGED
-    from moleblend.screening import embed_file
+    from moleblend.prediction.screening import embed_file
 
     def run(
         files: Annotated[Argument[tuple[Path, ...]], tyro.conf.arg(metavar="[MODEL] IN OUT")],
@@ -237,7 +237,7 @@ def _screen(
 
 
 def _export(arguments: list[str]) -> None:
-    from moleblend.export import export
+    from moleblend.prediction.export import export
 
     def run(
         model: Annotated[Argument[Path], tyro.conf.arg(metavar="MODEL")],
@@ -258,9 +258,9 @@ def _export(arguments: list[str]) -> None:
 
 def _explain(arguments: list[str]) -> None:
     from moleblend.data.formats import read_pieces
-    from moleblend.explanation import MOST_TARGETS, as_learnt, choose_targets, explain
     from moleblend.explanation_page import Explained, write_atom_table, write_explanation_page
-    from moleblend.predict import Predictor
+    from moleblend.prediction.explanation import MOST_TARGETS, as_learnt, choose_targets, explain
+    from moleblend.prediction.predictor import Predictor
 
     def run(
         model: Annotated[Argument[Path], tyro.conf.arg(metavar="MODEL")],

@@ -28,7 +28,7 @@ from moleblend.model.batch import collate
 from moleblend.model.blending import draw_blend, show
 from moleblend.model.encoder import EncoderConfig
 from moleblend.page import require_matplotlib
-from moleblend.predict import Predictor
+from moleblend.prediction.predictor import Predictor
 from moleblend.pretrain import PretrainResult, pretrain
 from moleblend.recipe import PretrainConfig, ScheduleConfig
 from moleblend.train import TrainConfig, TrainResult, train

@@ -26,7 +26,7 @@ from moleblend.data.splits import Split, random_split, scaffold_split
 from moleblend.model.blending import Views
 from moleblend.model.checkpoint import PACKAGED
 from moleblend.model.encoder import EncoderConfig
-from moleblend.predict import Predictor, embed
+from moleblend.prediction.predictor import Predictor, embed
 from moleblend.train import TrainConfig, train
 
 

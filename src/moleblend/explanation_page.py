@@ -16,9 +16,9 @@ from moleblend.data.formats import write_table
 from moleblend.data.table import Table
 from moleblend.data.targets import Target
 from moleblend.evaluation.applicability_domain import Nearness
-from moleblend.explanation import VIEW_GROUPS, Contributions, Explanation
 from moleblend.model.relations import UNREACHABLE, relate
 from moleblend.page import image, write_page
+from moleblend.prediction.explanation import VIEW_GROUPS, Contributions, Explanation
 
 _MOST_ARCS, _MOST_WORDS = 4, 3
 

@@ -24,10 +24,10 @@ from moleblend.data.targets import Target, in_units, output_slices, scaled
 from moleblend.evaluation.metrics import (
     score,
 )
-from moleblend.inference import each_geometry, n_geometries, over_geometries
 from moleblend.model.batch import Batch, collate, pieces, shuffled_batches
 from moleblend.model.blending import Blend, Views, show
 from moleblend.model.heads import Model
+from moleblend.prediction.inference import each_geometry, n_geometries, over_geometries
 from moleblend.settings import TrainConfig
 
 _PAIRS_AT_ONCE = 2**18

@@ -18,7 +18,7 @@ from moleblend.evaluation.comparison import Contest, contests_of
 from moleblend.evaluation.metrics import Metrics
 from moleblend.evaluation.uncertainty import Sureness
 from moleblend.evaluation.uncertainty_evaluation import Said, Worth, joined, reordered, worth_of
-from moleblend.predict import Row
+from moleblend.prediction.inputs import Row
 from moleblend.runs import Run, with_thresholds
 from moleblend.search import Search
 from moleblend.settings import TrainConfig

@@ -12,7 +12,6 @@ from moleblend.chem.descriptors import joined_features
 from moleblend.chem.fingerprints import is_readable
 from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.choices import choices_of, told
-from moleblend.columns import check_names
 from moleblend.data.dataset import Labelled
 from moleblend.data.duplicates import Repeats, find_repeats
 from moleblend.data.formats import read_table
@@ -24,7 +23,8 @@ from moleblend.evaluation.baseline import plan_forest
 from moleblend.model import checkpoint
 from moleblend.model.blending import Views
 from moleblend.model.encoder import EncoderConfig
-from moleblend.predict import Row, prepare
+from moleblend.prediction.inputs import Row, prepare
+from moleblend.prediction.outputs import check_names
 from moleblend.runs import Start
 from moleblend.settings import TrainConfig
 

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from moleblend.columns import domain_names, result_names
 from moleblend.config import to_dict
 from moleblend.data.formats import write_table
 from moleblend.data.labels.target_detection import Assay
@@ -25,6 +24,7 @@ from moleblend.model import checkpoint
 from moleblend.model.blending import Views
 from moleblend.model.heads import Model
 from moleblend.outcome import TrainResult
+from moleblend.prediction.outputs import domain_names, result_names
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from rich.console import Console
 
 from moleblend.chem.descriptors import FEATURES
 from moleblend.chem.molecule import Molecule
-from moleblend.columns import mean_of_members, spread_of_members
 from moleblend.data.dataset import Labelled
 from moleblend.data.labels.target_detection import Assay
 from moleblend.data.splits import Split
@@ -25,6 +24,7 @@ from moleblend.model import checkpoint
 from moleblend.model.blending import Views
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import Model, ModelConfig, Readout
+from moleblend.prediction.outputs import mean_of_members, spread_of_members
 from moleblend.search import GoesOn
 from moleblend.settings import TrainConfig
 

@@ -4,8 +4,8 @@ import shlex
 from html import escape
 
 from moleblend.data.targets import class_names
-from moleblend.explanation import MOST_TARGETS
 from moleblend.page import table
+from moleblend.prediction.explanation import MOST_TARGETS
 from moleblend.train import TrainResult
 
 _MEANINGS = {

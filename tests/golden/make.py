@@ -15,7 +15,7 @@ from moleblend.data.targets import Target
 from moleblend.model import checkpoint
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
-from moleblend.predict import Predictor
+from moleblend.prediction.predictor import Predictor
 
 FOLDER = Path(__file__).parent
 SMILES = (

@@ -1,9 +1,7 @@
 """From molecules in any form to a table: one row out for every row in, in order."""
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -14,41 +12,23 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from moleblend.chem.conformers import ConformerConfig, Conformers, cache_folder
 from moleblend.chem.descriptors import joined_features
-from moleblend.chem.fingerprints import is_readable
 from moleblend.chem.molecule import FeatureVersion, Molecule, MoleculeError
-from moleblend.columns import domain_columns, domain_names, result_columns, result_names
 from moleblend.data.dataframes import Frame, frame_table, is_frame, smiles_list, with_columns
 from moleblend.data.formats import read_table
-from moleblend.data.table import Rejected, Table, read_molecules, smiles_table
+from moleblend.data.table import Table, read_molecules, smiles_table
 from moleblend.data.targets import in_units
 from moleblend.evaluation.applicability_domain import Nearness, nearness_of
 from moleblend.evaluation.conformal import check_confidence
 from moleblend.evaluation.uncertainty import CONFIDENCE
-from moleblend.inference import over_geometries
 from moleblend.model import checkpoint
 from moleblend.model.batch import Batch
 from moleblend.model.blending import Blend, Views
+from moleblend.prediction.inference import over_geometries
+from moleblend.prediction.inputs import Errors, Row, prepare
+from moleblend.prediction.outputs import domain_columns, domain_names, result_columns, result_names
 
-Errors = Literal["keep", "skip", "raise"]
 Source = str | Path | Table | Sequence[str] | Sequence[Molecule] | Frame
-
-
-@dataclass(frozen=True, eq=False)
-class Row:
-    """One input row.
-
-    Attributes:
-        molecule: None where the row cannot be used.
-        status: `ok`, `ok_2d_only` (geometry is used, this row has none), `invalid` (no molecule),
-            `too_large`, or `no_3d` (only geometry is used, this row has none).
-        reason: why the status is not `ok`; empty where it is.
-    """
-
-    molecule: Molecule | None
-    status: str
-    reason: str = ""
 
 
 class Predictor:
@@ -299,60 +279,6 @@ def embed(
 @lru_cache(maxsize=1)
 def _opened(path: Path, changed: int) -> Predictor:  # noqa: ARG001 (a file that changed is read again)
     return Predictor(path)
-
-
-def prepare(
-    items: Iterable[Molecule | Rejected],
-    views: Views,
-    max_atoms: int,
-    n_conformers: int = 0,
-    joined: Sequence[str] = (),
-) -> list[Row]:
-    """Decide how each row is used.
-
-    Args:
-        items: what the rows were read as.
-        views: what shall be used of them.
-        max_atoms: larger molecules are refused.
-        n_conformers: geometries to compute where geometry is used and a row has none; in a process
-            of its own, as by `conformers.Conformers`, and kept in the user's cache.
-        joined: features that are computed of the SMILES; one that RDKit refuses has none.
-    """
-    if not n_conformers:
-        return [_prepare(item, views, max_atoms, joined, None) for item in items]
-    with closing(Conformers(ConformerConfig(n_conformers, cache=cache_folder()))) as conformers:
-        add = conformers.add_positions
-        return [_prepare(item, views, max_atoms, joined, add) for item in items]
-
-
-def _prepare(
-    item: Molecule | Rejected,
-    views: Views,
-    max_atoms: int,
-    joined: Sequence[str],
-    add_positions: Callable[[Molecule], Molecule] | None,
-) -> Row:
-    if isinstance(item, Rejected):
-        return Row(None, "invalid", item.reason)
-    if item.n_atoms > max_atoms:
-        reason = f"{item.n_atoms} atoms, the model takes at most {max_atoms}"
-        return Row(None, "too_large", reason)
-    if joined and not is_readable(item.smiles):
-        reason = (
-            f"RDKit does not read {item.smiles}, of which the model wants {' and '.join(joined)}"
-        )
-        return Row(None, "invalid", reason)
-    if views == "2d" or item.n_conformers:
-        return Row(item, "ok")
-    reason = "no geometry in the input"
-    if add_positions is not None:
-        try:
-            return Row(add_positions(item), "ok")
-        except MoleculeError as error:
-            reason = str(error)
-    if views == "3d":
-        return Row(None, "no_3d", reason)
-    return Row(item, "ok_2d_only", reason)
 
 
 def _smiles(rows: list[Row]) -> list[str]:

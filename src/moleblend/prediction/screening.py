@@ -26,7 +26,8 @@ from moleblend.files import alone_with, replacing
 from moleblend.model import checkpoint
 from moleblend.model.blending import Views
 from moleblend.parts import Parts, file_sha256
-from moleblend.predict import Errors, Predictor
+from moleblend.prediction.inputs import Errors
+from moleblend.prediction.predictor import Predictor
 
 _ROWS_IN_A_PIECE = 4096
 """Rows of which molecules of similar size are batched together, and that are in memory at a time

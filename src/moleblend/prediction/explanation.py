@@ -34,12 +34,13 @@ from torch import Tensor
 from moleblend.chem.fingerprints import N_BITS, Environments, environments
 from moleblend.chem.molecule import Molecule
 from moleblend.data.targets import Target, in_units
-from moleblend.inference import n_geometries
 from moleblend.model.batch import Batch, collate, pieces
 from moleblend.model.blending import Blend, Views, show
 from moleblend.model.heads import Model
 from moleblend.model.relations import UNREACHABLE
-from moleblend.predict import Predictor, Row, Source
+from moleblend.prediction.inference import n_geometries
+from moleblend.prediction.inputs import Row
+from moleblend.prediction.predictor import Predictor, Source
 
 VIEW_GROUPS = ("bond graph", "geometry")
 """What `Contributions.views` tells apart: path_length, edge_path, degree; distance, centrality."""

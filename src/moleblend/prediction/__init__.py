@@ -1,0 +1,1 @@
+"""Use of a model: predictions and vectors for every row, large files, explanations, export."""
