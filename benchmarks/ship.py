@@ -24,7 +24,7 @@ from benchmarks.ledger import write
 from moleblend.config import from_dict, to_dict
 from moleblend.data.datasets.catalogue import ON_PROTOCOL_U
 from moleblend.model import checkpoint
-from moleblend.recipe import PretrainConfig
+from moleblend.pretraining.config import PretrainConfig
 
 CARD = Path(__file__).parent / "model_card.md"
 MOST_BYTES = 25_000_000

@@ -15,7 +15,7 @@ from typing import get_args
 from benchmarks.compare import SETS, ModelName
 from moleblend.data.datasets.catalogue import DATASETS, Counts
 from moleblend.data.datasets.integrity import defects
-from moleblend.recovery import named_metric
+from moleblend.pretraining.validation import named_metric
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"

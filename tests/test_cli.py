@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from moleblend import cli, pretrain
+from moleblend import cli
 from moleblend.chem.parsing import read_smiles
 from moleblend.data import build_store as build
 from moleblend.data.store import MoleculeStore, write_store
@@ -23,6 +23,7 @@ from moleblend.model import checkpoint
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
 from moleblend.model.objectives import Loss
+from moleblend.pretraining import pretrain
 
 CHAINS = ["C" * n + end for n in range(1, 11) for end in ("", "O", "N")]
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)

@@ -11,7 +11,7 @@ import pytest
 from moleblend.config import from_dict, read_recipe, to_dict
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import HeadsConfig
-from moleblend.recipe import PretrainConfig
+from moleblend.pretraining.config import PretrainConfig
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from moleblend.model import checkpoint
 from moleblend.model.batch import collate
 from moleblend.model.blending import show
 from moleblend.model.encoder import EncoderConfig
-from moleblend.recipe import ScheduleConfig
+from moleblend.pretraining.config import ScheduleConfig
 
 TINY = DemoConfig(
     n_molecules=120,

@@ -21,7 +21,6 @@ from rich.console import Console
 from torch.distributed.fsdp import ShardingStrategy
 
 import moleblend
-from moleblend import devices, pretrain
 from moleblend.chem.molecule import Molecule
 from moleblend.chem.parsing import read_smiles
 from moleblend.config import from_dict, to_dict
@@ -34,8 +33,10 @@ from moleblend.model.blending import BlendConfig, draw_blend
 from moleblend.model.encoder import EncoderConfig, Layer
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
 from moleblend.model.objectives import ObjectiveConfig, blend_then_predict, denominators
-from moleblend.recipe import PretrainConfig, ScheduleConfig
-from moleblend.steps import Share, StepBatches, StepLoader
+from moleblend.pretraining import pretrain
+from moleblend.pretraining import trainer as devices
+from moleblend.pretraining.config import PretrainConfig, ScheduleConfig
+from moleblend.pretraining.data_loader import Share, StepBatches, StepLoader
 
 QM9 = Path(moleblend.__file__).parent / "assets" / "qm9_2000.parquet"
 STILL = {"attention_dropout": 0.0, "activation_dropout": 0.0, "stochastic_depth": 0.0}

@@ -12,12 +12,13 @@ from rich.console import Console
 
 from moleblend.chem.parsing import read_smiles
 from moleblend.data.store import write_store
-from moleblend.journal import append, cut_after, judged_at, score_table
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import HeadsConfig
-from moleblend.pretrain import pretrain
-from moleblend.recipe import PretrainConfig, ScheduleConfig
-from moleblend.recovery import Score
+from moleblend.pretraining.callbacks import judged_at
+from moleblend.pretraining.config import PretrainConfig, ScheduleConfig
+from moleblend.pretraining.csv_log import append, cut_after
+from moleblend.pretraining.pretrain import pretrain
+from moleblend.pretraining.validation import Score, score_table
 
 TINY = EncoderConfig(width=8, ffn_width=8, n_layers=1, n_heads=2, n_kernels=4)
 

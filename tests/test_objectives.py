@@ -25,7 +25,7 @@ from moleblend.model.objectives import (
     path_classes,
 )
 from moleblend.model.relations import N_BOND_KINDS, relate
-from moleblend.steps import batch_of
+from moleblend.pretraining.data_loader import batch_of
 
 Setting = namedtuple("Setting", "model blend objective")
 SETTINGS = {

@@ -17,7 +17,6 @@ import torch
 from rich.console import Console
 
 import moleblend
-from moleblend import journal, pretrain
 from moleblend.chem.molecule import FeatureVersion, Molecule
 from moleblend.chem.parsing import read_smiles
 from moleblend.data.formats import read_table
@@ -29,8 +28,10 @@ from moleblend.model.blending import BlendConfig
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import HeadsConfig
 from moleblend.model.objectives import Loss, ObjectiveConfig
-from moleblend.recipe import PretrainConfig, ScheduleConfig
-from moleblend.steps import StepBatches
+from moleblend.pretraining import callbacks as journal
+from moleblend.pretraining import pretrain
+from moleblend.pretraining.config import PretrainConfig, ScheduleConfig
+from moleblend.pretraining.data_loader import StepBatches
 
 QM9 = Path(moleblend.__file__).parent / "assets" / "qm9_2000.parquet"
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)

@@ -15,8 +15,8 @@ from moleblend.model.functional import pair_vectors
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig, Views
 from moleblend.model.objectives import bond_classes, path_classes
 from moleblend.model.relations import relate
-from moleblend.recovery import SHOWN, score_views
-from moleblend.steps import batch_of
+from moleblend.pretraining.data_loader import batch_of
+from moleblend.pretraining.validation import SHOWN, score_views
 
 ENCODER = EncoderConfig(width=16, ffn_width=24, n_layers=1, n_heads=4, n_kernels=8)
 HEADS = {"distance": HeadsConfig(rank=4), "direction": replace(HeadsConfig.published(), rank=4)}

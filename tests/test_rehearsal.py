@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 from test_journal import config, run
 
-from moleblend.recipe import PretrainConfig
-from moleblend.rehearsal import duration, rehearse
+from moleblend.pretraining.config import PretrainConfig
+from moleblend.pretraining.dry_run import duration, rehearse
 
 __all__ = ["config"]
 

@@ -9,8 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from moleblend import states
-from moleblend.states import BEFORE, LAST, StateFiles, find_state, kept_state, settle_state
+from moleblend.pretraining import training_state as states
+from moleblend.pretraining.training_state import (
+    BEFORE,
+    LAST,
+    StateFiles,
+    find_state,
+    kept_state,
+    settle_state,
+)
 
 
 def content(step: int) -> dict[str, Any]:

@@ -6,9 +6,9 @@ import pytest
 from pytorch_lightning.loggers import Logger
 from test_journal import config, run
 
-from moleblend import trackers
-from moleblend.recipe import PretrainConfig
-from moleblend.trackers import open_trackers, require_trackers
+from moleblend.pretraining import trackers
+from moleblend.pretraining.config import PretrainConfig
+from moleblend.pretraining.trackers import open_trackers, require_trackers
 
 __all__ = ["config"]
 

@@ -26,7 +26,7 @@ from moleblend.data.table import Rejected, read_molecules, smiles_table
 from moleblend.model import checkpoint
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
-from moleblend.recipe import PretrainConfig, ScheduleConfig
+from moleblend.pretraining.config import PretrainConfig, ScheduleConfig
 
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)
 SMALL = ("bace", "esol", "freesolv")

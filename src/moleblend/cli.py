@@ -60,9 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _pretrain(arguments: list[str]) -> None:
     from moleblend.config import read_recipe
-    from moleblend.pretrain import pretrain
+    from moleblend.pretraining.config import PretrainConfig
+    from moleblend.pretraining.pretrain import pretrain
     from moleblend.pretraining_page import write_pretrain_report
-    from moleblend.recipe import PretrainConfig
 
     @dataclass(frozen=True)
     class Run:
@@ -86,7 +86,7 @@ def _pretrain(arguments: list[str]) -> None:
         arguments = arguments[1:]
     run = parse(Run, "pretrain", arguments, default=Run(recipe))
     if run.dry_run:
-        from moleblend.rehearsal import rehearse
+        from moleblend.pretraining.dry_run import rehearse
 
         SHOWN.print(rehearse(run.config).table())
         return

@@ -29,8 +29,8 @@ from moleblend.model.blending import draw_blend, show
 from moleblend.model.encoder import EncoderConfig
 from moleblend.page import require_matplotlib
 from moleblend.prediction.predictor import Predictor
-from moleblend.pretrain import PretrainResult, pretrain
-from moleblend.recipe import PretrainConfig, ScheduleConfig
+from moleblend.pretraining.config import PretrainConfig, ScheduleConfig
+from moleblend.pretraining.pretrain import PretrainResult, pretrain
 from moleblend.train import TrainConfig, TrainResult, train
 
 DEFAULT_SMILES = "OCc1ccco1"

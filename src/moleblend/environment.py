@@ -2,6 +2,7 @@
 
 import datetime
 import platform
+import resource
 import shlex
 import subprocess
 import sys
@@ -62,3 +63,9 @@ def _processor() -> str:
     lines = told.read_text(encoding="utf-8").splitlines() if told.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or _UNKNOWN
+
+
+def peak_mb() -> float:
+    """Largest memory of the process so far, which Linux tells in KiB and macOS in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1024**2

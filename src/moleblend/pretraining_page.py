@@ -22,7 +22,7 @@ from moleblend.page import (
     table,
     write_page,
 )
-from moleblend.recovery import SHOWN, named_metric
+from moleblend.pretraining.validation import SHOWN, named_metric
 
 _LOG_COLUMNS = ("step", "learning_rate", "loss", "molecules_per_s")
 

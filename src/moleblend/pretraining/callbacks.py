@@ -1,15 +1,10 @@
 """What a pretraining run writes down: its log, validations, states and model."""
 
-import io
-import os
-import resource
 import signal
-import sys
 import threading
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
-from csv import DictReader, DictWriter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,20 +16,19 @@ from jaxtyping import Int64
 from pytorch_lightning.strategies import FSDPStrategy
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
 from moleblend.config import to_dict
 from moleblend.data.store import MoleculeStore
-from moleblend.environment import describe_environment
-from moleblend.files import replacing
+from moleblend.environment import describe_environment, peak_mb
 from moleblend.model import checkpoint
 from moleblend.model.heads import Model
-from moleblend.recipe import PretrainConfig, ScheduleConfig
-from moleblend.recovery import SHOWN, Score, named_metric, score_views
-from moleblend.states import LAST, kept_state
-from moleblend.steps import Share, StepBatches, batch_of
+from moleblend.pretraining.config import PretrainConfig, ScheduleConfig
+from moleblend.pretraining.csv_log import append, cut_after
+from moleblend.pretraining.data_loader import Share, StepBatches, batch_of
+from moleblend.pretraining.training_state import LAST, kept_state
+from moleblend.pretraining.validation import Score, score_table, score_views
 
 _LEARNT = 0.995
 """Share of the loss of a constant guess below which a view counts as being learnt."""
@@ -347,30 +341,6 @@ class Journal(pl.Callback):
         return whole.to(trainer.strategy.root_device)
 
 
-def peak_mb() -> float:
-    """Largest memory of the process so far, which Linux tells in KiB and macOS in bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1024**2
-
-
-def read_scores(out: Path) -> list[Score]:
-    """Read the scores of the last validation."""
-    with (out / "validation.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(DictReader(file))
-    return [
-        Score(
-            view=row["view"],
-            shown=row["shown"],
-            metric=row["metric"],
-            value=float(row["value"]),
-            trivial=float(row["trivial"]) if row["trivial"] else None,
-            n=int(row["n"]),
-        )
-        for row in rows
-        if row["step"] == rows[-1]["step"]
-    ]
-
-
 def judged_at(schedule: ScheduleConfig) -> int:
     """Give the step from which a view that has not been learnt is worth a warning.
 
@@ -380,68 +350,7 @@ def judged_at(schedule: ScheduleConfig) -> int:
     return schedule.warmup_steps + min(max(schedule.steps // 5, 100), 1_000)
 
 
-def score_table(scores: Sequence[Score], step: int) -> Table:
-    """Set out a validation for the terminal: views by how they were shown."""
-    table = Table(
-        title=f"step {step:,}, on held-out molecules (look-up)",
-        title_justify="left",
-        title_style="",
-        box=None,
-        pad_edge=False,
-        padding=(0, 3, 0, 0),
-    )
-    for column in ("", *SHOWN):
-        table.add_column(column, justify="left")
-    for view in dict.fromkeys(score.view for score in scores):
-        found = {score.shown: score for score in scores if score.view == view}
-        metric = named_metric(next(iter(found.values())).metric)
-        table.add_row(f"{view} ({metric})", *(_score_cell(found.get(shown)) for shown in SHOWN))
-    return table
-
-
-def _score_cell(score: Score | None) -> str:
-    if score is None:
-        return "–"
-    return f"{score.value:.3f}" + ("" if score.trivial is None else f" ({score.trivial:.3f})")
-
-
 def _track(trainer: pl.Trainer, figures: Mapping[str, float | int]) -> None:
     told = {name: value for name, value in figures.items() if name != "step"}
     for tracker in trainer.loggers:
         tracker.log_metrics(told, step=trainer.global_step)
-
-
-def append(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Append rows to a csv file, with a header if it is new: all of them, or on an error none."""
-    if not rows:
-        return
-    size = path.stat().st_size if path.is_file() else 0
-    text = io.StringIO()
-    writer = DictWriter(text, list(rows[0]))
-    if size == 0:
-        writer.writeheader()
-    writer.writerows(rows)
-    try:
-        with path.open("ab") as file:
-            file.write(text.getvalue().encode())
-            file.flush()
-            # A state is never saved before the lines of the steps behind it.
-            os.fsync(file.fileno())
-    except OSError:
-        if path.is_file():
-            os.truncate(path, size)
-        raise
-
-
-def cut_after(path: Path, step: int) -> None:
-    """Drop the rows of steps that a resumed run does again; an interrupted last line goes too."""
-    if not path.is_file() or path.stat().st_size == 0:
-        return
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = DictReader(file)
-        names = list(reader.fieldnames or ())
-        rows = [row for row in reader if None not in row.values()]
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(row for row in rows if int(row["step"]) <= step)

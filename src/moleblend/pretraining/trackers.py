@@ -8,7 +8,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from moleblend.config import to_dict
-from moleblend.recipe import PretrainConfig
+from moleblend.pretraining.config import PretrainConfig
 
 
 def require_trackers(config: PretrainConfig) -> None:

@@ -20,16 +20,18 @@ from moleblend.chem.descriptors import describe
 from moleblend.config import from_dict, to_dict
 from moleblend.data.build_store import build_store, count_unfinished
 from moleblend.data.store import MoleculeStore
-from moleblend.devices import first_process_first, make_trainer, quiet_lightning
+from moleblend.environment import peak_mb
 from moleblend.files import alone_with, replacing, sweep
-from moleblend.journal import Journal, PretrainResult, peak_mb, read_scores, score_table
 from moleblend.model import checkpoint
 from moleblend.model.heads import Model, ModelConfig
 from moleblend.model.objectives import blend_then_predict, constant_losses
-from moleblend.recipe import PretrainConfig
-from moleblend.states import LAST, find_state, settle_state
-from moleblend.steps import Share, StepBatches, StepLoader, batch_of
-from moleblend.trackers import open_trackers, require_trackers
+from moleblend.pretraining.callbacks import Journal, PretrainResult
+from moleblend.pretraining.config import PretrainConfig
+from moleblend.pretraining.data_loader import Share, StepBatches, StepLoader, batch_of
+from moleblend.pretraining.trackers import open_trackers, require_trackers
+from moleblend.pretraining.trainer import first_process_first, make_trainer, quiet_lightning
+from moleblend.pretraining.training_state import LAST, find_state, settle_state
+from moleblend.pretraining.validation import read_scores, score_table
 
 _WRITTEN = ("config.json", LAST, "log.csv", "validation.csv", "model.safetensors", "report.html")
 

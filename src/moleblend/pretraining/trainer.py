@@ -16,8 +16,8 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.distributed.fsdp import MixedPrecision as TorchMixedPrecision
 
 from moleblend.model.encoder import Layer
-from moleblend.recipe import PretrainConfig
-from moleblend.states import StateFiles
+from moleblend.pretraining.config import PretrainConfig
+from moleblend.pretraining.training_state import StateFiles
 
 _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "fp32": "32-true",

@@ -1,11 +1,14 @@
 """What a pretrained model knows: views predicted when shown, hidden, or their modality is."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from csv import DictReader
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int64
+from rich.table import Table
 from torch import Tensor
 
 from moleblend.model.batch import Batch
@@ -199,3 +202,46 @@ class _Tally:
             commonest.scatter_reduce_(0, group, counts, "amax")
             trivial, metric = commonest.sum().item() / self.n, "accuracy"
         return Score(view=view, shown=shown, metric=metric, value=value, trivial=trivial, n=self.n)
+
+
+def read_scores(out: Path) -> list[Score]:
+    """Read the scores of the last validation."""
+    with (out / "validation.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(DictReader(file))
+    return [
+        Score(
+            view=row["view"],
+            shown=row["shown"],
+            metric=row["metric"],
+            value=float(row["value"]),
+            trivial=float(row["trivial"]) if row["trivial"] else None,
+            n=int(row["n"]),
+        )
+        for row in rows
+        if row["step"] == rows[-1]["step"]
+    ]
+
+
+def score_table(scores: Sequence[Score], step: int) -> Table:
+    """Set out a validation for the terminal: views by how they were shown."""
+    table = Table(
+        title=f"step {step:,}, on held-out molecules (look-up)",
+        title_justify="left",
+        title_style="",
+        box=None,
+        pad_edge=False,
+        padding=(0, 3, 0, 0),
+    )
+    for column in ("", *SHOWN):
+        table.add_column(column, justify="left")
+    for view in dict.fromkeys(score.view for score in scores):
+        found = {score.shown: score for score in scores if score.view == view}
+        metric = named_metric(next(iter(found.values())).metric)
+        table.add_row(f"{view} ({metric})", *(_score_cell(found.get(shown)) for shown in SHOWN))
+    return table
+
+
+def _score_cell(score: Score | None) -> str:
+    if score is None:
+        return "–"
+    return f"{score.value:.3f}" + ("" if score.trivial is None else f" ({score.trivial:.3f})")

@@ -19,7 +19,7 @@ from moleblend.model.batch import Batch, collate, shuffled_batches
 from moleblend.model.blending import Blend, draw_blend
 from moleblend.model.heads import HeadsConfig
 from moleblend.model.objectives import denominators
-from moleblend.recipe import PretrainConfig
+from moleblend.pretraining.config import PretrainConfig
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,10 +14,11 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from moleblend.devices import make_trainer, quiet_lightning
-from moleblend.journal import peak_mb
+from moleblend.environment import peak_mb
 from moleblend.model import checkpoint
-from moleblend.pretrain import (
+from moleblend.pretraining.config import PretrainConfig
+from moleblend.pretraining.data_loader import Share, StepBatches, StepLoader, batch_of
+from moleblend.pretraining.pretrain import (
     Pretraining,
     hold_out,
     is_store,
@@ -25,9 +26,8 @@ from moleblend.pretrain import (
     open_store,
     settle_descriptors,
 )
-from moleblend.recipe import PretrainConfig
-from moleblend.recovery import score_views
-from moleblend.steps import Share, StepBatches, StepLoader, batch_of
+from moleblend.pretraining.trainer import make_trainer, quiet_lightning
+from moleblend.pretraining.validation import score_views
 
 _N_TIMED = 12
 """Steps that are timed, beside the largest one."""

@@ -1,0 +1,1 @@
+"""`moleblend pretrain`: configuration, batches, trainer, validation, log, saved states, dry run."""

@@ -1,0 +1,45 @@
+"""The log of a run: a csv file that grows by a row a step and survives a stop."""
+
+import io
+import os
+from csv import DictReader, DictWriter
+from pathlib import Path
+from typing import Any
+
+from moleblend.files import replacing
+
+
+def append(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Append rows to a csv file, with a header if it is new: all of them, or on an error none."""
+    if not rows:
+        return
+    size = path.stat().st_size if path.is_file() else 0
+    text = io.StringIO()
+    writer = DictWriter(text, list(rows[0]))
+    if size == 0:
+        writer.writeheader()
+    writer.writerows(rows)
+    try:
+        with path.open("ab") as file:
+            file.write(text.getvalue().encode())
+            file.flush()
+            # A state is never saved before the lines of the steps behind it.
+            os.fsync(file.fileno())
+    except OSError:
+        if path.is_file():
+            os.truncate(path, size)
+        raise
+
+
+def cut_after(path: Path, step: int) -> None:
+    """Drop the rows of steps that a resumed run does again; an interrupted last line goes too."""
+    if not path.is_file() or path.stat().st_size == 0:
+        return
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = DictReader(file)
+        names = list(reader.fieldnames or ())
+        rows = [row for row in reader if None not in row.values()]
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(row for row in rows if int(row["step"]) <= step)
