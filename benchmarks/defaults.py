@@ -25,9 +25,9 @@ from benchmarks.ledger import append, rows_of
 from moleblend.data.formats import read_table, write_table
 from moleblend.data.splits import cluster_split
 from moleblend.evaluation.metrics import Metrics, mean_metric
+from moleblend.finetuning.config import TrainConfig
+from moleblend.finetuning.train import train
 from moleblend.model import checkpoint
-from moleblend.settings import TrainConfig
-from moleblend.train import train
 
 FIELDS = (
     *("dataset", "seed", "way", "metric", "validation", "test", "epoch", "minutes"),

@@ -29,13 +29,13 @@ from rich.console import Console
 from moleblend.chem.molecule import Molecule
 from moleblend.chem.parsing import read_smiles
 from moleblend.data.formats import read_table
+from moleblend.finetuning.train import TrainConfig, train
 from moleblend.model.batch import collate
 from moleblend.model.blending import Blend, show
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import Model
 from moleblend.prediction.explanation import contributions
 from moleblend.prediction.predictor import Predictor
-from moleblend.train import TrainConfig, train
 
 FIELDS = ("account", "metric", "value", "molecules")
 SMALLEST = 6

@@ -17,14 +17,14 @@ import torch
 from rich.console import Console
 
 from benchmarks.ledger import append, timed
-from moleblend import finetuning
 from moleblend.chem.parsing import read_smiles
 from moleblend.data.dataset import Labelled
 from moleblend.data.targets import Target
+from moleblend.finetuning import lightning_module as finetuning
+from moleblend.finetuning.config import TrainConfig
 from moleblend.model import checkpoint
 from moleblend.model.batch import collate
 from moleblend.model.heads import ModelConfig
-from moleblend.settings import TrainConfig
 
 RESULTS = Path(__file__).parent / "large.csv"
 BATCHES = ((30, 32), (150, 32), (400, 8))

@@ -6,12 +6,12 @@ import numpy as np
 import pyarrow as pa
 
 from moleblend.chem.parsing import read_smiles
-from moleblend.choices import choices_of, told
 from moleblend.data.dataset import Labelled
 from moleblend.data.labels.target_detection import read_assay
 from moleblend.data.splits import Split, random_split
 from moleblend.data.table import Table
-from moleblend.settings import TrainConfig
+from moleblend.finetuning.config import TrainConfig
+from moleblend.finetuning.resolved_settings import choices_of, told
 
 
 def decided(labels: list[str], *splits: Split, **flags: Any) -> tuple[dict[str, Any], list[str]]:

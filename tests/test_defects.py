@@ -16,9 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import moleblend
-from moleblend import cli, runs, train
+from moleblend import cli
 from moleblend.chem.parsing import read_smiles
-from moleblend.finetuning import FineTuning
+from moleblend.finetuning import run as runs
+from moleblend.finetuning import train
+from moleblend.finetuning.lightning_module import FineTuning
 from moleblend.prediction.predictor import Predictor
 
 QM9 = Path(moleblend.__file__).parent / "assets" / "qm9_2000.parquet"

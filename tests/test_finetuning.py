@@ -7,16 +7,16 @@ import pytest
 import torch
 from rich.console import Console
 
-from moleblend import finetuning
 from moleblend.chem.parsing import read_smiles
 from moleblend.data.dataset import Labelled
 from moleblend.data.targets import Target, scaled
 from moleblend.evaluation.metrics import score
-from moleblend.finetuning import FineTuning, fit, property_loss, scaled_rmse
+from moleblend.finetuning import lightning_module as finetuning
+from moleblend.finetuning.config import TrainConfig
+from moleblend.finetuning.lightning_module import FineTuning, fit, property_loss, scaled_rmse
 from moleblend.model.batch import Batch, collate
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import Model, ModelConfig
-from moleblend.settings import TrainConfig
 
 NAN = float("nan")
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=2, n_heads=2, n_kernels=8)

@@ -11,8 +11,8 @@ from test_train import CHAINS, N_CARBONS, PARTS, TINY, write
 from moleblend.chem.fingerprints import nearest
 from moleblend.chem.standardise import canonical
 from moleblend.evaluation.baseline import count_matrix, forest_predictions
-from moleblend.outcome import TrainResult
-from moleblend.train import TrainConfig, train
+from moleblend.finetuning.results import TrainResult
+from moleblend.finetuning.train import TrainConfig, train
 
 RINGS = [f"C1{'C' * n}C1{end}" for n in range(1, 9) for end in ("", "O", "N")]
 

@@ -4,12 +4,12 @@ from typing import Literal
 
 import pytest
 
-from moleblend import preparation
 from moleblend.chem.molecule import MoleculeError
 from moleblend.data.splits import SPLITS
+from moleblend.finetuning import preparation
+from moleblend.finetuning.config import TrainConfig
+from moleblend.finetuning.preparation import Prepared, prepared
 from moleblend.model.encoder import EncoderConfig
-from moleblend.preparation import Prepared, prepared
-from moleblend.settings import TrainConfig
 
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)
 CHAINS = ["C" * n + end for n in range(1, 16) for end in ("", "O", "N", "F")]

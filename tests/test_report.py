@@ -16,12 +16,12 @@ from moleblend.evaluation.applicability_domain import LIKE, Nearness
 from moleblend.evaluation.baseline import Rival
 from moleblend.evaluation.comparison import Contest
 from moleblend.evaluation.metrics import binary_metrics, regression_metrics
+from moleblend.finetuning.train import TrainConfig, TrainResult
 from moleblend.model import checkpoint
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import Model, ModelConfig
 from moleblend.prediction.inputs import Row
 from moleblend.report import write_train_report
-from moleblend.train import TrainConfig, TrainResult
 
 TARGETS = (
     Target("solubility <log>", "regression", "$\\mol$", mean=1.0, scale=2.0),

@@ -9,11 +9,11 @@ import pytest
 from rich.console import Console
 
 from moleblend.cli import main
+from moleblend.finetuning.config import TrainConfig
+from moleblend.finetuning.hyperparameter_search import NOTE, GoesOn, Search, search
+from moleblend.finetuning.train import TrainResult, train
 from moleblend.model import checkpoint
 from moleblend.model.encoder import EncoderConfig
-from moleblend.search import NOTE, GoesOn, Search, search
-from moleblend.settings import TrainConfig
-from moleblend.train import TrainResult, train
 
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)
 CHAINS = ["C" * n + end for n in range(1, 16) for end in ("", "O", "N", "F")]
@@ -304,7 +304,7 @@ def test_an_old_model_does_not_hide_an_unfinished_search(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("moleblend.train.run_on", killed)
+        patched.setattr("moleblend.finetuning.train.run_on", killed)
         with pytest.raises(KeyboardInterrupt):
             run(small)
     with pytest.raises(ValueError, match="holds an unfinished search"):

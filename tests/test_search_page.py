@@ -2,9 +2,9 @@ import base64
 import re
 from dataclasses import replace
 
-from moleblend.search import NOTE, Search, Trial
+from moleblend.finetuning.config import TrainConfig
+from moleblend.finetuning.hyperparameter_search import NOTE, Search, Trial
 from moleblend.search_page import search_part
-from moleblend.settings import TrainConfig
 
 TRIALS = (
     Trial(1, {"learning_rate": 2e-4, "features": "none"}, "done", (-0.9, -0.75), 1.0),

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from moleblend.settings import TrainConfig
+from moleblend.finetuning.config import TrainConfig
 
 
 @pytest.mark.parametrize(

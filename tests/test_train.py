@@ -15,16 +15,18 @@ from rich.console import Console
 from safetensors import safe_open
 
 import moleblend
-from moleblend import finetuning, runs, train
 from moleblend.data.formats import read_table
 from moleblend.evaluation.metrics import Metrics, best_threshold, binary_metrics
+from moleblend.finetuning import lightning_module as finetuning
+from moleblend.finetuning import run as runs
+from moleblend.finetuning import train
+from moleblend.finetuning.run_folder import reserved
+from moleblend.finetuning.train import TrainConfig, TrainResult
 from moleblend.model import checkpoint
 from moleblend.model.checkpoint import Card
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
 from moleblend.prediction.predictor import Predictor
-from moleblend.run_folder import reserved
-from moleblend.train import TrainConfig, TrainResult
 
 QM9 = Path(moleblend.__file__).parent / "assets" / "qm9_2000.parquet"
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)

@@ -102,8 +102,8 @@ def _pretrain(arguments: list[str]) -> None:
 
 def _train(arguments: list[str]) -> None:
     from moleblend.evaluation.comparison import verdicts
+    from moleblend.finetuning.train import TrainConfig, train
     from moleblend.report import write_train_report
-    from moleblend.train import TrainConfig, train
 
     @dataclass(frozen=True)
     class Run:

@@ -7,8 +7,8 @@ from html import escape
 import numpy as np
 
 from moleblend.data.targets import Target
+from moleblend.finetuning.train import TrainResult
 from moleblend.page import BLUE, GREY, ORANGE, axes_of, picture, plots, table
-from moleblend.train import TrainResult
 
 _MOST_PLOTS = 6
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from moleblend.chem.drawing import draw_svg
 from moleblend.chem.molecule import BOND_FEATURE_SIZES, Molecule
 from moleblend.evaluation.metrics import Metrics
+from moleblend.finetuning.train import TrainResult
 from moleblend.model.blending import Blend
 from moleblend.model.relations import relate
 from moleblend.page import (
@@ -27,7 +28,6 @@ from moleblend.page import (
 )
 from moleblend.pretraining_page import loss_plots, validation_plots, validation_table
 from moleblend.report import figure_name, parity_picture
-from moleblend.train import TrainResult
 
 _VIEW_COLOURS = (BLUE, ORANGE, GREEN)
 

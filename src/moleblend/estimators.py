@@ -23,11 +23,11 @@ from moleblend.chem.molecule import MoleculeError
 from moleblend.data.dataframes import is_frame, smiles_list
 from moleblend.data.formats import write_table
 from moleblend.data.splits import Split, random_split, scaffold_split
+from moleblend.finetuning.train import TrainConfig, train
 from moleblend.model.blending import Views
 from moleblend.model.checkpoint import PACKAGED
 from moleblend.model.encoder import EncoderConfig
 from moleblend.prediction.predictor import Predictor, embed
-from moleblend.train import TrainConfig, train
 
 
 class _SmilesEstimator(BaseEstimator):

@@ -19,8 +19,8 @@ from moleblend.evaluation.error_analysis import (
     trend_of,
 )
 from moleblend.evaluation.uncertainty_evaluation import Classes, Values
+from moleblend.finetuning.train import TrainResult
 from moleblend.page import BLUE, axes_of, image, number, picture, plots, table
-from moleblend.train import TrainResult
 
 _MOST_TARGETS = 3
 _MOST_DRAWN = 4

@@ -13,6 +13,7 @@ from moleblend.data_page import data_part
 from moleblend.evaluation.baseline import about_forest
 from moleblend.evaluation.comparison import verdicts
 from moleblend.evaluation.metrics import Metrics
+from moleblend.finetuning.train import TrainResult
 from moleblend.mistakes_page import mistakes_part
 from moleblend.model import checkpoint
 from moleblend.page import (
@@ -29,7 +30,6 @@ from moleblend.page import (
 )
 from moleblend.search_page import search_part
 from moleblend.sureness_page import pictures, sentence
-from moleblend.train import TrainResult
 from moleblend.usage_page import usage_part
 
 _MOST_PLOTS = 6

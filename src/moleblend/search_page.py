@@ -2,8 +2,8 @@
 
 from html import escape
 
+from moleblend.finetuning.hyperparameter_search import FIGURE, NOTE, Search, Trial
 from moleblend.page import BLUE, GREY, ORANGE, axes_of, number, picture, plots, table
-from moleblend.search import FIGURE, NOTE, Search, Trial
 
 _MOST_TRIALS = 10
 

@@ -4,9 +4,9 @@ import shlex
 from html import escape
 
 from moleblend.data.targets import class_names
+from moleblend.finetuning.train import TrainResult
 from moleblend.page import table
 from moleblend.prediction.explanation import MOST_TARGETS
-from moleblend.train import TrainResult
 
 _MEANINGS = {
     "_log10_pred": "its logarithm, which is what was learnt",

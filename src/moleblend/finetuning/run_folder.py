@@ -20,10 +20,10 @@ from moleblend.evaluation.baseline import about_forest
 from moleblend.evaluation.comparison import record
 from moleblend.evaluation.metrics import why_undefined
 from moleblend.files import alone_with, replacing
+from moleblend.finetuning.results import TrainResult
 from moleblend.model import checkpoint
 from moleblend.model.blending import Views
 from moleblend.model.heads import Model
-from moleblend.outcome import TrainResult
 from moleblend.prediction.outputs import domain_names, result_names
 
 

@@ -19,14 +19,14 @@ from moleblend.evaluation.baseline import Rival, learn_forest
 from moleblend.evaluation.metrics import Metrics, best_threshold, regression_metrics, score
 from moleblend.evaluation.uncertainty import Sureness
 from moleblend.evaluation.uncertainty_evaluation import Said, said_of
-from moleblend.finetuning import FineTuning, fit
+from moleblend.finetuning.config import TrainConfig
+from moleblend.finetuning.hyperparameter_search import GoesOn
+from moleblend.finetuning.lightning_module import FineTuning, fit
 from moleblend.model import checkpoint
 from moleblend.model.blending import Views
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import Model, ModelConfig, Readout
 from moleblend.prediction.outputs import mean_of_members, spread_of_members
-from moleblend.search import GoesOn
-from moleblend.settings import TrainConfig
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,6 @@ from jaxtyping import Int64
 from moleblend.chem.descriptors import joined_features
 from moleblend.chem.fingerprints import is_readable
 from moleblend.chem.molecule import Molecule, MoleculeError
-from moleblend.choices import choices_of, told
 from moleblend.data.dataset import Labelled
 from moleblend.data.duplicates import Repeats, find_repeats
 from moleblend.data.formats import read_table
@@ -20,13 +19,14 @@ from moleblend.data.splits import SPLITS, Split, folds, given_split
 from moleblend.data.table import Table, find_smiles_column, read_molecules
 from moleblend.data.targets import Target
 from moleblend.evaluation.baseline import plan_forest
+from moleblend.finetuning.config import TrainConfig
+from moleblend.finetuning.resolved_settings import choices_of, told
+from moleblend.finetuning.run import Start
 from moleblend.model import checkpoint
 from moleblend.model.blending import Views
 from moleblend.model.encoder import EncoderConfig
 from moleblend.prediction.inputs import Row, prepare
 from moleblend.prediction.outputs import check_names
-from moleblend.runs import Start
-from moleblend.settings import TrainConfig
 
 
 @dataclass(frozen=True, eq=False)

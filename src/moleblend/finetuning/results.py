@@ -18,10 +18,10 @@ from moleblend.evaluation.comparison import Contest, contests_of
 from moleblend.evaluation.metrics import Metrics
 from moleblend.evaluation.uncertainty import Sureness
 from moleblend.evaluation.uncertainty_evaluation import Said, Worth, joined, reordered, worth_of
+from moleblend.finetuning.config import TrainConfig
+from moleblend.finetuning.hyperparameter_search import Search
+from moleblend.finetuning.run import Run, with_thresholds
 from moleblend.prediction.inputs import Row
-from moleblend.runs import Run, with_thresholds
-from moleblend.search import Search
-from moleblend.settings import TrainConfig
 
 Spread = dict[str, dict[str, dict[str, float]]]
 """Of each target and metric the mean and the standard deviation over runs."""

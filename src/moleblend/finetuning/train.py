@@ -11,12 +11,20 @@ from rich.console import Console
 
 from moleblend.chem.descriptors import joined_features
 from moleblend.data.dataset import Labelled
-from moleblend.outcome import TrainResult, outcome_of
-from moleblend.preparation import Prepared, prepared
-from moleblend.run_folder import reserved, write_run_folder
-from moleblend.runs import Run, run_on, trained_on
-from moleblend.search import GoesOn, Search, finish, forget, is_unfinished, require_optuna, search
-from moleblend.settings import TrainConfig
+from moleblend.finetuning.config import TrainConfig
+from moleblend.finetuning.hyperparameter_search import (
+    GoesOn,
+    Search,
+    finish,
+    forget,
+    is_unfinished,
+    require_optuna,
+    search,
+)
+from moleblend.finetuning.preparation import Prepared, prepared
+from moleblend.finetuning.results import TrainResult, outcome_of
+from moleblend.finetuning.run import Run, run_on, trained_on
+from moleblend.finetuning.run_folder import reserved, write_run_folder
 
 __all__ = ["Run", "TrainConfig", "TrainResult", "train"]
 

@@ -9,8 +9,8 @@ from moleblend.data.dataset import Labelled
 from moleblend.data.labels.target_detection import Assay, notes_of_cells
 from moleblend.data.splits import SPLITS, Split
 from moleblend.data.table import Table
+from moleblend.finetuning.config import TrainConfig
 from moleblend.model.blending import Views
-from moleblend.settings import TrainConfig
 
 _FAR = 10
 """Standard deviations of the exact labels, beyond which bounds are said to rule them."""

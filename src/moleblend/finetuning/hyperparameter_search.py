@@ -18,8 +18,8 @@ import torch
 
 from moleblend.config import to_dict
 from moleblend.files import alone_with, replacing
+from moleblend.finetuning.config import TrainConfig
 from moleblend.parts import file_sha256
-from moleblend.settings import TrainConfig
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -24,11 +24,11 @@ from moleblend.data.targets import Target, in_units, output_slices, scaled
 from moleblend.evaluation.metrics import (
     score,
 )
+from moleblend.finetuning.config import TrainConfig
 from moleblend.model.batch import Batch, collate, pieces, shuffled_batches
 from moleblend.model.blending import Blend, Views, show
 from moleblend.model.heads import Model
 from moleblend.prediction.inference import each_geometry, n_geometries, over_geometries
-from moleblend.settings import TrainConfig
 
 _PAIRS_AT_ONCE = 2**18
 """Pairs of atoms whose states stand in memory for the backward pass; a molecule may have more."""

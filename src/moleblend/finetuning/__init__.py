@@ -1,0 +1,1 @@
+"""`moleblend train`: preparation, hyperparameter search, runs, results and the run folder."""
