@@ -13,12 +13,12 @@ import torch
 from moleblend.data.formats import read_table
 from moleblend.data.targets import Target
 from moleblend.evaluation.applicability_domain import EDGE, Nearness
-from moleblend.explanation_page import Explained, write_atom_table, write_explanation_page
 from moleblend.model import checkpoint
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import Model, ModelConfig
 from moleblend.prediction.explanation import Contributions, explain
 from moleblend.prediction.predictor import Predictor
+from moleblend.reports.explanation_report import Explained, write_atom_table, write_explanation_page
 
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8, max_atoms=110)
 TARGETS = (

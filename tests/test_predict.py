@@ -338,9 +338,9 @@ def test_a_stuck_molecule_is_used_in_2d(monkeypatch):
 
     monkeypatch.setattr(predict, "Conformers", Stuck)
     items = [read_smiles("CCO"), Rejected(2, "x", "no")]
-    told = [(row.status, row.reason) for row in predict.prepare(items, "both", 512, 3)]
+    told = [(row.status, row.reason) for row in prepare(items, "both", 512, 3)]
     assert told == [("ok_2d_only", "CCO: no geometry within 20 s"), ("invalid", "no")]
-    assert predict.prepare(items, "3d", 512, 3)[0].status == "no_3d"
+    assert prepare(items, "3d", 512, 3)[0].status == "no_3d"
     assert len(closed) == 2
 
 

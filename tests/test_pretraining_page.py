@@ -4,7 +4,7 @@ import json
 import pytest
 from test_report import pictures, table_rows, words
 
-from moleblend.pretraining_page import write_pretrain_report
+from moleblend.reports.pretrain_report import write_pretrain_report
 
 
 @pytest.fixture

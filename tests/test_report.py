@@ -21,7 +21,7 @@ from moleblend.model import checkpoint
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import Model, ModelConfig
 from moleblend.prediction.inputs import Row
-from moleblend.report import write_train_report
+from moleblend.reports.train_report import write_train_report
 
 TARGETS = (
     Target("solubility <log>", "regression", "$\\mol$", mean=1.0, scale=2.0),

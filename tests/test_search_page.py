@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from moleblend.finetuning.config import TrainConfig
 from moleblend.finetuning.hyperparameter_search import NOTE, Search, Trial
-from moleblend.search_page import search_part
+from moleblend.reports.search_section import search_part
 
 TRIALS = (
     Trial(1, {"learning_rate": 2e-4, "features": "none"}, "done", (-0.9, -0.75), 1.0),

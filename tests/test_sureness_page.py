@@ -6,7 +6,7 @@ import numpy as np
 from moleblend.data.targets import Target
 from moleblend.evaluation.uncertainty import Sureness
 from moleblend.evaluation.uncertainty_evaluation import said_of, worth_of
-from moleblend.sureness_page import pictures, sentence
+from moleblend.reports.uncertainty_section import pictures, sentence
 
 TARGETS = (Target("log<S>", "regression", "mol/L"), Target("toxic", "binary"))
 

@@ -11,7 +11,7 @@ from test_report import words
 from test_train import CHAINS, HAS_OXYGEN, N_CARBONS, PARTS, write
 
 from moleblend import cli
-from moleblend.report import write_train_report
+from moleblend.reports.train_report import write_train_report
 
 
 @pytest.mark.parametrize("kind", ["value", "classes", "descriptors", "many"])

@@ -62,7 +62,7 @@ def _pretrain(arguments: list[str]) -> None:
     from moleblend.config import read_recipe
     from moleblend.pretraining.config import PretrainConfig
     from moleblend.pretraining.pretrain import pretrain
-    from moleblend.pretraining_page import write_pretrain_report
+    from moleblend.reports.pretrain_report import write_pretrain_report
 
     @dataclass(frozen=True)
     class Run:
@@ -103,7 +103,7 @@ def _pretrain(arguments: list[str]) -> None:
 def _train(arguments: list[str]) -> None:
     from moleblend.evaluation.comparison import verdicts
     from moleblend.finetuning.train import TrainConfig, train
-    from moleblend.report import write_train_report
+    from moleblend.reports.train_report import write_train_report
 
     @dataclass(frozen=True)
     class Run:
@@ -258,9 +258,13 @@ def _export(arguments: list[str]) -> None:
 
 def _explain(arguments: list[str]) -> None:
     from moleblend.data.formats import read_pieces
-    from moleblend.explanation_page import Explained, write_atom_table, write_explanation_page
     from moleblend.prediction.explanation import MOST_TARGETS, as_learnt, choose_targets, explain
     from moleblend.prediction.predictor import Predictor
+    from moleblend.reports.explanation_report import (
+        Explained,
+        write_atom_table,
+        write_explanation_page,
+    )
 
     def run(
         model: Annotated[Argument[Path], tyro.conf.arg(metavar="MODEL")],
@@ -382,7 +386,7 @@ def _sentence(error: Exception) -> str:
 
 def _report(write: Callable[[], Path]) -> str:
     """Write a report where figures can be drawn; without them the run is no failure."""
-    from moleblend.page import require_matplotlib
+    from moleblend.reports.html_page import require_matplotlib
 
     try:
         require_matplotlib()

@@ -22,16 +22,16 @@ from moleblend.config import to_dict
 from moleblend.data.build_store import build_store
 from moleblend.data.formats import read_table, write_table
 from moleblend.data.table import Table, read_molecules
-from moleblend.demo_page import Demonstration, Example, write_demo_report
 from moleblend.finetuning.train import TrainConfig, TrainResult, train
 from moleblend.model import checkpoint
 from moleblend.model.batch import collate
 from moleblend.model.blending import draw_blend, show
 from moleblend.model.encoder import EncoderConfig
-from moleblend.page import require_matplotlib
 from moleblend.prediction.predictor import Predictor
 from moleblend.pretraining.config import PretrainConfig, ScheduleConfig
 from moleblend.pretraining.pretrain import PretrainResult, pretrain
+from moleblend.reports.demo_report import Demonstration, Example, write_demo_report
+from moleblend.reports.html_page import require_matplotlib
 
 DEFAULT_SMILES = "OCc1ccco1"
 """Predicted where the user names no molecule: furfuryl alcohol."""

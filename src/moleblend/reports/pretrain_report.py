@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from moleblend.page import (
+from moleblend.pretraining.validation import SHOWN, named_metric
+from moleblend.reports.html_page import (
     BLUE,
     GREEN,
     GREY,
@@ -22,7 +23,6 @@ from moleblend.page import (
     table,
     write_page,
 )
-from moleblend.pretraining.validation import SHOWN, named_metric
 
 _LOG_COLUMNS = ("step", "learning_rate", "loss", "molecules_per_s")
 

@@ -6,7 +6,7 @@ from moleblend.data.targets import Target
 from moleblend.evaluation.calibration import ProbabilityCalibration
 from moleblend.evaluation.uncertainty_evaluation import Worth
 from moleblend.evaluation.uncertainty_metrics import ErrorCurve, QuantileCurve, Reliability
-from moleblend.page import BLUE, GREY, ORANGE, axes_of, number, picture
+from moleblend.reports.html_page import BLUE, GREY, ORANGE, axes_of, number, picture
 
 _RANKS = {
     "spread": "the spread of the members",

@@ -5,8 +5,8 @@ from html import escape
 
 from moleblend.data.targets import class_names
 from moleblend.finetuning.train import TrainResult
-from moleblend.page import table
 from moleblend.prediction.explanation import MOST_TARGETS
+from moleblend.reports.html_page import table
 
 _MEANINGS = {
     "_log10_pred": "its logarithm, which is what was learnt",

@@ -13,7 +13,7 @@ from moleblend.evaluation.metrics import Metrics
 from moleblend.finetuning.train import TrainResult
 from moleblend.model.blending import Blend
 from moleblend.model.relations import relate
-from moleblend.page import (
+from moleblend.reports.html_page import (
     BLUE,
     GREEN,
     ORANGE,
@@ -26,8 +26,8 @@ from moleblend.page import (
     table,
     write_page,
 )
-from moleblend.pretraining_page import loss_plots, validation_plots, validation_table
-from moleblend.report import figure_name, parity_picture
+from moleblend.reports.pretrain_report import loss_plots, validation_plots, validation_table
+from moleblend.reports.train_report import figure_name, parity_picture
 
 _VIEW_COLOURS = (BLUE, ORANGE, GREEN)
 

@@ -17,8 +17,8 @@ from moleblend.data.table import Table
 from moleblend.data.targets import Target
 from moleblend.evaluation.applicability_domain import Nearness
 from moleblend.model.relations import UNREACHABLE, relate
-from moleblend.page import image, write_page
 from moleblend.prediction.explanation import VIEW_GROUPS, Contributions, Explanation
+from moleblend.reports.html_page import image, write_page
 
 _MOST_ARCS, _MOST_WORDS = 4, 3
 

@@ -9,14 +9,14 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from moleblend.config import to_dict
 from moleblend.data.targets import Target, output_slices
-from moleblend.data_page import data_part
 from moleblend.evaluation.baseline import about_forest
 from moleblend.evaluation.comparison import verdicts
 from moleblend.evaluation.metrics import Metrics
 from moleblend.finetuning.train import TrainResult
-from moleblend.mistakes_page import mistakes_part
 from moleblend.model import checkpoint
-from moleblend.page import (
+from moleblend.reports.data_section import data_part
+from moleblend.reports.error_analysis_section import mistakes_part
+from moleblend.reports.html_page import (
     BLUE,
     GREY,
     ORANGE,
@@ -28,9 +28,9 @@ from moleblend.page import (
     table,
     write_page,
 )
-from moleblend.search_page import search_part
-from moleblend.sureness_page import pictures, sentence
-from moleblend.usage_page import usage_part
+from moleblend.reports.search_section import search_part
+from moleblend.reports.uncertainty_section import pictures, sentence
+from moleblend.reports.usage_section import usage_part
 
 _MOST_PLOTS = 6
 

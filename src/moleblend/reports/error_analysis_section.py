@@ -20,7 +20,7 @@ from moleblend.evaluation.error_analysis import (
 )
 from moleblend.evaluation.uncertainty_evaluation import Classes, Values
 from moleblend.finetuning.train import TrainResult
-from moleblend.page import BLUE, axes_of, image, number, picture, plots, table
+from moleblend.reports.html_page import BLUE, axes_of, image, number, picture, plots, table
 
 _MOST_TARGETS = 3
 _MOST_DRAWN = 4

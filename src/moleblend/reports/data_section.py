@@ -8,7 +8,7 @@ import numpy as np
 
 from moleblend.data.targets import Target
 from moleblend.finetuning.train import TrainResult
-from moleblend.page import BLUE, GREY, ORANGE, axes_of, picture, plots, table
+from moleblend.reports.html_page import BLUE, GREY, ORANGE, axes_of, picture, plots, table
 
 _MOST_PLOTS = 6
 

@@ -3,7 +3,7 @@
 from html import escape
 
 from moleblend.finetuning.hyperparameter_search import FIGURE, NOTE, Search, Trial
-from moleblend.page import BLUE, GREY, ORANGE, axes_of, number, picture, plots, table
+from moleblend.reports.html_page import BLUE, GREY, ORANGE, axes_of, number, picture, plots, table
 
 _MOST_TRIALS = 10
 

@@ -1,0 +1,1 @@
+"""HTML reports and their plots. matplotlib is imported in this package only."""
