@@ -118,7 +118,7 @@ def main(options: Options) -> None:
 
 def command(options: Options, source: Path, out: Path) -> list[str]:
     """The command line of one build."""
-    given = [sys.executable, "-m", "moleblend.cli", "data", "build", str(source), str(out)]
+    given = [sys.executable, "-m", "moleblend.cli.main", "data", "build", str(source), str(out)]
     given += ["--engine", options.engine, "--processes", str(options.processes)]
     given += ["--conformers", str(options.conformers), "--no-cache"]
     return given + (["--smiles", options.smiles] if options.smiles else [])

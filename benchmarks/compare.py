@@ -221,7 +221,7 @@ def train_and_predict(
         _timed([*predict, "--preds-path", str(predicted)], run)
         names = targets
     else:
-        command = [sys.executable, "-m", "moleblend.cli"]
+        command = [sys.executable, "-m", "moleblend.cli.main"]
         options = ["--split", "split", "--forest", "0", "--seed", str(seed), "--out", str(run)]
         options += flags
         train = [*command, "train", data, "--smiles", "smiles", "--target", *targets, *options]

@@ -86,7 +86,15 @@ def main(options: Options) -> int:
 
 def command(options: Options, out: Path) -> list[str]:
     """The command line of a build."""
-    given = [sys.executable, "-m", "moleblend.cli", "data", "build", str(options.source), str(out)]
+    given = [
+        sys.executable,
+        "-m",
+        "moleblend.cli.main",
+        "data",
+        "build",
+        str(options.source),
+        str(out),
+    ]
     return given + options.arguments.split()
 
 

@@ -86,7 +86,7 @@ def main(options: Options) -> int:
 def command(options: Options, out: Path) -> list[str]:
     """The command line of a run: it begins, or goes on."""
     recipe, store = options.work / "recipe.toml", options.work / "molecules.arrow"
-    given = [sys.executable, "-m", "moleblend.cli", "pretrain", str(recipe), "--resume"]
+    given = [sys.executable, "-m", "moleblend.cli.main", "pretrain", str(recipe), "--resume"]
     return [*given, "--data", str(store), "--out", str(out)]
 
 

@@ -52,7 +52,7 @@ def main(options: Options) -> None:
             pieces = read_pieces(options.source, 1_000)
             tables = (piece.columns for piece in itertools.islice(pieces, n_rows // 1_000))
             write_tables(tables, source)
-            given = [sys.executable, "-m", "moleblend.cli", options.verb, str(options.model)]
+            given = [sys.executable, "-m", "moleblend.cli.main", options.verb, str(options.model)]
             given += [str(source), str(out), "--views", "2d", "--processes", str(options.processes)]
             seconds, peak = measure(given)
             n_bytes = out.stat().st_size

@@ -285,7 +285,7 @@ def test_killed_twice_and_resumed_is_the_unbroken_build(tmp_path):
     rows = [f"{'C' * (i % 9 + 1)}O,m{i}\n" for i in range(4_000)]
     rows[1_400] = "nonsense,x\n"
     source.write_text("smiles,name\n" + "".join(rows))
-    command = [sys.executable, "-m", "moleblend.cli", "data", "build", str(source)]
+    command = [sys.executable, "-m", "moleblend.cli.main", "data", "build", str(source)]
     options = ["--shard-rows", "200", "--processes", "2"]
     out, counts = tmp_path / "out.arrow", []
     for k in range(2):

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moleblend import cli
 from moleblend.chem import standardise
 from moleblend.chem.parsing import read_smiles
+from moleblend.cli import main as cli
 from moleblend.data.cleaning import CleaningConfig, clean, robust_z
 from moleblend.data.formats import read_table
 from moleblend.data.table import Table

@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from moleblend import cli
 from moleblend.chem.parsing import read_smiles
+from moleblend.cli import main as cli
+from moleblend.cli.data_commands import DATA_VERBS
 from moleblend.data import build_store as build
 from moleblend.data.store import MoleculeStore, write_store
 from moleblend.data.targets import Target
-from moleblend.data_verbs import DATA_VERBS
 from moleblend.model import checkpoint
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
@@ -435,7 +435,7 @@ def test_the_list_of_verbs(capfd: pytest.CaptureFixture[str]) -> None:
 def test_nobody_else_talks_to_the_terminal(folder: Path) -> None:
     """In a process of its own: Lightning, torch and RDKit say nothing but what we say."""
     script = (
-        "import sys; from moleblend.cli import main\n"
+        "import sys; from moleblend.cli.main import main\n"
         "for line in sys.stdin.read().splitlines():\n"
         "    assert main(line.split()) == 0"
     )

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_streams import ogb_zip
 
-from moleblend import cli
+from moleblend.cli import main as cli
 from moleblend.data.datasets import fetch as datasets
 from moleblend.data.datasets.catalogue import DATASETS, Counts
 from moleblend.data.datasets.download import DownloadError, Progress

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import moleblend
-from moleblend import cli
 from moleblend.chem.parsing import read_smiles
+from moleblend.cli import main as cli
 from moleblend.finetuning import run as runs
 from moleblend.finetuning import train
 from moleblend.finetuning.lightning_module import FineTuning

@@ -224,7 +224,7 @@ SLURM = {"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "pretrain", "SLURM_JOB_ID": "150
 
 def test_slurm_and_lightning_start_processes_too(alone: PretrainConfig) -> None:
     """What torchrun does, SLURM's variables do, and Lightning itself without either."""
-    command = [sys.executable, "-m", "moleblend.cli", "pretrain"]
+    command = [sys.executable, "-m", "moleblend.cli.main", "pretrain"]
     here = {**os.environ, "OMP_NUM_THREADS": "1"}
     told = {**here, **SLURM, "SLURM_NODELIST": "localhost", "SLURM_NTASKS_PER_NODE": "2"}
     by_slurm, by_lightning = (elsewhere(alone, name, devices=2) for name in ("slurm", "lightning"))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from moleblend import engines
-from moleblend.engines import map_in_order
+from moleblend import parallel as engines
+from moleblend.parallel import map_in_order
 
 
 def double(number):
@@ -105,7 +105,7 @@ def test_an_address_where_no_cluster_is(address, monkeypatch):
 
 SCRIPT = """
 import os, sys, time
-from moleblend.engines import map_in_order
+from moleblend.parallel import map_in_order
 
 def stay(number):
     print(os.getpid(), flush=True)

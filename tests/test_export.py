@@ -9,9 +9,9 @@ import onnxruntime
 import pytest
 import torch
 
-from moleblend import cli
 from moleblend.chem.descriptors import FEATURES, joined_features
 from moleblend.chem.parsing import read_smiles
+from moleblend.cli import main as cli
 from moleblend.data.targets import Target, in_units
 from moleblend.model import checkpoint
 from moleblend.model.batch import Batch, collate

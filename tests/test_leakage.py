@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from moleblend import cli
 from moleblend.chem.molecule import MoleculeError
+from moleblend.cli import main as cli
 from moleblend.data.formats import read_table
 from moleblend.data.leakage import leakage
 from moleblend.data.splits import Split, read_split, scaffold_split

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from moleblend.cli import main
+from moleblend.cli.main import main
 from moleblend.finetuning.config import TrainConfig
 from moleblend.finetuning.hyperparameter_search import NOTE, GoesOn, Search, search
 from moleblend.finetuning.train import TrainResult, train

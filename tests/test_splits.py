@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moleblend import cli
 from moleblend.chem.molecule import MoleculeError
+from moleblend.cli import main as cli
 from moleblend.data.formats import read_table
 from moleblend.data.splits import (
     SPLITS,

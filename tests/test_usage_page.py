@@ -10,7 +10,7 @@ from test_outcome import trained
 from test_report import words
 from test_train import CHAINS, HAS_OXYGEN, N_CARBONS, PARTS, write
 
-from moleblend import cli
+from moleblend.cli import main as cli
 from moleblend.reports.train_report import write_train_report
 
 

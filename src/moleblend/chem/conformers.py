@@ -16,7 +16,7 @@ import numpy as np
 from moleblend.chem.geometry import TooSlowError, add_positions
 from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.chem.parsing import RDKIT_VERSION
-from moleblend.engines import end_with_parent
+from moleblend.parallel import end_with_parent
 
 Compute = Callable[..., Molecule]
 """What computes: `geometry.add_positions`, or in a test a function of the same arguments."""

@@ -19,12 +19,12 @@ from moleblend import __version__
 from moleblend.chem.parsing import RDKIT_VERSION
 from moleblend.data.formats import check_ending, read_pieces, write_tables
 from moleblend.data.table import Table
-from moleblend.engines import Engine, map_in_order
 from moleblend.evaluation.conformal import check_confidence
 from moleblend.evaluation.uncertainty import CONFIDENCE
 from moleblend.files import alone_with, replacing
 from moleblend.model import checkpoint
 from moleblend.model.blending import Views
+from moleblend.parallel import Engine, map_in_order
 from moleblend.parts import Parts, file_sha256
 from moleblend.prediction.inputs import Errors
 from moleblend.prediction.predictor import Predictor

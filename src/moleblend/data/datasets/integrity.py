@@ -18,7 +18,7 @@ from moleblend.data.datasets.fetch import Verdict, compare_hash, dataset, find, 
 from moleblend.data.datasets.streaming import pcqm4mv2_split, read_pcqm4mv2
 from moleblend.data.formats import read_pieces
 from moleblend.data.table import Table, numbers, read_molecules
-from moleblend.engines import map_in_order
+from moleblend.parallel import map_in_order
 
 _ROWS_IN_A_PIECE = 512
 _MOST_PARSED = 200_000

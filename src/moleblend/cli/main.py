@@ -10,9 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from moleblend import __version__
-from moleblend.data_verbs import data
-from moleblend.engines import Engine
-from moleblend.terminal import SHOWN, Argument, call, check_out, parse, print_verbs, progress, say
+from moleblend.cli.data_commands import data
+from moleblend.cli.terminal import (
+    SHOWN,
+    Argument,
+    call,
+    check_out,
+    parse,
+    print_verbs,
+    progress,
+    say,
+)
+from moleblend.parallel import Engine
 
 if TYPE_CHECKING:
     from moleblend.prediction.screening import FileAccount

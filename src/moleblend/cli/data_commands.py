@@ -9,9 +9,8 @@ import tyro
 from rich.table import Table as RichTable
 
 from moleblend.chem.molecule import FeatureVersion
-from moleblend.dataset_verbs import DATASET_VERBS
-from moleblend.engines import Engine
-from moleblend.terminal import (
+from moleblend.cli.dataset_commands import DATASET_VERBS
+from moleblend.cli.terminal import (
     SHOWN,
     Argument,
     call,
@@ -21,6 +20,7 @@ from moleblend.terminal import (
     say,
     say_some,
 )
+from moleblend.parallel import Engine
 
 ShardFormatFlag = Literal["arrow", "parquet"]
 

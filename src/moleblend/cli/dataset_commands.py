@@ -8,7 +8,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from moleblend.terminal import SHOWN, Argument, check_out, say
+from moleblend.cli.terminal import SHOWN, Argument, check_out, say
 
 
 def _list() -> None:
