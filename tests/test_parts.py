@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from moleblend.parts import Parts, file_sha256, parts_folder
+from moleblend.files import Parts, file_sha256, parts_folder
 
 
 @pytest.fixture

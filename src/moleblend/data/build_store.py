@@ -23,9 +23,8 @@ from moleblend.chem.parsing import RDKIT_VERSION
 from moleblend.data.formats import read_pieces, write_tables
 from moleblend.data.store import STORE_VERSION, pack, read_batches, write_batches, write_manifest
 from moleblend.data.table import Rejected, Table, read_molecules
-from moleblend.files import alone_with, replacing
+from moleblend.files import Parts, alone_with, file_sha256, parts_folder, replacing
 from moleblend.parallel import Engine, map_in_order
-from moleblend.parts import Parts, file_sha256, parts_folder
 
 ShardFormat = Literal["arrow", "parquet"]
 

@@ -17,9 +17,8 @@ import numpy as np
 import torch
 
 from moleblend.config import to_dict
-from moleblend.files import alone_with, replacing
+from moleblend.files import alone_with, file_sha256, replacing
 from moleblend.finetuning.config import TrainConfig
-from moleblend.parts import file_sha256
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -21,11 +21,10 @@ from moleblend.data.formats import check_ending, read_pieces, write_tables
 from moleblend.data.table import Table
 from moleblend.evaluation.conformal import check_confidence
 from moleblend.evaluation.uncertainty import CONFIDENCE
-from moleblend.files import alone_with, replacing
+from moleblend.files import Parts, alone_with, file_sha256, replacing
 from moleblend.model import checkpoint
 from moleblend.model.blending import Views
 from moleblend.parallel import Engine, map_in_order
-from moleblend.parts import Parts, file_sha256
 from moleblend.prediction.inputs import Errors
 from moleblend.prediction.predictor import Predictor
 
