@@ -5,7 +5,7 @@
 Each file is written with a known number of rows, read as a user's file would be, and its rows are
 counted. A failure is a row too many or too few, an exception that is no sentence (`MoleculeError`
 for a row, `ValueError` or `FileNotFoundError` for a file), or an input that takes longer than the
-limit. `tests/test_fuzz.py` runs a small part of it, and what once failed.
+limit. `tests/end_to_end/test_fuzz.py` runs a small part of it, and what once failed.
 """
 
 import csv

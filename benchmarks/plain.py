@@ -1,7 +1,7 @@
 """The straightforward way to do what the package does, to have something to compare with.
 
 It follows the text of the method, one pair and one bond at a time, with numpy only for the tables.
-`tests/test_benchmarks.py` says that both ways give the same.
+`tests/end_to_end/test_benchmarks.py` says that both ways give the same.
 """
 
 from collections.abc import Sequence

@@ -2,7 +2,8 @@
 
 It takes the parameters of a `heads.Model` and follows the equations as they are written: three
 embeddings for every bond on every path, explicit softmax, [b n n r*r] outer products, linear map
-after linear map. `tests/test_benchmarks.py` says that losses and gradients are those of the model.
+after linear map. `tests/end_to_end/test_benchmarks.py` says that losses and gradients are those of
+the model.
 """
 
 import math

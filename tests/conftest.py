@@ -1,4 +1,4 @@
-"""What several test files share: where real data is, awkward molecules, and no silent skips.
+"""What all tests share: where real data is, and no silent skips.
 
 `MOLEBLEND_DATA` names the folder of real data sets and `MOLEBLEND_PARITY_FIXTURE` the parity
 fixture (its path without .json or .safetensors), both from the root of the repository if relative.
@@ -15,29 +15,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.helpers.molecules import AWKWARD
+
 # The same examples everywhere: a change is judged by what it changes, not by the luck of a draw.
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
-
-AWKWARD = [
-    "C",  # one atom, no bond
-    "[H][H]",  # nothing but hydrogen
-    "[H+]",  # a proton
-    "[Na+].[Cl-]",  # no bond at all, two unreachable atoms
-    "CC(=O)[O-].[NH4+]",  # unreachable pairs beside bonded ones
-    "[2H]C([2H])([2H])O",  # isotopes that RDKit keeps as atoms
-    "C[C@H](N)C(=O)O",  # R or S
-    "F/C=C/F",  # E or Z
-    "Cl[Pt](Cl)(<-N)<-N",  # dative bonds
-    "[CH]12[CH]3[CH]4[CH]5[CH]1[Fe]23451678[CH]2[CH]1[CH]6[CH]7[CH]82",  # ferrocene: ten bonds
-    "[CH3]",  # a radical
-    "C[N+](=O)[O-]",  # a zwitterion
-    "C" * 60,  # paths longer than any table of lengths
-    "C" * 210,
-    "Cc1ccc(NC(=O)c2ccc(CN3CCN(C)CC3)cc2)cc1Nc1nccc(-c2cccnc2)n1",  # imatinib
-    "*CC",  # an atom without an element
-]
-"""SMILES that RDKit reads and that naive code fails on."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -87,7 +69,7 @@ def ray_here() -> Iterator[None]:
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.CRITICAL,
-            runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}},
+            runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[1])}},
         )
         yield
         ray.shutdown()

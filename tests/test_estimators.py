@@ -1,7 +1,6 @@
 """The estimators: their own promises, and scikit-learn's checks as far as they apply to SMILES."""
 
 # ruff: noqa: N803, N806 (X is what scikit-learn calls it)
-
 import pickle
 import subprocess
 import sys
@@ -29,11 +28,10 @@ import moleblend
 from moleblend import MoleBlendClassifier, MoleBlendEmbedder, MoleBlendRegressor
 from moleblend.chem.molecule import MoleculeError
 from moleblend.model import checkpoint
-from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import Model, ModelConfig
 from moleblend.prediction.predictor import Predictor
+from tests.helpers.runs import TINY
 
-TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)
 SMILES = ["C" * k + end for k in range(1, 9) for end in "ONF"]
 LENGTHS = np.array([float(len(text)) for text in SMILES])
 QUICK = {"model": "scratch", "encoder": TINY, "epochs": 1, "device": "cpu"}

@@ -1,0 +1,150 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from moleblend.chem.parsing import read_smiles
+from moleblend.data.formats import read_table
+from moleblend.data.table import Rejected, Table, find_smiles_column, numbers, read_molecules
+from tests.helpers.tables import read, reason, write_file
+
+
+def in_memory(**columns):
+    return Table(Path("t.csv"), pa.table(columns))
+
+
+def test_missing_and_ambiguous_columns(tmp_path):
+    table = read_table(write_file(tmp_path / "t.csv", "smiles,y,y\nC,1,2\n"))
+    assert "'smiles', 'y', 'y'" in reason(table.column, "z")
+    assert "2 columns are called 'y'" in reason(table.column, "y")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["y", "SMILES"], "SMILES"),
+        (["mol", "smiles"], "smiles"),
+        (["mol", "CID"], "mol"),
+        (["Canonical SMILES", "y"], "Canonical SMILES"),
+        (["id", "SMILES (canonical)"], "SMILES (canonical)"),
+        (["Molecule SMILES", "y"], "Molecule SMILES"),
+        (["smiles_std", "y"], "smiles_std"),
+        (["smiles", "parent_smiles"], "smiles"),
+    ],
+)
+def test_smiles_column_is_found(names, expected):
+    assert find_smiles_column(in_memory(**{name: ["C"] for name in names})) == expected
+
+
+def test_smiles_column_is_not_guessed():
+    assert "'a', 'b'" in reason(find_smiles_column, in_memory(a=["C"], b=["C"]))
+    ambiguous = in_memory(mol=["C"], structure=["C"])
+    assert "'mol' and 'structure'" in reason(find_smiles_column, ambiguous)
+    pair = in_memory(salt_smiles=["C"], parent_smiles=["C"])
+    assert "name the right column (--smiles COLUMN" in reason(find_smiles_column, pair)
+    assert "(--smiles COLUMN" in reason(find_smiles_column, in_memory(smilesian=["C"]))
+
+
+def test_the_column_that_holds_smiles_is_proposed():
+    table = in_memory(code=["a1", "a2"], Molecule=["CCO", "c1ccccc1"], y=["1", "2"])
+    told = reason(find_smiles_column, table)
+    assert told.endswith("(--smiles COLUMN, in Python smiles=): 'Molecule' by what stands in it")
+
+
+def test_a_table_without_a_header_is_told():
+    told = reason(find_smiles_column, in_memory(**{"CC(=O)OCC": ["CCO"], "-4.69": ["1"]}))
+    assert "names of columns were expected in the first line, but there is the molecule" in told
+    assert "first line" not in reason(find_smiles_column, in_memory(**{"C1": ["C"], "IC50": ["1"]}))
+
+
+def test_numbers_and_missing_ones():
+    texts = ["1", " -2.5e1 ", "", "NA", "nan", "None", None, ".5"]
+    expected = [1, -25, *[np.nan] * 5, 0.5]
+    np.testing.assert_array_equal(numbers(in_memory(y=texts), "y"), expected)
+    np.testing.assert_array_equal(numbers(in_memory(y=[True, None]), "y"), [1, np.nan])
+    np.testing.assert_array_equal(numbers(in_memory(y=[1, None, 3]), "y"), [1, np.nan, 3])
+
+
+@pytest.mark.parametrize("cell", ["abc", "1,5", "inf", [1.0], float("inf")])
+def test_what_is_no_number_is_named_with_its_row(cell):
+    text = reason(numbers, in_memory(y=[None, cell]), "y")
+    assert text == f"t.csv, row 2: column 'y' should hold numbers, not {cell!r}"
+
+
+def test_the_line_of_a_cell_that_is_no_number(tmp_path):
+    path = write_file(tmp_path / "t.csv", "smiles,y\nC,1\n\nCC,ten\n")
+    assert reason(numbers, read_table(path), "y") == (
+        f"{path}, row 2 (line 4): column 'y' should hold numbers, not 'ten'"
+    )
+
+
+def test_numbers_of_malformed_rows_are_missing(tmp_path):
+    table = read_table(write_file(tmp_path / "t.csv", "smiles,name,y\nC,a,1\nC,b,c,2\n"))
+    np.testing.assert_array_equal(numbers(table, "y"), [1, np.nan])
+
+
+# --- molecules -----------------------------------------------------------------------------------
+
+
+def test_one_item_a_row_in_order():
+    table = in_memory(smiles=["CO", "nonsense", None, "N"], code=["a", "b", None, "a"])
+    methanol, nonsense, empty, ammonia = read(table, id="code")
+    assert (methanol.id, ammonia.id) == ("a", "a")
+    assert (nonsense.row, nonsense.id) == (2, "b")
+    assert not nonsense.reason.startswith("b: ")
+    assert (empty.row, empty.id) == (3, "row 3")
+    assert "empty" in empty.reason
+
+
+def test_feature_version_is_passed_on():
+    for version in ("cip-1", "ogb-1"):
+        (molecule,) = read(in_memory(smiles=["OCC"]), features=version)
+        expected = read_smiles("OCC", features=version)
+        assert molecule.features == version
+        np.testing.assert_array_equal(molecule.atoms, expected.atoms)
+
+
+def test_wrong_columns_are_refused_before_the_first_row():
+    assert "there is no column 'x'" in reason(read_molecules, in_memory(smiles=["C"]), smiles="x")
+    assert "there is no column 'x'" in reason(read_molecules, in_memory(smiles=["C"]), id="x")
+    assert "row 1: column 'y' should hold text, not 1" in reason(
+        read_molecules, in_memory(y=[1]), smiles="y"
+    )
+    assert "list of numbers" in reason(
+        read_molecules, in_memory(smiles=["C"]), coordinates="smiles"
+    )
+
+
+def test_geometry_with_hydrogens_from_list_columns():
+    # H2O as QM9 has it, the hydrogens first here
+    table = in_memory(
+        smiles=["O", "O", "O", "C"],
+        atomic_numbers=pa.array([[1, 1, 8]] * 4, pa.list_(pa.uint8())),
+        coordinates=pa.array(
+            [[1, 0, 0, 0, 1, 0, 0.25, 0, 0], [1, 0], None, [1, 0, 0, 0, 1, 0, 0.25, 0, 0]],
+            pa.list_(pa.float32()),
+        ),
+    )
+    water, ragged, flat, methane = read(table)
+    np.testing.assert_array_equal(water.positions, [[[0.25, 0, 0]]])
+    assert ragged == Rejected(2, "row 2", "2 coordinates, not three for each atom")
+    assert flat.n_conformers == 0
+    assert isinstance(methane, Rejected)
+
+
+def test_geometry_of_heavy_atoms_in_milli_angstrom_follows_the_atoms():
+    lists = pa.array([[0, 0, 0, 1400, 0, 0, 2000, 1000, -500]], pa.list_(pa.int16()))
+    table = in_memory(smiles=["OCN"], coordinates_mA=lists)
+    (molecule,) = read(table)
+    expected = np.array([[0, 0, 0], [1.4, 0, 0], [2, 1, -0.5]], np.float32)
+    np.testing.assert_allclose(molecule.positions[0], expected[molecule.source_atoms])
+    elements = np.array([8, 6, 7])[molecule.source_atoms]
+    np.testing.assert_array_equal(molecule.atoms[:, 0] + 1, elements)
+    (scaled,) = read(table, coordinates="coordinates_mA", coordinate_scale=0.00105)
+    np.testing.assert_allclose(scaled.positions, 1.05 * molecule.positions, rtol=1e-6)
+
+
+def test_a_text_column_called_coordinates_is_no_geometry():
+    (molecule,) = read(in_memory(smiles=["C"], coordinates=["north"]))
+    assert molecule.n_conformers == 0

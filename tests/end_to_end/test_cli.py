@@ -1,0 +1,470 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from moleblend.chem.parsing import read_smiles
+from moleblend.cli import main as cli
+from moleblend.cli.data_commands import DATA_VERBS
+from moleblend.data import build_store as build
+from moleblend.data.store import MoleculeStore, write_store
+from moleblend.data.targets import Target
+from moleblend.model import checkpoint
+from moleblend.model.heads import HeadsConfig, Model, ModelConfig
+from moleblend.model.objectives import Loss
+from moleblend.pretraining import pretrain
+from tests.helpers.runs import TINY
+
+CHAINS = ["C" * n + end for n in range(1, 11) for end in ("", "O", "N")]
+TINY_FLAGS = "--encoder.width 16 --encoder.ffn-width 16 --encoder.n-layers 1 --encoder.n-heads 2"
+RECIPE = """
+n_held_out = 5
+validate_every = 4
+save_every = 2
+log_every = 2
+device = "cpu"
+
+[encoder]
+width = 16
+ffn_width = 16
+n_layers = 1
+n_heads = 2
+n_kernels = 8
+
+[heads]
+rank = 4
+
+[schedule]
+steps = 4
+batch_size = 8
+warmup_steps = 1
+"""
+
+Refuse = Callable[[str], str]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in a folder with what a user has: a table, a recipe, a model that predicts."""
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{smiles},{len(smiles)}" for smiles in CHAINS]
+    (tmp_path / "chains.csv").write_text("\n".join(["smiles,y", *rows]) + "\n")
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    torch.manual_seed(0)
+    targets = (Target("y", "regression"),)
+    model = Model(ModelConfig(encoder=TINY, heads=None, targets=targets))
+    card = checkpoint.Card(trained_by="train", views="2d")
+    checkpoint.save(model, tmp_path / "model.safetensors", card)
+    return tmp_path
+
+
+@pytest.fixture
+def refuse(folder: Path, capfd: pytest.CaptureFixture[str]) -> Refuse:
+    """Run a command that must end in one sentence, exit code 2, and with the disk as it was."""
+
+    def refuse(command: str) -> str:
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        capfd.readouterr()
+        assert cli.main(command.split()) == 2
+        said = capfd.readouterr()
+        assert said.out == ""
+        assert said.err.startswith("moleblend: ")
+        assert said.err.count("\n") == 1
+        assert "Traceback" not in said.err
+        after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        assert after == before
+        return said.err.removeprefix("moleblend: ").rstrip("\n")
+
+    return refuse
+
+
+def test_from_a_table_to_predictions(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The commands of a newcomer, one after the other."""
+
+    def do(command: str) -> str:
+        assert cli.main(command.split()) == 0
+        return capfd.readouterr().err
+
+    said = do("data build chains.csv molecules.arrow --processes 1")
+    assert "30 of 30 rows are in molecules.arrow; 0 rejected" in said
+    assert len(MoleculeStore(folder / "molecules.arrow")) == 30
+    said = do("pretrain recipe.toml --data molecules.arrow --out pre --schedule.steps 6")
+    assert "25 molecules, 5 held out; 6 steps" in said
+    assert "step 6, on held-out molecules" in said
+    assert "the model is pre/model.safetensors" in said
+    assert json.loads((folder / "pre/config.json").read_text())["config"]["schedule"]["steps"] == 6
+    said = do("pretrain recipe.toml --data molecules.arrow --out pre --schedule.steps 6 --resume")
+    assert "the run is finished, all 6 steps were done before" in said
+    assert "step 6, on held-out molecules" in said
+    assert "0 molecules/s" not in said
+    said = do(
+        "train chains.csv --target y --from pre/model.safetensors --split random --epochs 1 "
+        "--out fine --device cpu"
+    )
+    assert "24 to train, 3 to validate, 3 to test (random split)" in said
+    assert (folder / "fine/report.html").is_file()
+    assert "test  y  RMSE" in said
+    (folder / "new.csv").write_text("id,smiles\n1,CCO\n2,C1CC\n")
+    said = do("predict fine/model.safetensors new.csv results/out.csv")
+    assert said == "2 rows written to results/out.csv: 1 ok, 1 invalid\n"
+    table = pyarrow.csv.read_csv(folder / "results/out.csv")
+    assert table.column_names == [
+        *("id", "smiles", "status", "reason", "y_pred"),  # 3 validation molecules: no intervals
+        *("domain", "similarity", "nearest"),
+    ]
+    assert [value is None for value in table.column("y_pred").to_pylist()] == [False, True]
+    do("predict fine/model.safetensors new.csv skipped.csv --errors skip")
+    assert pyarrow.csv.read_csv(folder / "skipped.csv").num_rows == 1
+    do("embed pre/model.safetensors new.csv out.npy")
+    assert np.load(folder / "out.npy").shape == (2, 16)
+    do("embed fine/model.safetensors new.csv out.parquet --views 2d")
+    assert pq.read_table(folder / "out.parquet").column("embedding").null_count == 1
+
+
+def test_an_explanation(folder: Path, refuse: Refuse, capfd: pytest.CaptureFixture[str]) -> None:
+    explain = "explain model.safetensors chains.csv"
+    assert cli.main(f"{explain} new/why.html --n 3".split()) == 0
+    told = "rows explained: 3, the first of chains.csv (--n); the page is new/why.html, the atoms "
+    assert capfd.readouterr().err == f"{told}are in new/why.csv\n"
+    table = pyarrow.csv.read_csv(folder / "new/why.csv")
+    assert table.column("row").to_pylist() == [1, 2, 2, 3, 3]
+    assert (folder / "new/why.html").read_text().count("class='card'") == 3
+    assert "ends in .html" in refuse(f"{explain} why.csv")
+    assert "would overwrite the input; give the page" in refuse(f"{explain} chains.html")
+    assert "no target 'z', it has y" in refuse(f"{explain} why.html --target z")
+    assert "at least one row, not 0" in refuse(f"{explain} why.html --n 0")
+    targets = tuple(Target(f"y{k}", "binary") for k in range(5))
+    model = Model(ModelConfig(encoder=TINY, heads=None, targets=targets))
+    card = checkpoint.Card(trained_by="train", views="2d")
+    checkpoint.save(model, folder / "many.safetensors", card)
+    many = "explain many.safetensors chains.csv why.html --n 2"
+    assert "it has 5 targets: --target names those to explain" in refuse(many)
+    assert cli.main(f"{many} --target y1 y4".split()) == 0
+
+
+def test_a_build_that_is_stopped_and_resumed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = ["data", "build", "chains.csv", "built", "--shard-rows", "10", "--processes", "1"]
+    original = build._Shards.write
+
+    def pressed(self: build._Shards, number: int, *rest: object) -> None:
+        if number == 2:
+            raise KeyboardInterrupt
+        original(self, number, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build._Shards, "write", pressed)
+        assert cli.main(command) == 130
+    kept = "what was built is kept in .built.parts: --resume goes on with it"
+    assert capfd.readouterr().err == f"{kept}\nmoleblend: stopped\n"
+    assert cli.main(command) == 2
+    assert "--resume goes on with it, removing the folder begins" in capfd.readouterr().err
+    assert cli.main([*command, "--resume"]) == 0
+    said = capfd.readouterr().err
+    assert said.startswith(
+        "2 of 3 shards were there already\n30 of 30 rows are in built; 0 rejected"
+    )
+    assert len(MoleculeStore(folder / "built")) == 30
+    assert not (folder / ".built.parts").exists()
+    pretrain = "pretrain recipe.toml --data built --out pre --schedule.steps 2"
+    assert cli.main(pretrain.split()) == 0
+
+
+def test_conformers_are_kept_in_the_users_cache(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    (folder / "two.smi").write_text("CCCCO a\nCC b\n")
+    kept = folder / "cache/moleblend/conformers.sqlite"
+
+    def build(out: str, flags: str) -> list[int]:
+        assert cli.main(f"data build two.smi {out} {flags}".split()) == 0
+        return [molecule.n_conformers for molecule in MoleculeStore(folder / out)]
+
+    assert build("1.arrow", "") == [0, 0]
+    assert build("2.arrow", "--conformers 1 --no-cache") == [1, 1]
+    assert not kept.exists()
+    pruned, one = build("3.arrow", "--conformers 6 --prune-rms 0.2")
+    assert 1 < pruned <= 6
+    assert one == 1
+    assert kept.is_file()
+    assert build("4.arrow", "--conformers 1 --cache other") == [1, 1]
+    assert (folder / "other/conformers.sqlite").is_file()
+    capfd.readouterr()
+    assert cli.main(["data", "build", "two.smi", "5.arrow", "--cache", "other", "--no-cache"]) == 2
+    assert "either a cache (other) or none" in capfd.readouterr().err
+
+
+def test_files_that_are_not_there(refuse: Refuse) -> None:
+    missing = "missing.csv: there is no such file"
+    assert refuse("train missing.csv --target y --from scratch --out run") == missing
+    assert refuse("predict model.safetensors missing.csv out.csv") == missing
+    assert refuse("embed model.safetensors missing.csv out.npy") == missing
+    assert refuse("data build missing.csv out.arrow") == missing
+    assert refuse("pretrain --data missing.csv --out run") == missing
+    assert refuse("pretrain --data no.arrow --out run") == "no.arrow: there is no such store"
+    assert refuse("pretrain no.toml --data x.csv") == "no.toml: there is no such recipe"
+    said = refuse("pretrain recipe.toml --data chains.csv --out run --from no.safetensors")
+    assert said == "no.safetensors: there is no such model file"
+    no_model = "no.safetensors: there is no such model file"
+    assert refuse("predict no.safetensors chains.csv out.csv") == no_model
+    assert refuse("train chains.csv --target y --from no.safetensors --out run") == no_model
+    assert "no.pt" in refuse("convert no.pt out.safetensors")
+
+
+def test_empty_files(folder: Path, refuse: Refuse) -> None:
+    (folder / "empty.csv").touch()
+    empty = "empty.csv: the file is empty"
+    assert refuse("train empty.csv --target y --from scratch --out run") == empty
+    assert refuse("predict model.safetensors empty.csv out.csv") == empty
+    assert refuse("data build empty.csv out.arrow") == empty
+    (folder / "empty.arrow").touch()
+    assert "empty.arrow" in refuse("pretrain --data empty.arrow --out run")
+    (folder / "empty.safetensors").touch()
+    assert "cut short" in refuse("predict empty.safetensors chains.csv out.csv")
+
+
+def test_missing_columns(refuse: Refuse) -> None:
+    there = "its columns are 'smiles', 'y'"
+    assert there in refuse("train chains.csv --target z --from scratch --out run")
+    assert there in refuse("train chains.csv --target y --from scratch --split fold --out run")
+    assert there in refuse("predict model.safetensors chains.csv out.csv --smiles mol")
+    assert there in refuse("data build chains.csv out.arrow --smiles mol --processes 1")
+
+
+def test_a_target_that_is_no_number(folder: Path, refuse: Refuse) -> None:
+    (folder / "odd.csv").write_text("smiles,y\nCC,1\nCCC,high\nC,low\n")
+    assert refuse("train odd.csv --target y --from scratch --out run") == (
+        "odd.csv, row 2 (line 3): column 'y' should hold numbers or a few classes, but 'high' is "
+        "no number, and so it is with 2 of 3 cells"
+    )
+
+
+def test_a_target_that_is_not_clear(folder: Path, refuse: Refuse) -> None:
+    (folder / "two.csv").write_text("id,smiles,a,b\nx,CC,1.5,2.5\ny,CCC,2.5,0.5\n")
+    assert refuse("train two.csv --from scratch") == (
+        "two.csv: 2 columns could be the target: 'a', 'b'; say which with --target COLUMN ..."
+    )
+
+
+def test_a_broken_sdf_record(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    good = "\n\n\n  1  0  0  0  0  0  0  0  0  0999 V2000\n"
+    good += "    0.0000    0.0000    0.0000 C   0  0  0  0  0  0  0  0  0  0  0  0\nM  END\n$$$$\n"
+    (folder / "in.sdf").write_text(good + good.replace("  1  0", "  x  0", 1) + good)
+    assert cli.main(["predict", "model.safetensors", "in.sdf", "out.csv"]) == 0
+    table = pyarrow.csv.read_csv(folder / "out.csv")
+    assert table.column("status").to_pylist() == ["ok", "invalid", "ok"]
+    assert table.column("reason").to_pylist()[1]
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_truncated_files_and_those_of_another_version(folder: Path, refuse: Refuse) -> None:
+    write_store([read_smiles(text) for text in CHAINS], folder / "s.arrow", features="cip-1")
+    whole = (folder / "s.arrow").read_bytes()
+    (folder / "cut.arrow").write_bytes(whole[: len(whole) // 2])
+    assert "truncated" in refuse("pretrain recipe.toml --data cut.arrow --out run")
+    schema = pa.ipc.open_file(folder / "s.arrow").schema
+    newer = schema.with_metadata({**schema.metadata, b"version": b"9"})
+    with pa.ipc.new_file(folder / "newer.arrow", newer):
+        pass
+    said = refuse("pretrain recipe.toml --data newer.arrow --out run")
+    assert "a store of version 9, but this moleblend reads version 2" in said
+    model = (folder / "model.safetensors").read_bytes()
+    (folder / "cut.safetensors").write_bytes(model[: len(model) // 2])
+    for verb in (
+        "predict cut.safetensors chains.csv out.csv",
+        "embed cut.safetensors chains.csv o.npy",
+    ):
+        assert "cut short" in refuse(verb)
+    assert "cut short" in refuse("train chains.csv --target y --from cut.safetensors --out run")
+    old = model.replace(b'"format_version":"1"', b'"format_version":"0"')
+    assert old != model
+    (folder / "old.safetensors").write_bytes(old)
+    assert "another version" in refuse("predict old.safetensors chains.csv out.csv")
+
+
+def test_weights_that_do_not_fit(folder: Path, refuse: Refuse) -> None:
+    model = (folder / "model.safetensors").read_bytes()
+    other = model.replace(b'\\"n_kernels\\": 8', b'\\"n_kernels\\": 9')
+    assert other != model
+    (folder / "other.safetensors").write_bytes(other)
+    said = refuse("predict other.safetensors chains.csv out.csv")
+    assert "does not fit" in said
+    assert "was expected" in said
+    assert "found" in said
+
+
+def test_recipes_that_are_wrong(folder: Path, refuse: Refuse) -> None:
+    run = "pretrain wrong.toml --data chains.csv --out run"
+    recipe = folder / "wrong.toml"
+    recipe.write_text("stepz = 4\n")
+    assert "wrong.toml: stepz is unknown, known are data, out" in refuse(run)
+    recipe.write_text("[encoder]\nwidth = 'big'\n")
+    assert "encoder.width: a whole number was expected, 'big' came" in refuse(run)
+    recipe.write_text("[blend]\npair_shares = [0.5, 0.5, 0.5]\n")
+    assert "sum to 1, (0.5, 0.5, 0.5) sum to 1.5" in refuse(run)
+    recipe.write_text("[encoder\n")
+    assert "wrong.toml: not a TOML file" in refuse(run)
+
+
+def test_flags_that_are_wrong(refuse: Refuse) -> None:
+    """Also those that a dataclass refuses only after they have been read."""
+    said = refuse("pretrain --data chains.csv --blend.pair-shares 0.5 0.5 0.5")
+    assert "sum to 1, (0.5, 0.5, 0.5) sum to 1.5 (see moleblend pretrain --help)" in said
+    said = refuse("pretrain recipe.toml --schedule.warmup-steps 9")
+    assert "warmup_steps must be below steps, 9 of 4 came" in said
+    assert "epochs" in refuse("train chains.csv --target y --from scratch --out run --epochs 0")
+    assert "--split random makes parts of any table" in refuse(
+        "train chains.csv --from scratch --out run"
+    )
+    assert "--nothing" in refuse("train chains.csv --target y --from scratch --out run --nothing 3")
+    assert "'many'" in refuse("train chains.csv --target y --from scratch --out run --epochs many")
+    said = refuse("train chains.csv --from scratch --out run --log-scale --target y")
+    assert "--log-scale needs the names of targets, none came" in said
+    assert "OUT" in refuse("predict model.safetensors chains.csv")
+    assert "4d" in refuse("predict model.safetensors chains.csv out.csv --views 4d")
+    assert "both were asked for" in refuse(
+        "predict model.safetensors chains.csv out.csv --views both"
+    )
+
+
+def test_verbs_that_do_not_exist(refuse: Refuse) -> None:
+    said = refuse("pretain --data x")
+    assert said.startswith("there is no verb 'pretain'; demo, data, pretrain, train")
+    said = refuse("data bild")
+    assert said == f"there is no 'data bild'; the verbs are {', '.join(DATA_VERBS)}"
+
+
+def test_outputs_that_cannot_be(folder: Path, refuse: Refuse) -> None:
+    """Refused before the work, not after it."""
+    predict = "predict model.safetensors chains.csv"
+    assert "ends in .csv or .tsv or .parquet" in refuse(f"{predict} out.txt")
+    assert "would overwrite its input" in refuse(f"{predict} ./chains.csv")
+    (folder / "folder.csv").mkdir()
+    assert "this is a folder" in refuse(f"{predict} folder.csv")
+    assert "ends in .npy or" in refuse("embed model.safetensors chains.csv out")
+    assert "ends in .arrow" in refuse("data build chains.csv out.store")
+    assert "make a folder" in refuse("data build chains.csv out.arrow --format parquet")
+    assert "no unfinished build" in refuse("data build chains.csv out.arrow --resume")
+    assert "needs engine ray" in refuse("data build chains.csv out.arrow --address 10.0.0.1:6379")
+    (folder / "run").mkdir()
+    (folder / "run/config.json").write_text("{}")
+    occupied = "run holds a run already: --resume continues it, another --out starts a new one"
+    assert refuse("pretrain recipe.toml --data chains.csv --out run") == occupied
+
+
+def test_a_row_that_must_not_be_wrong(folder: Path, refuse: Refuse) -> None:
+    (folder / "odd.csv").write_text("smiles\nCC\nC1CC\n")
+    said = refuse("predict model.safetensors odd.csv out.csv --errors raise")
+    assert said.startswith("odd.csv: row 2 (line 3): ")
+
+
+def test_a_model_without_targets(folder: Path, refuse: Refuse) -> None:
+    model = Model(ModelConfig(encoder=TINY, heads=HeadsConfig(rank=4)))
+    checkpoint.save(model, folder / "pre.safetensors", checkpoint.Card(trained_by="pretrain"))
+    assert "has no targets" in refuse("predict pre.safetensors chains.csv out.csv")
+
+
+def test_a_system_error_is_a_sentence_too(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What was predicted by then is not lost."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", str(folder / "out.csv"))
+
+    command = ["predict", "model.safetensors", "chains.csv", "out.csv"]
+    with monkeypatch.context() as patch:
+        patch.setattr("moleblend.prediction.screening.write_tables", full)
+        assert cli.main(command) == 2
+    assert capfd.readouterr().err == f"moleblend: {folder / 'out.csv'}: No space left on device\n"
+    assert not (folder / "out.csv").exists()
+    assert cli.main([*command, "--resume"]) == 0
+    assert "30 rows were there from before\n30 rows written" in capfd.readouterr().err
+
+
+def test_ctrl_c_has_its_own_exit_code(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    original = pretrain.blend_then_predict
+
+    def pressed(*arguments) -> Loss:
+        signal.raise_signal(signal.SIGINT)
+        return original(*arguments)
+
+    command = ["pretrain", "recipe.toml", "--data", "chains.csv", "--out", "run"]
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, "blend_then_predict", pressed)
+        assert cli.main(command) == 130
+    said = capfd.readouterr().err
+    assert "stopped after step 1, which is saved: --resume goes on" in said
+    assert said.endswith("moleblend: stopped\n")
+    assert (folder / "run/state.ckpt").is_file()
+    assert cli.main([*command, "--resume"]) == 0
+
+
+@pytest.mark.parametrize("verb", [*cli.VERBS, *(f"data {verb}" for verb in DATA_VERBS)])
+def test_help_of_every_verb(verb: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*verb.split(), "--help"]) == 0
+    said = capfd.readouterr()
+    assert f"moleblend {verb}" in said.out
+    assert said.err == ""
+
+
+def test_the_list_of_verbs(capfd: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["--help"], ["-h"]):
+        assert cli.main(arguments) == 0
+        said = capfd.readouterr().out
+        assert all(f"\n  {verb}" in said for verb in cli.VERBS)
+    assert cli.main(["--version"]) == 0
+    assert capfd.readouterr().out.count(".") >= 2
+
+
+def test_nobody_else_talks_to_the_terminal(folder: Path) -> None:
+    """In a process of its own: Lightning, torch and RDKit say nothing but what we say."""
+    script = (
+        "import sys; from moleblend.cli.main import main\n"
+        "for line in sys.stdin.read().splitlines():\n"
+        "    assert main(line.split()) == 0"
+    )
+    (folder / "odd.csv").write_text("smiles\nC1CC\nCC\n")
+    commands = [
+        "pretrain recipe.toml --data chains.csv --out pre",
+        "train chains.csv --target y --from scratch --split random --epochs 1 --out fine "
+        + TINY_FLAGS,
+        "predict fine/model.safetensors odd.csv out.csv",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        input="\n".join(commands),
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    ours = ("30 of 30", "step", "peak", "epoch", "validation", "test", "the model")
+    ours += (
+        "visible",
+        "path_length",
+        "bonds",
+        "molecules are read",
+        "target",
+        "note: ",
+        "compared: ",
+    )
+    others = [line for line in lines if not line.startswith(ours) and not line[0].isdigit()]
+    assert others == []

@@ -1,0 +1,104 @@
+import numpy as np
+import pyarrow.csv
+import pytest
+
+from moleblend.chem.fingerprints import nearest
+from moleblend.chem.standardise import canonical
+from moleblend.evaluation.baseline import count_matrix, forest_predictions
+from tests.helpers.molecules import CHAINS, N_CARBONS, PARTS
+from tests.helpers.runs import trained
+from tests.helpers.tables import write
+
+RINGS = [f"C1{'C' * n}C1{end}" for n in range(1, 9) for end in ("", "O", "N")]
+
+
+def test_the_forest_has_the_same_parts_and_stands_in_the_record(tmp_path):
+    write(tmp_path / "table.csv", smiles=CHAINS, y=N_CARBONS, part=PARTS)
+    result, _, metrics = trained(tmp_path, split="part")
+    counts, labels = count_matrix(CHAINS), np.array(N_CARBONS)
+    train_rows, test_rows = result.parts.train, result.parts.test
+    expected = forest_predictions(
+        result.targets[0],
+        counts[train_rows],
+        labels[train_rows],
+        np.zeros(len(train_rows), np.int8),
+        counts[test_rows],
+        n_trees=10,
+    )
+    assert result.rival.predicted == pytest.approx(expected)
+    found = metrics["random_forest_on_ecfp4"]
+    error = expected[:, 0] - labels[test_rows]
+    assert found["test"]["y"]["RMSE"] == pytest.approx(np.sqrt((error**2).mean()))
+    assert (found["n_trees"], found["not_learnt"], found["note"]) == (10, {}, "")
+    compared = found["compared"]["y"]
+    assert compared["metric"] == "RMSE"
+    assert compared["model"] == pytest.approx(metrics["test"]["y"]["RMSE"])
+    assert compared["forest"] == pytest.approx(found["test"]["y"]["RMSE"])
+    assert compared["gain"] == pytest.approx(compared["forest"] - compared["model"])
+    without, _, metrics = trained(tmp_path, split="part", forest=0)
+    assert np.array_equal(without.predicted, result.predicted)  # the forest changes no model
+    assert metrics["random_forest_on_ecfp4"]["test"] == {}
+
+
+def test_folds_have_a_forest_each_and_all_stands_in_the_order_of_the_file(tmp_path):
+    labels = [float(text.count("C")) for text in RINGS]
+    write(tmp_path / "table.csv", smiles=["nonsense", *RINGS], y=[1, *labels])
+    result, _, metrics = trained(tmp_path, folds=3, split="random")
+    assert list(result.smiles) == [canonical(text) for text in RINGS]
+    counts = count_matrix(RINGS)
+    errors = []
+    for run in result.runs:
+        rows, asked = run.parts.train, run.parts.test
+        expected = forest_predictions(
+            run.targets[0],
+            counts[rows],
+            np.array(labels)[rows],
+            np.zeros(len(rows), np.int8),
+            counts[asked],
+            n_trees=10,
+        )
+        assert result.rival.predicted[asked] == pytest.approx(expected)
+        errors.append(np.sqrt(((expected[:, 0] - np.array(labels)[asked]) ** 2).mean()))
+        similarity, place = nearest([RINGS[k] for k in asked], [RINGS[k] for k in rows])
+        assert result.nearness.similarity[asked] == pytest.approx(similarity)
+        assert result.nearness.row[asked].tolist() == (rows[place] + 1).tolist()  # of the file
+    forest = metrics["random_forest_on_ecfp4"]
+    assert forest["test"]["y"]["RMSE"] == pytest.approx(np.mean(errors))
+    assert forest["compared"]["y"]["forest"] == pytest.approx(np.mean(errors))
+    assert forest["compared"]["y"]["model"] == pytest.approx(metrics["test"]["y"]["RMSE"])
+    spread = metrics["spread"]["test_of_random_forest"]["y"]["RMSE"]
+    assert spread["sd"] == pytest.approx(np.std(errors, ddof=1))
+
+
+def test_with_seeds_the_first_is_compared(tmp_path):
+    write(tmp_path / "table.csv", smiles=CHAINS, y=N_CARBONS, part=PARTS)
+    one, _, alone = trained(tmp_path, split="part")
+    two, _, both = trained(tmp_path, split="part", seeds=2)
+    assert np.array_equal(one.rival.predicted, two.rival.predicted)
+    assert alone["random_forest_on_ecfp4"]["compared"] == both["random_forest_on_ecfp4"]["compared"]
+    assert both["spread"]["test_of_random_forest"]["y"]["RMSE"]["sd"] > 0
+
+
+def test_molecules_that_repeat_are_told_and_recorded(tmp_path):
+    smiles, labels, parts = (
+        [*CHAINS, "OC", "C(C)O"],
+        [*N_CARBONS, 1.0, 9.0],
+        [*PARTS, "test", "train"],
+    )
+    write(tmp_path / "table.csv", smiles=smiles, y=labels, part=parts)
+    # CO is row 2 and in train, CCO is row 6 and in train
+    result, told, metrics = trained(tmp_path, split="part")
+    assert "note: molecules that stand in several rows: 2 (in 4 rows)" in told
+    assert "'y': molecules whose labels differ from row to row: 1 (row 6: 2, row 62: 9)" in told
+    assert "rows of test whose molecule is also in train or validation" in told
+    record = metrics["choices"]["repeats"]
+    assert record["first"] == [[2, 61], [6, 62]]
+    assert record["test_rows_known_before"] == [61]
+    assert record["first_contradicting"] == [{"target": "y", "rows": [6, 62], "labels": ["2", "9"]}]
+    rows = pyarrow.csv.read_csv(
+        tmp_path / "run/rows.csv",
+        convert_options=pyarrow.csv.ConvertOptions(column_types={"same_molecule": "string"}),
+    )
+    same = rows.column("same_molecule").to_pylist()
+    assert (same[1], same[60], same[5], same[61], same[0]) == ("61", "2", "62", "6", "")
+    assert result.repeats.known_test_rows == (60,)

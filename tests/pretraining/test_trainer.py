@@ -1,0 +1,493 @@
+"""Pretraining shared out over processes and micro-batches, in less than 32 bits, and compiled.
+
+Where processes are needed, two of them run here on the CPU, which torchrun starts.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch.distributed.fsdp import ShardingStrategy
+
+from moleblend.chem.molecule import Molecule
+from moleblend.chem.parsing import read_smiles
+from moleblend.config import from_dict, to_dict
+from moleblend.data.formats import read_table
+from moleblend.data.store import MoleculeStore, write_store
+from moleblend.data.table import read_molecules
+from moleblend.model import checkpoint
+from moleblend.model.batch import collate
+from moleblend.model.blending import BlendConfig, draw_blend
+from moleblend.model.encoder import EncoderConfig, Layer
+from moleblend.model.heads import HeadsConfig, Model, ModelConfig
+from moleblend.model.objectives import ObjectiveConfig, blend_then_predict, denominators
+from moleblend.pretraining import pretrain
+from moleblend.pretraining import trainer as devices
+from moleblend.pretraining.config import PretrainConfig, ScheduleConfig
+from moleblend.pretraining.data_loader import Share, StepBatches, StepLoader
+from tests.helpers.molecules import QM9
+
+STILL = {"attention_dropout": 0.0, "activation_dropout": 0.0, "stochastic_depth": 0.0}
+TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8, **STILL)
+# The last of the 5 batches of an epoch has one molecule, less than one for each process.
+N_MOLECULES, N_HELD_OUT = 60, 19
+
+
+def qm9(n: int = N_MOLECULES) -> list[Molecule]:
+    items = read_molecules(read_table(QM9).piece(100, 100 + n))
+    return [item for item in items if isinstance(item, Molecule)]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> MoleculeStore:
+    """QM9, with some molecules that have no geometry."""
+    path = tmp_path_factory.mktemp("store") / "molecules.arrow"
+    flat = [read_smiles(smiles) for smiles in ("C", "CCO", "[Na+].[Cl-]", "CC(=O)[O-].[NH4+]")]
+    write_store([*qm9(N_MOLECULES - 4), *flat], path, features="cip-1")
+    return MoleculeStore(path)
+
+
+@pytest.fixture(scope="module")
+def config(store: MoleculeStore, tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
+    """Without dropout, the only chance that depends on how a step is shared out."""
+    return PretrainConfig(
+        data=str(store.path),
+        out=str(tmp_path_factory.mktemp("runs") / "alone"),
+        n_held_out=N_HELD_OUT,
+        validate_every=8,
+        save_every=5,
+        log_every=1,
+        device="cpu",
+        encoder=TINY,
+        heads=HeadsConfig(rank=4, denoising_dropout=0.0, descriptors=True),
+        schedule=ScheduleConfig(steps=12, batch_size=10, warmup_steps=2, learning_rate=5e-3),
+    )
+
+
+def with_dropout(config: PretrainConfig) -> PretrainConfig:
+    return replace(config, encoder=replace(TINY, attention_dropout=0.1, stochastic_depth=0.1))
+
+
+def elsewhere(config: PretrainConfig, name: str, **changed: Any) -> PretrainConfig:
+    return replace(config, out=str(Path(config.out).with_name(name)), **changed)
+
+
+def run(config: PretrainConfig, *, resume: bool = False) -> PretrainConfig:
+    pretrain.pretrain(config, resume=resume, console=Console(file=io.StringIO()))
+    return config
+
+
+@pytest.fixture(scope="module")
+def alone(config: PretrainConfig) -> PretrainConfig:
+    return run(config)
+
+
+def flags(config: PretrainConfig) -> list[str]:
+    """Say a configuration as flags."""
+    told = []
+    for name, value in to_dict(config).items():
+        inner = value.items() if isinstance(value, dict) else [("", value)]
+        for key, one in inner:
+            if name == "source":  # its flag is --from, and none of these runs has one
+                continue
+            flag = f"--{name}.{key}".rstrip(".").replace("_", "-")
+            if isinstance(one, bool):
+                told.append(flag if one else flag.replace("--", "--no-"))
+            else:
+                listed = one if isinstance(one, (list, tuple)) else [one]
+                told += [flag, *map(str, listed)]
+    return told
+
+
+def torchrun(
+    config: PretrainConfig, *more: str, first: str = "", n: int = 2
+) -> subprocess.CompletedProcess[str]:
+    """Run the command in `n` processes; `first` is Python that each of them does before."""
+    program = Path(config.out).with_name("program.py")
+    program.write_text(
+        f"import os, signal, sys\nfrom moleblend.cli import main as cli\n"
+        f"from moleblend.pretraining import callbacks as journal, pretrain\n{first}\n"
+        "if __name__ == '__main__':\n    sys.exit(cli.main())\n"
+    )
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n))
+    return subprocess.run(
+        [sys.executable, *launcher, str(program), "pretrain", *flags(config), *more],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+    )
+
+
+def rows_of(config: PretrainConfig, name: str = "log.csv") -> list[dict[str, str]]:
+    with (Path(config.out) / name).open(newline="") as file:
+        return [
+            {key: cell for key, cell in row.items() if key != "molecules_per_s"}
+            for row in csv.DictReader(file)
+        ]
+
+
+def numbers(config: PretrainConfig) -> list[list[float]]:
+    return [[float(cell) for cell in row.values()] for row in rows_of(config)]
+
+
+def weights(config: PretrainConfig) -> dict[str, torch.Tensor]:
+    return checkpoint.load(Path(config.out) / "model.safetensors").state_dict()
+
+
+def assert_same_run(ours: PretrainConfig, other: PretrainConfig) -> None:
+    """Up to float32 rounding: losses of each step to 1e-5, weights after the last to 1e-3.
+
+    Adam divides by the size of a gradient, so weights whose gradient is hardly more than rounding
+    move apart by more than the losses tell.
+    """
+    assert [row["step"] for row in rows_of(ours)] == [str(k) for k in range(1, 13)]
+    np.testing.assert_allclose(numbers(ours), numbers(other), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(weights(ours), weights(other), rtol=1e-3, atol=1e-3)
+    assert len(rows_of(ours, "validation.csv")) == len(rows_of(other, "validation.csv"))
+
+
+def test_two_processes_train_as_one_does(alone: PretrainConfig) -> None:
+    both = elsewhere(alone, "both", devices=2, accumulate=2)
+    done = torchrun(both)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert_same_run(both, alone)
+    told = done.stdout + done.stderr
+    assert told.count("step 12 ") == 1  # the first process alone speaks
+    assert json.loads((Path(both.out) / "config.json").read_text())["n_processes"] == 2
+    with pytest.raises(ValueError, match="as it began, with 2 processes, but there are 1; dropout"):
+        run(replace(both, devices=1), resume=True)
+
+
+@pytest.mark.parametrize("accumulate", [3, 11])
+def test_micro_batches_train_as_the_whole_batch_does(
+    alone: PretrainConfig, accumulate: int
+) -> None:
+    assert_same_run(run(elsewhere(alone, f"micro {accumulate}", accumulate=accumulate)), alone)
+
+
+KILLED = """
+on_batch_end = journal.Journal.on_train_batch_end
+def killed(self, trainer, *rest):
+    on_batch_end(self, trainer, *rest)
+    if trainer.global_step == 7 and trainer.global_rank == 1:
+        os._exit(9)
+journal.Journal.on_train_batch_end = killed
+"""
+PRESSED = """
+predict, n_calls = pretrain.blend_then_predict, iter(range(1, 100))
+def pressed(*arguments):
+    if next(n_calls) == 3 and os.environ["RANK"] == "1":
+        signal.raise_signal(signal.SIGINT)
+    return predict(*arguments)
+pretrain.blend_then_predict = pressed
+"""
+
+
+def test_killed_and_interrupted_processes_resume_to_the_last_digit(config: PretrainConfig) -> None:
+    whole = with_dropout(elsewhere(config, "whole", devices=2))
+    assert torchrun(whole).returncode == 0
+    broken = elsewhere(whole, "broken")
+    assert torchrun(broken, first=KILLED).returncode != 0
+    stopped = torchrun(broken, "--resume", first=PRESSED)
+    assert "resumed at step 5" in stopped.stderr
+    assert "stopped after step 8, which is saved" in stopped.stderr
+    done = torchrun(broken, "--resume")
+    assert "resumed at step 8" in done.stderr
+    assert rows_of(broken) == rows_of(whole)
+    assert rows_of(broken, "validation.csv") == rows_of(whole, "validation.csv")
+    ours, unbroken = weights(broken), weights(whole)
+    assert all(torch.equal(ours[name], unbroken[name]) for name in unbroken)
+
+
+def test_an_occupied_folder_is_refused_by_all_processes(alone: PretrainConfig) -> None:
+    before = {path: path.read_bytes() for path in Path(alone.out).iterdir()}
+    done = torchrun(replace(alone, devices=2))
+    assert done.returncode != 0
+    assert "holds a run already" in done.stderr
+    assert {path: path.read_bytes() for path in Path(alone.out).iterdir()} == before
+
+
+SLURM = {"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "pretrain", "SLURM_JOB_ID": "15001"}
+
+
+def test_slurm_and_lightning_start_processes_too(alone: PretrainConfig) -> None:
+    """What torchrun does, SLURM's variables do, and Lightning itself without either."""
+    command = [sys.executable, "-m", "moleblend.cli.main", "pretrain"]
+    here = {**os.environ, "OMP_NUM_THREADS": "1"}
+    told = {**here, **SLURM, "SLURM_NODELIST": "localhost", "SLURM_NTASKS_PER_NODE": "2"}
+    by_slurm, by_lightning = (elsewhere(alone, name, devices=2) for name in ("slurm", "lightning"))
+    tasks = [
+        subprocess.Popen(
+            [*command, *flags(by_slurm)],
+            env={**told, "SLURM_PROCID": str(k), "SLURM_LOCALID": str(k), "SLURM_NODEID": "0"},
+            stderr=subprocess.DEVNULL,
+        )
+        for k in range(2)
+    ]
+    assert [task.wait(250) for task in tasks] == [0, 0]
+    assert_same_run(by_slurm, alone)
+    assert subprocess.run([*command, *flags(by_lightning)], env=here, timeout=250).returncode == 0
+    assert rows_of(by_lightning) == rows_of(by_slurm)
+
+
+@pytest.mark.parametrize("how", ["similar", "random"])
+@pytest.mark.parametrize(("n_ranks", "accumulate"), [(2, 1), (3, 2), (1, 4)])
+def test_every_molecule_once_per_epoch_over_all_shares(
+    store: MoleculeStore, config: PretrainConfig, how: Any, n_ranks: int, accumulate: int
+) -> None:
+    schedule = replace(config.schedule, batches=how)
+    config = replace(config, accumulate=accumulate, schedule=schedule)
+    rows = np.arange(19, 60)
+    ranks = [StepBatches(store, rows, config, rank, n_ranks) for rank in range(n_ranks)]
+    seen = [
+        batches.rows_of(step)[place]
+        for step in range(5)
+        for batches in ranks
+        for places in batches.places_of(step)
+        for place in places
+    ]
+    assert sorted(seen) == rows.tolist()
+    for step in range(5):
+        sizes = [sum(map(len, batches.places_of(step))) for batches in ranks]
+        assert max(sizes) - min(sizes) <= accumulate
+        assert all(len(batches.places_of(step)) == accumulate for batches in ranks)
+
+
+def shares_of(
+    store: MoleculeStore, config: PretrainConfig, step: int, n_ranks: int, accumulate: int
+) -> list[tuple[Share, np.ndarray]]:
+    config, rows = replace(config, accumulate=accumulate), np.arange(60)
+    ranks = [StepBatches(store, rows, config, rank, n_ranks) for rank in range(n_ranks)]
+    return [
+        pair
+        for batches in ranks
+        for pair in zip(batches[step], batches.places_of(step), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("draw", ["molecule", "batch"])
+def test_what_is_drawn_for_a_molecule_depends_on_its_place_alone(
+    store: MoleculeStore, config: PretrainConfig, draw: Any
+) -> None:
+    config = replace(config, blend=BlendConfig(draw=draw))
+    [(whole, order)] = shares_of(store, config, 2, 1, 1)
+    for share, places in shares_of(store, config, 2, 2, 2):
+        n = share.batch.is_atom.shape[1]
+        for row, place in enumerate(places):
+            there = order.tolist().index(place)
+            k = int(share.batch.is_atom[row].sum())
+            assert torch.equal(share.batch.positions[row], whole.batch.positions[there, :n])
+            assert torch.equal(share.blend.noise[row], whole.blend.noise[there, :n])
+            assert torch.equal(share.blend.atoms[row, :k], whole.blend.atoms[there, :k])
+            assert torch.equal(share.blend.pairs[row, :k, :k], whole.blend.pairs[there, :k, :k])
+    assert whole.blend.noise.any()
+
+
+def test_conformers_are_drawn_evenly_and_by_place(tmp_path: Path, config: PretrainConfig) -> None:
+    [molecule] = [m for m in qm9(8) if m.n_atoms > 4][:1]
+    many = replace(molecule, positions=np.stack([molecule.positions[0] + k for k in range(4)]))
+    write_store([many] * 60, tmp_path / "many.arrow", features="cip-1")
+    store = MoleculeStore(tmp_path / "many.arrow")
+    shift = many.positions[0, 0, 0]
+    drawn: dict[int, list[int]] = {}
+    for n_ranks in (1, 2):
+        drawn[n_ranks] = []
+        for step in range(6):
+            by_place = {
+                int(place): round(float(share.batch.positions[row, 0, 0] - shift))
+                for share, places in shares_of(store, config, step, n_ranks, 1)
+                for row, place in enumerate(places)
+            }
+            drawn[n_ranks] += [by_place[place] for place in sorted(by_place)]
+    assert drawn[1] == drawn[2]
+    assert set(drawn[1]) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("heads", "objective"),
+    [
+        (HeadsConfig(rank=4, denoising_dropout=0.0), ObjectiveConfig()),
+        (HeadsConfig(rank=4, denoising_dropout=0.0, descriptors=True), ObjectiveConfig()),
+        (
+            replace(HeadsConfig.published(), rank=4, denoising_dropout=0.0),
+            ObjectiveConfig.published(),
+        ),
+    ],
+    ids=["default", "with descriptors", "published"],
+)
+def test_losses_and_gradients_of_shares_add_up(
+    store: MoleculeStore, config: PretrainConfig, heads: HeadsConfig, objective: ObjectiveConfig
+) -> None:
+    """Each part over its own denominator: to 1e-5 of the largest gradient of a weight."""
+    torch.manual_seed(0)
+    model = Model(ModelConfig(encoder=TINY, heads=heads))
+    config = replace(config, heads=heads, objective=objective)
+
+    def gradients(shares: list[Share]) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+        own = [share for share in shares if share.is_own]
+        pieces = [denominators(s.batch, s.blend, objective, heads) for s in own]
+        joined = torch.stack(pieces).sum(0) if len(shares) > 1 else None
+        model.zero_grad()
+        parts: dict[str, float] = {}
+        for share in own:
+            loss = blend_then_predict(model, share.batch, share.blend, objective, joined)
+            loss.total.backward()
+            for name, part in loss.parts.items():
+                parts[name] = parts.get(name, 0.0) + part.item()
+        named = model.named_parameters()
+        return parts, {k: p.grad.clone() for k, p in named if p.grad is not None}
+
+    whole_parts, whole = gradients([share for share, _ in shares_of(store, config, 1, 1, 1)])
+    parts, added = gradients([share for share, _ in shares_of(store, config, 1, 3, 2)])
+    assert parts == pytest.approx(whole_parts, rel=1e-5)
+    assert added.keys() == whole.keys()
+    for name, gradient in whole.items():
+        scale = gradient.abs().max().item()
+        torch.testing.assert_close(added[name], gradient, rtol=0, atol=1e-5 * scale + 1e-8)
+
+
+def test_a_borrowed_molecule_does_not_count(store: MoleculeStore, config: PretrainConfig) -> None:
+    one = replace(config, schedule=replace(config.schedule, batch_size=1))
+    own, borrowed = (share for share, _ in shares_of(store, one, 0, 2, 1))
+    assert (own.is_own, borrowed.is_own) == (True, False)
+    assert own.scored is not None
+    assert borrowed.scored is not None
+    assert own.scored.any()
+    assert not borrowed.scored.any()
+
+
+def test_the_loader_has_all_shares_of_the_steps_to_do(
+    store: MoleculeStore, config: PretrainConfig
+) -> None:
+    config = replace(config, accumulate=3)
+    loader = StepLoader(StepBatches(store, np.arange(60), config), range(10, 12), config)
+    assert [share.ends_step for share in loader] == 2 * [False, False, True]
+    assert len(loader) == 36  # of the whole run, which Lightning counts on from the tenth step
+
+
+def test_bf16_and_fp16_are_near_float32(store: MoleculeStore, config: PretrainConfig) -> None:
+    """Losses within 0.5 %, the whole gradient within 5 % (bf16) and 1 % (fp16) of float32's."""
+    torch.manual_seed(0)
+    wide = replace(TINY, width=64, ffn_width=64, n_layers=3, n_heads=4, n_kernels=32)
+    model = Model(ModelConfig(encoder=wide, heads=HeadsConfig(rank=16, denoising_dropout=0.0)))
+    [(share, _)] = shares_of(store, config, 0, 1, 1)
+
+    def step(dtype: torch.dtype | None) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        model.zero_grad()
+        with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+            loss = blend_then_predict(model, share.batch, share.blend, config.objective)
+        loss.total.backward()
+        grads = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+        return loss.parts, torch.cat(grads)
+
+    exact, gradient = step(None)
+    for dtype, tolerance in ((torch.bfloat16, 0.05), (torch.float16, 0.01)):
+        losses, near = step(dtype)
+        assert {part.dtype for part in losses.values()} == {near.dtype} == {torch.float32}
+        for name, part in losses.items():
+            assert part.item() == pytest.approx(exact[name].item(), rel=5e-3)
+            assert part.item() != exact[name].item()
+        assert 0 < (near - gradient).norm() < tolerance * gradient.norm()
+
+
+def test_gaussians_stay_in_float32(store: MoleculeStore) -> None:
+    model = Model(ModelConfig(encoder=TINY, heads=HeadsConfig(rank=4)))
+    batch = collate([store[0], store[1]])
+    blend = draw_blend(batch, BlendConfig(), torch.Generator().manual_seed(0))
+    exact = model.encoder.kernels(batch, blend)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        kernels = model.encoder.kernels(batch, blend)
+        bias = model.encoder(batch, blend).pair_bias
+    assert torch.equal(kernels, exact)
+    assert bias.dtype == torch.float32
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_runs_in_half_precision_learn_and_resume_to_the_last_digit(
+    config: PretrainConfig, precision: Any
+) -> None:
+    """With fp16 the scale of the loss is in the state, and moves: it doubles every three steps."""
+    changed: dict[str, Any] = {"precision": precision, "save_every": 5}
+    scaled = devices.MixedPrecision
+
+    def quick(*arguments: str) -> devices.MixedPrecision:
+        scaler = torch.amp.GradScaler("cpu", init_scale=256.0, growth_interval=3)
+        return scaled(*arguments, scaler=scaler)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, "MixedPrecision", quick)
+        whole = run(with_dropout(elsewhere(config, f"whole {precision}", **changed)))
+        broken = elsewhere(whole, f"broken {precision}")
+        with pytest.MonkeyPatch.context() as breaking:
+            breaking.setattr(pretrain, "blend_then_predict", failing(7))
+            with pytest.raises(FloatingPointError):
+                run(broken)
+        run(broken, resume=True)
+    assert rows_of(broken) == rows_of(whole)
+    losses = [float(row["loss"]) for row in rows_of(whole)]
+    assert losses[-1] < losses[0]
+    state = torch.load(Path(whole.out) / "state.ckpt", weights_only=True)
+    if precision == "fp16":
+        assert state["MixedPrecision"]["scale"] == 256.0 * 2**4
+
+
+def failing(n: int) -> Any:
+    original, n_calls = pretrain.blend_then_predict, iter(range(1, 100))
+
+    def fail(*arguments: Any) -> Any:
+        loss = original(*arguments)
+        return replace(loss, total=loss.total * math.nan) if next(n_calls) == n else loss
+
+    return fail
+
+
+@pytest.mark.slow
+def test_compiled_training_gives_the_same_losses(alone: PretrainConfig) -> None:
+    short = replace(alone.schedule, steps=3)
+    compiled = elsewhere(alone, "compiled", compile=True, schedule=short, validate_every=3)
+    done = torchrun(compiled, n=1)
+    assert done.returncode == 0, done.stderr[-2000:]
+    ours, eager = numbers(compiled), numbers(alone)[:3]
+    # The rate of a shorter run falls earlier, but not within its warm-up of two steps.
+    np.testing.assert_allclose([row[2:] for row in ours], [row[2:] for row in eager], rtol=1e-4)
+
+
+def test_fsdp_is_set_up_for_float32_weights_layer_by_layer() -> None:
+    strategy = devices.shared_out()
+    assert strategy.sharding_strategy is ShardingStrategy.FULL_SHARD
+    assert strategy._state_dict_type == "full"
+    assert strategy.mixed_precision is not None
+    assert strategy.mixed_precision.param_dtype is torch.float32
+    policy = strategy.kwargs["auto_wrap_policy"]
+    assert policy._module_classes == {Layer}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_fsdp_without_a_gpu_is_refused(config: PretrainConfig) -> None:
+    with pytest.raises(ValueError, match="strategy fsdp needs GPUs"):
+        run(elsewhere(config, "fsdp", strategy="fsdp"))
+    assert not Path(config.out).with_name("fsdp").exists()
+
+
+def test_devices_are_a_number_or_auto() -> None:
+    assert from_dict(PretrainConfig, {"devices": "auto"}, "recipe").devices == "auto"
+    assert from_dict(PretrainConfig, {"devices": 4}, "recipe").devices == 4
+    with pytest.raises(ValueError, match="devices: a whole number or 'auto' was expected, 'all'"):
+        from_dict(PretrainConfig, {"devices": "all"}, "recipe")
+    for name in ("devices", "nodes", "accumulate"):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, 0 came"):
+            PretrainConfig(**{name: 0})
+    trainer = devices.make_trainer(PretrainConfig(device="cpu", devices="auto"))
+    assert trainer.world_size == 1
