@@ -85,7 +85,7 @@ class Options:
         chemprop: its command, in an environment of its own; chemprop is left out without it.
         out: folder for the runs.
         results: the table to append to.
-        sureness: another, of how sure moleblend's models were.
+        uncertainty: another, of how sure moleblend's models were.
     """
 
     sets: tuple[str, ...] = SETS
@@ -96,7 +96,7 @@ class Options:
     chemprop: Path | None = None
     out: Path = Path("runs/compare")
     results: Path = Path(__file__).parent / "results.csv"
-    sureness: Path = Path(__file__).parent / "sureness.csv"
+    uncertainty: Path = Path(__file__).parent / "sureness.csv"
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def main(options: Options) -> None:
                     )
                     if model in OPTIONS:
                         known = (*row[:5], *sureness_of(run / "metrics.json"), used, commit)
-                        append(options.sureness, dict(zip(SURENESS_FIELDS, known, strict=True)))
+                        append(options.uncertainty, dict(zip(SURENESS_FIELDS, known, strict=True)))
                     append(options.results, dict(zip(FIELDS, row, strict=True)))
                     print(*row, flush=True)
 

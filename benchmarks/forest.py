@@ -45,8 +45,8 @@ def main(options: Options) -> None:
         if name in ("smiles", "split"):
             continue
         labels = numbers(table, name)[train]
-        target, bounds = Target(name, options.kind), np.zeros(len(labels), np.int8)
-        found = forest_predictions(target, x[train], labels, bounds, x[test], seed=options.seed)
+        target, censoring = Target(name, options.kind), np.zeros(len(labels), np.int8)
+        found = forest_predictions(target, x[train], labels, censoring, x[test], seed=options.seed)
         predicted[name] = pa.array(found[:, 0])
     write_table(pa.table(predicted), options.out)
 

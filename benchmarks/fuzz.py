@@ -85,87 +85,87 @@ class TooSlowError(Exception):
 
 def fuzz(options: Options) -> Outcome:
     """Throw inputs at the readers until there were enough."""
-    chance, outcome = random.Random(options.seed), Outcome()
+    rng, outcome = random.Random(options.seed), Outcome()
     makers = (delimited, delimited, stray_quote, smi, sdf, parquet, junk)
     singles = (mol_block, xyz)
     with tempfile.TemporaryDirectory() as folder:
         while outcome.n_inputs < options.n_inputs:
-            path, n_rows = chance.choice(makers)(Path(folder), chance)
+            path, n_rows = rng.choice(makers)(Path(folder), rng)
             has_rows = n_rows is not None
             read = partial(_read, path, n_rows)
             _judge(outcome, options, path.name, read, path, has_rows=has_rows)
             for _ in range(50):
-                make = chance.choice(singles)
-                name, run = make(chance)
+                make = rng.choice(singles)
+                name, run = make(rng)
                 _judge(outcome, options, name, run, None)
     return outcome
 
 
-def mutate(text: str, chance: random.Random, letters: str = LETTERS) -> str:
+def mutate(text: str, rng: random.Random, letters: str = LETTERS) -> str:
     """Change a text in up to four places: letters lost, put in, doubled, swapped; or cut it."""
-    for _ in range(chance.randrange(5)):
-        place = chance.randrange(len(text) + 1)
-        kind = chance.randrange(5)
+    for _ in range(rng.randrange(5)):
+        place = rng.randrange(len(text) + 1)
+        kind = rng.randrange(5)
         if kind == 0:
             text = text[:place] + text[place + 1 :]
         elif kind == 1:
-            text = text[:place] + chance.choice(letters) + text[place:]
+            text = text[:place] + rng.choice(letters) + text[place:]
         elif kind == 2:
             text = text[:place] + text[max(0, place - 3) : place] + text[place:]
         elif kind == 3:
-            text = text[:place][::-1] + text[place:] if chance.random() < 0.1 else text
-        elif chance.random() < 0.3:
+            text = text[:place][::-1] + text[place:] if rng.random() < 0.1 else text
+        elif rng.random() < 0.3:
             text = text[:place]
     return text
 
 
-def smiles(chance: random.Random) -> str:
+def smiles(rng: random.Random) -> str:
     """Give a SMILES, mostly broken."""
-    roll = chance.random()
+    roll = rng.random()
     if roll < 0.002:
-        return "C" * chance.choice((600, 3_000))
+        return "C" * rng.choice((600, 3_000))
     if roll < 0.0022:
         return "C" * 10_000_000
     if roll < 0.004:
-        return "".join(chance.choice("CNO()[]=#123") for _ in range(500))
+        return "".join(rng.choice("CNO()[]=#123") for _ in range(500))
     if roll < 0.03:
-        return chance.choice(("", " ", "nan", "None", "0", "smiles", "C C", "InChI=1S/CH4/h1H4"))
-    return mutate(chance.choice(SEEDS), chance)
+        return rng.choice(("", " ", "nan", "None", "0", "smiles", "C C", "InChI=1S/CH4/h1H4"))
+    return mutate(rng.choice(SEEDS), rng)
 
 
-def delimited(folder: Path, chance: random.Random) -> tuple[Path, int]:
+def delimited(folder: Path, rng: random.Random) -> tuple[Path, int]:
     """Write a csv or tsv file in any of the ways that programs do."""
-    ending, delimiter = chance.choice(((".csv", ","), (".tsv", "\t")))
-    text, n_rows = io.StringIO(newline=""), chance.randrange(1, 200)
+    ending, delimiter = rng.choice(((".csv", ","), (".tsv", "\t")))
+    text, n_rows = io.StringIO(newline=""), rng.randrange(1, 200)
     writer = csv.writer(
         text,
         delimiter=delimiter,
-        lineterminator=chance.choice(("\n", "\r\n")),
-        quoting=chance.choice((csv.QUOTE_MINIMAL, csv.QUOTE_ALL)),
+        lineterminator=rng.choice(("\n", "\r\n")),
+        quoting=rng.choice((csv.QUOTE_MINIMAL, csv.QUOTE_ALL)),
     )
     writer.writerow(["smiles", "y", "note"])
     for _ in range(n_rows):
-        cells = [smiles(chance), chance.choice(FIELDS), mutate("a note", chance)]
-        if chance.random() < 0.03:
-            cells = [*cells[: chance.randrange(1, 3)], ""]
-        elif chance.random() < 0.03:
+        cells = [smiles(rng), rng.choice(FIELDS), mutate("a note", rng)]
+        if rng.random() < 0.03:
+            cells = [*cells[: rng.randrange(1, 3)], ""]
+        elif rng.random() < 0.03:
             cells += ["more", "cells"]
         if not any(cell.strip() for cell in cells):
             cells[-1] = "x"
         writer.writerow(cells)
-    encoded = _encode(text.getvalue(), chance)
+    encoded = _encode(text.getvalue(), rng)
     path = folder / f"t{ending}"
-    if chance.random() < 0.2:
+    if rng.random() < 0.2:
         path, encoded = folder / f"t{ending}.gz", gzip.compress(encoded)
     path.write_bytes(encoded)
     return path, n_rows
 
 
-def stray_quote(folder: Path, chance: random.Random) -> tuple[Path, int]:
+def stray_quote(folder: Path, rng: random.Random) -> tuple[Path, int]:
     """Write a csv file in which one row has a quote that another program forgot to close."""
-    n_rows = chance.randrange(1, 200)
-    rows = [f"{chance.choice(SEEDS)},{chance.random():.2f},note" for _ in range(n_rows)]
-    row, place = chance.randrange(n_rows), chance.randrange(3)
+    n_rows = rng.randrange(1, 200)
+    rows = [f"{rng.choice(SEEDS)},{rng.random():.2f},note" for _ in range(n_rows)]
+    row, place = rng.randrange(n_rows), rng.randrange(3)
     cells = rows[row].split(",")
     cells[place] = f'"{cells[place]}'
     rows[row] = ",".join(cells)
@@ -174,52 +174,52 @@ def stray_quote(folder: Path, chance: random.Random) -> tuple[Path, int]:
     return path, n_rows
 
 
-def smi(folder: Path, chance: random.Random) -> tuple[Path, int]:
+def smi(folder: Path, rng: random.Random) -> tuple[Path, int]:
     """Write an .smi file."""
     lines = []
-    for _ in range(chance.randrange(1, 200)):
-        text = "".join(smiles(chance).split()) or "C"
-        lines.append(text + chance.choice(("", " name", "\tname with blanks", "  ")))
-    end = chance.choice(("\n", "\r\n"))
+    for _ in range(rng.randrange(1, 200)):
+        text = "".join(smiles(rng).split()) or "C"
+        lines.append(text + rng.choice(("", " name", "\tname with blanks", "  ")))
+    end = rng.choice(("\n", "\r\n"))
     path = folder / "t.smi"
-    text = end.join(lines) + chance.choice(("", end, end + end))
-    path.write_bytes(_encode(text, chance))
+    text = end.join(lines) + rng.choice(("", end, end + end))
+    path.write_bytes(_encode(text, rng))
     # str.splitlines knows more line ends than a file has; a nul or a zero-width blank is none.
     return path, sum(1 for line in io.StringIO(text, newline=None) if line.strip())
 
 
-def sdf(folder: Path, chance: random.Random) -> tuple[Path, int]:
+def sdf(folder: Path, rng: random.Random) -> tuple[Path, int]:
     """Write an SDF whose records are broken in any way but at their ends."""
     records = []
-    for _ in range(chance.randrange(1, 40)):
-        block = _broken_block(chance)
-        fields = f">  <y>\n{chance.choice(FIELDS)}\n\n" if chance.random() < 0.7 else ""
-        if chance.random() < 0.05:
+    for _ in range(rng.randrange(1, 40)):
+        block = _broken_block(rng)
+        fields = f">  <y>\n{rng.choice(FIELDS)}\n\n" if rng.random() < 0.7 else ""
+        if rng.random() < 0.05:
             fields += ">  <no end\nx\n"
         records.append(block.rstrip("\n") + "\n" + fields + "$$$$\n")
     text = "".join(records)
     n_records = len(records)
-    if chance.random() < 0.1:  # the file ends in the middle of a record
-        last = "truncated\n" + _block(chance)[: chance.randrange(1, 60)]
+    if rng.random() < 0.1:  # the file ends in the middle of a record
+        last = "truncated\n" + _block(rng)[: rng.randrange(1, 60)]
         text += last
         n_records += 1
     path = folder / "t.sdf"
-    path.write_bytes(text.encode("latin-1" if chance.random() < 0.1 else "utf-8", "replace"))
+    path.write_bytes(text.encode("latin-1" if rng.random() < 0.1 else "utf-8", "replace"))
     return path, n_records
 
 
-def parquet(folder: Path, chance: random.Random) -> tuple[Path, int]:
+def parquet(folder: Path, rng: random.Random) -> tuple[Path, int]:
     """Write a Parquet file with coordinates, some of them no numbers or not enough."""
     texts, lists = [], []
-    for _ in range(chance.randrange(1, 200)):
-        texts.append(chance.choice((None, smiles(chance), chance.choice(SEEDS))))
-        n_values = chance.choice((0, 1, 9, 27, 30, 3 * chance.randrange(12)))
-        values = np.random.default_rng(chance.randrange(2**31)).normal(size=n_values)
-        for _ in range(chance.choice((0, 0, 1))):
+    for _ in range(rng.randrange(1, 200)):
+        texts.append(rng.choice((None, smiles(rng), rng.choice(SEEDS))))
+        n_values = rng.choice((0, 1, 9, 27, 30, 3 * rng.randrange(12)))
+        values = np.random.default_rng(rng.randrange(2**31)).normal(size=n_values)
+        for _ in range(rng.choice((0, 0, 1))):
             if n_values:
-                odd = chance.choice((np.nan, np.inf, -np.inf, 1e30))
-                values[chance.randrange(n_values)] = odd
-        lists.append(None if chance.random() < 0.1 else values.astype(np.float32).tolist())
+                odd = rng.choice((np.nan, np.inf, -np.inf, 1e30))
+                values[rng.randrange(n_values)] = odd
+        lists.append(None if rng.random() < 0.1 else values.astype(np.float32).tolist())
     coordinates = pa.array(lists, pa.list_(pa.float32()))
     path = folder / "t.parquet"
     pq.write_table(
@@ -228,16 +228,16 @@ def parquet(folder: Path, chance: random.Random) -> tuple[Path, int]:
     return path, len(texts)
 
 
-def junk(folder: Path, chance: random.Random) -> tuple[Path, None]:
+def junk(folder: Path, rng: random.Random) -> tuple[Path, None]:
     """Write a file that is not what its name says, or in a code that nobody expects."""
-    name = chance.choice(("t.csv", "t.csv.gz", "t.smi", "t.sdf", "t.sdf.gz", "t.parquet", "t.txt"))
-    table = "smiles,y\n" + "".join(f"{smiles(chance)[:99]},1\n" for _ in range(5))
-    data = chance.choice(
+    name = rng.choice(("t.csv", "t.csv.gz", "t.smi", "t.sdf", "t.sdf.gz", "t.parquet", "t.txt"))
+    table = "smiles,y\n" + "".join(f"{smiles(rng)[:99]},1\n" for _ in range(5))
+    data = rng.choice(
         (
             table.encode("utf-16"),
             table.encode("utf-32"),
-            chance.randbytes(chance.randrange(300)),
-            gzip.compress(table.encode())[: chance.randrange(40, 90)],
+            rng.randbytes(rng.randrange(300)),
+            gzip.compress(table.encode())[: rng.randrange(40, 90)],
             b"\x00" * 50,
             b"smiles,smiles\nC,C\n",
             b'"smiles\nC\n',
@@ -249,9 +249,9 @@ def junk(folder: Path, chance: random.Random) -> tuple[Path, None]:
     return path, None
 
 
-def mol_block(chance: random.Random) -> tuple[str, Callable[[], str]]:
+def mol_block(rng: random.Random) -> tuple[str, Callable[[], str]]:
     """Give one broken mol block."""
-    block = _broken_block(chance)
+    block = _broken_block(rng)
 
     def run() -> str:
         try:
@@ -263,17 +263,17 @@ def mol_block(chance: random.Random) -> tuple[str, Callable[[], str]]:
     return block, run
 
 
-def xyz(chance: random.Random) -> tuple[str, Callable[[], str]]:
+def xyz(rng: random.Random) -> tuple[str, Callable[[], str]]:
     """Give one XYZ file, broken or with odd numbers, and a SMILES for it."""
-    mol = Chem.MolFromSmiles(chance.choice(SEEDS[:8]))
+    mol = Chem.MolFromSmiles(rng.choice(SEEDS[:8]))
     lines = [str(mol.GetNumAtoms()), "comment"]
     for atom in mol.GetAtoms():
-        at = [chance.choice(("nan", "inf", "1e40", f"{chance.uniform(-3, 3):.3f}")) for _ in "xyz"]
-        if chance.random() < 0.9:
-            at = [f"{chance.uniform(-3, 3):.3f}" for _ in "xyz"]
+        at = [rng.choice(("nan", "inf", "1e40", f"{rng.uniform(-3, 3):.3f}")) for _ in "xyz"]
+        if rng.random() < 0.9:
+            at = [f"{rng.uniform(-3, 3):.3f}" for _ in "xyz"]
         lines.append(" ".join([atom.GetSymbol(), *at]))
-    text = mutate("\n".join(lines), chance, LETTERS + "\n")
-    name = smiles(chance) if chance.random() < 0.3 else Chem.MolToSmiles(mol)
+    text = mutate("\n".join(lines), rng, LETTERS + "\n")
+    name = smiles(rng) if rng.random() < 0.3 else Chem.MolToSmiles(mol)
 
     def run() -> str:
         try:
@@ -286,30 +286,30 @@ def xyz(chance: random.Random) -> tuple[str, Callable[[], str]]:
     return f"{text!r} with {name!r}", run
 
 
-def _block(chance: random.Random) -> str:
-    mol = Chem.MolFromSmiles(chance.choice(SEEDS))
+def _block(rng: random.Random) -> str:
+    mol = Chem.MolFromSmiles(rng.choice(SEEDS))
     rdDepictor.Compute2DCoords(mol)
-    return Chem.MolToMolBlock(mol, forceV3000=chance.random() < 0.2)
+    return Chem.MolToMolBlock(mol, forceV3000=rng.random() < 0.2)
 
 
-def _broken_block(chance: random.Random) -> str:
-    block = _block(chance)
-    if chance.random() < 0.3:
+def _broken_block(rng: random.Random) -> str:
+    block = _block(rng)
+    if rng.random() < 0.3:
         lines = block.split("\n")
-        del lines[chance.randrange(len(lines))]
+        del lines[rng.randrange(len(lines))]
         block = "\n".join(lines)
-    block = mutate(block, chance, " 0123456789.-CNOHnaif")
-    if chance.random() < 0.1:
-        block = block.replace("0.0000", chance.choice(("nan", "inf", "1e99", "     *")), 1)
-    if chance.random() < 0.2:
+    block = mutate(block, rng, " 0123456789.-CNOHnaif")
+    if rng.random() < 0.1:
+        block = block.replace("0.0000", rng.choice(("nan", "inf", "1e99", "     *")), 1)
+    if rng.random() < 0.2:
         block = block.replace("\n", "\r\n")
     return block
 
 
-def _encode(text: str, chance: random.Random) -> bytes:
-    if chance.random() < 0.15:
+def _encode(text: str, rng: random.Random) -> bytes:
+    if rng.random() < 0.15:
         return text.encode("latin-1", "replace")
-    return text.encode("utf-8-sig" if chance.random() < 0.2 else "utf-8", "replace")
+    return text.encode("utf-8-sig" if rng.random() < 0.2 else "utf-8", "replace")
 
 
 def _read(path: Path, n_rows: int | None) -> Iterator[str]:

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from benchmarks.ledger import append, timed
 from moleblend.chem.parsing import read_smiles
-from moleblend.data.dataset import Labelled
+from moleblend.data.dataset import MoleculeDataset
 from moleblend.data.targets import Target
 from moleblend.finetuning import lightning_module as finetuning
 from moleblend.finetuning.config import TrainConfig
@@ -38,12 +38,12 @@ def steps(way: str, n_atoms: int, n_molecules: int) -> None:
     source = checkpoint.load(checkpoint.packaged())
     config = ModelConfig(source.config.encoder, None, (Target("y", "regression"),))
     molecules = [read_smiles("C" * n_atoms)] * n_molecules
-    labels, bounds = np.zeros((n_molecules, 1)), np.zeros((n_molecules, 1), np.int8)
-    part = Labelled(molecules, labels, bounds, np.zeros((n_molecules, 0), np.float32))
+    labels, censoring = np.zeros((n_molecules, 1)), np.zeros((n_molecules, 1), np.int8)
+    part = MoleculeDataset(molecules, labels, censoring, np.zeros((n_molecules, 0), np.float32))
     model = checkpoint.transfer(source, config).train()
     quiet = Console(file=io.StringIO())
     run = finetuning.FineTuning(model, TrainConfig("x"), "2d", part, part, quiet, seed=0)
-    given = (part.features, labels.astype(np.float32), bounds)
+    given = (part.features, labels.astype(np.float32), censoring)
     batch = (collate(molecules), *map(torch.from_numpy, given))
     seconds = []
     for _ in range(3):

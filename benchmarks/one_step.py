@@ -19,7 +19,7 @@ from torch import nn
 
 from benchmarks import plain_model
 from moleblend.model.batch import Batch
-from moleblend.model.blending import BlendConfig, Views, draw_blend, show
+from moleblend.model.blending import BlendConfig, ShownViews, draw_blend, show
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
 from moleblend.model.objectives import ObjectiveConfig, blend_then_predict
@@ -65,7 +65,7 @@ class Step:
         self.optimiser.step()
 
 
-def embedding(model: Model, way: str, views: Views) -> Callable[[Batch], object]:
+def embedding(model: Model, way: str, views: ShownViews) -> Callable[[Batch], object]:
     """Give a function that embeds a batch, ours or the straightforward one."""
     if way == "ours":
         return lambda batch: model.embed(batch, show(batch, views))

@@ -24,7 +24,7 @@ from moleblend.model.heads import (
     Distance,
     Model,
     OuterProduct,
-    Views,
+    ViewPredictions,
     unit_vectors,
 )
 from moleblend.model.objectives import (
@@ -45,7 +45,7 @@ def blend_then_predict(model: Model, batch: Batch, blend: Blend, config: Objecti
     assert pair_heads is not None
     encoded = encode(model.encoder, batch, blend)
     atoms = encoded.atoms
-    views = Views(
+    views = ViewPredictions(
         path_length=outer_product(pair_heads.path_length, atoms),
         bonds=outer_product(pair_heads.bonds, atoms).unflatten(-1, (5, -1)),
         geometry=geometry(pair_heads.geometry, atoms),

@@ -67,10 +67,10 @@ def main(options: Options) -> int:
             raise ValueError(f"{folder} holds a run already")
     subprocess.run(command(options, whole), check=True)
 
-    chance = random.Random(options.seed)
-    moments = sorted(chance.sample(range(15, _STEPS - 15), options.kills))
+    rng = random.Random(options.seed)
+    moments = sorted(rng.sample(range(15, _STEPS - 15), options.kills))
     kills = [
-        kill(options, broken, step, chance, is_saving=bool(k % 2)) for k, step in enumerate(moments)
+        kill(options, broken, step, rng, is_saving=bool(k % 2)) for k, step in enumerate(moments)
     ]
     subprocess.run(command(options, broken), check=True)
     is_same = figures(whole / "log.csv") == figures(broken / "log.csv")
@@ -91,7 +91,7 @@ def command(options: Options, out: Path) -> list[str]:
 
 
 def kill(
-    options: Options, out: Path, step: int, chance: random.Random, *, is_saving: bool
+    options: Options, out: Path, step: int, rng: random.Random, *, is_saving: bool
 ) -> tuple[int, bool]:
     """Run until a step is in the log, and on to a random moment or the next save, and kill.
 
@@ -105,7 +105,7 @@ def kill(
         while not half_written(out):
             wait(run, 0.0002)
     else:
-        wait(run, chance.random())
+        wait(run, rng.random())
     run.send_signal(signal.SIGKILL)
     run.wait()
     return last_step(out), half_written(out)

@@ -33,7 +33,7 @@ from benchmarks.ledger import write
 from benchmarks.one_step import CONFIGS, WAYS, Step, embedding, peak_mb
 from moleblend.data.table import Rejected, Table, read_molecules
 from moleblend.model.batch import Batch, collate
-from moleblend.model.blending import Views
+from moleblend.model.blending import ShownViews
 
 PUBLISHED = {
     ("small", "QM9", "step"): 131,
@@ -127,7 +127,7 @@ def measure(name: str, data: str, n_rounds: int) -> list[Row]:
         )
     ]
     model = steps["ours"].model.eval()
-    seen: dict[str, Views] = {"2D": "2d", "2D+3D": "both"}
+    seen: dict[str, ShownViews] = {"2D": "2d", "2D+3D": "both"}
     for what, views in seen.items():
         encoders = {way: embedding(model, way, views) for way in WAYS}
         with torch.inference_mode():

@@ -42,7 +42,7 @@ def main(is_check: bool) -> int:
             "properties": properties("U"),
             "own splits": properties("H"),
             "costs": costs(),
-            "sureness": sureness(),
+            "sureness": uncertainty(),
         },
         PAGE: {"sets": sets(), "counts": counts()},
         SCALE: {"waiting": waiting()},
@@ -211,7 +211,7 @@ def defaults() -> str:
     return "\n".join(lines) + "\n"
 
 
-def sureness() -> str:
+def uncertainty() -> str:
     """Tabulate how sure the models were, on the test parts: means over seeds."""
     rows = _read(HERE / "sureness.csv")
     heads = ("model", "ECE before", "ECE after", "ECE of right ones", "quantile error")

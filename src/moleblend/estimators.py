@@ -24,7 +24,7 @@ from moleblend.data.dataframes import is_frame, smiles_list
 from moleblend.data.formats import write_table
 from moleblend.data.splits import Split, random_split, scaffold_split
 from moleblend.finetuning.train import TrainConfig, train
-from moleblend.model.blending import Views
+from moleblend.model.blending import ShownViews
 from moleblend.model.checkpoint import PACKAGED
 from moleblend.model.encoder import EncoderConfig
 from moleblend.prediction.predictor import Predictor, embed
@@ -340,7 +340,7 @@ class MoleBlendEmbedder(TransformerMixin, _SmilesEstimator):
         model: str | Path = PACKAGED,
         *,
         smiles: str | None = None,
-        views: Views | None = None,
+        views: ShownViews | None = None,
         errors: Literal["keep", "raise"] = "raise",
     ) -> None:
         self.model = model

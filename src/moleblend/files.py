@@ -74,7 +74,7 @@ def alone_with(path: Path) -> Generator[None, None, None]:
         lock.release()
 
 
-class Parts:
+class PartialOutput:
     """The folder `.OUT.parts`, with `shard-00000.ENDING` and so on.
 
     Args:
@@ -84,18 +84,18 @@ class Parts:
     """
 
     def __init__(self, out: Path, ending: str, what: str) -> None:
-        self.folder = parts_folder(out)
+        self.folder = partial_output_folder(out)
         self._ending, self._what = ending, what
 
     def path(self, number: int) -> Path:
         """Where a part is once it is whole."""
         return self.folder / f"shard-{number:05}.{self._ending}"
 
-    def whole(self) -> list[Path]:
+    def finished(self) -> list[Path]:
         """Those that are there, in order."""
         return sorted(self.folder.glob(f"shard-*.{self._ending}"))
 
-    def settle(self, origin: dict[str, object], *, resume: bool) -> None:
+    def start_or_resume(self, origin: dict[str, object], *, resume: bool) -> None:
         """Begin, or check that what is resumed goes on as it began.
 
         Args:
@@ -136,7 +136,7 @@ class Parts:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def parts_folder(out: Path) -> Path:
+def partial_output_folder(out: Path) -> Path:
     """The folder that holds the parts of a file until it is whole."""
     return out.with_name(f".{out.name}.parts")
 

@@ -3,29 +3,29 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import Crippen, Descriptors, rdMolDescriptors
 
-from moleblend.chem.descriptors import DESCRIPTORS, FEATURES, describe, joined_features
+from moleblend.chem.descriptors import DESCRIPTORS, FEATURES, compute_descriptors, molecule_features
 from moleblend.chem.fingerprints import count_ecfp4
-from moleblend.chem.molecule import N_DESCRIBED
+from moleblend.chem.molecule import N_DESCRIPTORS
 from moleblend.chem.parsing import read_smiles
 
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
 
 
 def test_features_that_are_joined_to_a_model():
-    found = joined_features(["CCO", "*CC", "[Na+].[Cl-]"], ["descriptors", "ecfp4"])
+    found = molecule_features(["CCO", "*CC", "[Na+].[Cl-]"], ["descriptors", "ecfp4"])
     n = len(DESCRIPTORS)
     assert found.shape == (3, n + 2048) == (3, sum(FEATURES.values()))
     assert np.isfinite(found).all()
     assert found[0, DESCRIPTORS.index("MolWt")] == pytest.approx(46.069, abs=1e-3)
     assert found[0, DESCRIPTORS.index("NumHDonors")] == 1
     np.testing.assert_allclose(found[0, n:], np.log1p(count_ecfp4("CCO")), rtol=1e-6)
-    assert joined_features(["CCO"], []).shape == (1, 0)
+    assert molecule_features(["CCO"], []).shape == (1, 0)
 
 
 def test_a_molecule_is_described_by_what_rdkit_computes_one_by_one():
     molecule = Chem.MolFromSmiles(ASPIRIN)
-    (found,) = describe([ASPIRIN])
-    assert found.shape == (N_DESCRIBED,)
+    (found,) = compute_descriptors([ASPIRIN])
+    assert found.shape == (N_DESCRIPTORS,)
     assert found.dtype == np.float32
     values = found.astype(float)
     for value in (
@@ -40,13 +40,13 @@ def test_a_molecule_is_described_by_what_rdkit_computes_one_by_one():
 
 def test_descriptions_do_not_depend_on_how_a_molecule_is_written():
     written = [read_smiles(text).smiles for text in (ASPIRIN, "OC(=O)c1ccccc1OC(C)=O")]
-    np.testing.assert_array_equal(*describe(written))
+    np.testing.assert_array_equal(*compute_descriptors(written))
 
 
 def test_what_rdkit_cannot_compute_is_not_known():
-    platin, nonsense, empty = describe(["Cl[Pt](Cl)(<-N)<-N", "no molecule", "*"])
+    platin, nonsense, empty = compute_descriptors(["Cl[Pt](Cl)(<-N)<-N", "no molecule", "*"])
     assert np.isfinite(platin).all()
     assert platin[-1] > 40  # Å2: platinum has no known charge, and counts as very positive
     assert np.isnan(nonsense).all()
     assert np.isfinite(empty).all()
-    assert describe([]).shape == (0, N_DESCRIBED)
+    assert compute_descriptors([]).shape == (0, N_DESCRIPTORS)

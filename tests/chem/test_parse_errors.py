@@ -2,11 +2,11 @@ import logging
 
 import pytest
 
-from moleblend.chem.parse_errors import Complaints, odd_character, shown
+from moleblend.chem.parse_errors import RdkitErrorCollector, odd_character, shown
 
 
-def complained(*texts: str) -> Complaints:
-    complaints = Complaints()
+def complained(*texts: str) -> RdkitErrorCollector:
+    complaints = RdkitErrorCollector()
     complaints.forget()
     for text in texts:
         complaints.emit(logging.makeLogRecord({"levelno": logging.ERROR, "msg": text}))

@@ -11,7 +11,7 @@ from moleblend.data.datasets.download import DownloadError, Progress
 from moleblend.data.datasets.fetch import content_sha256
 from tests.helpers.ogb import ogb_zip
 
-Said = pytest.CaptureFixture[str]
+UncertaintyEstimate = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(autouse=True)
@@ -28,14 +28,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(capfd: Said, command: str, code: int = 0) -> tuple[str, str]:
+def run(capfd: UncertaintyEstimate, command: str, code: int = 0) -> tuple[str, str]:
     capfd.readouterr()
     assert cli.main(["data", *command.split()]) == code
     said = capfd.readouterr()
     return said.out, said.err
 
 
-def test_list(capfd: Said) -> None:
+def test_list(capfd: UncertaintyEstimate) -> None:
     out, _ = run(capfd, "list")
     (esol,) = [line for line in out.splitlines() if " esol " in line]
     assert "1,128" in esol
@@ -44,7 +44,7 @@ def test_list(capfd: Said) -> None:
     assert all(f" {name} " in out for name in DATASETS)
 
 
-def test_show(capfd: Said, folder: Path) -> None:
+def test_show(capfd: UncertaintyEstimate, folder: Path) -> None:
     out, _ = run(capfd, "show esol")
     path = folder / "data/moleculenet/delaney-processed.csv"
     assert f"file        {path}\n" in out
@@ -59,14 +59,16 @@ def test_show(capfd: Said, folder: Path) -> None:
     assert "--split split" in out
 
 
-def test_the_command_that_show_gives_names_labels_from_the_file(capfd: Said, folder: Path) -> None:
+def test_the_command_that_show_gives_names_labels_from_the_file(
+    capfd: UncertaintyEstimate, folder: Path
+) -> None:
     path = folder / "data/unimol_split/sider.csv"
     path.parent.mkdir()
     path.write_text("smiles,one,two words,split\n")
     assert run(capfd, "show sider-u")[0].endswith("--target one 'two words'\n")
 
 
-def test_check(capfd: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check(capfd: UncertaintyEstimate, monkeypatch: pytest.MonkeyPatch) -> None:
     out, _ = run(capfd, "check --processes 1")
     (esol,) = [line for line in out.splitlines() if " esol " in line]
     cells = [cell.strip() for cell in esol.split("│")[1:-1]]
@@ -80,14 +82,14 @@ def test_check(capfd: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_another_content_is_no_success(capfd: Said, folder: Path) -> None:
+def test_another_content_is_no_success(capfd: UncertaintyEstimate, folder: Path) -> None:
     path = folder / "data/moleculenet/delaney-processed.csv"
     path.write_text(path.read_text().replace("C,1", "C,3"))
     _, err = run(capfd, "check esol --processes 1", code=2)
     assert err == "moleblend: not as known: esol: its content is not the known one\n"
 
 
-def test_fetch(capfd: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch(capfd: UncertaintyEstimate, monkeypatch: pytest.MonkeyPatch) -> None:
     def bring(url: str, path: Path, on_progress: Progress, **_: object) -> None:
         if "SAMPL" not in url:
             raise DownloadError(f"{url} cannot be reached (no route)")
@@ -105,7 +107,7 @@ def test_fetch(capfd: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     assert err == "freesolv is at there/moleculenet/SAMPL.csv\n"
 
 
-def test_export(capfd: Said, folder: Path) -> None:
+def test_export(capfd: UncertaintyEstimate, folder: Path) -> None:
     run(capfd, "export esol esol.parquet")
     assert pq.read_table("esol.parquet").column("smiles").to_pylist() == ["C", "C1C"]
     zipped = folder / "data/pcqm4mv2/pcqm4m-v2.zip"
@@ -118,7 +120,7 @@ def test_export(capfd: Said, folder: Path) -> None:
     assert not Path("pcqm.csv").exists()
 
 
-def test_names_that_do_not_exist(capfd: Said) -> None:
+def test_names_that_do_not_exist(capfd: UncertaintyEstimate) -> None:
     for command in ("show x", "fetch x", "check x", "export x y.csv"):
         out, err = run(capfd, command, code=2)
         assert out == ""

@@ -3,40 +3,40 @@ import json
 import numpy as np
 import pytest
 
-from moleblend.data.duplicates import contradict, find_repeats
+from moleblend.data.duplicates import contradict, find_duplicates
 from moleblend.data.splits import Split
 
 SMILES = ["CCO", "OCC", "c1ccccc1", "C(O)C", "C1=CC=CC=C1", "CN"]
 ROWS = np.array([0, 2, 3, 5, 8, 9])
 
 
-def found(labels, bounds=None, classes=(), splits=()):
+def found(labels, censoring=None, classes=(), splits=()):
     values = np.array(labels, np.float64)[:, None]
-    signs = np.zeros(len(labels)) if bounds is None else np.array(bounds)
-    return find_repeats(
+    signs = np.zeros(len(labels)) if censoring is None else np.array(censoring)
+    return find_duplicates(
         SMILES, ROWS, values, signs[:, None].astype(np.int8), {"y": classes}, splits
     )
 
 
 def test_the_same_molecule_is_found_however_it_is_written() -> None:
-    repeats = found([1.0, 1.0, 2.0, 1.0, 2.0, 3.0])
-    assert repeats.groups == ((0, 2, 5), (3, 8))
-    assert repeats.contradictions == ()
-    assert repeats.sentences() == [
+    duplicates = found([1.0, 1.0, 2.0, 1.0, 2.0, 3.0])
+    assert duplicates.groups == ((0, 2, 5), (3, 8))
+    assert duplicates.contradictions == ()
+    assert duplicates.sentences() == [
         "molecules that stand in several rows: 2 (in 5 rows); each row is used as it is"
     ]
-    assert repeats.others() == {0: "3 6", 2: "1 6", 5: "1 3", 3: "9", 8: "4"}
+    assert duplicates.others() == {0: "3 6", 2: "1 6", 5: "1 3", 3: "9", 8: "4"}
 
 
 def test_labels_that_contradict_are_named_with_their_rows_the_widest_first() -> None:
-    repeats = found([1.0, 1.5, 2.0, np.nan, 7.0, 3.0])
-    assert [(one.rows, one.labels) for one in repeats.contradictions] == [
+    duplicates = found([1.0, 1.5, 2.0, np.nan, 7.0, 3.0])
+    assert [(one.rows, one.labels) for one in duplicates.contradictions] == [
         ((3, 8), ("2", "7")),
         ((0, 2), ("1", "1.5")),
     ]
-    told = repeats.sentences()[1]
+    told = duplicates.sentences()[1]
     assert "differ from row to row: 2 (row 4: 2, row 9: 7; row 1: 1, row 3: 1.5)" in told
-    record = json.loads(json.dumps(repeats.to_dict()))
+    record = json.loads(json.dumps(duplicates.to_dict()))
     assert record["contradicting"] == 2
     assert record["first_contradicting"][0] == {"target": "y", "rows": [4, 9], "labels": ["2", "7"]}
     assert found([1, 0, 1, 1, 1, 0], classes=("no", "yes")).contradictions[0].labels == (
@@ -54,11 +54,11 @@ def test_labels_that_contradict_are_named_with_their_rows_the_widest_first() -> 
         ([10, 9, 1, np.nan, 1, 1], [1, -1, 0, 0, 0, 0], True),  # >10 and <9
     ],
 )
-def test_bounds_contradict_what_they_exclude(labels, bounds, is_odd) -> None:
-    repeats = found(labels, bounds)
-    assert bool(repeats.contradictions) == is_odd
+def test_bounds_contradict_what_they_exclude(labels, censoring, is_odd) -> None:
+    duplicates = found(labels, censoring)
+    assert bool(duplicates.contradictions) == is_odd
     if labels[3] == 15:
-        assert repeats.contradictions[0].labels == ("≥10", "12", "≥15")
+        assert duplicates.contradictions[0].labels == ("≥10", "12", "≥15")
 
 
 def test_rounding_is_no_difference() -> None:
@@ -70,13 +70,13 @@ def test_rounding_is_no_difference() -> None:
 
 def test_a_molecule_in_two_parts_is_a_leak() -> None:
     split = Split(np.array([0, 4]), np.array([1, 5]), np.array([2, 3]))
-    repeats = found([1.0] * 6, splits=[split])
-    assert (repeats.known_test_rows, repeats.known_validation_rows) == ((3, 5), (2,))
-    told = repeats.sentences()
+    duplicates = found([1.0] * 6, splits=[split])
+    assert (duplicates.known_test_rows, duplicates.known_validation_rows) == ((3, 5), (2,))
+    told = duplicates.sentences()
     assert "rows of test whose molecule is also in train or validation" in told[1]
     assert "2 (rows 4, 6)" in told[1]
     assert "rows of validation whose molecule is also in train: 1 (row 3)" in told[2]
-    assert repeats.to_dict()["test_rows_known_before"] == [4, 6]
+    assert duplicates.to_dict()["test_rows_known_before"] == [4, 6]
     chosen_on = Split(np.array([5]), np.array([0, 1, 3]), np.array([2, 4]))
     assert found([1.0] * 6, splits=[chosen_on]).known_test_rows == ()
     chosen_on = Split(np.array([5]), np.array([0, 1, 4]), np.array([2, 3]))

@@ -78,8 +78,8 @@ def test_the_straightforward_model_has_the_same_losses_and_gradients(name):
 
 
 def test_equal_weights_are_plain_split_conformal():
-    chance = np.random.default_rng(0)
-    predicted, label = chance.normal(size=(2, 29))
+    rng = np.random.default_rng(0)
+    predicted, label = rng.normal(size=(2, 29))
     known = Predictions(predicted[:19], np.ones(19), label[:19], np.full(19, 0.4))
     asked = Predictions(predicted[19:], np.ones(10), label[19:], np.full(10, 0.4))
     found = weighted_intervals(known, np.ones(19), asked, np.ones(10))

@@ -414,7 +414,7 @@ def test_ctrl_c_has_its_own_exit_code(
     assert cli.main([*command, "--resume"]) == 0
 
 
-@pytest.mark.parametrize("verb", [*cli.VERBS, *(f"data {verb}" for verb in DATA_VERBS)])
+@pytest.mark.parametrize("verb", [*cli.COMMANDS, *(f"data {verb}" for verb in DATA_VERBS)])
 def test_help_of_every_verb(verb: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*verb.split(), "--help"]) == 0
     said = capfd.readouterr()
@@ -426,7 +426,7 @@ def test_the_list_of_verbs(capfd: pytest.CaptureFixture[str]) -> None:
     for arguments in ([], ["--help"], ["-h"]):
         assert cli.main(arguments) == 0
         said = capfd.readouterr().out
-        assert all(f"\n  {verb}" in said for verb in cli.VERBS)
+        assert all(f"\n  {verb}" in said for verb in cli.COMMANDS)
     assert cli.main(["--version"]) == 0
     assert capfd.readouterr().out.count(".") >= 2
 

@@ -314,14 +314,14 @@ def check_training(rows: list[Planted], out: Path, seen: Seen) -> None:
         assert bool(row["part"]) == is_usable(expected), (kind.name, row)
 
     for run in seen.learnt:
-        for part in (run.training_part, run.validation_part):
+        for part in (run.training_set, run.validation_set):
             for molecule, label, bound in zip(
-                part.molecules, part.labels[:, 0], part.bounds[:, 0], strict=True
+                part.molecules, part.labels[:, 0], part.censoring[:, 0], strict=True
             ):
                 check_label(rows, molecule.id, molecule.smiles, label, bound)
     (result,) = seen.results
-    assert result.bounds is not None
-    for row, label, bound in zip(result.parts.test, result.labels, result.bounds, strict=True):
+    assert result.censoring is not None
+    for row, label, bound in zip(result.parts.test, result.labels, result.censoring, strict=True):
         check_label(rows, f"row {row + 1}", "", label[0], bound[0])
 
 
@@ -415,7 +415,7 @@ def test_rows_without_a_geometry_beside_rows_with_one(
     (tmp_path / "defects.csv").write_bytes(text_of(rows, ","))
     run("train", "defects.csv", *TINY, "--conformers", "1", "--out", "run")
     check_training(rows, tmp_path / "run", seen)
-    learnt = [molecule for run in seen.learnt for molecule in run.training_part.molecules]
+    learnt = [molecule for run in seen.learnt for molecule in run.training_set.molecules]
     assert {molecule.n_conformers for molecule in learnt} <= {0, 1}
     assert sum(molecule.n_conformers for molecule in learnt) > 50
     run("predict", tmp_path / "run" / "model.safetensors", "defects.csv", "predicted.csv")

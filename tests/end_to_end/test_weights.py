@@ -51,15 +51,15 @@ def readable(smiles: list[str]) -> list[str]:
 @pytest.mark.usefixtures("data_folder")
 def test_the_list_is_that_of_the_published_splits(listed: SkeletonList) -> None:
     """Molecules of every set, drawn from protocol U, stand where they belong."""
-    chance = random.Random(0)
+    rng = random.Random(0)
     for name in ON_PROTOCOL_U:
         columns = read(f"{name}-u").columns.select(["smiles", "split"]).to_pylist()
         held = [row["smiles"] for row in columns if row["split"] != "train"]
         others = [row["smiles"] for row in columns if row["split"] == "train"]
-        drawn = hashed(map(skeleton, readable(chance.sample(held, 50))))
+        drawn = hashed(map(skeleton, readable(rng.sample(held, 50))))
         assert np.isin(drawn, listed.tested).all(), name
         assert not np.isin(drawn, listed.trained).any(), name
-        drawn = hashed(map(skeleton, readable(chance.sample(others, 50))))
+        drawn = hashed(map(skeleton, readable(rng.sample(others, 50))))
         assert not np.isin(drawn, listed.tested).all(), name
 
 

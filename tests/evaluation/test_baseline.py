@@ -12,8 +12,8 @@ LENGTH = np.array([float(text.count("C")) for text in SMILES])
 NONE = np.zeros(len(SMILES), np.int8)
 
 
-def predicted(target, labels, bounds=NONE):
-    return forest_predictions(target, COUNTS, labels, bounds, COUNTS[:5], n_trees=20, seed=3)
+def predicted(target, labels, censoring=NONE):
+    return forest_predictions(target, COUNTS, labels, censoring, COUNTS[:5], n_trees=20, seed=3)
 
 
 def test_fingerprints_are_counts() -> None:
@@ -22,11 +22,11 @@ def test_fingerprints_are_counts() -> None:
 
 
 def test_it_is_the_forest_of_scikit_learn_on_the_labels_there_are() -> None:
-    labels, bounds = LENGTH.copy(), NONE.copy()
-    labels[3], bounds[4] = np.nan, 1  # one is missing, one is a bound
+    labels, censoring = LENGTH.copy(), NONE.copy()
+    labels[3], censoring[4] = np.nan, 1  # one is missing, one is a bound
     used = np.array([k for k in range(24) if k not in (3, 4)])
     forest = RandomForestRegressor(20, random_state=3).fit(COUNTS[used], labels[used])
-    found = predicted(Target("y", "regression"), labels, bounds)
+    found = predicted(Target("y", "regression"), labels, censoring)
     assert found[:, 0] == pytest.approx(forest.predict(COUNTS[:5]))
     toxic = np.array([float("N" in text) for text in SMILES])
     forest = RandomForestClassifier(20, random_state=3).fit(COUNTS, toxic)

@@ -14,10 +14,10 @@ NAN = np.nan
 
 def drawn(n: int, seed: int, hotter: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Probabilities with logits `hotter` times what is right, labels, and what is right."""
-    chance = np.random.default_rng(seed)
-    logit = 1.5 * chance.normal(size=n)
+    rng = np.random.default_rng(seed)
+    logit = 1.5 * rng.normal(size=n)
     right = expit(logit)
-    return expit(hotter * logit), (chance.random(n) < right).astype(np.float64), right
+    return expit(hotter * logit), (rng.random(n) < right).astype(np.float64), right
 
 
 def test_a_temperature_is_found_again() -> None:
@@ -30,9 +30,9 @@ def test_a_temperature_is_found_again() -> None:
 
 
 def test_temperature_of_several_classes() -> None:
-    chance = np.random.default_rng(1)
-    logits = 1.5 * chance.normal(size=(1500, 3))
-    label = np.array([chance.choice(3, p=p) for p in softmax(logits, 1)], np.float64)
+    rng = np.random.default_rng(1)
+    logits = 1.5 * rng.normal(size=(1500, 3))
+    label = np.array([rng.choice(3, p=p) for p in softmax(logits, 1)], np.float64)
     given = softmax(2.5 * logits, 1)
     found = ProbabilityCalibration.fit(given, label)
     assert (found.method, found.temperature) == ("temperature", pytest.approx(2.5, rel=0.15))
@@ -41,9 +41,9 @@ def test_temperature_of_several_classes() -> None:
 
 def test_isotonic_where_no_temperature_helps() -> None:
     """The ranking is right but the probabilities are squeezed into the lower half."""
-    chance = np.random.default_rng(2)
-    right = chance.random(3000)
-    label = (chance.random(3000) < right).astype(np.float64)
+    rng = np.random.default_rng(2)
+    right = rng.random(3000)
+    label = (rng.random(3000) < right).astype(np.float64)
     found = ProbabilityCalibration.fit(right / 2, label)
     assert found.method == "isotonic"
     assert np.abs(found.apply(right / 2) - right).mean() < 0.04
@@ -56,9 +56,9 @@ def test_isotonic_where_no_temperature_helps() -> None:
 
 
 def test_isotonic_of_several_classes_sums_to_one() -> None:
-    chance = np.random.default_rng(3)
-    right = softmax(2 * chance.normal(size=(3000, 3)), 1)
-    label = np.array([chance.choice(3, p=p) for p in right], np.float64)
+    rng = np.random.default_rng(3)
+    right = softmax(2 * rng.normal(size=(3000, 3)), 1)
+    label = np.array([rng.choice(3, p=p) for p in right], np.float64)
     wrong = right**0.5 * np.array([3.0, 1.0, 0.3])
     wrong /= wrong.sum(1, keepdims=True)
     found = ProbabilityCalibration.fit(wrong, label)
@@ -113,10 +113,10 @@ def test_labels_that_are_no_class_are_refused() -> None:
 
 
 def test_the_factor_is_that_of_greatest_likelihood() -> None:
-    chance = np.random.default_rng(6)
-    spread = chance.uniform(0.2, 2.0, 80)
-    predicted = chance.normal(size=80)
-    label = predicted + 2.5 * spread * chance.normal(size=80)
+    rng = np.random.default_rng(6)
+    spread = rng.uniform(0.2, 2.0, 80)
+    predicted = rng.normal(size=80)
+    label = predicted + 2.5 * spread * rng.normal(size=80)
     found = SpreadCalibration.fit(predicted, label, spread)
     assert found.has_spread
 
@@ -133,12 +133,12 @@ def test_the_factor_is_that_of_greatest_likelihood() -> None:
 
 
 def test_a_spread_that_says_nothing_is_not_used() -> None:
-    chance = np.random.default_rng(7)
-    error = chance.normal(size=100)
+    rng = np.random.default_rng(7)
+    error = rng.normal(size=100)
     plain = SpreadCalibration.fit(np.zeros(100), error)
     assert plain.factor == pytest.approx(np.sqrt((error**2).mean()))
     assert (plain.has_spread, plain.n) == (False, 100)
-    misleading = np.exp(2 * chance.normal(size=100))
+    misleading = np.exp(2 * rng.normal(size=100))
     assert SpreadCalibration.fit(np.zeros(100), error, misleading) == plain
     mostly_zero = np.where(np.arange(100) < 10, 0.0, 1.0)
     assert SpreadCalibration.fit(np.zeros(100), error, mostly_zero) == plain

@@ -17,10 +17,10 @@ def mean_coverage(
     """Share of labels in their interval over many calibration sets, and its standard error."""
     inside = []
     for seed in range(N_DRAWS):
-        chance = np.random.default_rng(seed)
-        deviation = chance.uniform(0.2, 3.0, n + 50)
-        predicted = chance.normal(size=n + 50)
-        label = predicted + deviation * chance.standard_t(3, n + 50)
+        rng = np.random.default_rng(seed)
+        deviation = rng.uniform(0.2, 3.0, n + 50)
+        predicted = rng.normal(size=n + 50)
+        label = predicted + deviation * rng.standard_t(3, n + 50)
         known = IntervalCalibration.fit(predicted[:n], label[:n], deviation[:n])
         low, high = intervals(known).intervals(predicted[n:], deviation[n:], confidence).T
         inside.append(((low <= label[n:]) & (label[n:] <= high)).mean())
@@ -89,9 +89,9 @@ def test_every_class_is_in_its_sets_as_often_as_promised(n_classes: int) -> None
     share = np.array([0.7, 0.3]) if n_classes == 2 else np.array([0.6, 0.3, 0.1])
     inside: list[list[float]] = [[] for _ in range(n_classes)]
     for seed in range(150):
-        chance = np.random.default_rng(seed)
-        label = chance.choice(n_classes, 200, p=share)
-        probability = chance.dirichlet(np.ones(n_classes), 200) + 0.6 * np.eye(n_classes)[label]
+        rng = np.random.default_rng(seed)
+        label = rng.choice(n_classes, 200, p=share)
+        probability = rng.dirichlet(np.ones(n_classes), 200) + 0.6 * np.eye(n_classes)[label]
         probability /= probability.sum(1, keepdims=True)
         given = probability[:, 1] if n_classes == 2 else probability
         known = SetCalibration.fit(given[:150], label[:150].astype(np.float64))
@@ -132,8 +132,8 @@ def test_a_class_that_was_too_rare_is_in_every_set() -> None:
 
 
 def test_it_comes_back_from_json() -> None:
-    chance = np.random.default_rng(0)
-    intervals = IntervalCalibration.fit(chance.normal(size=30), chance.normal(size=30))
-    sets = SetCalibration.fit(chance.random(30), (chance.random(30) < 0.5).astype(np.float64))
+    rng = np.random.default_rng(0)
+    intervals = IntervalCalibration.fit(rng.normal(size=30), rng.normal(size=30))
+    sets = SetCalibration.fit(rng.random(30), (rng.random(30) < 0.5).astype(np.float64))
     for known in (intervals, sets):
         assert from_dict(type(known), json.loads(json.dumps(to_dict(known))), "header") == known

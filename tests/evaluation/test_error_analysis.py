@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from moleblend.data.targets import Target
-from moleblend.evaluation.error_analysis import errors_of, extremes_of, families_of, trend_of
+from moleblend.evaluation.error_analysis import error_trend, errors_of, extremes_of, scaffold_groups
 
 EXACT = np.zeros(3, np.int8)
 
@@ -11,11 +11,11 @@ def test_errors_by_hand() -> None:
     labels = np.array([1.0, 0.0, np.nan])
     found = errors_of(Target("t", "binary"), np.array([[0.8], [0.5], [0.1]]), labels, EXACT)
     assert found == pytest.approx([0.04, 0.25, np.nan], nan_ok=True)
-    bounds = np.array([0, 1, 0], np.int8)
+    censoring = np.array([0, 1, 0], np.int8)
     values = np.array([[100.0], [5.0], [3.0]])
-    found = errors_of(Target("y", "regression"), values, labels * 10, bounds)
+    found = errors_of(Target("y", "regression"), values, labels * 10, censoring)
     assert found == pytest.approx([90, np.nan, np.nan], nan_ok=True)
-    found = errors_of(Target("y", "regression", log10=True), values, labels * 10, bounds)
+    found = errors_of(Target("y", "regression", log10=True), values, labels * 10, censoring)
     assert found[0] == pytest.approx(1)
     three = Target("c", "multiclass", classes=("a", "b", "c"))
     wrong = np.array([[1.0, 0, 0], [0.5, 0.5, 0], [0, 0, 1]])
@@ -27,7 +27,7 @@ def test_families_are_compared_with_the_rest() -> None:
     rings = ["c1ccccc1" + "C" * n for n in range(6)]
     pyridines = ["c1ccncc1" + "C" * n for n in range(4)]  # too few
     error = np.array([0.0, 0.1] * 3 + [1.0, 1.1] * 3 + [0.5] * 4 + [np.nan])
-    found = families_of([*chains, *rings, *pyridines, "CCCCCCCCN"], error)
+    found = scaffold_groups([*chains, *rings, *pyridines, "CCCCCCCCN"], error)
     assert found.by == "scaffold"
     assert [(family.smiles, family.n) for family in found.found] == [("", 6), ("c1ccccc1", 6)]
     without, with_ring = found.found
@@ -35,37 +35,37 @@ def test_families_are_compared_with_the_rest() -> None:
     assert without.rest == pytest.approx((6 * 1.05 + 4 * 0.5) / 10)
     assert without.uncertainty == pytest.approx(np.std(error[:6], ddof=1) / 6**0.5)
     assert (without.verdict, with_ring.verdict) == ("easier", "harder")
-    same = families_of([*chains, *rings], np.tile([0.0, 1.0], 6))
+    same = scaffold_groups([*chains, *rings], np.tile([0.0, 1.0], 6))
     assert [family.verdict for family in same.found] == ["", ""]
 
 
 def test_rings_of_other_elements_share_a_framework() -> None:
     six = ["c1ccccc1", "c1ccncc1", "c1cncnc1", "C1CCCCC1", "C1CCNCC1"]
     five = ["c1ccoc1", "c1cc[nH]c1", "c1ccsc1", "C1CCCC1", "C1CCNC1"]
-    found = families_of([*six, *five], np.arange(10.0))
+    found = scaffold_groups([*six, *five], np.arange(10.0))
     assert found.by == "framework"
     assert [(family.smiles, family.n) for family in found.found] == [
         ("C1CCCCC1", 5),
         ("C1CCCC1", 5),
     ]
-    alone = families_of(["c1ccccc1" + "C" * k for k in range(5)] + five, np.arange(10.0))
+    alone = scaffold_groups(["c1ccccc1" + "C" * k for k in range(5)] + five, np.arange(10.0))
     assert alone.by == "framework"  # one scaffold with five members has nothing beside it
-    assert families_of(six[:4], np.arange(4.0)).found == ()
-    assert families_of(["no smiles"] * 12, np.arange(12.0)).found == ()
+    assert scaffold_groups(six[:4], np.arange(4.0)).found == ()
+    assert scaffold_groups(["no smiles"] * 12, np.arange(12.0)).found == ()
 
 
 def test_a_trend_has_bins_of_equally_many() -> None:
     quantity = np.r_[np.arange(20.0), np.nan, 20]
     error = np.r_[np.arange(20.0) ** 2, 99, np.nan]
-    found = trend_of(quantity[::-1], error[::-1])
+    found = error_trend(quantity[::-1], error[::-1])
     assert found is not None
     assert found.n.tolist() == [10, 10]
     assert found.middle.tolist() == [4.5, 14.5]
     assert found.error == pytest.approx([28.5, 218.5])
     assert found.rank_correlation == pytest.approx(1)
-    assert trend_of(quantity[:19], error[:19]) is None  # too few for two bins
-    assert trend_of(np.ones(20), error[:20]) is None
-    flat = trend_of(quantity[:20], np.ones(20))
+    assert error_trend(quantity[:19], error[:19]) is None  # too few for two bins
+    assert error_trend(np.ones(20), error[:20]) is None
+    flat = error_trend(quantity[:20], np.ones(20))
     assert flat is not None
     assert flat.rank_correlation is None
 

@@ -27,8 +27,8 @@ def test_regression_by_hand() -> None:
 
 
 def test_r2_is_that_of_scikit_learn() -> None:
-    chance = np.random.default_rng(0)
-    predicted, label = chance.normal(size=(2, 40))
+    rng = np.random.default_rng(0)
+    predicted, label = rng.normal(size=(2, 40))
     assert regression_metrics(predicted, label)["R2"] == pytest.approx(r2_score(label, predicted))
 
 
@@ -120,9 +120,9 @@ def test_two_classes_at_a_threshold() -> None:
 
 
 def test_the_threshold_is_the_one_with_the_best_mcc() -> None:
-    chance = np.random.default_rng(0)
-    label = (chance.random(60) < 0.2).astype(float)
-    probability = 0.3 * chance.random(60) + 0.1 * label
+    rng = np.random.default_rng(0)
+    label = (rng.random(60) < 0.2).astype(float)
+    probability = 0.3 * rng.random(60) + 0.1 * label
     found = best_threshold(probability, label)
     values = [binary_metrics(probability, label, t)["MCC"] for t in np.linspace(0, 0.5, 500)]
     reached = binary_metrics(probability, label, found)["MCC"]

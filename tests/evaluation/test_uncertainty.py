@@ -5,20 +5,24 @@ import pytest
 
 from moleblend.config import from_dict, to_dict
 from moleblend.data.targets import Target
-from moleblend.evaluation.uncertainty import ClassSureness, Sureness, ValueSureness
+from moleblend.evaluation.uncertainty import (
+    ClassificationUncertainty,
+    RegressionUncertainty,
+    Uncertainty,
+)
 
 NAN = np.nan
 
 
 @pytest.mark.parametrize("has_spread", [True, False])
 def test_columns_of_a_value_cover_it(*, has_spread: bool) -> None:
-    chance = np.random.default_rng(0)
-    spread = chance.uniform(0.3, 3, 4000)
-    predicted = chance.normal(size=4000)
-    label = predicted + 2 * spread * chance.normal(size=4000)
+    rng = np.random.default_rng(0)
+    spread = rng.uniform(0.3, 3, 4000)
+    predicted = rng.normal(size=4000)
+    label = predicted + 2 * spread * rng.normal(size=4000)
     used = spread if has_spread else None
     part = spread[:1000] if has_spread else None
-    found = ValueSureness.fit(predicted[:1000], label[:1000], part)
+    found = RegressionUncertainty.fit(predicted[:1000], label[:1000], part)
     assert found.spread.has_spread is found.intervals.is_normalised is has_spread
     predicted[-1] = NAN
     columns = found.columns("logD", predicted, used)
@@ -30,20 +34,20 @@ def test_columns_of_a_value_cover_it(*, has_spread: bool) -> None:
 
 
 def test_columns_of_classes() -> None:
-    chance = np.random.default_rng(1)
-    probability = chance.random(500)
-    label = (chance.random(500) < probability).astype(np.float64)
-    found = ClassSureness.fit(probability, label)
+    rng = np.random.default_rng(1)
+    probability = rng.random(500)
+    label = (rng.random(500) < probability).astype(np.float64)
+    found = ClassificationUncertainty.fit(probability, label)
     columns = found.columns("toxic", np.array([0.001, 0.5, 0.999, NAN]), ["no", "yes"])
     assert columns == {"toxic_set": ["{no}", "{no, yes}", "{yes}", None]}
 
 
 def test_a_confidence_that_needs_more_molecules_is_remarked_on() -> None:
     targets = (Target("logD", "regression"), Target("toxic", "binary"), Target("new", "binary"))
-    chance = np.random.default_rng(4)
-    labels = np.stack([chance.normal(size=40), np.arange(40) % 2, np.full(40, NAN)], 1)
-    mean = np.concatenate([chance.normal(size=(40, 1)), chance.random((40, 2))], 1)
-    known = Sureness.fit(targets, mean, None, labels, np.zeros((40, 3), np.int8))
+    rng = np.random.default_rng(4)
+    labels = np.stack([rng.normal(size=40), np.arange(40) % 2, np.full(40, NAN)], 1)
+    mean = np.concatenate([rng.normal(size=(40, 1)), rng.random((40, 2))], 1)
+    known = Uncertainty.fit(targets, mean, None, labels, np.zeros((40, 3), np.int8))
     assert known.remarks(targets, 0.9) == []  # `notes` has what is to be said of 90 %
     assert known.remarks(targets, 0.95) == []  # which 19 molecules are enough for
     of_value, of_class = known.remarks(targets, 0.99)
@@ -53,18 +57,20 @@ def test_a_confidence_that_needs_more_molecules_is_remarked_on() -> None:
 
 def test_no_molecules_have_no_probabilities() -> None:
     targets = (Target("toxic", "binary"), Target("kind", "multiclass", classes=("a", "b", "c")))
-    chance = np.random.default_rng(3)
-    mean = np.concatenate([chance.random((60, 1)), chance.dirichlet(np.ones(3), 60)], 1)
-    labels = np.stack([chance.integers(2, size=60), chance.integers(3, size=60)], 1).astype(float)
-    found = Sureness.fit(targets, mean, None, labels, np.zeros((60, 2), np.int8))
+    rng = np.random.default_rng(3)
+    mean = np.concatenate([rng.random((60, 1)), rng.dirichlet(np.ones(3), 60)], 1)
+    labels = np.stack([rng.integers(2, size=60), rng.integers(3, size=60)], 1).astype(float)
+    found = Uncertainty.fit(targets, mean, None, labels, np.zeros((60, 2), np.int8))
     assert set(found.classes) == {"toxic", "kind"}
     assert found.calibrated(targets, mean[:0]).shape == (0, 4)
     assert found.calibrated(targets, mean).shape == (60, 4)
 
 
 def test_it_comes_back_from_json() -> None:
-    chance = np.random.default_rng(2)
-    value = ValueSureness.fit(chance.normal(size=40), chance.normal(size=40))
-    classes = ClassSureness.fit(chance.random(40), (chance.random(40) < 0.5).astype(np.float64))
+    rng = np.random.default_rng(2)
+    value = RegressionUncertainty.fit(rng.normal(size=40), rng.normal(size=40))
+    classes = ClassificationUncertainty.fit(
+        rng.random(40), (rng.random(40) < 0.5).astype(np.float64)
+    )
     for known in (value, classes):
         assert from_dict(type(known), json.loads(json.dumps(to_dict(known))), "header") == known

@@ -2,8 +2,12 @@ import numpy as np
 import pytest
 
 from moleblend.data.targets import Target
-from moleblend.evaluation.uncertainty import Sureness
-from moleblend.evaluation.uncertainty_evaluation import joined, said_of, worth_of
+from moleblend.evaluation.uncertainty import Uncertainty
+from moleblend.evaluation.uncertainty_evaluation import (
+    estimate_uncertainty,
+    evaluate_uncertainty,
+    joined,
+)
 
 VALUE = Target("dose", "regression", log10=True)
 TOXIC = Target("toxic", "binary")
@@ -12,24 +16,26 @@ TARGETS = (VALUE, TOXIC)
 
 def part(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Predictions, the spread of their members, labels, bounds: the spread is right for both."""
-    chance = np.random.default_rng(seed)
-    logs, spread = chance.normal(size=n), chance.uniform(0.1, 1, n)
-    probability = chance.random(n)
+    rng = np.random.default_rng(seed)
+    logs, spread = rng.normal(size=n), rng.uniform(0.1, 1, n)
+    probability = rng.random(n)
     labels = np.stack(
-        [10 ** (logs + spread * chance.normal(size=n)), chance.random(n) < probability], 1
+        [10 ** (logs + spread * rng.normal(size=n)), rng.random(n) < probability], 1
     ).astype(np.float64)
     mean = np.stack([10**logs, probability], 1)
-    bounds = np.zeros((n, 2), np.int8)
-    labels[0], bounds[1, 0], labels[1, 0] = np.nan, 1, 1e9
-    return mean, np.stack([spread, spread], 1), labels, bounds
+    censoring = np.zeros((n, 2), np.int8)
+    labels[0], censoring[1, 0], labels[1, 0] = np.nan, 1, 1e9
+    return mean, np.stack([spread, spread], 1), labels, censoring
 
 
 def test_figures_are_those_of_the_columns() -> None:
-    mean, spread, labels, bounds = part(400, 0)
-    known = Sureness.fit(TARGETS, mean, spread, labels, bounds)
-    mean, spread, labels, bounds = part(300, 1)
-    said = said_of(known, TARGETS, mean, spread, labels, bounds, np.full(300, np.nan))
-    found = worth_of(said)
+    mean, spread, labels, censoring = part(400, 0)
+    known = Uncertainty.fit(TARGETS, mean, spread, labels, censoring)
+    mean, spread, labels, censoring = part(300, 1)
+    said = estimate_uncertainty(
+        known, TARGETS, mean, spread, labels, censoring, np.full(300, np.nan)
+    )
+    found = evaluate_uncertainty(said)
     columns = known.columns(VALUE, mean[:, :1], spread[:, :1])
     inside = (columns["dose_low"] <= labels[:, 0]) & (labels[:, 0] <= columns["dose_high"])
     assert found["dose"].coverage.observed == pytest.approx(inside[2:].mean())  # a bound, a gap
@@ -53,9 +59,12 @@ def test_folds_are_counted_together() -> None:
     parts = []
     for seed in (0, 1):
         given = part(100, seed)
-        known = Sureness.fit(TARGETS, *given)
-        parts.append(said_of(known, TARGETS, *part(50, seed + 2), np.full(50, np.nan)))
-    alone, together = [worth_of(one) for one in parts], worth_of(joined(parts))
+        known = Uncertainty.fit(TARGETS, *given)
+        parts.append(estimate_uncertainty(known, TARGETS, *part(50, seed + 2), np.full(50, np.nan)))
+    alone, together = (
+        [evaluate_uncertainty(one) for one in parts],
+        evaluate_uncertainty(joined(parts)),
+    )
     for name in ("dose", "toxic"):
         mean = np.mean([one[name].coverage.observed for one in alone])
         assert together[name].coverage.observed == pytest.approx(mean)
@@ -63,8 +72,10 @@ def test_folds_are_counted_together() -> None:
 
 
 def test_a_single_model_is_ranked_by_the_distance_or_not_at_all() -> None:
-    mean, _, labels, bounds = part(100, 0)
-    known = Sureness.fit(TARGETS, mean, None, labels, bounds)
+    mean, _, labels, censoring = part(100, 0)
+    known = Uncertainty.fit(TARGETS, mean, None, labels, censoring)
     for distance, is_ranked in ((np.arange(100.0), True), (np.full(100, np.nan), False)):
-        found = worth_of(said_of(known, TARGETS, mean, None, labels, bounds, distance))["dose"]
+        found = evaluate_uncertainty(
+            estimate_uncertainty(known, TARGETS, mean, None, labels, censoring, distance)
+        )["dose"]
         assert (found.ranked_by, found.errors is not None) == ("distance", is_ranked)

@@ -26,12 +26,12 @@ def test_calibration_error_by_hand() -> None:
 
 
 def test_bins_have_equal_mass_and_ties_stay_together() -> None:
-    chance = np.random.default_rng(0)
-    probability = chance.random(1000)
-    found = reliability(probability, (chance.random(1000) < probability).astype(np.float64))
+    rng = np.random.default_rng(0)
+    probability = rng.random(1000)
+    found = reliability(probability, (rng.random(1000) < probability).astype(np.float64))
     assert found is not None
     assert found.count == (100,) * 10
-    order = chance.permutation(400)
+    order = rng.permutation(400)
     tied = np.repeat([0.1, 0.5, 0.6, 0.9], 100)[order]
     label = (np.arange(400) % 3 == 0).astype(np.float64)[order]
     found = reliability(tied, label)
@@ -43,9 +43,9 @@ def test_right_probabilities_have_an_error_too() -> None:
     """Of 100 molecules the error of right probabilities is some 0.1, and it is foreseen."""
     errors, foreseen, n_above = [], [], 0
     for seed in range(30):
-        chance = np.random.default_rng(seed)
-        probability = expit(chance.normal(size=100))
-        found = reliability(probability, (chance.random(100) < probability).astype(np.float64))
+        rng = np.random.default_rng(seed)
+        probability = expit(rng.normal(size=100))
+        found = reliability(probability, (rng.random(100) < probability).astype(np.float64))
         assert found is not None
         errors.append(found.error)
         foreseen.append(found.error_if_calibrated)
@@ -77,9 +77,9 @@ def test_nothing_labelled_has_no_curve() -> None:
 
 
 def test_quantiles_of_right_and_of_narrow_spreads() -> None:
-    chance = np.random.default_rng(1)
-    deviation = chance.uniform(0.5, 2, 4000)
-    label = deviation * chance.normal(size=4000)
+    rng = np.random.default_rng(1)
+    deviation = rng.uniform(0.5, 2, 4000)
+    label = deviation * rng.normal(size=4000)
     label[:100] = NAN
     right = quantile_curve(np.zeros(4000), deviation, label)
     narrow = quantile_curve(np.zeros(4000), deviation / 3, label)

@@ -301,7 +301,7 @@ def test_an_old_model_does_not_hide_an_unfinished_search(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("moleblend.finetuning.train.run_on", killed)
+        patched.setattr("moleblend.finetuning.train.train_and_test", killed)
         with pytest.raises(KeyboardInterrupt):
             run(small)
     with pytest.raises(ValueError, match="holds an unfinished search"):

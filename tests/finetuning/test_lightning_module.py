@@ -8,8 +8,8 @@ import torch
 from rich.console import Console
 
 from moleblend.chem.parsing import read_smiles
-from moleblend.data.dataset import Labelled
-from moleblend.data.targets import Target, scaled
+from moleblend.data.dataset import MoleculeDataset
+from moleblend.data.targets import Target, scale_labels
 from moleblend.evaluation.metrics import score
 from moleblend.finetuning import lightning_module as finetuning
 from moleblend.finetuning.config import TrainConfig
@@ -28,13 +28,13 @@ def loss_of(
     output: Sequence[Sequence[float]],
     labels: Sequence[Sequence[float]],
     targets: Sequence[Target],
-    bounds: Sequence[Sequence[int]] | None = None,
+    censoring: Sequence[Sequence[int]] | None = None,
     weights: torch.Tensor | None = None,
 ) -> tuple[float, list]:
     """The loss and its gradient."""
     given = torch.tensor(output, requires_grad=True)
     known = torch.tensor(labels)
-    signs = torch.zeros(known.shape) if bounds is None else torch.tensor(bounds)
+    signs = torch.zeros(known.shape) if censoring is None else torch.tensor(censoring)
     loss = property_loss(given, known, signs.to(torch.int8), targets, weights)
     loss.backward()
     assert given.grad is not None
@@ -82,14 +82,16 @@ def test_rare_positives_weigh_more_where_this_is_asked() -> None:
 
 def test_labels_are_scaled_after_their_logarithm() -> None:
     targets = (Target("a", "regression", mean=2.0, scale=0.5, log10=True), Target("b", "binary"))
-    found = scaled(np.array([[1000.0, 1.0], [NAN, 0.0]]), targets)
+    found = scale_labels(np.array([[1000.0, 1.0], [NAN, 0.0]]), targets)
     np.testing.assert_allclose(found, [[2, 1], [NAN, 0]])
 
 
-def part(n: int, start: int = 1) -> Labelled:
+def part(n: int, start: int = 1) -> MoleculeDataset:
     molecules = [read_smiles("C" * k) for k in range(start, start + n)]
     labels = np.arange(start, start + n, dtype=float)[:, None]
-    return Labelled(molecules, labels, np.zeros((n, 1), np.int8), np.zeros((n, 0), np.float32))
+    return MoleculeDataset(
+        molecules, labels, np.zeros((n, 1), np.int8), np.zeros((n, 0), np.float32)
+    )
 
 
 def tuned(config: TrainConfig) -> tuple[FineTuning, dict[str, torch.Tensor]]:
@@ -128,7 +130,7 @@ def test_large_molecules_are_computed_a_few_at_a_time(monkeypatch: pytest.Monkey
     ).train()
     labels = np.arange(5.0)[:, None]
     features = np.random.default_rng(0).random((5, 3)).astype(np.float32)
-    part = Labelled(molecules, labels, np.zeros((5, 1), np.int8), features)
+    part = MoleculeDataset(molecules, labels, np.zeros((5, 1), np.int8), features)
     run = FineTuning(model, config, "2d", part, part, Console(file=io.StringIO()), seed=0)
     found, sizes, forward = [], [], Model.forward
 
@@ -140,7 +142,7 @@ def test_large_molecules_are_computed_a_few_at_a_time(monkeypatch: pytest.Monkey
     for n_pairs in (2**18, 2 * 144, 1):
         monkeypatch.setattr(finetuning, "_PAIRS_AT_ONCE", n_pairs)
         model.zero_grad()
-        known = torch.from_numpy(labels).float(), torch.from_numpy(part.bounds)
+        known = torch.from_numpy(labels).float(), torch.from_numpy(part.censoring)
         batch = (collate(molecules), torch.from_numpy(features), *known)
         loss = run.training_step(batch, 0)
         loss.backward()
@@ -155,9 +157,9 @@ def test_a_frozen_encoder_stays_and_the_head_learns() -> None:
     run, began = tuned(replace(CONFIG, freeze=True))
     assert moved(run, began, "encoder") == 0
     assert moved(run, began, "property_head") > 1e-3
-    known = run.outputs(run.validation_part)
+    known = run.outputs(run.validation_set)
     run.config = replace(run.config, freeze=False)
-    np.testing.assert_allclose(run.outputs(run.validation_part), known, atol=1e-5)
+    np.testing.assert_allclose(run.outputs(run.validation_set), known, atol=1e-5)
     assert moved(*tuned(CONFIG), "encoder") > 1e-3
 
 
@@ -198,9 +200,14 @@ def test_every_target_of_classes_counts_once(monkeypatch: pytest.MonkeyPatch) ->
 def test_each_kind_of_target_has_its_figures() -> None:
     targets = (NUMBER, Target("b", "binary", threshold=0.2), CLASSES)
     predicted = np.array([[1.0, 0.3, 0.1, 0.8, 0.1], [3.0, 0.1, 0.7, 0.2, 0.1]])
-    labels, bounds = np.array([[2.0, 1, 1], [2.0, 0, 1]]), np.array([[0, 0, 0], [1, 0, 0]], np.int8)
+    labels, censoring = (
+        np.array([[2.0, 1, 1], [2.0, 0, 1]]),
+        np.array([[0, 0, 0], [1, 0, 0]], np.int8),
+    )
     molecules = [read_smiles("C"), read_smiles("CC")]
-    found = score(targets, predicted, Labelled(molecules, labels, bounds, np.zeros((2, 0), "f4")))
+    found = score(
+        targets, predicted, MoleculeDataset(molecules, labels, censoring, np.zeros((2, 0), "f4"))
+    )
     assert (found["r"]["RMSE"], found["r"]["n"], found["r"]["bounds respected"]) == (1, 1, 1)
     assert (found["b"]["accuracy"], found["b"]["ROC-AUC"]) == (1, 1)
     assert (found["m"]["accuracy"], found["m"]["macro ROC-AUC"]) == (0.5, None)

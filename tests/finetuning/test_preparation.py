@@ -33,7 +33,7 @@ def read(config: TrainConfig) -> tuple[Prepared, str]:
     """Prepare a run; give it, and all that is told of it."""
     said: list[str] = []
     found = prepared(config, "keep", said.append)
-    return found, "\n".join([*said, *found.told(found.choices(found.config, found.data))])
+    return found, "\n".join([*said, *found.describe(found.choices(found.config, found.data))])
 
 
 def canonical(found: Prepared) -> list[str]:

@@ -6,27 +6,32 @@ import numpy as np
 import pyarrow as pa
 
 from moleblend.chem.parsing import read_smiles
-from moleblend.data.dataset import Labelled
-from moleblend.data.labels.target_detection import read_assay
+from moleblend.data.dataset import MoleculeDataset
+from moleblend.data.labels.target_detection import read_target_columns
 from moleblend.data.splits import Split, random_split
 from moleblend.data.table import Table
 from moleblend.finetuning.config import TrainConfig
-from moleblend.finetuning.resolved_settings import choices_of, told
+from moleblend.finetuning.resolved_settings import describe_settings, resolve_settings
 
 
 def decided(labels: list[str], *splits: Split, **flags: Any) -> tuple[dict[str, Any], list[str]]:
     """The choices for a table of one target, and how they are said."""
     columns = pa.table({"smiles": ["C"] * len(labels), "x (nM)": labels, "id": labels})
     table = Table(Path("assay.csv"), columns)
-    assay = read_assay(table, not_targets=["smiles"])
+    target_columns = read_target_columns(table, not_targets=["smiles"])
     n = len(labels)
-    data = Labelled(
-        [read_smiles("C")] * n, assay.values, assay.bounds, np.zeros((n, 0), np.float32)
+    data = MoleculeDataset(
+        [read_smiles("C")] * n,
+        target_columns.values,
+        target_columns.censoring,
+        np.zeros((n, 0), np.float32),
     )
     given = {"features": ("none",), "source": "scratch", **flags}
     config = TrainConfig("assay.csv", split="random", **given)
-    choices = choices_of(config, assay, "smiles", "2d", n, data, splits or [random_split(n)])
-    return json.loads(json.dumps(choices)), told(choices, assay, table)
+    choices = resolve_settings(
+        config, target_columns, "smiles", "2d", n, data, splits or [random_split(n)]
+    )
+    return json.loads(json.dumps(choices)), describe_settings(choices, target_columns, table)
 
 
 def test_every_choice_is_recorded_and_said() -> None:

@@ -25,7 +25,7 @@ def test_the_forest_has_the_same_parts_and_stands_in_the_record(tmp_path):
         counts[test_rows],
         n_trees=10,
     )
-    assert result.rival.predicted == pytest.approx(expected)
+    assert result.baseline.predicted == pytest.approx(expected)
     found = metrics["random_forest_on_ecfp4"]
     error = expected[:, 0] - labels[test_rows]
     assert found["test"]["y"]["RMSE"] == pytest.approx(np.sqrt((error**2).mean()))
@@ -57,11 +57,11 @@ def test_folds_have_a_forest_each_and_all_stands_in_the_order_of_the_file(tmp_pa
             counts[asked],
             n_trees=10,
         )
-        assert result.rival.predicted[asked] == pytest.approx(expected)
+        assert result.baseline.predicted[asked] == pytest.approx(expected)
         errors.append(np.sqrt(((expected[:, 0] - np.array(labels)[asked]) ** 2).mean()))
         similarity, place = nearest([RINGS[k] for k in asked], [RINGS[k] for k in rows])
-        assert result.nearness.similarity[asked] == pytest.approx(similarity)
-        assert result.nearness.row[asked].tolist() == (rows[place] + 1).tolist()  # of the file
+        assert result.scores.similarity[asked] == pytest.approx(similarity)
+        assert result.scores.row[asked].tolist() == (rows[place] + 1).tolist()  # of the file
     forest = metrics["random_forest_on_ecfp4"]
     assert forest["test"]["y"]["RMSE"] == pytest.approx(np.mean(errors))
     assert forest["compared"]["y"]["forest"] == pytest.approx(np.mean(errors))
@@ -74,7 +74,7 @@ def test_with_seeds_the_first_is_compared(tmp_path):
     write(tmp_path / "table.csv", smiles=CHAINS, y=N_CARBONS, part=PARTS)
     one, _, alone = trained(tmp_path, split="part")
     two, _, both = trained(tmp_path, split="part", seeds=2)
-    assert np.array_equal(one.rival.predicted, two.rival.predicted)
+    assert np.array_equal(one.baseline.predicted, two.baseline.predicted)
     assert alone["random_forest_on_ecfp4"]["compared"] == both["random_forest_on_ecfp4"]["compared"]
     assert both["spread"]["test_of_random_forest"]["y"]["RMSE"]["sd"] > 0
 
@@ -101,4 +101,4 @@ def test_molecules_that_repeat_are_told_and_recorded(tmp_path):
     )
     same = rows.column("same_molecule").to_pylist()
     assert (same[1], same[60], same[5], same[61], same[0]) == ("61", "2", "62", "6", "")
-    assert result.repeats.known_test_rows == (60,)
+    assert result.duplicates.known_test_rows == (60,)

@@ -94,12 +94,14 @@ def test_what_a_run_leaves_behind(config: TrainConfig, table: Path) -> None:
         "test_of_predicting_the_training_mean": result.trivial,
         "kept_epoch": result.kept_epoch,
         "undefined": {"validation": {}, "test": {}},
-        "uncertainty": {part: {"y": found["y"].figures()} for part, found in result.worth.items()},
+        "uncertainty": {
+            part: {"y": found["y"].figures()} for part, found in result.uncertainty_metrics.items()
+        },
         "random_forest_on_ecfp4": metrics["random_forest_on_ecfp4"],
         "spread": {"over": "seeds", "n": 1},
         "choices": result.choices,
     }
-    assert metrics["random_forest_on_ecfp4"]["test"] == result.rival.test
+    assert metrics["random_forest_on_ecfp4"]["test"] == result.baseline.test
     assert list(metrics["test"]["y"]) == ["RMSE", "MAE", "R2", "n"]
     told_config = json.loads((out / "config.json").read_text())
     assert (told_config["target"], told_config["choices"]) == (["y"], result.choices)
@@ -580,15 +582,15 @@ def test_bad_cells_cost_themselves_and_bounds_are_learnt_as_bounds(config: Train
     assert "'y': labels that are approximate (~): 1;" in told
     known = [y for y in N_CARBONS[1:] if y <= 9]
     test = result.test["y"]
-    n_bounds = sum(PARTS[k] == "test" for k, y in enumerate(N_CARBONS) if y > 9)
-    assert test["n_bounds"] == n_bounds
-    assert test["n"] == 12 - n_bounds
+    n_censored = sum(PARTS[k] == "test" for k, y in enumerate(N_CARBONS) if y > 9)
+    assert test["n_bounds"] == n_censored
+    assert test["n"] == 12 - n_censored
     assert 0 <= figure(result.test, "y", "bounds respected") <= 1
     # Exact labels alone scale the target.
     assert result.targets[0].mean < np.mean(known) + 0.5
     assert result.choices["targets"]["y"]["n_bounds"] == 24
-    assert result.bounds is not None
-    assert (result.bounds[:, 0] == 1).sum() == n_bounds
+    assert result.censoring is not None
+    assert (result.censoring[:, 0] == 1).sum() == n_censored
 
 
 def test_a_logarithm_is_learnt_and_given_back(config: TrainConfig) -> None:
@@ -685,7 +687,7 @@ def test_the_threshold_of_all_folds_is_that_of_their_probabilities(config: Train
     result, _ = run(replace(config, split="random", folds=3))
     rows = np.concatenate([one.parts.validation for one in result.runs])
     judged = np.concatenate([one.judged for one in result.runs])
-    right = result.sureness.calibrated(result.targets, judged)[:, 0]
+    right = result.uncertainty.calibrated(result.targets, judged)[:, 0]
     expected = best_threshold(right, np.array(HAS_OXYGEN)[rows])
     assert result.targets[0].threshold == expected
     assert checkpoint.load(result.model).config.targets[0].threshold == expected
@@ -780,7 +782,7 @@ def test_a_model_says_how_sure_it_is(config: TrainConfig) -> None:
     inside = (low <= label) & (label <= high)
     where = {part: [k for k, name in enumerate(PARTS) if name == part] for part in set(PARTS)}
     assert inside[where["valid"]].mean() >= 0.9  # it was fitted to these
-    told = result.worth["test"]["y"]
+    told = result.uncertainty_metrics["test"]["y"]
     assert told.coverage.observed == pytest.approx(inside[where["test"]].mean())
     assert (told.coverage.n, told.ranked_by) == (12, "distance")  # one model has no spread
     error = np.array(table.column("y_pred")) - label
@@ -803,16 +805,16 @@ def test_probabilities_are_put_right_where_validation_shows_that_they_are_wrong(
     rows = [k % 2 for k in range(len(CHAINS))]
     parts = [("train", "valid", "valid", "valid", "test")[k % 5] for k in range(len(CHAINS))]
     write(Path(config.data), smiles=CHAINS, y=rows, part=parts)
-    given = runs.in_units
+    given = runs.unscale_outputs
 
     def boastful(*arguments: Any) -> np.ndarray:
         """A model that is sure of what it cannot know."""
         return np.where(given(*arguments) > 0.5, 0.99, 0.01)
 
-    monkeypatch.setattr(runs, "in_units", boastful)
-    monkeypatch.setattr("moleblend.prediction.predictor.in_units", boastful)
+    monkeypatch.setattr(runs, "unscale_outputs", boastful)
+    monkeypatch.setattr("moleblend.prediction.predictor.unscale_outputs", boastful)
     result, _ = run(replace(config, learning_rate=1e-5))
-    told = result.worth["validation"]["y"]
+    told = result.uncertainty_metrics["validation"]["y"]
     assert told.before is not None
     assert told.after is not None
     assert told.after.error < 0.5 * told.before.error
@@ -837,7 +839,7 @@ def test_too_few_validation_molecules_leave_the_columns_out(config: TrainConfig)
     assert all(f"note: {note}" in told for note in notes)
     table = Predictor(result.model).predict(["CCO"])
     assert table.column_names == ["smiles", "status", "reason", "y_pred"]
-    assert result.worth["test"] == {}
+    assert result.uncertainty_metrics["test"] == {}
 
 
 def test_training_molecules_may_stay_out_of_the_file(config: TrainConfig) -> None:

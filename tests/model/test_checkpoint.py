@@ -17,8 +17,8 @@ from moleblend.chem.parsing import read_smiles
 from moleblend.data.formats import read_table
 from moleblend.data.table import numbers
 from moleblend.data.targets import Target
-from moleblend.evaluation.applicability_domain import Domain
-from moleblend.evaluation.uncertainty import Sureness
+from moleblend.evaluation.applicability_domain import ApplicabilityDomain
+from moleblend.evaluation.uncertainty import Uncertainty
 from moleblend.model import checkpoint
 from moleblend.model.batch import collate
 from moleblend.model.blending import show
@@ -347,18 +347,21 @@ def test_a_file_of_version_0_1_0_is_read_for_ever():
 
 
 def test_sureness_and_training_molecules_are_in_the_file_and_not_among_the_weights(model, path):
-    chance = np.random.default_rng(0)
-    label, predicted = chance.normal(size=(2, 40, 1))
+    rng = np.random.default_rng(0)
+    label, predicted = rng.normal(size=(2, 40, 1))
     targets = (Target("y", "regression"),)
-    known = Sureness.fit(targets, predicted, None, label, np.zeros((40, 1), np.int8))
-    vectors, smiles = chance.normal(size=(4, 16)), ["CCO", "CCN", "C", "c1ccccc1"]
-    domain = Domain.fit(vectors, smiles, np.arange(4), vectors, smiles)
+    known = Uncertainty.fit(targets, predicted, None, label, np.zeros((40, 1), np.int8))
+    vectors, smiles = rng.normal(size=(4, 16)), ["CCO", "CCN", "C", "c1ccccc1"]
+    domain = ApplicabilityDomain.fit(vectors, smiles, np.arange(4), vectors, smiles)
     checkpoint.save(model, path, Card(trained_by="train"))
-    assert (checkpoint.read_sureness(path), checkpoint.read_domain(path)) == (Sureness(), None)
-    checkpoint.save(model, path, Card(trained_by="train"), sureness=known, domain=domain)
+    assert (checkpoint.read_uncertainty(path), checkpoint.read_domain(path)) == (
+        Uncertainty(),
+        None,
+    )
+    checkpoint.save(model, path, Card(trained_by="train"), uncertainty=known, domain=domain)
     again = checkpoint.load(path).state_dict()
     assert all(torch.equal(again[name], value) for name, value in model.state_dict().items())
-    assert checkpoint.read_sureness(path) == known
+    assert checkpoint.read_uncertainty(path) == known
     found = checkpoint.read_domain(path)
     assert (found.smiles, found.thresholds) == (domain.smiles, domain.thresholds)
     assert np.array_equal(found.embeddings, domain.embeddings)

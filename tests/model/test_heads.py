@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from moleblend.chem.molecule import N_DESCRIBED
+from moleblend.chem.molecule import N_DESCRIPTORS
 from moleblend.chem.parsing import read_smiles
 from moleblend.data.targets import Target
 from moleblend.model.batch import collate
@@ -169,22 +169,22 @@ def test_descriptors_are_read_off_the_vector_that_properties_are_read_off(readou
     )
     model, blend = lively(config), drawn(MIXED)
     expected = model.descriptor_head(model.embed(MIXED, blend))
-    assert expected.shape == (4, N_DESCRIBED)
+    assert expected.shape == (4, N_DESCRIPTORS)
     torch.testing.assert_close(model.predict_views(MIXED, blend).descriptors, expected)
 
 
 def test_descriptors_are_scaled_by_those_that_are_known():
     head = DescriptorHead(4)
-    described = torch.zeros(3, N_DESCRIBED)
+    described = torch.zeros(3, N_DESCRIPTORS)
     described[:, 0] = torch.tensor([1.0, 3.0, math.nan])
     described[:, 1] = 5.0
     described[:, 2] = math.nan
-    head.settle(described)
+    head.fit(described)
     scaled = head.scaled(described)
     torch.testing.assert_close(scaled[:, 0], torch.tensor([-1.0, 1.0, math.nan]), equal_nan=True)
     assert not scaled[:, 1].any()  # the same in all: no error, and no division by 0
     assert scaled[:, 2].isnan().all()
-    assert head.scaled(torch.full((1, N_DESCRIBED), 1e9))[0, 0] == 8
+    assert head.scaled(torch.full((1, N_DESCRIPTORS), 1e9))[0, 0] == 8
 
 
 def test_batched_views_equal_those_of_a_molecule_alone(model):

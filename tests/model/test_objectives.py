@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from moleblend.chem.descriptors import describe
+from moleblend.chem.descriptors import compute_descriptors
 from moleblend.chem.geometry import add_positions
-from moleblend.chem.molecule import N_DESCRIBED
+from moleblend.chem.molecule import N_DESCRIPTORS
 from moleblend.chem.parsing import read_smiles
 from moleblend.model import functional
 from moleblend.model.batch import collate
@@ -64,7 +64,7 @@ def lively(config):
     initialise(model, std=0.6)
     model.encoder.kernels.spread()
     if model.descriptor_head is not None:
-        model.descriptor_head.settle(torch.from_numpy(describe([m.smiles for m in MIXED])))
+        model.descriptor_head.fit(torch.from_numpy(compute_descriptors([m.smiles for m in MIXED])))
     return model
 
 
@@ -160,9 +160,9 @@ def losses_by_hand(molecules, views, blend, setting):
 
 def descriptors_by_hand(molecules, views):
     """Huber's error, of descriptors scaled by those of `MIXED`."""
-    known = describe([molecule.smiles for molecule in MIXED]).astype(float)
+    known = compute_descriptors([molecule.smiles for molecule in MIXED]).astype(float)
     errors = []
-    for b, values in enumerate(describe([molecule.smiles for molecule in molecules])):
+    for b, values in enumerate(compute_descriptors([molecule.smiles for molecule in molecules])):
         for k, value in enumerate(values.astype(float)):
             if not np.isnan(value):
                 spread = np.nanstd(known[:, k])
@@ -411,7 +411,7 @@ def test_what_is_unknown_of_a_molecule_costs_nothing():
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
     off = model.predict_views(batch, blend).descriptors - model.descriptor_head.scaled(described)
     off = off[off.isfinite()].abs()
-    assert len(off) == N_DESCRIBED + 3 * (len(MIXED) - 1)
+    assert len(off) == N_DESCRIPTORS + 3 * (len(MIXED) - 1)
     expected = torch.where(off < 1, off**2 / 2, off - 0.5).mean()
     torch.testing.assert_close(loss.parts["descriptors"], expected)
 

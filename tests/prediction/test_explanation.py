@@ -163,14 +163,16 @@ def test_environments_by_hand(make: Make) -> None:
     with torch.no_grad():
         weights = (head.out.weight @ head.hidden.weight)[0, 16:].numpy() * 2 * np.log(2)
     assert len(set(known.bits)) == 6  # each counted once
-    worth = {
+    uncertainty_metrics = {
         (r, frozenset(np.flatnonzero(inside))): weights[bit]
         for bit, r, inside in zip(known.bits, known.radius, known.atoms, strict=True)
     }
-    single = [worth[0, frozenset([k])] for k in range(3)]
-    left, middle, right = (worth[1, frozenset(atoms)] for atoms in ((0, 1), (0, 1, 2), (1, 2)))
+    single = [uncertainty_metrics[0, frozenset([k])] for k in range(3)]
+    left, middle, right = (
+        uncertainty_metrics[1, frozenset(atoms)] for atoms in ((0, 1), (0, 1, 2), (1, 2))
+    )
     found = one(predictor, molecule)
-    assert found.answer[0] - 7 == pytest.approx(sum(worth.values()), abs=1e-3)
+    assert found.answer[0] - 7 == pytest.approx(sum(uncertainty_metrics.values()), abs=1e-3)
     assert found.kinds[0] == pytest.approx(sum(single), abs=1e-3)
     assert found.views[:, 0] == pytest.approx([left + middle + right, 0], abs=1e-3)
     pairs = found.pairs[..., 0]

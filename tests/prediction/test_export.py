@@ -9,16 +9,16 @@ import onnxruntime
 import pytest
 import torch
 
-from moleblend.chem.descriptors import FEATURES, joined_features
+from moleblend.chem.descriptors import FEATURES, molecule_features
 from moleblend.chem.parsing import read_smiles
 from moleblend.cli import main as cli
-from moleblend.data.targets import Target, in_units
+from moleblend.data.targets import Target, unscale_outputs
 from moleblend.model import checkpoint
 from moleblend.model.batch import Batch, collate
-from moleblend.model.blending import Views, show
+from moleblend.model.blending import ShownViews, show
 from moleblend.model.heads import Model, ModelConfig
 from moleblend.prediction.export import INPUTS_2D, INPUTS_3D, export
-from moleblend.prediction.outputs import mean_of_members
+from moleblend.prediction.outputs import mean_over_members
 from moleblend.prediction.predictor import Predictor
 from tests.helpers.runs import TINY
 
@@ -55,22 +55,22 @@ def batches() -> list[Batch]:
     found = []
     for smiles in SHAPES:
         batch = collate([read_smiles(text) for text in smiles])
-        chance = torch.Generator().manual_seed(len(smiles))
+        rng = torch.Generator().manual_seed(len(smiles))
         has_positions = torch.arange(len(batch)) % 2 == 0
-        positions = 3 * torch.randn(batch.positions.shape, generator=chance)
+        positions = 3 * torch.randn(batch.positions.shape, generator=rng)
         positions *= (batch.is_atom & has_positions[:, None])[..., None]
         found.append(replace(batch, positions=positions, has_positions=has_positions))
     return found
 
 
 @torch.no_grad()
-def expected(path: Path, batch: Batch, views: Views) -> np.ndarray:
+def expected(path: Path, batch: Batch, views: ShownViews) -> np.ndarray:
     members = checkpoint.load_members(path)
     blend, targets = show(batch, views), members[0].config.targets
     if not targets:
         return members[0].embed(batch, blend).numpy()
-    found = [in_units(member(batch, blend).numpy(), targets) for member in members]
-    return mean_of_members(np.stack(found), targets)
+    found = [unscale_outputs(member(batch, blend).numpy(), targets) for member in members]
+    return mean_over_members(np.stack(found), targets)
 
 
 def test_onnx_for_every_shape(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -115,10 +115,13 @@ def test_pt2_for_every_shape_of_an_ensemble_with_a_logarithm(tmp_path: Path) -> 
     ("views", "features"), [("2d", ("ecfp4",)), ("both", ("ecfp4", "descriptors"))]
 )
 def test_a_graph_of_a_model_that_reads_features(
-    tmp_path: Path, features: tuple[str, ...], views: Views
+    tmp_path: Path, features: tuple[str, ...], views: ShownViews
 ) -> None:
     model, smiles = saved(tmp_path, TARGETS, features=features), ["CCO", "c1ccccc1N", "C"]
-    batch, joined = collate([read_smiles(one) for one in smiles]), joined_features(smiles, features)
+    batch, joined = (
+        collate([read_smiles(one) for one in smiles]),
+        molecule_features(smiles, features),
+    )
     names = INPUTS_2D if views == "2d" else INPUTS_3D
     given = {name: getattr(batch, name) for name in names}
     table = Predictor(model).predict(smiles, views=views)

@@ -16,7 +16,7 @@ from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.chem.parsing import read_smiles
 from moleblend.data.formats import read_table, write_table
 from moleblend.data.table import Rejected, read_molecules
-from moleblend.data.targets import Target, in_units
+from moleblend.data.targets import Target, unscale_outputs
 from moleblend.model import checkpoint
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
@@ -108,7 +108,7 @@ def test_values_are_in_the_unit_of_the_label(make: Make) -> None:
 def test_the_class_is_that_on_whose_side_of_the_threshold_a_molecule_is(make: Make) -> None:
     smiles = ["CCO", "CCN", "C1CC", "c1ccccc1", "CC(=O)O"]
     chances = make("2d", (Target("t", "binary"),)).predict(smiles).column("t_prob").to_pylist()
-    threshold = float(np.median([chance for chance in chances if chance is not None]))
+    threshold = float(np.median([rng for rng in chances if rng is not None]))
     named = Target("t", "binary", classes=("no", "yes"), threshold=threshold)
     table = make("2d", (named,)).predict(smiles)
     assert table.column("t_prob").to_pylist() == chances
@@ -118,7 +118,7 @@ def test_the_class_is_that_on_whose_side_of_the_threshold_a_molecule_is(make: Ma
 
 
 def test_huge_outputs_give_probabilities() -> None:
-    found = in_units(np.array([[-1e4], [1e4]], np.float32), [Target("b", "binary")])
+    found = unscale_outputs(np.array([[-1e4], [1e4]], np.float32), [Target("b", "binary")])
     assert found.tolist() == [[0.0], [1.0]]
 
 

@@ -14,8 +14,8 @@ import torch
 from moleblend.chem.molecule import MoleculeError
 from moleblend.data.formats import read_table, write_table
 from moleblend.data.targets import Target
-from moleblend.evaluation.applicability_domain import Domain
-from moleblend.evaluation.uncertainty import Sureness
+from moleblend.evaluation.applicability_domain import ApplicabilityDomain
+from moleblend.evaluation.uncertainty import Uncertainty
 from moleblend.model import checkpoint
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import Model, ModelConfig
@@ -232,14 +232,14 @@ def test_what_cannot_be_written_is_refused_before_the_work(
 
 
 def test_how_sure_it_is_comes_with_every_piece(model: Path, source: Path, tmp_path: Path) -> None:
-    chance = np.random.default_rng(0)
-    label, predicted = chance.normal(size=(2, 40, 1))
+    rng = np.random.default_rng(0)
+    label, predicted = rng.normal(size=(2, 40, 1))
     target, smiles = Target("gap", "regression", "eV"), ["CCO", "CCN", "CC"]
-    known = Sureness.fit((target,), predicted, None, label, np.zeros((40, 1), np.int8))
+    known = Uncertainty.fit((target,), predicted, None, label, np.zeros((40, 1), np.int8))
     vectors = Predictor(model).embed(smiles)
-    domain = Domain.fit(vectors, smiles, np.arange(3), vectors, smiles)
+    domain = ApplicabilityDomain.fit(vectors, smiles, np.arange(3), vectors, smiles)
     card = checkpoint.Card(trained_by="train", views="2d")
-    checkpoint.save(checkpoint.load(model), model, card, sureness=known, domain=domain)
+    checkpoint.save(checkpoint.load(model), model, card, uncertainty=known, domain=domain)
     predict_file(model, source, tmp_path / "out.parquet", confidence=0.5)
     found = pq.read_table(tmp_path / "out.parquet")
     assert_near(found, Predictor(model).predict(source, confidence=0.5))

@@ -6,13 +6,13 @@ import pytest
 from rich.console import Console
 
 from moleblend.pretraining.config import PretrainConfig
-from moleblend.pretraining.dry_run import duration, rehearse
+from moleblend.pretraining.dry_run import dry_run, duration
 from tests.helpers.pretraining import run
 
 
 def test_a_rehearsal_says_what_a_run_takes_and_leaves_nothing(config: PretrainConfig) -> None:
     before = sorted(Path(config.data).parent.rglob("*"))
-    told = rehearse(config)
+    told = dry_run(config)
     assert sorted(Path(config.data).parent.rglob("*")) == before
     assert (told.n_molecules, told.n_held_out, told.n_steps) == (24, 6, 6)
     assert (told.n_epochs, told.n_validations) == (2.0, 2)  # three batches of 8; after 4 and 6
@@ -35,9 +35,9 @@ def test_a_rehearsal_says_what_a_run_takes_and_leaves_nothing(config: PretrainCo
 
 def test_a_rehearsal_needs_a_store(config: PretrainConfig) -> None:
     with pytest.raises(ValueError, match=r"molecules\.csv: --dry-run measures on a store"):
-        rehearse(replace(config, data="molecules.csv"))
+        dry_run(replace(config, data="molecules.csv"))
     with pytest.raises(ValueError, match="30 molecules, but 30 are to be held out"):
-        rehearse(replace(config, n_held_out=30))
+        dry_run(replace(config, n_held_out=30))
 
 
 @pytest.mark.parametrize(

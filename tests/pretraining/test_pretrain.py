@@ -30,7 +30,7 @@ from moleblend.model.objectives import Loss, ObjectiveConfig
 from moleblend.pretraining import callbacks as journal
 from moleblend.pretraining import pretrain
 from moleblend.pretraining.config import PretrainConfig, ScheduleConfig
-from moleblend.pretraining.data_loader import StepBatches
+from moleblend.pretraining.data_loader import StepDataset
 from tests.helpers.molecules import QM9
 from tests.helpers.runs import TINY
 
@@ -97,15 +97,15 @@ def weights(config: PretrainConfig) -> dict[str, torch.Tensor]:
 
 def break_off(config: PretrainConfig, step: int, *, resume: bool = False) -> None:
     """Run until a step is all done, then end as a kill would: without another word to the disk."""
-    original = journal.Journal.on_train_batch_end
+    original = journal.TrainingCallback.on_train_batch_end
 
-    def end(self: journal.Journal, trainer: pl.Trainer, *rest: Any) -> None:
+    def end(self: journal.TrainingCallback, trainer: pl.Trainer, *rest: Any) -> None:
         original(self, trainer, *rest)
         if trainer.global_step == step:
             raise StopHereError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(journal.Journal, "on_train_batch_end", end)
+        patch.setattr(journal.TrainingCallback, "on_train_batch_end", end)
         with pytest.raises(StopHereError):
             run(config, resume=resume)
 
@@ -182,14 +182,14 @@ def test_held_out_molecules_are_never_trained_on(
         lambda self, row: (read.append(int(row)), original(self, row))[1],
     )
     held: list[np.ndarray] = []
-    start = journal.Journal.__init__
+    start = journal.TrainingCallback.__init__
 
     def note(self, a, b, c, held_out, *rest) -> None:
         start(self, a, b, c, held_out, *rest)
         held.append(held_out)
         read.clear()
 
-    monkeypatch.setattr(journal.Journal, "__init__", note)
+    monkeypatch.setattr(journal.TrainingCallback, "__init__", note)
     run(config)
     assert len(set(held[0].tolist())) == N_HELD_OUT
     assert set(read) == set(range(N_MOLECULES)) - set(held[0].tolist())
@@ -199,15 +199,15 @@ def test_held_out_molecules_are_never_trained_on(
 def test_every_molecule_once_per_epoch(config: PretrainConfig, how: Any) -> None:
     config = replace(config, schedule=replace(config.schedule, batches=how))
     store = MoleculeStore(config.data)
-    _, trained_on = pretrain.hold_out(len(store), config)
-    batches = StepBatches(store, trained_on, config)
-    n_steps = math.ceil(len(trained_on) / config.schedule.batch_size)
+    _, train_model = pretrain.hold_out(len(store), config)
+    batches = StepDataset(store, train_model, config)
+    n_steps = math.ceil(len(train_model) / config.schedule.batch_size)
     epochs = [
         [int(row) for step in range(first, first + n_steps) for row in batches.rows_of(step)]
         for first in (0, n_steps, 2 * n_steps)
     ]
     for rows in epochs:
-        assert sorted(rows) == trained_on.tolist()
+        assert sorted(rows) == train_model.tolist()
     assert epochs[0] != epochs[1] != epochs[2]
 
 
@@ -219,7 +219,7 @@ def test_batches_are_of_similar_size_unless_at_random(
     write_store(chains, tmp_path / "chains.arrow", features="cip-1")
     config = replace(config, schedule=replace(config.schedule, batches=how))
     store = MoleculeStore(tmp_path / "chains.arrow")
-    batches = StepBatches(store, np.arange(160), config)
+    batches = StepDataset(store, np.arange(160), config)
     spreads = [np.ptp([store[row].n_atoms for row in batches.rows_of(step)]) for step in range(16)]
     assert (max(spreads) < 4) == is_similar
     assert (min(spreads) > 8) != is_similar
@@ -231,11 +231,11 @@ def test_sizes_are_those_of_the_molecules(store: Path, molecules: list[Molecule]
 
 def test_a_batch_depends_on_seed_and_step_alone(config: PretrainConfig) -> None:
     store = MoleculeStore(config.data)
-    _, trained_on = pretrain.hold_out(len(store), config)
-    first, second = (StepBatches(store, trained_on, config) for _ in range(2))
+    _, train_model = pretrain.hold_out(len(store), config)
+    first, second = (StepDataset(store, train_model, config) for _ in range(2))
     list(map(first.rows_of, range(9)))
     assert (first.rows_of(7) == second.rows_of(7)).all()
-    other = StepBatches(store, trained_on, replace(config, seed=1))
+    other = StepDataset(store, train_model, replace(config, seed=1))
     assert (first.rows_of(7) != other.rows_of(7)).any()
 
 
@@ -293,7 +293,7 @@ def test_a_kill_while_saving_keeps_the_last_state(
 def test_a_state_without_sums_can_be_resumed(config: PretrainConfig) -> None:
     """Runs saved before the sums were part of the state."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(journal.Journal, "state_dict", lambda _: {})
+        patch.setattr(journal.TrainingCallback, "state_dict", lambda _: {})
         break_off(config, 6)
     run(config, resume=True)
     assert [row[0] for row in losses(config)] == ["4", "8", "12"]
@@ -362,7 +362,7 @@ def test_a_run_goes_on_from_a_model(config: PretrainConfig, tmp_path: Path) -> N
     )
     begun, store = pretrain.new_model(second), MoleculeStore(config.data)
     # other molecules are held out, but descriptors stay scaled as the head has learnt them
-    pretrain.settle_descriptors(begun, store, pretrain.hold_out(len(store), second)[0])
+    pretrain.fit_descriptor_scaler(begun, store, pretrain.hold_out(len(store), second)[0])
     assert begun.config.readout == "layers"
     for name, weight in source.state_dict().items():
         assert torch.equal(begun.state_dict()[name], weight), name
@@ -385,7 +385,7 @@ def test_a_model_learns_descriptors_beside_views_that_it_knows(
     store = MoleculeStore(config.data)
     held_out, _ = pretrain.hold_out(len(store), second)
     begun = pretrain.new_model(second)
-    pretrain.settle_descriptors(begun, store, held_out)
+    pretrain.fit_descriptor_scaler(begun, store, held_out)
     for name, weight in source.state_dict().items():
         assert torch.equal(begun.state_dict()[name], weight), name
     assert begun.descriptor_head is not None
@@ -493,8 +493,8 @@ def test_a_loss_that_is_no_number_stops_the_run(config: PretrainConfig) -> None:
         with pytest.raises(FloatingPointError, match="the loss of step 7 is not finite") as caught:
             run(config)
     store = MoleculeStore(config.data)
-    _, trained_on = pretrain.hold_out(len(store), config)
-    names = [store[int(row)].id for row in StepBatches(store, trained_on, config).rows_of(6)]
+    _, train_model = pretrain.hold_out(len(store), config)
+    names = [store[int(row)].id for row in StepDataset(store, train_model, config).rows_of(6)]
     assert f"{', '.join(names[:8])} and 2 more; " in str(caught.value)
     assert str(caught.value).endswith(
         "state.ckpt is whole and has step 5, from which --resume goes on"
@@ -506,14 +506,14 @@ def test_a_loss_that_is_no_number_stops_the_run(config: PretrainConfig) -> None:
 def test_weights_that_are_no_numbers_are_never_saved(config: PretrainConfig) -> None:
     """An infinite gradient spoils the weights although the loss was finite."""
     with pytest.MonkeyPatch.context() as patch:
-        original = journal.Journal.on_before_backward
+        original = journal.TrainingCallback.on_before_backward
 
         def spoil(self, trainer, pl_module, loss) -> None:
             original(self, trainer, pl_module, loss)
             if trainer.global_step == 9:  # step 10 is saved
                 loss.register_hook(lambda gradient: gradient * math.inf)
 
-        patch.setattr(journal.Journal, "on_before_backward", spoil)
+        patch.setattr(journal.TrainingCallback, "on_before_backward", spoil)
         with pytest.raises(FloatingPointError, match="a weight of step 10 is not finite"):
             run(config)
     _, told = run(config, resume=True)

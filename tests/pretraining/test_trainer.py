@@ -35,7 +35,7 @@ from moleblend.model.objectives import ObjectiveConfig, blend_then_predict, deno
 from moleblend.pretraining import pretrain
 from moleblend.pretraining import trainer as devices
 from moleblend.pretraining.config import PretrainConfig, ScheduleConfig
-from moleblend.pretraining.data_loader import Share, StepBatches, StepLoader
+from moleblend.pretraining.data_loader import MicroBatch, StepDataset, StepLoader
 from tests.helpers.molecules import QM9
 
 STILL = {"attention_dropout": 0.0, "activation_dropout": 0.0, "stochastic_depth": 0.0}
@@ -178,12 +178,12 @@ def test_micro_batches_train_as_the_whole_batch_does(
 
 
 KILLED = """
-on_batch_end = journal.Journal.on_train_batch_end
+on_batch_end = journal.TrainingCallback.on_train_batch_end
 def killed(self, trainer, *rest):
     on_batch_end(self, trainer, *rest)
     if trainer.global_step == 7 and trainer.global_rank == 1:
         os._exit(9)
-journal.Journal.on_train_batch_end = killed
+journal.TrainingCallback.on_train_batch_end = killed
 """
 PRESSED = """
 predict, n_calls = pretrain.blend_then_predict, iter(range(1, 100))
@@ -250,7 +250,7 @@ def test_every_molecule_once_per_epoch_over_all_shares(
     schedule = replace(config.schedule, batches=how)
     config = replace(config, accumulate=accumulate, schedule=schedule)
     rows = np.arange(19, 60)
-    ranks = [StepBatches(store, rows, config, rank, n_ranks) for rank in range(n_ranks)]
+    ranks = [StepDataset(store, rows, config, rank, n_ranks) for rank in range(n_ranks)]
     seen = [
         batches.rows_of(step)[place]
         for step in range(5)
@@ -267,9 +267,9 @@ def test_every_molecule_once_per_epoch_over_all_shares(
 
 def shares_of(
     store: MoleculeStore, config: PretrainConfig, step: int, n_ranks: int, accumulate: int
-) -> list[tuple[Share, np.ndarray]]:
+) -> list[tuple[MicroBatch, np.ndarray]]:
     config, rows = replace(config, accumulate=accumulate), np.arange(60)
-    ranks = [StepBatches(store, rows, config, rank, n_ranks) for rank in range(n_ranks)]
+    ranks = [StepDataset(store, rows, config, rank, n_ranks) for rank in range(n_ranks)]
     return [
         pair
         for batches in ranks
@@ -335,7 +335,7 @@ def test_losses_and_gradients_of_shares_add_up(
     model = Model(ModelConfig(encoder=TINY, heads=heads))
     config = replace(config, heads=heads, objective=objective)
 
-    def gradients(shares: list[Share]) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+    def gradients(shares: list[MicroBatch]) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
         own = [share for share in shares if share.is_own]
         pieces = [denominators(s.batch, s.blend, objective, heads) for s in own]
         joined = torch.stack(pieces).sum(0) if len(shares) > 1 else None
@@ -372,7 +372,7 @@ def test_the_loader_has_all_shares_of_the_steps_to_do(
     store: MoleculeStore, config: PretrainConfig
 ) -> None:
     config = replace(config, accumulate=3)
-    loader = StepLoader(StepBatches(store, np.arange(60), config), range(10, 12), config)
+    loader = StepLoader(StepDataset(store, np.arange(60), config), range(10, 12), config)
     assert [share.ends_step for share in loader] == 2 * [False, False, True]
     assert len(loader) == 36  # of the whole run, which Lightning counts on from the tenth step
 

@@ -13,7 +13,7 @@ from moleblend.pretraining import training_state as states
 from moleblend.pretraining.training_state import (
     BEFORE,
     LAST,
-    StateFiles,
+    AtomicCheckpointIO,
     find_state,
     kept_state,
     settle_state,
@@ -27,7 +27,7 @@ def content(step: int) -> dict[str, Any]:
 
 def save(folder: Path, *steps: int) -> None:
     for step in steps:
-        StateFiles().save_checkpoint(content(step), folder / LAST)
+        AtomicCheckpointIO().save_checkpoint(content(step), folder / LAST)
 
 
 def found(folder: Path) -> tuple[str, int] | None:
@@ -96,7 +96,7 @@ def test_a_truncated_state_is_passed_over(tmp_path, size):
     save(tmp_path, 5, 10)
     os.truncate(tmp_path / LAST, size)
     state, damaged = find_state(tmp_path)
-    assert state == states.State(tmp_path / BEFORE, 5)
+    assert state == states.SavedState(tmp_path / BEFORE, 5)
     assert [sentence.split(": ")[0] for sentence in damaged] == [str(tmp_path / LAST)]
 
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from moleblend.chem.descriptors import describe
+from moleblend.chem.descriptors import compute_descriptors
 from moleblend.chem.parsing import read_smiles
 from moleblend.model.batch import collate
 from moleblend.model.blending import BlendConfig, show
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.functional import pair_vectors
-from moleblend.model.heads import HeadsConfig, Model, ModelConfig, Views
+from moleblend.model.heads import HeadsConfig, Model, ModelConfig, ViewPredictions
 from moleblend.model.objectives import bond_classes, path_classes
 from moleblend.model.relations import relate
 from moleblend.pretraining.data_loader import batch_of
@@ -46,7 +46,7 @@ def truth(batch, heads):
     vectors = pair_vectors(batch.positions)
     is_distance = heads.geometry == "distance"
     lengths, bonds = path_classes(batch, heads.n_path_classes), bond_classes(batch, heads)
-    return Views(
+    return ViewPredictions(
         path_length=F.one_hot(lengths.clamp(min=0), heads.n_path_classes).float(),
         bonds=F.one_hot(bonds.clamp(min=0), heads.n_bond_classes).float(),
         geometry=vectors.norm(dim=-1, keepdim=True) if is_distance else vectors,
@@ -93,7 +93,7 @@ def test_a_model_that_only_copies_scores_where_the_answer_is_visible_and_nowhere
         either_way = blend.pairs | blend.pairs.transpose(1, 2)
         path_length, bonds, geometry = either_way.unsqueeze(-2).unbind(-1)  # each [b n n 1]
         off = right.geometry + 1 if heads.geometry == "distance" else -right.geometry
-        return Views(
+        return ViewPredictions(
             path_length=torch.where(path_length, right.path_length, -right.path_length),
             bonds=torch.where(bonds[..., None], right.bonds, -right.bonds),
             geometry=torch.where(geometry, right.geometry, off),
@@ -178,8 +178,8 @@ def test_counts_and_trivial_answers_by_hand(heads):
 def test_descriptors_are_scored_by_hand():
     heads = HeadsConfig(rank=4, descriptors=True)
     model = model_with(heads)
-    described = torch.from_numpy(describe([molecule.smiles for molecule in MOLECULES]))
-    model.descriptor_head.settle(described)
+    described = torch.from_numpy(compute_descriptors([molecule.smiles for molecule in MOLECULES]))
+    model.descriptor_head.fit(described)
     given = [batch_of(MOLECULES[:3], heads), batch_of(MOLECULES[3:], heads)]
     scores = by_name(score_views(model, given, BlendConfig()))
     for shown, views, is_scored in (

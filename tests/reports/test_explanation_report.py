@@ -12,13 +12,17 @@ import torch
 
 from moleblend.data.formats import read_table
 from moleblend.data.targets import Target
-from moleblend.evaluation.applicability_domain import EDGE, Nearness
+from moleblend.evaluation.applicability_domain import EDGE, DomainScores
 from moleblend.model import checkpoint
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import Model, ModelConfig
 from moleblend.prediction.explanation import Contributions, explain
 from moleblend.prediction.predictor import Predictor
-from moleblend.reports.explanation_report import Explained, write_atom_table, write_explanation_page
+from moleblend.reports.explanation_report import (
+    Explained,
+    write_atom_table,
+    write_explanation_report,
+)
 
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8, max_atoms=110)
 TARGETS = (
@@ -72,7 +76,7 @@ def test_a_card_for_each_row_in_order(explained: Explain, tmp_path: Path) -> Non
     source = tmp_path / "in.csv"
     long = "C" * 100
     source.write_text(f"smiles\nCC(=O)O\nC1CC\n{long}\n{long * 2}\n[Na+].[Cl-]\nC\n")
-    page = read_page(write_explanation_page(explained(source), tmp_path / "out.html"))
+    page = read_page(write_explanation_report(explained(source), tmp_path / "out.html"))
     cards = [section for section in page.iter("section") if section.get("class") == "card"]
     assert [words(card.find("h2")) for card in cards] == [
         f"row {k} (line {k + 1})" for k in range(1, 7)
@@ -94,7 +98,7 @@ def paracetamol(explained: Explain, folder: Path) -> tuple[Explained, Contributi
     told = explained(source)
     found = told.explanations[0].contributions
     assert found is not None
-    return told, found, read_page(write_explanation_page(told, folder / "out.html"))
+    return told, found, read_page(write_explanation_report(told, folder / "out.html"))
 
 
 def test_prediction_and_bars_say_what_was_found(explained: Explain, tmp_path: Path) -> None:
@@ -155,7 +159,7 @@ def test_atoms_have_the_numbers_of_the_input(explained: Explain, tmp_path: Path)
     for number, value in zip((2, 3, 4, 5), values[1:], strict=True):
         place = molecule.source_atoms.tolist().index(number - 1)
         assert value == pytest.approx(found.atoms[place, 0])
-    said = words(read_page(write_explanation_page(told, tmp_path / "out.html")))
+    said = words(read_page(write_explanation_report(told, tmp_path / "out.html")))
     assert not re.search(r"\bH1\b", said)
 
 
@@ -164,7 +168,7 @@ def test_a_file_without_rows_or_without_molecules(explained: Explain, tmp_path: 
     for text, n in (("smiles\n", 0), ("smiles\nC1CC\n", 1)):
         source.write_text(text)
         told = explained(source)
-        page = read_page(write_explanation_page(told, tmp_path / "out.html"))
+        page = read_page(write_explanation_report(told, tmp_path / "out.html"))
         assert len(list(page.iter("section"))) == n
         assert pyarrow.csv.read_csv(write_atom_table(told, tmp_path / "out.csv")).num_rows == n
 
@@ -175,17 +179,15 @@ def test_the_nearest_training_molecule_stands_beside_each_prediction(
     source = tmp_path / "in.csv"
     source.write_text("smiles\nCCO\nC1CC\n")
     found = explained(source)
-    nearness = Nearness(
+    scores = DomainScores(
         [EDGE, ""], np.zeros(2), np.array([0.5, np.nan]), np.array([7, -1]), ["CCN", ""]
     )
-    page = read_page(
-        write_explanation_page(replace(found, nearness=nearness), tmp_path / "out.html")
-    )
+    page = read_page(write_explanation_report(replace(found, scores=scores), tmp_path / "out.html"))
     first, second = (s for s in page.iter("section") if s.get("class") == "card")
     told = f"Nearest training molecule: CCN, similarity 0.50. This molecule is {EDGE}."
     assert words(first).count(told) == len(TARGETS)
     assert len(drawings(first)) == 2 * len(TARGETS)
     assert "Nearest" not in words(second)
-    rows = replace(nearness, smiles=["", ""])
-    page = read_page(write_explanation_page(replace(found, nearness=rows), tmp_path / "out.html"))
+    rows = replace(scores, smiles=["", ""])
+    page = read_page(write_explanation_report(replace(found, scores=rows), tmp_path / "out.html"))
     assert "Nearest training molecule: row 8, similarity" in words(page)

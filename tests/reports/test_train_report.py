@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moleblend.data.duplicates import find_repeats
+from moleblend.data.duplicates import find_duplicates
 from moleblend.data.splits import Split
 from moleblend.data.targets import Target
-from moleblend.evaluation.applicability_domain import LIKE, Nearness
-from moleblend.evaluation.baseline import Rival
-from moleblend.evaluation.comparison import Contest
+from moleblend.evaluation.applicability_domain import LIKE, DomainScores
+from moleblend.evaluation.baseline import BaselineResult
+from moleblend.evaluation.comparison import Comparison
 from moleblend.evaluation.metrics import binary_metrics, regression_metrics
 from moleblend.finetuning.train import TrainConfig, TrainResult
 from moleblend.model import checkpoint
@@ -114,19 +114,19 @@ def test_a_training_page_plots_each_target_that_can_be_plotted(result, tmp_path)
     )
 
 
-CONTEST = Contest("toxic", "ROC-AUC", "", 0.5, 0.75, -0.25, -0.4, -0.1, 40)
+CONTEST = Comparison("toxic", "ROC-AUC", "", 0.5, 0.75, -0.25, -0.4, -0.1, 40)
 
 
 def test_the_forest_stands_beside_the_model(result, tmp_path):
     forest = regression_metrics(np.array([1.0, 2, 3, 4]), LABELS[:, 0])
     predicted = np.array([[1.0, 0.1, 0], [2, 0.9, 0], [3, 0.9, 0], [4, 0.2, 0]])
-    rival = Rival(
+    baseline = BaselineResult(
         7,
         predicted,
         {TARGETS[0].name: forest, "toxic": binary_metrics(predicted[:, 1], LABELS[:, 1])},
         {"one class": "of a reason"},
     )
-    shown = replace(result, rival=rival, contests=(CONTEST,), forest_note="fewer trees")
+    shown = replace(result, baseline=baseline, comparisons=(CONTEST,), forest_note="fewer trees")
     page = write_train_report(shown, tmp_path / "report.html")
     rows = table_rows(page)
     assert rows[0][4] == "random forest, test"
@@ -142,7 +142,7 @@ def test_the_forest_stands_beside_the_model(result, tmp_path):
     assert "The random forest has 7 trees" in told
     assert "random forest" in pictures(page)["toxic: ROC-AUC 0.5"]
     won = replace(CONTEST, gain=0.25, low=0.1, high=0.4)
-    page = write_train_report(replace(shown, contests=(won,)), tmp_path / "2.html")
+    page = write_train_report(replace(shown, comparisons=(won,)), tmp_path / "2.html")
     assert "toxic: the model is better" in words(page)
     assert "class='warning'" not in page.read_text()
 
@@ -153,7 +153,7 @@ def spread_out(result, smiles, **changes):
     error = np.array([float(len(text)) for text in smiles])
     labels = np.stack([np.ones(n), np.arange(n) % 2, np.ones(n)], 1)
     predicted = np.stack([1 + error, np.full(n, 0.5), np.ones(n)], 1)
-    near = Nearness(
+    near = DomainScores(
         [LIKE] * n,
         error,
         1 / error,
@@ -165,7 +165,7 @@ def spread_out(result, smiles, **changes):
         smiles=tuple(smiles),
         labels=labels,
         predicted=predicted,
-        nearness=near,
+        scores=near,
         parts=replace(result.parts, test=np.arange(n) + 1000),
         **changes,
     )
@@ -194,7 +194,7 @@ def test_too_few_test_molecules_say_so(result, tmp_path):
     told = words(write_train_report(few, tmp_path / "report.html"))
     assert "No family of test molecules has 5 members" in told
     assert "There are too few test molecules to draw errors along their distance to" in told
-    lost = replace(few, nearness=Nearness.unknown(4))
+    lost = replace(few, scores=DomainScores.unknown(4))
     told = words(write_train_report(lost, tmp_path / "2.html"))
     assert "The distance to the training set is not known" in told
     assert "nearest in training" not in told
@@ -203,7 +203,7 @@ def test_too_few_test_molecules_say_so(result, tmp_path):
 
 def test_a_training_molecule_is_named_by_its_row_alone_where_none_is_kept(result, tmp_path):
     kept = spread_out(result, ["CCO", "CCN", "c1ccccc1", "CO"])
-    hidden = replace(kept, nearness=replace(kept.nearness, smiles=[""] * 4))
+    hidden = replace(kept, scores=replace(kept.scores, smiles=[""] * 4))
     assert "<code>CC</code>" in write_train_report(kept, tmp_path / "1.html").read_text()
     page = write_train_report(hidden, tmp_path / "2.html")
     assert "<code>CC</code>" not in page.read_text()
@@ -246,7 +246,7 @@ def test_a_training_page_shows_the_labels_of_each_part(result, tmp_path):
 
 
 def test_a_training_page_names_molecules_that_repeat(result, tmp_path):
-    repeats = find_repeats(
+    duplicates = find_duplicates(
         ["CO", "OC"],
         np.array([2, 6]),
         np.array([[1.0], [2.0]]),
@@ -254,7 +254,9 @@ def test_a_training_page_names_molecules_that_repeat(result, tmp_path):
         {"toxic": ()},
         [Split(np.array([0]), np.array([], np.int64), np.array([1]))],
     )
-    told = words(write_train_report(replace(result, repeats=repeats), tmp_path / "report.html"))
+    told = words(
+        write_train_report(replace(result, duplicates=duplicates), tmp_path / "report.html")
+    )
     assert "Molecules that stand in several rows: 1 (in 2 rows)" in told
     assert "'toxic': molecules whose labels differ from row to row: 1 (row 3: 1, row 7: 2)" in told
     assert "Rows of test whose molecule is also in train" in told

@@ -4,22 +4,24 @@ import re
 import numpy as np
 
 from moleblend.data.targets import Target
-from moleblend.evaluation.uncertainty import Sureness
-from moleblend.evaluation.uncertainty_evaluation import said_of, worth_of
+from moleblend.evaluation.uncertainty import Uncertainty
+from moleblend.evaluation.uncertainty_evaluation import estimate_uncertainty, evaluate_uncertainty
 from moleblend.reports.uncertainty_section import pictures, sentence
 
 TARGETS = (Target("log<S>", "regression", "mol/L"), Target("toxic", "binary"))
 
 
 def test_a_page_says_and_draws_what_sureness_is_worth() -> None:
-    chance = np.random.default_rng(0)
-    mean = np.stack([chance.normal(size=200), chance.random(200)], 1)
-    labels = np.stack([mean[:, 0] + chance.normal(size=200), chance.random(200) < mean[:, 1]], 1)
-    labels, bounds = labels.astype(np.float64), np.zeros((200, 2), np.int8)
-    known = Sureness.fit(TARGETS, mean, None, labels, bounds)
+    rng = np.random.default_rng(0)
+    mean = np.stack([rng.normal(size=200), rng.random(200)], 1)
+    labels = np.stack([mean[:, 0] + rng.normal(size=200), rng.random(200) < mean[:, 1]], 1)
+    labels, censoring = labels.astype(np.float64), np.zeros((200, 2), np.int8)
+    known = Uncertainty.fit(TARGETS, mean, None, labels, censoring)
     distance = np.arange(200.0)
-    worth = worth_of(said_of(known, TARGETS, mean, None, labels, bounds, distance))
-    value, toxic = worth["log<S>"], worth["toxic"]
+    uncertainty_metrics = evaluate_uncertainty(
+        estimate_uncertainty(known, TARGETS, mean, None, labels, censoring, distance)
+    )
+    value, toxic = uncertainty_metrics["log<S>"], uncertainty_metrics["toxic"]
     told = sentence(TARGETS[0], value, None)
     assert told.startswith("<p><b>log&lt;S&gt;</b>: the 90% intervals hold the label of ")
     assert f"{value.coverage.observed:.1%} of 200 test molecules (95 % interval" in told

@@ -1,7 +1,8 @@
 """Numbers that describe a whole molecule: joined to a model, or taught to its vector. By RDKit.
 
-They are two sets. `joined_features` is what a user's model reads; it stays as it is, since model
-files rely on it. `describe` is what pretraining asks for: four times as many in half the time.
+They are two sets. `molecule_features` is what a user's model reads; it stays as it is, since model
+files rely on it. `compute_descriptors` is what pretraining asks for: four times as many in half
+the time.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from jaxtyping import Float32, Float64
 from rdkit.Chem import Descriptors, rdMolDescriptors
 
 from moleblend.chem.fingerprints import N_BITS, count_ecfp4
-from moleblend.chem.molecule import N_DESCRIBED, MoleculeError
+from moleblend.chem.molecule import N_DESCRIPTORS, MoleculeError
 from moleblend.chem.parsing import parse
 
 DESCRIPTORS = (
@@ -44,7 +45,7 @@ _COUNTS_AND_SURFACES = (
 _compute_properties = rdMolDescriptors.Properties(_PROPERTIES).ComputeProperties
 
 
-def joined_features(smiles: Sequence[str], kinds: Sequence[str]) -> Float32[np.ndarray, "n f"]:
+def molecule_features(smiles: Sequence[str], kinds: Sequence[str]) -> Float32[np.ndarray, "n f"]:
     """Compute features of molecules side by side.
 
     Args:
@@ -69,7 +70,7 @@ def _descriptors(smiles: str) -> Float64[np.ndarray, " f"]:
     return np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def describe(smiles: Sequence[str]) -> Float32[np.ndarray, "n k"]:
+def compute_descriptors(smiles: Sequence[str]) -> Float32[np.ndarray, "n k"]:
     """Compute what pretraining may ask of a molecule's vector: about 1 ms for each molecule.
 
     They are 43 counts, indices and sums over atoms (size, rings, hydrogen bonds, Crippen's log P
@@ -88,7 +89,7 @@ def describe(smiles: Sequence[str]) -> Float32[np.ndarray, "n k"]:
         Nguyen et al., ChemMedChem 2009, doi:10.1002/cmdc.200900317 (quantum numbers); Labute, J.
         Mol. Graph. Model. 2000, doi:10.1016/S1093-3263(00)00068-1 (surfaces).
     """
-    found = np.full((len(smiles), N_DESCRIBED), np.nan)
+    found = np.full((len(smiles), N_DESCRIPTORS), np.nan)
     for row, text in enumerate(smiles):
         try:
             molecule = parse(text)

@@ -30,8 +30,8 @@ BOND_FEATURES = ("type", "stereo", "is_conjugated")
 BOND_FEATURE_SIZES = (5, 6, 2)
 """Number of values of each bond feature."""
 
-N_DESCRIBED = 121
-"""How many numbers `descriptors.describe` gives of a molecule."""
+N_DESCRIPTORS = 121
+"""How many numbers `descriptors.compute_descriptors` gives of a molecule."""
 
 
 FARTHEST = 100_000.0

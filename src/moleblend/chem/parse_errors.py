@@ -62,7 +62,7 @@ _ELEMENTS = (
 _MOST_SHOWN = 80
 
 
-class Complaints(logging.Handler):
+class RdkitErrorCollector(logging.Handler):
     """Keeps RDKit's gravest complaint, apart for each thread."""
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ from rdkit import Chem, rdBase
 
 from moleblend.chem.featurizer import atom_rows, bond_rows, label_stereo, list_atoms
 from moleblend.chem.molecule import FARTHEST, FeatureVersion, Molecule, MoleculeError
-from moleblend.chem.parse_errors import Complaints, odd_character, shown
+from moleblend.chem.parse_errors import RdkitErrorCollector, odd_character, shown
 
 _WRITTEN_HYDROGEN = re.compile(r"\[\d*H")
 """Finds a bracket that may be a hydrogen atom (or Hg, Ho, ..., which costs time only)."""
@@ -39,9 +39,9 @@ BARE.removeDefiningBondStereo = True
 RDKIT_VERSION = rdBase.rdkitVersion
 
 
-_complaints = Complaints()
+_rdkit_errors = RdkitErrorCollector()
 rdBase.LogToPythonLogger()
-logging.getLogger("rdkit").handlers = [_complaints]
+logging.getLogger("rdkit").handlers = [_rdkit_errors]
 logging.getLogger("rdkit").propagate = False
 
 
@@ -85,10 +85,12 @@ def read_mol_block(block: str, *, id: str = "", features: FeatureVersion = "cip-
         MoleculeError: RDKit refuses the block; the message has its reason.
     """
     name = id or block.split("\n", 1)[0].strip()
-    _complaints.forget()
+    _rdkit_errors.forget()
     with_hydrogens = Chem.MolFromMolBlock(block, removeHs=False)
     if with_hydrogens is None:
-        raise MoleculeError(f"{name or 'mol block'}: not a valid mol block: {_complaints.reason()}")
+        raise MoleculeError(
+            f"{name or 'mol block'}: not a valid mol block: {_rdkit_errors.reason()}"
+        )
     if with_hydrogens.GetNumAtoms() == 0:
         raise MoleculeError(f"{name or 'mol block'}: the mol block has no atoms")
     mol, source = remove_hydrogens(with_hydrogens, name or "mol block")
@@ -147,12 +149,12 @@ def parse_with_sources(text: str, name: str) -> tuple[Chem.Mol, list[int]]:
         raise MoleculeError(
             f"{name}: not a valid SMILES {shown(text)!r}: it has the character {odd}"
         )
-    _complaints.forget()
+    _rdkit_errors.forget()
     writes_hydrogen = _WRITTEN_HYDROGEN.search(text) is not None
     mol = Chem.MolFromSmiles(text, _KEEP_HYDROGENS) if writes_hydrogen else Chem.MolFromSmiles(text)
     if mol is None:
         told = "" if text == name else f" {shown(text)}"
-        raise MoleculeError(f"{name}: not a valid SMILES{told}: {_complaints.reason(text)}")
+        raise MoleculeError(f"{name}: not a valid SMILES{told}: {_rdkit_errors.reason(text)}")
     return remove_hydrogens(mol, name) if writes_hydrogen else (mol, list(range(mol.GetNumAtoms())))
 
 

@@ -15,7 +15,7 @@ from moleblend.cli.terminal import (
     Argument,
     call,
     check_out,
-    print_verbs,
+    print_commands,
     progress,
     say,
     say_some,
@@ -28,7 +28,7 @@ ShardFormatFlag = Literal["arrow", "parquet"]
 def data(arguments: list[str]) -> None:
     """Run one of the verbs."""
     if arguments[:1] in ([], ["-h"], ["--help"]):
-        print_verbs("moleblend data", {verb: about for verb, (_, about) in DATA_VERBS.items()})
+        print_commands("moleblend data", {verb: about for verb, (_, about) in DATA_VERBS.items()})
         return
     if arguments[0] not in DATA_VERBS:
         raise ValueError(
@@ -78,7 +78,8 @@ def _build(
         resume: go on with a build that was stopped.
     """
     from moleblend.chem.conformers import ConformerConfig, cache_folder
-    from moleblend.data.build_store import build_store, count_unfinished, parts_folder
+    from moleblend.data.build_store import build_store, count_unfinished
+    from moleblend.files import partial_output_folder
 
     if cache is not None and no_cache:
         raise ValueError(f"either a cache ({cache}) or none, not both")
@@ -105,7 +106,7 @@ def _build(
             )
     finally:
         if count_unfinished(out) > n_before:
-            say(f"what was built is kept in {parts_folder(out)}: --resume goes on with it")
+            say(f"what was built is kept in {partial_output_folder(out)}: --resume goes on with it")
     for note in account.notes:
         say(note)
     if account.n_resumed:

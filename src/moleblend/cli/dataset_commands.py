@@ -30,9 +30,9 @@ def _show(name: Argument[str]) -> None:
     Args:
         name: of the set.
     """
-    from moleblend.data.datasets.fetch import describe
+    from moleblend.data.datasets.fetch import describe_dataset
 
-    for key, text in describe(name):
+    for key, text in describe_dataset(name):
         print(f"{key:<12}{text}")
 
 

@@ -17,7 +17,7 @@ from moleblend.cli.terminal import (
     call,
     check_out,
     parse,
-    print_verbs,
+    print_commands,
     progress,
     say,
 )
@@ -41,15 +41,15 @@ def main(arguments: list[str] | None = None) -> int:
     """
     given = sys.argv[1:] if arguments is None else arguments
     if given in ([], ["-h"], ["--help"]):
-        print_verbs("moleblend", _ABOUT)
+        print_commands("moleblend", _ABOUT)
         return 0
     if given == ["--version"]:
         print(__version__)
         return 0
     try:
-        if given[0] not in VERBS:
-            raise ValueError(f"there is no verb {given[0]!r}; {', '.join(VERBS)} exist")
-        VERBS[given[0]](given[1:])
+        if given[0] not in COMMANDS:
+            raise ValueError(f"there is no verb {given[0]!r}; {', '.join(COMMANDS)} exist")
+        COMMANDS[given[0]](given[1:])
     except (ValueError, OSError, FloatingPointError, ChildProcessError) as error:
         SHOWN.print(
             f"moleblend: {_sentence(error)}",
@@ -95,9 +95,9 @@ def _pretrain(arguments: list[str]) -> None:
         arguments = arguments[1:]
     run = parse(Run, "pretrain", arguments, default=Run(recipe))
     if run.dry_run:
-        from moleblend.pretraining.dry_run import rehearse
+        from moleblend.pretraining.dry_run import dry_run
 
-        SHOWN.print(rehearse(run.config).table())
+        SHOWN.print(dry_run(run.config).table())
         return
     result = pretrain(run.config, resume=run.resume, console=SHOWN)
     if not result.is_first:
@@ -110,7 +110,7 @@ def _pretrain(arguments: list[str]) -> None:
 
 
 def _train(arguments: list[str]) -> None:
-    from moleblend.evaluation.comparison import verdicts
+    from moleblend.evaluation.comparison import summarise
     from moleblend.finetuning.train import TrainConfig, train
     from moleblend.reports.train_report import write_train_report
 
@@ -141,8 +141,8 @@ def _train(arguments: list[str]) -> None:
         )
         over = "folds" if config.folds else "seeds"
         say(f"test, mean and standard deviation over {len(result.runs)} {over}  {target}  {told}")
-    _print_metrics("test, random forest", result.rival.test)
-    for verdict in verdicts(result.contests):
+    _print_metrics("test, random forest", result.baseline.test)
+    for verdict in summarise(result.comparisons):
         say(("note: " if verdict.is_lost else "compared: ") + verdict.text)
     report = _report(lambda: write_train_report(result, config.folder / "report.html"))
     say(f"the model is {result.model}, {report}")
@@ -272,7 +272,7 @@ def _explain(arguments: list[str]) -> None:
     from moleblend.reports.explanation_report import (
         Explained,
         write_atom_table,
-        write_explanation_page,
+        write_explanation_report,
     )
 
     def run(
@@ -315,9 +315,9 @@ def _explain(arguments: list[str]) -> None:
                 predictor, table, targets=target, views=views, smiles=smiles, on_progress=tell
             )
         has_more = next(pieces, None) is not None
-        nearness = predictor.near([one.row for one in found], views)
-        explained = Explained(model, table, tuple(chosen), found, has_more, nearness)
-        write_explanation_page(explained, out)
+        scores = predictor.score_domain([one.row for one in found], views)
+        explained = Explained(model, table, tuple(chosen), found, has_more, scores)
+        write_explanation_report(explained, out)
         write_atom_table(explained, atoms)
         told = f", the first of {source} (--n)" if has_more else ""
         say(f"rows explained: {len(found):,}{told}; the page is {out}, the atoms are in {atoms}")
@@ -360,7 +360,7 @@ def _demo(arguments: list[str]) -> None:
     call(run, "demo", arguments)
 
 
-VERBS: dict[str, Callable[[list[str]], None]] = {
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "demo": _demo,
     "data": data,
     "pretrain": _pretrain,

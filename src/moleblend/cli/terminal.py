@@ -47,7 +47,7 @@ def parse(kind: Any, verb: str, arguments: list[str], **options: Any) -> Any:  #
         raise ValueError(f"{sentence} (see moleblend {verb} --help)") from end
 
 
-def print_verbs(command: str, verbs: dict[str, str]) -> None:
+def print_commands(command: str, verbs: dict[str, str]) -> None:
     """List the verbs of a command, each with what it is for."""
     print(f"usage: {command} VERB [--help]\n")
     for verb, about in verbs.items():

@@ -23,7 +23,7 @@ from moleblend.chem.parsing import RDKIT_VERSION
 from moleblend.data.formats import read_pieces, write_tables
 from moleblend.data.store import STORE_VERSION, pack, read_batches, write_batches, write_manifest
 from moleblend.data.table import Rejected, Table, read_molecules
-from moleblend.files import Parts, alone_with, file_sha256, parts_folder, replacing
+from moleblend.files import PartialOutput, alone_with, file_sha256, partial_output_folder, replacing
 from moleblend.parallel import Engine, map_in_order
 
 ShardFormat = Literal["arrow", "parquet"]
@@ -124,12 +124,12 @@ def build_store(
         wanted = {f"conformers.{name}": value for name, value in asdict(conformers).items()}
         del wanted["conformers.cache"]
         origin |= wanted
-    parts = Parts(out, shard_format, "build")
+    parts = PartialOutput(out, shard_format, "build")
     shards = _Shards(parts, features)
     piece_rows = _ROWS_IN_A_BATCH if conformers is None else _ROWS_IN_A_PIECE
     with alone_with(out):
-        parts.settle(origin, resume=resume)
-        n_resumed = len(shards.whole())
+        parts.start_or_resume(origin, resume=resume)
+        n_resumed = len(shards.finished())
         try:
             results = map_in_order(
                 partial(_read_piece, smiles=smiles, features=features, conformers=conformers),
@@ -143,7 +143,7 @@ def build_store(
             account = _settle_account(shards, source, out, n_resumed)
             shards.finish(out)
         finally:
-            if not shards.whole():
+            if not shards.finished():
                 parts.remove()
             if conformers is not None and _opened.cache_info().currsize:
                 _opened(conformers).close()
@@ -153,7 +153,7 @@ def build_store(
 
 def count_unfinished(out: Path) -> int:
     """Count the shards that a build of this store has left behind: resuming goes on with them."""
-    return len(list(parts_folder(out).glob("shard-*.json")))
+    return len(list(partial_output_folder(out).glob("shard-*.json")))
 
 
 @dataclass(frozen=True)
@@ -196,8 +196,8 @@ class _ShardAccount:
 class _Shards:
     """The shards in a folder: each a part of the store, with its account in another file."""
 
-    def __init__(self, parts: Parts, features: FeatureVersion) -> None:
-        self.folder, self.path, self.whole = parts.folder, parts.path, parts.whole
+    def __init__(self, parts: PartialOutput, features: FeatureVersion) -> None:
+        self.folder, self.path, self.finished = parts.folder, parts.path, parts.finished
         self._features: FeatureVersion = features
 
     def write(self, number: int, found: Iterable[_ReadPiece], n_in_a_batch: int) -> None:
@@ -225,7 +225,7 @@ class _Shards:
 
     def accounts(self) -> Iterator[_ShardAccount]:
         """Read the accounts, one at a time."""
-        for path in self.whole():
+        for path in self.finished():
             told = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
             told["lost"] = [tuple(item) for item in told["lost"]]
             yield _ShardAccount(**told)
@@ -234,12 +234,12 @@ class _Shards:
         """Make the store of all shards, in one step that leaves it whole or not there."""
         if out.suffix == ".arrow":
             joined = self.folder / "joined.arrow"
-            batches = chain.from_iterable(map(read_batches, self.whole()))
+            batches = chain.from_iterable(map(read_batches, self.finished()))
             write_batches(batches, joined, features=self._features)
             joined.replace(out)
             shutil.rmtree(self.folder)
             return
-        write_manifest(self.folder, self.whole(), features=self._features)
+        write_manifest(self.folder, self.finished(), features=self._features)
         self.folder.rename(out)
         for path in [*out.glob("shard-*.json"), out / "origin.json"]:
             path.unlink()
@@ -249,14 +249,14 @@ def _pieces(tables: Iterable[Table], shards: _Shards, n_rows: int) -> Iterator[_
     """Cut the tables, one for each shard, whose shards are missing."""
     before = 0.0
     for number, table in enumerate(tables):
-        share, whole = table.share_read, table.share_read
+        share, finished = table.share_read, table.share_read
         if not shards.path(number).exists():
             for start in range(0, len(table), n_rows):
                 piece = table.piece(start, start + n_rows)
-                if whole is not None:
-                    share = before + (whole - before) * (start + len(piece)) / len(table)
+                if finished is not None:
+                    share = before + (finished - before) * (start + len(piece)) / len(table)
                 yield _Piece(number, replace(piece, share_read=share))
-        before = whole or 0.0
+        before = finished or 0.0
 
 
 def _read_piece(

@@ -17,7 +17,7 @@ _MOST_KEPT = 100
 
 
 @dataclass(frozen=True)
-class Contradiction:
+class LabelConflict:
     """Labels of one molecule that cannot all be true.
 
     Attributes:
@@ -39,7 +39,7 @@ class Contradiction:
 
 
 @dataclass(frozen=True, eq=False)
-class Repeats:
+class Duplicates:
     """What stands in several rows; rows are those of the file, counted from 0.
 
     Attributes:
@@ -50,7 +50,7 @@ class Repeats:
     """
 
     groups: tuple[tuple[int, ...], ...] = ()
-    contradictions: tuple[Contradiction, ...] = ()
+    contradictions: tuple[LabelConflict, ...] = ()
     known_test_rows: tuple[int, ...] = ()
     known_validation_rows: tuple[int, ...] = ()
 
@@ -110,38 +110,39 @@ class Repeats:
         }
 
 
-def find_repeats(
+def find_duplicates(
     smiles: Sequence[str],
     rows: Int64[np.ndarray, " n"],
     labels: Float64[np.ndarray, "n t"],
-    bounds: Int8[np.ndarray, "n t"],
+    censoring: Int8[np.ndarray, "n t"],
     targets: dict[str, tuple[str, ...]],
     splits: Sequence[Split] = (),
-) -> Repeats:
+) -> Duplicates:
     """Find molecules that stand in several rows: those of the same canonical SMILES.
 
     Args:
         smiles: of each usable row.
         rows: where it stands in the file, counted from 0.
         labels: NaN where missing.
-        bounds: 1 where the true value is at least the label, -1 where at most, else 0.
+        censoring: 1 where the true value is at least the label, -1 where at most, else 0.
         targets: each name, and what its classes are called; nothing for a number.
         splits: the parts, in places among the usable rows; several are folds.
     """
     molecules = same_molecules([_canonical(text) for text in smiles])
-    lowest = np.where(np.isnan(labels) | (bounds == -1), -np.inf, labels)
-    highest = np.where(np.isnan(labels) | (bounds == 1), np.inf, labels)
+    lowest = np.where(np.isnan(labels) | (censoring == -1), -np.inf, labels)
+    highest = np.where(np.isnan(labels) | (censoring == 1), np.inf, labels)
     contradictions = []
     for group in molecules:
         for k in np.flatnonzero(contradict(lowest[group], highest[group])):
             name, classes = list(targets.items())[k]
             having = [place for place in group if not np.isnan(labels[place, k])]
             contradictions.append(
-                Contradiction(
+                LabelConflict(
                     target=name,
                     rows=tuple(int(rows[place]) for place in having),
                     labels=tuple(
-                        _said(labels[place, k], int(bounds[place, k]), classes) for place in having
+                        _said(labels[place, k], int(censoring[place, k]), classes)
+                        for place in having
                     ),
                     gap=1.0 if classes else float(lowest[group, k].max() - highest[group, k].min()),
                 )
@@ -155,7 +156,7 @@ def find_repeats(
         )
         for part, before in (("validation", train), ("test", train | validation)):
             known[part] |= {p for p in getattr(split, part).tolist() if of.get(p, -1) in before}
-    return Repeats(
+    return Duplicates(
         groups=tuple(tuple(int(rows[place]) for place in group) for group in molecules),
         contradictions=tuple(sorted(contradictions, key=lambda one: -one.gap)),
         known_test_rows=tuple(int(rows[place]) for place in sorted(known["test"])),

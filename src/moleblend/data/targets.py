@@ -55,7 +55,7 @@ def output_slices(targets: Sequence[Target]) -> list[slice]:
     return [slice(end - t.n_outputs, end) for end, t in zip(ends, targets, strict=True)]
 
 
-def in_units(
+def unscale_outputs(
     output: Num[np.ndarray, "n o"], targets: Sequence[Target]
 ) -> Float64[np.ndarray, "n o"]:
     """Turn what a model gives into values in the label's unit, and probabilities of classes.
@@ -77,7 +77,7 @@ def in_units(
     return np.concatenate(columns, 1)
 
 
-def scaled(
+def scale_labels(
     labels: Float64[np.ndarray, "n t"], targets: Sequence[Target]
 ) -> Float32[np.ndarray, "n t"]:
     """Turn labels into what the head is to predict."""
@@ -89,10 +89,10 @@ def scaled(
 
 
 def exact(
-    labels: Float64[np.ndarray, "n t"], bounds: Int8[np.ndarray, "n t"]
+    labels: Float64[np.ndarray, "n t"], censoring: Int8[np.ndarray, "n t"]
 ) -> Float64[np.ndarray, "n t"]:
     """Give the labels without those that are only bounds."""
-    return np.where(bounds == 0, labels, np.nan)
+    return np.where(censoring == 0, labels, np.nan)
 
 
 def learnt(target: Target, values: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:

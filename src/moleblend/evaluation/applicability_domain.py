@@ -49,7 +49,7 @@ class Thresholds:
 
 
 @dataclass(frozen=True, eq=False)
-class Nearness:
+class DomainScores:
     """How near molecules are to the training set; a NaN embedding gives NaN, -1, and empty texts.
 
     Attributes:
@@ -68,13 +68,15 @@ class Nearness:
     smiles: list[str]
 
     @classmethod
-    def unknown(cls, n: int) -> "Nearness":
+    def unknown(cls, n: int) -> "DomainScores":
         """Give what is known of molecules without a training set."""
         nothing = np.full(n, np.nan)
         return cls([""] * n, nothing, nothing, np.full(n, -1), [""] * n)
 
     @classmethod
-    def joined(cls, parts: "Sequence[Nearness]", order: Int64[np.ndarray, " n"]) -> "Nearness":
+    def joined(
+        cls, parts: "Sequence[DomainScores]", order: Int64[np.ndarray, " n"]
+    ) -> "DomainScores":
         """Put several together; the molecules are then taken in the order that is given."""
         words, smiles = (
             [text for part in parts for text in getattr(part, name)] for name in ("words", "smiles")
@@ -87,7 +89,7 @@ class Nearness:
 
 
 @dataclass(frozen=True, eq=False)
-class Domain:
+class ApplicabilityDomain:
     """The training set as a model file keeps it, and the thresholds.
 
     Attributes:
@@ -114,7 +116,7 @@ class Domain:
         validation_smiles: Sequence[str],
         *,
         keep_smiles: bool = True,
-    ) -> "Domain":
+    ) -> "ApplicabilityDomain":
         """Keep the training set, and see how far validation molecules are from it.
 
         Args:
@@ -153,7 +155,7 @@ class Domain:
         )
         return cls(stored, prints, rows, tuple(smiles) if keep_smiles else None, thresholds)
 
-    def near(self, embeddings: Float[np.ndarray, "n d"], smiles: Sequence[str]) -> Nearness:
+    def score(self, embeddings: Float[np.ndarray, "n d"], smiles: Sequence[str]) -> DomainScores:
         """Say how near molecules are to the training set.
 
         The word is the worse of two: that of the distance, and that of the similarity. Of molecules
@@ -181,7 +183,7 @@ class Domain:
         )
         words = np.where(is_known, np.array([LIKE, EDGE, UNLIKE])[grade], "")
         known = self.smiles
-        return Nearness(
+        return DomainScores(
             words=words.tolist(),
             distance=self._scaled(distance),
             similarity=similarity,
@@ -205,7 +207,9 @@ class Domain:
         return {PREFIX + name: values for name, values in arrays.items()}
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, np.ndarray], thresholds: Thresholds) -> "Domain":
+    def from_tensors(
+        cls, tensors: Mapping[str, np.ndarray], thresholds: Thresholds
+    ) -> "ApplicabilityDomain":
         """Make it again from what `tensors` gave, and the thresholds.
 
         Raises:
@@ -238,13 +242,13 @@ def _distance(
     return distance.mean(1).astype(np.float64)
 
 
-def nearness_of(
-    domain: Domain, vectors: Float32[np.ndarray, "n d"], smiles: Sequence[str]
-) -> Nearness:
+def domain_scores(
+    domain: ApplicabilityDomain, vectors: Float32[np.ndarray, "n d"], smiles: Sequence[str]
+) -> DomainScores:
     """Say how near molecules are, by vector and SMILES; unknown of one that RDKit refuses."""
     try:
-        return domain.near(vectors, smiles)
+        return domain.score(vectors, smiles)
     except MoleculeError:
         known = vectors.copy()
         known[[not is_readable(text) for text in smiles]] = np.nan
-        return domain.near(known, smiles)
+        return domain.score(known, smiles)

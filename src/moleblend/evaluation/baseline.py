@@ -10,8 +10,8 @@ from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
 from moleblend.chem.fingerprints import count_ecfp4
 from moleblend.chem.molecule import MoleculeError
-from moleblend.data.dataset import Labelled
-from moleblend.data.labels.target_detection import Assay
+from moleblend.data.dataset import MoleculeDataset
+from moleblend.data.labels.target_detection import TargetColumns
 from moleblend.data.splits import Split
 from moleblend.data.targets import Kind, Target, output_slices
 from moleblend.evaluation.metrics import Metrics, best_threshold, score
@@ -62,7 +62,7 @@ def forest_predictions(
     target: Target,
     counts: Float32[np.ndarray, "n c"],
     labels: Float64[np.ndarray, " n"],
-    bounds: Int8[np.ndarray, " n"],
+    censoring: Int8[np.ndarray, " n"],
     asked: Float32[np.ndarray, "m c"],
     *,
     n_trees: int = N_TREES,
@@ -77,7 +77,7 @@ def forest_predictions(
         target: its kind, classes and whether its logarithm is learnt; its scale does not matter.
         counts: of the training molecules.
         labels: of the same, in the unit of the file or the number of a class; NaN where missing.
-        bounds: of the same, 0 where the label is the value itself.
+        censoring: of the same, 0 where the label is the value itself.
         asked: counts of the molecules to predict.
         n_trees: in the forest.
         seed: of the trees.
@@ -88,7 +88,7 @@ def forest_predictions(
     Raises:
         ValueError: no label is left to learn from.
     """
-    is_known = ~np.isnan(labels) & (bounds == 0)
+    is_known = ~np.isnan(labels) & (censoring == 0)
     if not is_known.any():
         raise ValueError("none of its training labels is a value, and bounds cannot be learnt")
     counts, labels = counts[is_known], labels[is_known]
@@ -109,12 +109,13 @@ def forest_predictions(
 
 
 @dataclass(frozen=True, eq=False)
-class Rival:
+class BaselineResult:
     """The forest of one run.
 
     Attributes:
         n_trees: 0 where none was trained.
-        predicted: for the test part, see `columns.in_units`; NaN where a target was not learnt.
+        predicted: for the test part, see `targets.unscale_outputs`; NaN where a target was not
+            learnt.
         test: metrics of the targets that were learnt.
         not_learnt: why the others were not.
     """
@@ -126,7 +127,11 @@ class Rival:
 
 
 def plan_forest(
-    wanted: int, assay: Assay, data: Labelled, splits: Sequence[Split], n_repeats: int
+    wanted: int,
+    target_columns: TargetColumns,
+    data: MoleculeDataset,
+    splits: Sequence[Split],
+    n_repeats: int,
 ) -> tuple[int, str]:
     """Decide on the trees of each forest, all runs together.
 
@@ -142,9 +147,9 @@ def plan_forest(
             f"more than {MOST_MOLECULES:,}"
         )
     n_labels = [
-        (measured.kind, n_repeats * int((~np.isnan(data.labels[split.train, k])).sum()))
+        (label_column.kind, n_repeats * int((~np.isnan(data.labels[split.train, k])).sum()))
         for split in splits
-        for k, measured in enumerate(assay.measurements)
+        for k, label_column in enumerate(target_columns.label_columns)
     ]
     n_trees = affordable_trees(wanted, n_labels)
     if not n_trees:
@@ -163,16 +168,16 @@ def plan_forest(
 def learn_forest(
     n_trees: int,
     targets: Sequence[Target],
-    training: Labelled,
-    validation: Labelled,
-    test: Labelled,
+    training: MoleculeDataset,
+    validation: MoleculeDataset,
+    test: MoleculeDataset,
     seed: int,
-) -> Rival:
+) -> BaselineResult:
     """Train a forest for each target, and score it as the model is scored."""
     slices = output_slices(targets)
     predicted = np.full((len(test), slices[-1].stop), np.nan)
     if not n_trees:
-        return Rival(0, predicted)
+        return BaselineResult(0, predicted)
     try:
         learnt, chosen, asked = (
             count_matrix([molecule.smiles for molecule in part.molecules])
@@ -180,7 +185,7 @@ def learn_forest(
         )
     except MoleculeError as error:  # a molecule that came as a mol block
         why = f"RDKit cannot read a molecule again: {error}"
-        return Rival(0, predicted, {}, {target.name: why for target in targets})
+        return BaselineResult(0, predicted, {}, {target.name: why for target in targets})
     both = np.concatenate([chosen, asked])
     judged: list[Target] = []
     not_learnt: dict[str, str] = {}
@@ -191,7 +196,7 @@ def learn_forest(
                 target,
                 learnt,
                 training.labels[:, k],
-                training.bounds[:, k],
+                training.censoring[:, k],
                 both,
                 n_trees=n_trees,
                 seed=seed,
@@ -206,7 +211,7 @@ def learn_forest(
     # What was not learnt is filled with 1, which has a logarithm, and its figures are left out.
     scored = score(judged, np.nan_to_num(predicted, nan=1.0), test)
     known = {name: metrics for name, metrics in scored.items() if name not in not_learnt}
-    return Rival(n_trees, predicted, known, not_learnt)
+    return BaselineResult(n_trees, predicted, known, not_learnt)
 
 
 def about_forest(targets: Sequence[Target], choices: dict[str, Any]) -> str:
@@ -214,7 +219,7 @@ def about_forest(targets: Sequence[Target], choices: dict[str, Any]) -> str:
 
     Args:
         targets: those of the model.
-        choices: of the run, see `choices.choices_of`.
+        choices: of the run, see `choices.resolve_settings`.
     """
     told = (
         "The random forest is trained on the labels of the same training part and read on the same "

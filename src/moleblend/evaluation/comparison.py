@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from scipy.stats import rankdata
 
-from moleblend.data.dataset import Labelled
+from moleblend.data.dataset import MoleculeDataset
 from moleblend.data.targets import Target, output_slices
 from moleblend.evaluation.baseline import (
-    Rival,
+    BaselineResult,
 )
 
 _N_RESAMPLES = 1000
@@ -23,7 +23,7 @@ _MOST_SAID = 4
 
 
 @dataclass(frozen=True)
-class Contest:
+class Comparison:
     """Model and forest on the test molecules of one target.
 
     Attributes:
@@ -80,7 +80,7 @@ class Contest:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ComparisonSummary:
     """How model and forest compare.
 
     Attributes:
@@ -92,12 +92,12 @@ class Verdict:
     is_lost: bool
 
 
-def contests_of(
+def compare_with_baseline(
     targets: Sequence[Target],
     model: Sequence[Float64[np.ndarray, "_ o"]],
-    rivals: Sequence[Rival],
-    tests: Sequence[Labelled],
-) -> tuple[Contest, ...]:
+    rivals: Sequence[BaselineResult],
+    tests: Sequence[MoleculeDataset],
+) -> tuple[Comparison, ...]:
     """Compare model and forest, target by target: a paired bootstrap over test molecules.
 
     Args:
@@ -112,15 +112,15 @@ def contests_of(
     """
     found = []
     for k, (target, where) in enumerate(zip(targets, output_slices(targets), strict=True)):
-        sampled, n, chance = [], 0, np.random.default_rng(0)
-        for ours, rival, part in zip(model, rivals, tests, strict=True):
+        sampled, n, rng = [], 0, np.random.default_rng(0)
+        for ours, baseline, part in zip(model, rivals, tests, strict=True):
             label = part.labels[:, k]
-            is_known = ~np.isnan(label) & (part.bounds[:, k] == 0)
-            theirs = rival.predicted[:, where]
-            if target.name not in rival.test or not is_known.any():
+            is_known = ~np.isnan(label) & (part.censoring[:, k] == 0)
+            theirs = baseline.predicted[:, where]
+            if target.name not in baseline.test or not is_known.any():
                 continue
             both = [one[is_known] for one in (ours[:, where], theirs)]
-            resampled = _resampled(target, both, label[is_known], chance)
+            resampled = _resampled(target, both, label[is_known], rng)
             if not np.isnan(resampled[:, 0]).any():  # a fold may have one class only
                 sampled.append(resampled)
                 n += int(is_known.sum())
@@ -132,7 +132,7 @@ def contests_of(
         drawn = gains[1:][~np.isnan(gains[1:])]  # a drawing may have one class only
         low, high = np.quantile(drawn, (0.025, 0.975)) if len(drawn) else (None, None)
         found.append(
-            Contest(
+            Comparison(
                 target=target.name,
                 metric=_metric(target),
                 unit="" if not is_value or target.log10 else target.unit,
@@ -147,40 +147,45 @@ def contests_of(
     return tuple(found)
 
 
-def verdicts(contests: Sequence[Contest]) -> list[Verdict]:
+def summarise(comparisons: Sequence[Comparison]) -> list[ComparisonSummary]:
     """Say how model and forest compare: of each of a few targets, of many in sum."""
-    if len(contests) <= _MOST_SAID:
-        return [Verdict(one.sentence(), one.is_certain and one.gain < 0) for one in contests]
-    n_won, n_lost = (sum(sign * one.gain > 0 for one in contests) for sign in (1, -1))
-    certain = [one for one in contests if one.is_certain]
+    if len(comparisons) <= _MOST_SAID:
+        return [
+            ComparisonSummary(one.sentence(), one.is_certain and one.gain < 0)
+            for one in comparisons
+        ]
+    n_won, n_lost = (sum(sign * one.gain > 0 for one in comparisons) for sign in (1, -1))
+    certain = [one for one in comparisons if one.is_certain]
     n_surely_won = sum(one.gain > 0 for one in certain)
     n_surely_lost = len(certain) - n_surely_won
     told = (
-        f"of {len(contests):,} targets the model is better than a random forest on ECFP4 in "
+        f"of {len(comparisons):,} targets the model is better than a random forest on ECFP4 in "
         f"{n_won:,} ({n_surely_won:,} beyond the noise of the test part) and the forest in "
         f"{n_lost:,} ({n_surely_lost:,} beyond it)"
     )
-    areas = [(one.model, one.forest) for one in contests if "AUC" in one.metric]
+    areas = [(one.model, one.forest) for one in comparisons if "AUC" in one.metric]
     if areas:
         model, forest = np.mean(areas, 0)
         told += f"; mean ROC-AUC {model:.4g} of the model, {forest:.4g} of the forest"
-    return [Verdict(told, n_surely_lost > n_surely_won)]
+    return [ComparisonSummary(told, n_surely_lost > n_surely_won)]
 
 
-def record(rival: Rival, contests: Sequence[Contest], about: str, note: str) -> dict[str, Any]:
+def record(
+    baseline: BaselineResult, comparisons: Sequence[Comparison], about: str, note: str
+) -> dict[str, Any]:
     """Give what metrics.json says of the forest."""
     return {
         "about": about,
-        "n_trees": rival.n_trees,
+        "n_trees": baseline.n_trees,
         "note": note,
-        "test": rival.test,
-        "not_learnt": rival.not_learnt,
+        "test": baseline.test,
+        "not_learnt": baseline.not_learnt,
         "compared": {
-            contest.target: {
-                name: value for name, value in asdict(contest).items() if name != "target"
+            comparison.target: {
+                name: value for name, value in asdict(comparison).items() if name != "target"
             }
-            | {"is_beyond_noise": contest.is_certain}
-            for contest in contests
+            | {"is_beyond_noise": comparison.is_certain}
+            for comparison in comparisons
         },
     }
 
@@ -196,14 +201,14 @@ def _resampled(
     target: Target,
     both: Sequence[Float64[np.ndarray, "n c"]],
     label: Float64[np.ndarray, " n"],
-    chance: np.random.Generator,
+    rng: np.random.Generator,
 ) -> Float64[np.ndarray, "2 r"]:
     """Compute the figure of both on the molecules as they are, then on molecules drawn anew."""
     n = len(label)
     picks = [np.arange(n)[None]]
     n_left, at_once = _N_RESAMPLES, max(_AT_ONCE // n, 1)
     while n_left:
-        picks.append(chance.integers(n, size=(min(n_left, at_once), n)))
+        picks.append(rng.integers(n, size=(min(n_left, at_once), n)))
         n_left -= len(picks[-1])
     return np.stack(
         [np.concatenate([_figures(target, one, label, p) for p in picks]) for one in both]

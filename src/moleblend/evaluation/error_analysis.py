@@ -19,7 +19,7 @@ _FEWEST_IN_BIN, _MOST_BINS = 10, 5
 
 
 @dataclass(frozen=True)
-class Family:
+class ScaffoldGroup:
     """Test molecules that share a scaffold or a framework.
 
     Attributes:
@@ -48,7 +48,7 @@ class Family:
 
 
 @dataclass(frozen=True, eq=False)
-class Families:
+class ScaffoldGroups:
     """The largest families.
 
     Attributes:
@@ -58,11 +58,11 @@ class Families:
     """
 
     by: Literal["scaffold", "framework"]
-    found: tuple[Family, ...]
+    found: tuple[ScaffoldGroup, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Trend:
+class ErrorTrend:
     """Errors of molecules in the order of another quantity, in bins of equally many.
 
     Attributes:
@@ -85,7 +85,7 @@ def errors_of(
     target: Target,
     predicted: Float64[np.ndarray, "m c"],
     labels: Float64[np.ndarray, " m"],
-    bounds: Int8[np.ndarray, " m"],
+    censoring: Int8[np.ndarray, " m"],
 ) -> Float64[np.ndarray, " m"]:
     """Compute the error of each prediction; NaN where no exact label is known.
 
@@ -96,9 +96,9 @@ def errors_of(
         target: what is predicted.
         predicted: values, the probability of class 1, or that of each class.
         labels: values, or numbers of classes; NaN where missing.
-        bounds: 0 where the label is the value itself.
+        censoring: 0 where the label is the value itself.
     """
-    is_known = ~np.isnan(labels) & (bounds == 0)
+    is_known = ~np.isnan(labels) & (censoring == 0)
     error = np.full(len(labels), np.nan)
     found, label = predicted[is_known], labels[is_known]
     if target.kind == "regression":
@@ -113,7 +113,7 @@ def errors_of(
     return error
 
 
-def families_of(smiles: Sequence[str], error: Float64[np.ndarray, " m"]) -> Families:
+def scaffold_groups(smiles: Sequence[str], error: Float64[np.ndarray, " m"]) -> ScaffoldGroups:
     """Find the largest families of those molecules whose error is known.
 
     Args:
@@ -121,7 +121,7 @@ def families_of(smiles: Sequence[str], error: Float64[np.ndarray, " m"]) -> Fami
         error: NaN where unknown.
     """
     known = np.flatnonzero(~np.isnan(error))
-    found: tuple[Family, ...] = ()
+    found: tuple[ScaffoldGroup, ...] = ()
     for by, shared in (("scaffold", scaffold), ("framework", framework)):
         members: dict[str, list[int]] = {}
         for k in known:
@@ -136,11 +136,13 @@ def families_of(smiles: Sequence[str], error: Float64[np.ndarray, " m"]) -> Fami
             if FEWEST_IN_FAMILY <= len(places) <= len(known) - FEWEST_IN_FAMILY
         )
         if len(found) > 1:
-            return Families(by, found)
-    return Families("framework", found)
+            return ScaffoldGroups(by, found)
+    return ScaffoldGroups("framework", found)
 
 
-def trend_of(quantity: Float64[np.ndarray, " m"], error: Float64[np.ndarray, " m"]) -> Trend | None:
+def error_trend(
+    quantity: Float64[np.ndarray, " m"], error: Float64[np.ndarray, " m"]
+) -> ErrorTrend | None:
     """See how errors go with a quantity; None of too few molecules, or if all are alike."""
     is_known = ~np.isnan(quantity) & ~np.isnan(error)
     quantity, error = quantity[is_known], error[is_known]
@@ -148,7 +150,7 @@ def trend_of(quantity: Float64[np.ndarray, " m"], error: Float64[np.ndarray, " m
     if n_bins < 2 or not np.ptp(quantity) > 0:
         return None
     bins = np.array_split(np.argsort(quantity, kind="stable"), n_bins)
-    return Trend(
+    return ErrorTrend(
         middle=np.array([np.median(quantity[chosen]) for chosen in bins]),
         error=np.array([error[chosen].mean() for chosen in bins]),
         uncertainty=np.array([_uncertainty(error[chosen]) for chosen in bins]),
@@ -172,9 +174,9 @@ def extremes_of(error: Float64[np.ndarray, " m"], n: int) -> tuple[list[int], li
 
 def _family(
     name: str, places: list[int], known: Int64[np.ndarray, " k"], error: Float64[np.ndarray, " m"]
-) -> Family:
+) -> ScaffoldGroup:
     inside, outside = error[places], error[np.setdiff1d(known, places)]
-    return Family(
+    return ScaffoldGroup(
         smiles=name,
         n=len(places),
         error=float(inside.mean()),

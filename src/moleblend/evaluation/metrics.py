@@ -12,7 +12,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from moleblend.data.dataset import Labelled
+from moleblend.data.dataset import MoleculeDataset
 from moleblend.data.targets import Target, output_slices
 
 Metrics = dict[str, float | None]
@@ -38,16 +38,16 @@ def regression_metrics(
             whose allowed side the prediction lies.
         log10: also give the figures of the logarithms; all values are positive.
     """
-    bounds = np.zeros(len(label), np.int8) if bound is None else bound
-    is_known = ~np.isnan(label) & (bounds == 0)
+    censoring = np.zeros(len(label), np.int8) if bound is None else bound
+    is_known = ~np.isnan(label) & (censoring == 0)
     found = _errors(predicted[is_known], label[is_known])
     if log10:
         logarithms = _errors(np.log10(predicted[is_known]), np.log10(label[is_known]))
         found |= {f"{name} log10": value for name, value in logarithms.items()}
     found["n"] = int(is_known.sum())
-    is_bound = ~np.isnan(label) & (bounds != 0)
+    is_bound = ~np.isnan(label) & (censoring != 0)
     if is_bound.any():
-        beyond = (predicted[is_bound] - label[is_bound]) * bounds[is_bound]
+        beyond = (predicted[is_bound] - label[is_bound]) * censoring[is_bound]
         found |= {"bounds respected": float((beyond >= 0).mean()), "n_bounds": int(is_bound.sum())}
     return found
 
@@ -162,15 +162,15 @@ def _errors(predicted: Float[np.ndarray, " n"], label: Float[np.ndarray, " n"]) 
 
 
 def score(
-    targets: Sequence[Target], predicted: Float64[np.ndarray, "m o"], part: Labelled
+    targets: Sequence[Target], predicted: Float64[np.ndarray, "m o"], part: MoleculeDataset
 ) -> dict[str, Metrics]:
-    """Compare predictions (see `columns.in_units`) with the labels, target by target."""
+    """Compare predictions (see `columns.unscale_outputs`) with the labels, target by target."""
     found = {}
     for k, (target, where) in enumerate(zip(targets, output_slices(targets), strict=True)):
         values, labels = predicted[:, where], part.labels[:, k]
         if target.kind == "regression":
             found[target.name] = regression_metrics(
-                values[:, 0], labels, part.bounds[:, k], log10=target.log10
+                values[:, 0], labels, part.censoring[:, k], log10=target.log10
             )
         elif target.kind == "binary":
             found[target.name] = binary_metrics(values[:, 0], labels, target.threshold)

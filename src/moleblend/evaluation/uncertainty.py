@@ -15,7 +15,7 @@ CONFIDENCE = 0.9
 
 
 @dataclass(frozen=True)
-class ValueSureness:
+class RegressionUncertainty:
     """Of a regression target.
 
     Attributes:
@@ -33,7 +33,7 @@ class ValueSureness:
         predicted: Float[np.ndarray, " n"],
         label: Float[np.ndarray, " n"],
         spread: Float[np.ndarray, " n"] | None = None,
-    ) -> "ValueSureness":
+    ) -> "RegressionUncertainty":
         """Fit to validation molecules; arguments and errors as of `SpreadCalibration.fit`."""
         calibrated = SpreadCalibration.fit(predicted, label, spread)
         deviation = calibrated.apply(predicted, spread) if calibrated.has_spread else None
@@ -54,7 +54,7 @@ class ValueSureness:
 
 
 @dataclass(frozen=True)
-class ClassSureness:
+class ClassificationUncertainty:
     """Of a binary or multi-class target.
 
     Attributes:
@@ -68,7 +68,7 @@ class ClassSureness:
     @classmethod
     def fit(
         cls, probability: Float[np.ndarray, "n ..."], label: Float[np.ndarray, " n"]
-    ) -> "ClassSureness":
+    ) -> "ClassificationUncertainty":
         """Fit to validation molecules; arguments and errors as of `ProbabilityCalibration.fit`."""
         return cls(
             ProbabilityCalibration.fit(probability, label), SetCalibration.fit(probability, label)
@@ -95,7 +95,7 @@ class ClassSureness:
 
 
 @dataclass(frozen=True)
-class Sureness:
+class Uncertainty:
     """Of all targets of a model; a target of which too little is known is in neither.
 
     Attributes:
@@ -104,8 +104,8 @@ class Sureness:
         notes: what is missing, and why, in sentences.
     """
 
-    values: dict[str, ValueSureness] = field(default_factory=dict)
-    classes: dict[str, ClassSureness] = field(default_factory=dict)
+    values: dict[str, RegressionUncertainty] = field(default_factory=dict)
+    classes: dict[str, ClassificationUncertainty] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -115,8 +115,8 @@ class Sureness:
         mean: Float64[np.ndarray, "n o"],
         spread: Float64[np.ndarray, "n o"] | None,
         labels: Float64[np.ndarray, "n t"],
-        bounds: Int8[np.ndarray, "n t"],
-    ) -> "Sureness":
+        censoring: Int8[np.ndarray, "n t"],
+    ) -> "Uncertainty":
         """Fit to validation molecules.
 
         A target has no columns where fewer molecules are labelled than a 90 % interval needs (for
@@ -124,20 +124,20 @@ class Sureness:
 
         Args:
             targets: of the model.
-            mean: predictions, as `columns.mean_of_members` gives them.
-            spread: of the members, as `columns.spread_of_members` gives it.
+            mean: predictions, as `columns.mean_over_members` gives them.
+            spread: of the members, as `columns.std_over_members` gives it.
             labels: in the unit of the file, or the number of a class; NaN where missing.
-            bounds: 1 or -1 where a label is only a bound.
+            censoring: 1 or -1 where a label is only a bound.
         """
-        values: dict[str, ValueSureness] = {}
-        classes: dict[str, ClassSureness] = {}
+        values: dict[str, RegressionUncertainty] = {}
+        classes: dict[str, ClassificationUncertainty] = {}
         notes: list[str] = []
-        labels, needed = exact(labels, bounds), fewest(CONFIDENCE)
+        labels, needed = exact(labels, censoring), fewest(CONFIDENCE)
         for k, (target, where) in enumerate(zip(targets, output_slices(targets), strict=True)):
             name, label = target.name, labels[:, k]
             n = int((~np.isnan(label)).sum())
             if target.kind != "regression":
-                known = ClassSureness.fit(as_given(target, mean[:, where]), label)
+                known = ClassificationUncertainty.fit(as_given(target, mean[:, where]), label)
                 if max(map(len, known.sets.scores)) < needed:
                     notes.append(
                         f"{name}: no {name}_set and no calibration, since a set needs {needed} "
@@ -158,7 +158,7 @@ class Sureness:
                 notes.append(f"{missing}every validation molecule is predicted without error")
             else:
                 found = None if spread is None else spread[:, where.start]
-                values[name] = ValueSureness.fit(predicted, label, found)
+                values[name] = RegressionUncertainty.fit(predicted, label, found)
         return cls(values, classes, tuple(notes))
 
     def calibrated(

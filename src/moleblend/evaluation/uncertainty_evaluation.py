@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int8, Int64
 
 from moleblend.data.targets import Target, as_given, exact, learnt, output_slices
-from moleblend.evaluation.uncertainty import CONFIDENCE, Sureness
+from moleblend.evaluation.uncertainty import CONFIDENCE, Uncertainty
 from moleblend.evaluation.uncertainty_metrics import (
     Coverage,
     ErrorCurve,
@@ -23,7 +23,7 @@ from moleblend.evaluation.uncertainty_metrics import (
 
 
 @dataclass(frozen=True, eq=False)
-class Values:
+class RegressionEstimate:
     """What was said of molecules for a regression target; logarithms where these are learnt.
 
     Attributes:
@@ -44,7 +44,7 @@ class Values:
 
 
 @dataclass(frozen=True, eq=False)
-class Classes:
+class ClassificationEstimate:
     """What was said of molecules for a target of classes.
 
     Attributes:
@@ -60,11 +60,11 @@ class Classes:
     label: Float64[np.ndarray, " n"]
 
 
-Said = Values | Classes
+UncertaintyEstimate = RegressionEstimate | ClassificationEstimate
 
 
 @dataclass(frozen=True)
-class Worth:
+class UncertaintyMetrics:
     """What that is worth.
 
     Attributes:
@@ -103,47 +103,49 @@ class Worth:
         return found
 
 
-def said_of(
-    sureness: Sureness,
+def estimate_uncertainty(
+    uncertainty: Uncertainty,
     targets: Sequence[Target],
     mean: Float64[np.ndarray, "n o"],
     spread: Float64[np.ndarray, "n o"] | None,
     labels: Float64[np.ndarray, "n t"],
-    bounds: Int8[np.ndarray, "n t"],
+    censoring: Int8[np.ndarray, "n t"],
     distance: Float64[np.ndarray, " n"],
-) -> dict[str, Said]:
+) -> dict[str, UncertaintyEstimate]:
     """Gather what a model says of labelled molecules, target by target.
 
     Args:
-        sureness: what is fitted; its targets are those of the answer.
+        uncertainty: what is fitted; its targets are those of the answer.
         targets: all of them.
         mean: predictions, before they are put right.
         spread: of the members.
         labels: in the unit of the file.
-        bounds: 1 or -1 where a label is only a bound.
+        censoring: 1 or -1 where a label is only a bound.
         distance: to the training set, NaN where unknown.
     """
-    found: dict[str, Said] = {}
-    labels = exact(labels, bounds)
+    found: dict[str, UncertaintyEstimate] = {}
+    labels = exact(labels, censoring)
     for k, (target, where) in enumerate(zip(targets, output_slices(targets), strict=True)):
-        if target.name in sureness.classes:
-            known, given = sureness.classes[target.name], as_given(target, mean[:, where])
+        if target.name in uncertainty.classes:
+            known, given = uncertainty.classes[target.name], as_given(target, mean[:, where])
             right = known.probability.apply(given)
-            found[target.name] = Classes(
+            found[target.name] = ClassificationEstimate(
                 given, right, known.sets.sets(given, CONFIDENCE), labels[:, k]
             )
-        elif target.name in sureness.values:
-            value, predicted = sureness.values[target.name], learnt(target, mean[:, where.start])
+        elif target.name in uncertainty.values:
+            value, predicted = uncertainty.values[target.name], learnt(target, mean[:, where.start])
             used = None if spread is None else spread[:, where.start]
             deviation, low, high = value.columns("", predicted, used, CONFIDENCE).values()
             has_spread = np.full(len(mean), value.spread.has_spread)
             interval = np.stack([low, high], 1)
             label = learnt(target, labels[:, k])
-            found[target.name] = Values(predicted, deviation, has_spread, distance, interval, label)
+            found[target.name] = RegressionEstimate(
+                predicted, deviation, has_spread, distance, interval, label
+            )
     return found
 
 
-def joined(parts: Sequence[dict[str, Said]]) -> dict[str, Said]:
+def joined(parts: Sequence[dict[str, UncertaintyEstimate]]) -> dict[str, UncertaintyEstimate]:
     """Put what several models said of their own molecules together; targets that all know."""
     found = {}
     for name, first in parts[0].items():
@@ -156,26 +158,26 @@ def joined(parts: Sequence[dict[str, Said]]) -> dict[str, Said]:
     return found
 
 
-def reordered(said: Said, order: Int64[np.ndarray, " m"]) -> Said:
+def reordered(said: UncertaintyEstimate, order: Int64[np.ndarray, " m"]) -> UncertaintyEstimate:
     """Put what was said of molecules into another order."""
     columns = {one.name: getattr(said, one.name)[order] for one in fields(said)}
     return type(said)(**columns)
 
 
-def worth_of(said: dict[str, Said]) -> dict[str, Worth]:
+def evaluate_uncertainty(said: dict[str, UncertaintyEstimate]) -> dict[str, UncertaintyMetrics]:
     """Compare what was said with the labels, target by target."""
     return {
-        name: _of_values(one) if isinstance(one, Values) else _of_classes(one)
+        name: _of_values(one) if isinstance(one, RegressionEstimate) else _of_classes(one)
         for name, one in said.items()
     }
 
 
-def _of_values(said: Values) -> Worth:
+def _of_values(said: RegressionEstimate) -> UncertaintyMetrics:
     has_spread = bool(said.has_spread.all())
     unsure = said.deviation if has_spread else said.distance
     rank = None if np.isnan(unsure).any() else error_curve(said.predicted, unsure, said.label)
     low, high = said.interval.T
-    return Worth(
+    return UncertaintyMetrics(
         coverage=interval_coverage(said.interval, said.label, CONFIDENCE),
         size=float(np.median(high - low)),
         ranked_by="spread" if has_spread else "distance",
@@ -184,7 +186,7 @@ def _of_values(said: Values) -> Worth:
     )
 
 
-def _of_classes(said: Classes) -> Worth:
+def _of_classes(said: ClassificationEstimate) -> UncertaintyMetrics:
     """The error is one less the probability of the true class; unsure is a small greatest one."""
     classes: Float[np.ndarray, "n c"] = (
         np.stack([1 - said.after, said.after], 1) if said.after.ndim == 1 else said.after
@@ -192,7 +194,7 @@ def _of_classes(said: Classes) -> Worth:
     is_known = ~np.isnan(said.label)
     true = np.where(is_known, said.label, 0).astype(np.int64)
     of_true = np.take_along_axis(classes, true[:, None], 1)[:, 0]
-    return Worth(
+    return UncertaintyMetrics(
         coverage=set_coverage(said.sets, said.label, CONFIDENCE),
         size=float(said.sets.sum(1).mean()),
         ranked_by="probability",

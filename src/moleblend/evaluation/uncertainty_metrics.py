@@ -132,9 +132,9 @@ def reliability(
     predicted = np.bincount(place, sure) / count
 
     observed = np.bincount(place, came) / count
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     drawn = [
-        np.abs(np.bincount(place, chance.random(n) < sure) / count - predicted) @ count / n
+        np.abs(np.bincount(place, rng.random(n) < sure) / count - predicted) @ count / n
         for _ in range(_N_DRAWS)
     ]
     return Reliability(

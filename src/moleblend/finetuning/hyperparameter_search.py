@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
-State = Literal["done", "stopped", "failed"]
+SavedState = Literal["done", "stopped", "failed"]
 """A trial is stopped when it falls behind the others, and has failed when its loss diverged."""
 
 GoesOn = Callable[[int, float], bool]
@@ -69,7 +69,7 @@ class Trial:
 
     number: int
     settings: dict[str, Any]
-    state: State
+    state: SavedState
     figures: tuple[float, ...]
     seconds: float
     reason: str = ""

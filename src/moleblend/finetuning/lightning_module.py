@@ -19,14 +19,14 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from torch.utils.data import DataLoader, Sampler
 
 from moleblend.chem.molecule import Molecule
-from moleblend.data.dataset import Labelled
-from moleblend.data.targets import Target, in_units, output_slices, scaled
+from moleblend.data.dataset import MoleculeDataset
+from moleblend.data.targets import Target, output_slices, scale_labels, unscale_outputs
 from moleblend.evaluation.metrics import (
     score,
 )
 from moleblend.finetuning.config import TrainConfig
 from moleblend.model.batch import Batch, collate, pieces, shuffled_batches
-from moleblend.model.blending import Blend, Views, show
+from moleblend.model.blending import Blend, ShownViews, show
 from moleblend.model.heads import Model
 from moleblend.prediction.inference import each_geometry, n_geometries, over_geometries
 
@@ -41,9 +41,9 @@ class FineTuning(pl.LightningModule):
         self,
         model: Model,
         config: TrainConfig,
-        views: Views,
-        training: Labelled,
-        validation: Labelled,
+        views: ShownViews,
+        training: MoleculeDataset,
+        validation: MoleculeDataset,
         console: Console,
         *,
         seed: int,
@@ -68,7 +68,7 @@ class FineTuning(pl.LightningModule):
         """
         super().__init__()
         self.model, self.config, self.views = model, config, views
-        self.training_part, self.validation_part = training, validation
+        self.training_set, self.validation_set = training, validation
         self.console, self.seed, self.weights = console, seed, weights
         self.history: list[dict[str, int | float]] = []
         self.losses: list[float] = []
@@ -88,9 +88,9 @@ class FineTuning(pl.LightningModule):
         _: int,
     ) -> Float[Tensor, ""]:
         """One step on all views that are used."""
-        molecules, features, labels, bounds = batch
+        molecules, features, labels, censoring = batch
         output, targets = self._answer(molecules, features), self.model.config.targets
-        loss = property_loss(output, labels, bounds, targets, self.weights)
+        loss = property_loss(output, labels, censoring, targets, self.weights)
         self.losses.append(loss.item())
         if not np.isfinite(self.losses[-1]):
             raise self._diverged("the loss")
@@ -133,26 +133,26 @@ class FineTuning(pl.LightningModule):
 
     def train_dataloader(self) -> DataLoader:
         """Batches of an epoch; their order and the conformers follow from the seed."""
-        part, chance = self.training_part, np.random.default_rng(self.seed)
-        labels = torch.from_numpy(scaled(part.labels, self.model.config.targets))
-        bounds, features = torch.from_numpy(part.bounds), torch.from_numpy(part.features)
+        part, rng = self.training_set, np.random.default_rng(self.seed)
+        labels = torch.from_numpy(scale_labels(part.labels, self.model.config.targets))
+        censoring, features = torch.from_numpy(part.censoring), torch.from_numpy(part.features)
         n_atoms = np.array([molecule.n_atoms for molecule in part.molecules], np.int64)
         vectors = self._vectors(part) if self.config.freeze else None
 
         def gather(places: list[int]) -> tuple[Batch | Tensor, Tensor, Tensor, Tensor]:
             molecules = [part.molecules[place] for place in places]
-            conformers = [int(chance.integers(n_geometries(m, self.views))) for m in molecules]
+            conformers = [int(rng.integers(n_geometries(m, self.views))) for m in molecules]
             if vectors is None:
                 given = collate(molecules, conformers)
             else:
                 given = torch.stack(
                     [vectors[k][c] for k, c in zip(places, conformers, strict=True)]
                 )
-            return given, features[places], labels[places], bounds[places]
+            return given, features[places], labels[places], censoring[places]
 
         return DataLoader(
             range(len(part)),  # ty: ignore[invalid-argument-type] (a sequence is all that is needed)
-            batch_sampler=_Epochs(n_atoms, self.config.batch_size, chance),
+            batch_sampler=_Epochs(n_atoms, self.config.batch_size, rng),
             collate_fn=gather,
         )
 
@@ -162,7 +162,7 @@ class FineTuning(pl.LightningModule):
         optimiser = torch.optim.AdamW(
             _groups(self.model, config), weight_decay=config.weight_decay, fused=True
         )
-        steps = -(-len(self.training_part) // config.batch_size)
+        steps = -(-len(self.training_set) // config.batch_size)
         warmup, total = config.warmup_epochs * steps, config.epochs * steps
 
         def factor(step: int) -> float:
@@ -173,7 +173,7 @@ class FineTuning(pl.LightningModule):
         rate = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
-    def outputs(self, part: Labelled) -> Float32[np.ndarray, "m o"]:
+    def outputs(self, part: MoleculeDataset) -> Float32[np.ndarray, "m o"]:
         """Apply the model without dropout."""
         return self._outputs(part).numpy()
 
@@ -192,12 +192,12 @@ class FineTuning(pl.LightningModule):
         # memory, and the step is the same.
         found = []
         for rows in parts:
-            part, beside = molecules.part(rows), None if joined is None else joined[rows]
+            part, beside = molecules.subset(rows), None if joined is None else joined[rows]
             given = (part, show(part, self.views), beside)
             found.append(recomputed(self.model, *given, use_reentrant=False))
         return torch.cat(found)
 
-    def _outputs(self, part: Labelled) -> Float32[Tensor, "m o"]:
+    def _outputs(self, part: MoleculeDataset) -> Float32[Tensor, "m o"]:
         """Apply the model; of several geometries the mean is taken, as in `predict`."""
         features = torch.from_numpy(part.features).to(self.device)
         n_outputs = sum(target.n_outputs for target in self.model.config.targets)
@@ -214,7 +214,7 @@ class FineTuning(pl.LightningModule):
 
     @torch.no_grad()
     def _of_vectors(
-        self, part: Labelled, features: Float32[Tensor, "m f"]
+        self, part: MoleculeDataset, features: Float32[Tensor, "m f"]
     ) -> Float32[Tensor, "m o"]:
         """Apply the head to vectors that are known."""
         vectors = self._vectors(part)
@@ -222,7 +222,7 @@ class FineTuning(pl.LightningModule):
         each = self._answer(torch.cat(vectors).to(self.device), features[places]).cpu()
         return torch.stack([part.mean(0) for part in each.split([len(v) for v in vectors])])
 
-    def embeddings(self, part: Labelled) -> Float32[np.ndarray, "m d"]:
+    def embeddings(self, part: MoleculeDataset) -> Float32[np.ndarray, "m d"]:
         """Give the vector of each molecule by the present weights, as `predict` computes it."""
         if self.config.freeze:
             return torch.stack([vectors.mean(0) for vectors in self._vectors(part)]).numpy()
@@ -230,7 +230,7 @@ class FineTuning(pl.LightningModule):
         with _without_dropout(self.model):
             return over_geometries(part.molecules, self.views, self._embed, width, self.device)
 
-    def _vectors(self, part: Labelled) -> list[Float32[Tensor, "c d"]]:
+    def _vectors(self, part: MoleculeDataset) -> list[Float32[Tensor, "c d"]]:
         """Give the vectors of each molecule, one for each geometry; each is computed once."""
         new = [molecule for molecule in part.molecules if molecule not in self.vectors]
         width = self.model.config.encoder.width
@@ -249,30 +249,30 @@ class FineTuning(pl.LightningModule):
             The figure by which epochs are compared (higher is better), the one that is reported
             (see `runs.Run.histories`), and how to say it.
         """
-        targets, part = self.model.config.targets, self.validation_part
+        targets, part = self.model.config.targets, self.validation_set
         outputs = self._outputs(part)
         if not bool(outputs.isfinite().all()):
             raise self._diverged("a prediction")
-        found = score(targets, in_units(outputs.numpy(), targets), part)
+        found = score(targets, unscale_outputs(outputs.numpy(), targets), part)
         areas = [m.get("ROC-AUC", m.get("macro ROC-AUC")) for m in found.values()]
         areas = [area for area in areas if area is not None]
         auc = float(np.mean(areas)) if areas else None
-        labels = scaled(part.labels, targets)
+        labels = scale_labels(part.labels, targets)
         errors = [
-            scaled_rmse(outputs[:, where.start].numpy(), labels[:, k], part.bounds[:, k])
+            scaled_rmse(outputs[:, where.start].numpy(), labels[:, k], part.censoring[:, k])
             for k, (target, where) in enumerate(zip(targets, output_slices(targets), strict=True))
             if target.kind == "regression" and not np.isnan(labels[:, k]).all()
         ]
         rmse = float(np.mean(errors)) if errors else None
         told = [f"ROC-AUC {auc:.4f}"] if auc is not None else []
-        beside = ", broken bounds counted" if part.bounds.any() else ""
+        beside = ", broken bounds counted" if part.censoring.any() else ""
         told += [f"RMSE {rmse:.4f} standard deviations{beside}"] if rmse is not None else []
         if auc is not None:
             figure = auc - (rmse or 0.0)
             return figure, figure, ", ".join(told)
         if rmse is None:  # no target with labels of several classes, so no ROC-AUC
-            bounds = torch.from_numpy(part.bounds)
-            loss = property_loss(outputs, torch.from_numpy(labels), bounds, targets).item()
+            censoring = torch.from_numpy(part.censoring)
+            loss = property_loss(outputs, torch.from_numpy(labels), censoring, targets).item()
             return -loss, loss, f"loss {loss:.4f} (it has labels of one class only)"
         return -rmse, rmse, ", ".join(told)
 
@@ -298,12 +298,12 @@ class _Epochs(Sampler[list[int]], Sized):
     """New batches of all molecules for every epoch."""
 
     def __init__(
-        self, n_atoms: Int64[np.ndarray, " m"], batch_size: int, chance: np.random.Generator
+        self, n_atoms: Int64[np.ndarray, " m"], batch_size: int, rng: np.random.Generator
     ) -> None:
-        self.n_atoms, self.batch_size, self.chance = n_atoms, batch_size, chance
+        self.n_atoms, self.batch_size, self.rng = n_atoms, batch_size, rng
 
     def __iter__(self) -> Iterator[list[int]]:
-        batches = shuffled_batches(self.n_atoms, self.batch_size, self.chance)
+        batches = shuffled_batches(self.n_atoms, self.batch_size, self.rng)
         return (batch.tolist() for batch in batches)
 
     def __len__(self) -> int:
@@ -314,7 +314,7 @@ class _Epochs(Sampler[list[int]], Sized):
 def property_loss(
     output: Float[Tensor, "b o"],
     labels: Float32[Tensor, "b t"],
-    bounds: Int8[Tensor, "b t"],
+    censoring: Int8[Tensor, "b t"],
     targets: Sequence[Target],
     weights: Float32[Tensor, " t"] | None = None,
 ) -> Float[Tensor, ""]:
@@ -326,7 +326,7 @@ def property_loss(
     Args:
         output: of the model.
         labels: scaled values or numbers of classes; NaN where missing.
-        bounds: 1 where the true value is at least the label, -1 where at most, else 0.
+        censoring: 1 where the true value is at least the label, -1 where at most, else 0.
         targets: what the outputs are.
         weights: of class 1 of each binary target, for rare ones.
     """
@@ -342,7 +342,7 @@ def property_loss(
         pos_weight=None if weights is None else weights.to(output.device),
     )
     gap = firsts - labels
-    is_allowed = gap * bounds > 0
+    is_allowed = gap * censoring > 0
     errors = list(torch.where(is_binary, classes, torch.where(is_allowed, 0, gap**2)).unbind(1))
     for k, (target, where) in enumerate(zip(targets, slices, strict=True)):
         if target.kind == "multiclass":

@@ -8,22 +8,22 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int64
 
-from moleblend.chem.descriptors import joined_features
+from moleblend.chem.descriptors import molecule_features
 from moleblend.chem.fingerprints import is_readable
 from moleblend.chem.molecule import Molecule, MoleculeError
-from moleblend.data.dataset import Labelled
-from moleblend.data.duplicates import Repeats, find_repeats
+from moleblend.data.dataset import MoleculeDataset
+from moleblend.data.duplicates import Duplicates, find_duplicates
 from moleblend.data.formats import read_table
-from moleblend.data.labels.target_detection import Assay, read_assay
+from moleblend.data.labels.target_detection import TargetColumns, read_target_columns
 from moleblend.data.splits import SPLITS, Split, folds, given_split
 from moleblend.data.table import Table, find_smiles_column, read_molecules
 from moleblend.data.targets import Target
 from moleblend.evaluation.baseline import plan_forest
 from moleblend.finetuning.config import TrainConfig
-from moleblend.finetuning.resolved_settings import choices_of, told
+from moleblend.finetuning.resolved_settings import describe_settings, resolve_settings
 from moleblend.finetuning.run import Start
 from moleblend.model import checkpoint
-from moleblend.model.blending import Views
+from moleblend.model.blending import ShownViews
 from moleblend.model.encoder import EncoderConfig
 from moleblend.prediction.inputs import Row, prepare
 from moleblend.prediction.outputs import check_names
@@ -43,7 +43,7 @@ class Prepared:
         usable: the rows that have a molecule and a label, counted from 0.
         data: these.
         splits: one, or the folds; they count among the usable rows.
-        repeats: molecules that stand in several rows.
+        duplicates: molecules that stand in several rows.
         n_trees: of the forest.
         features_note: why nothing is joined; may be empty.
         forest_note: what should be known of the number of trees; may be empty.
@@ -56,25 +56,30 @@ class Prepared:
     smiles: str
     rows: list[Row]
     usable: Int64[np.ndarray, " n"]
-    data: Labelled
+    data: MoleculeDataset
     splits: tuple[Split, ...]
-    repeats: Repeats
+    duplicates: Duplicates
     n_trees: int
     features_note: str
     forest_note: str
 
-    def choices(self, config: TrainConfig, data: Labelled) -> dict[str, Any]:
+    def choices(self, config: TrainConfig, data: MoleculeDataset) -> dict[str, Any]:
         """Gather what was decided, with the settings and features that a search has found."""
-        assay, views = self.start.assay, self.start.views
-        found = choices_of(config, assay, self.smiles, views, len(self.rows), data, self.splits)
-        found["repeats"] = self.repeats.to_dict()
-        found["notes"] += self.repeats.sentences()
+        target_columns, views = self.start.target_columns, self.start.views
+        found = resolve_settings(
+            config, target_columns, self.smiles, views, len(self.rows), data, self.splits
+        )
+        found["repeats"] = self.duplicates.to_dict()
+        found["notes"] += self.duplicates.sentences()
         found["notes"] += [note for note in (self.features_note, self.forest_note) if note]
         return found
 
-    def told(self, choices: dict[str, Any]) -> list[str]:
+    def describe(self, choices: dict[str, Any]) -> list[str]:
         """Say every choice, and which rows are left out, in a sentence each."""
-        return [*told(choices, self.start.assay, self.table), *_lost(self.rows, self.table)]
+        return [
+            *describe_settings(choices, self.start.target_columns, self.table),
+            *_lost(self.rows, self.table),
+        ]
 
 
 def prepared(
@@ -109,13 +114,13 @@ def prepared(
     smiles = (
         "" if table.blocks and not config.smiles else config.smiles or find_smiles_column(table)
     )
-    assay = _read_assay(table, smiles, config)
+    target_columns = _read_assay(table, smiles, config)
     views, rows = _read_rows(table, smiles, config, encoder)
     if errors == "raise":
         for k, row in enumerate(rows):
             if row.molecule is None:
                 raise MoleculeError(f"{table.source}, {table.place(k)}: {row.reason}")
-    rows = [_with_label(row, assay, k) for k, row in enumerate(rows)]
+    rows = [_with_label(row, target_columns, k) for k, row in enumerate(rows)]
     usable = np.array([k for k, row in enumerate(rows) if row.molecule is not None], np.int64)
     if not len(usable):
         reason = f": the first is {rows[0].status} ({rows[0].reason})" if rows else ""
@@ -123,15 +128,19 @@ def prepared(
     molecules = [row.molecule for row in rows if row.molecule is not None]
     config, features_note = _settle_features(config, views, molecules)
     texts = [molecule.smiles for molecule in molecules]
-    features = joined_features(texts, config.joined)
-    data = Labelled(molecules, assay.values[usable], assay.bounds[usable], features)
+    features = molecule_features(texts, config.joined)
+    data = MoleculeDataset(
+        molecules, target_columns.values[usable], target_columns.censoring[usable], features
+    )
     splits = _splits(table, usable, data, config)
-    classes = {measured.name: measured.classes for measured in assay.measurements}
-    repeats = find_repeats(texts, usable, data.labels, data.bounds, classes, splits)
-    n_trees, forest_note = plan_forest(config.forest, assay, data, splits, config.seeds)
+    classes = {
+        label_column.name: label_column.classes for label_column in target_columns.label_columns
+    }
+    duplicates = find_duplicates(texts, usable, data.labels, data.censoring, classes, splits)
+    n_trees, forest_note = plan_forest(config.forest, target_columns, data, splits, config.seeds)
     return Prepared(
         config=config,
-        start=Start(source, encoder, views, assay),
+        start=Start(source, encoder, views, target_columns),
         origin=origin,
         table=table,
         smiles=smiles,
@@ -139,16 +148,16 @@ def prepared(
         usable=usable,
         data=data,
         splits=splits,
-        repeats=repeats,
+        duplicates=duplicates,
         n_trees=n_trees,
         features_note=features_note,
         forest_note=forest_note,
     )
 
 
-def _read_assay(table: Table, smiles: str, config: TrainConfig) -> Assay:
+def _read_assay(table: Table, smiles: str, config: TrainConfig) -> TargetColumns:
     """Read the labels; targets whose predictions would have the same names are refused."""
-    assay = read_assay(
+    target_columns = read_target_columns(
         table,
         config.target,
         tasks=config.task,
@@ -160,19 +169,19 @@ def _read_assay(table: Table, smiles: str, config: TrainConfig) -> Assay:
     check_names(
         [
             Target(m.name, m.kind, log10=m.name in config.log_scale, classes=m.classes)
-            for m in assay.measurements
+            for m in target_columns.label_columns
         ],
         max(config.ensemble, config.folds),
     )
-    return assay
+    return target_columns
 
 
 def _read_rows(
     table: Table, smiles: str, config: TrainConfig, encoder: EncoderConfig
-) -> tuple[Views, list[Row]]:
+) -> tuple[ShownViews, list[Row]]:
     """Read the molecules and decide what is used of them."""
     items = list(read_molecules(table, smiles=smiles or None, features=encoder.features))
-    views: Views
+    views: ShownViews
     if config.views == "auto":
         has_3d = config.conformers > 0 or any(
             isinstance(item, Molecule) and item.n_conformers for item in items
@@ -186,7 +195,7 @@ def _read_rows(
 
 
 def _settle_features(
-    config: TrainConfig, views: Views, molecules: Sequence[Molecule]
+    config: TrainConfig, views: ShownViews, molecules: Sequence[Molecule]
 ) -> tuple[TrainConfig, str]:
     """Say which features are joined, where that was left open.
 
@@ -220,15 +229,17 @@ def _lost(rows: Sequence[Row], table: Table) -> list[str]:
     ]
 
 
-def _with_label(row: Row, assay: Assay, k: int) -> Row:
+def _with_label(row: Row, target_columns: TargetColumns, k: int) -> Row:
     """Set a row without any label aside."""
-    if row.molecule is not None and all(np.isnan(m.values[k]) for m in assay.measurements):
+    if row.molecule is not None and all(
+        np.isnan(m.values[k]) for m in target_columns.label_columns
+    ):
         return Row(None, "no_label", "no target has a label")
     return row
 
 
 def _splits(
-    table: Table, usable: Int64[np.ndarray, " n"], data: Labelled, config: TrainConfig
+    table: Table, usable: Int64[np.ndarray, " n"], data: MoleculeDataset, config: TrainConfig
 ) -> tuple[Split, ...]:
     """Split the usable rows, once or into folds; every part needs some."""
     smiles = [molecule.smiles for molecule in data.molecules]

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from moleblend.data.dataset import Labelled
-from moleblend.data.labels.target_detection import Assay, notes_of_cells
+from moleblend.data.dataset import MoleculeDataset
+from moleblend.data.labels.target_detection import TargetColumns, notes_of_cells
 from moleblend.data.splits import SPLITS, Split
 from moleblend.data.table import Table
 from moleblend.finetuning.config import TrainConfig
-from moleblend.model.blending import Views
+from moleblend.model.blending import ShownViews
 
 _FAR = 10
 """Standard deviations of the exact labels, beyond which bounds are said to rule them."""
@@ -19,20 +19,20 @@ _FEW = 10
 """Molecules of a class in validation or test, below which figures are said to be uncertain."""
 
 
-def choices_of(
+def resolve_settings(
     config: TrainConfig,
-    assay: Assay,
+    target_columns: TargetColumns,
     smiles: str,
-    views: Views,
+    views: ShownViews,
     n_rows: int,
-    data: Labelled,
+    data: MoleculeDataset,
     splits: Sequence[Split],
 ) -> dict[str, Any]:
     """Gather what was decided, by the user or by what the table holds.
 
     Args:
         config: of the run.
-        assay: the targets.
+        target_columns: the targets.
         smiles: the SMILES column; empty where mol blocks are read.
         views: what is used of each molecule.
         n_rows: of the table.
@@ -40,26 +40,26 @@ def choices_of(
         splits: one, or the folds.
     """
     targets = {}
-    units = zip(assay.units, assay.units_from, strict=True)
-    for measured, (unit, unit_from) in zip(assay.measurements, units, strict=True):
-        targets[measured.name] = {
-            "kind": measured.kind,
+    units = zip(target_columns.units, target_columns.units_from, strict=True)
+    for label_column, (unit, unit_from) in zip(target_columns.label_columns, units, strict=True):
+        targets[label_column.name] = {
+            "kind": label_column.kind,
             "unit": unit,
             "unit_from": unit_from,
-            "log10": measured.name in config.log_scale,
-            "classes": list(measured.classes),
-            "n_labels": int((~np.isnan(measured.values)).sum()),
-            "n_bounds": int(np.count_nonzero(measured.bounds)),
-            "n_approximate": measured.n_approximate,
-            "n_bad_cells": len(measured.problems),
+            "log10": label_column.name in config.log_scale,
+            "classes": list(label_column.classes),
+            "n_labels": int((~np.isnan(label_column.values)).sum()),
+            "n_bounds": int(np.count_nonzero(label_column.censoring)),
+            "n_approximate": label_column.n_approximate,
+            "n_bad_cells": len(label_column.problems),
         }
     counts = [len(getattr(splits[0], name)) for name in ("train", "validation", "test")]
     return {
         "smiles": smiles or "mol blocks",
         "targets": targets,
         "targets_from": "flag" if config.target else "the columns that look measured",
-        "left_out": assay.left_out,
-        "relations": assay.relations,
+        "left_out": target_columns.left_out,
+        "relations": target_columns.relations,
         "rows": n_rows,
         "usable": len(data),
         "split": config.split,
@@ -75,11 +75,11 @@ def choices_of(
         "threshold_from": "validation",
         "fold_sizes": [len(split.test) for split in splits] if config.folds else [],
         "notes": [
-            *assay.notes,
+            *target_columns.notes,
             *_of_nothing(config),
-            *_of_labels(assay),
+            *_of_labels(target_columns),
             *_small_parts(config, splits, len(data)),
-            *_imbalance(assay, splits, data),
+            *_imbalance(target_columns, splits, data),
         ],
     }
 
@@ -92,17 +92,23 @@ def _of_nothing(config: TrainConfig) -> list[str]:
     )
 
 
-def _of_labels(assay: Assay) -> list[str]:
+def _of_labels(target_columns: TargetColumns) -> list[str]:
     """Name targets from which nothing can be learnt, or whose bounds rule what is learnt."""
     found = []
-    for measured in assay.measurements:
-        known, is_bound = measured.values[~np.isnan(measured.values)], measured.bounds != 0
-        name, exact = measured.name, measured.values[~is_bound & ~np.isnan(measured.values)]
+    for label_column in target_columns.label_columns:
+        known, is_bound = (
+            label_column.values[~np.isnan(label_column.values)],
+            label_column.censoring != 0,
+        )
+        name, exact = (
+            label_column.name,
+            label_column.values[~is_bound & ~np.isnan(label_column.values)],
+        )
         if len(known) and np.ptp(known) == 0 and not is_bound.any():
-            label = measured.classes[int(known[0])] if measured.classes else f"{known[0]:g}"
+            label = label_column.classes[int(known[0])] if label_column.classes else f"{known[0]:g}"
             found.append(f"{name!r}: all {len(known):,} labels are {label}: nothing can be learnt")
         elif len(exact) > 1 and np.ptp(exact) > 0:
-            away = np.abs(measured.values[is_bound] - exact.mean()) / exact.std()
+            away = np.abs(label_column.values[is_bound] - exact.mean()) / exact.std()
             n_far = int((away > _FAR).sum())
             if n_far:
                 found.append(
@@ -123,18 +129,20 @@ def _small_parts(config: TrainConfig, splits: Sequence[Split], n_usable: int) ->
     return [f"{told} {config.split} split keeps a large group together; --split random parts it"]
 
 
-def _imbalance(assay: Assay, splits: Sequence[Split], data: Labelled) -> list[str]:
+def _imbalance(
+    target_columns: TargetColumns, splits: Sequence[Split], data: MoleculeDataset
+) -> list[str]:
     """Name the classes that are not learnt, and those of which validation or test have few."""
     found = []
     split = "folds do" if len(splits) > 1 else "split does"
-    for k, measured in enumerate(assay.measurements):
-        for number, name in enumerate(measured.classes):
+    for k, label_column in enumerate(target_columns.label_columns):
+        for number, name in enumerate(label_column.classes):
             is_class = data.labels[:, k] == number
             n_without = sum(not is_class[split.train].any() for split in splits)
             if n_without:
                 where = f" in {n_without} of {len(splits)} folds" if len(splits) > 1 else ""
                 told = f"class {name!r} has no molecule to be learnt from{where}"
-                found.append(f"{measured.name!r}: {told}")
+                found.append(f"{label_column.name!r}: {told}")
                 continue
             n_validation, n_test = (
                 min(int(is_class[getattr(split, part)].sum()) for split in splits)
@@ -142,14 +150,17 @@ def _imbalance(assay: Assay, splits: Sequence[Split], data: Labelled) -> list[st
             )
             if min(n_validation, n_test) < _FEW:
                 found.append(
-                    f"{measured.name!r}: class {name!r} has {n_validation} molecules in validation "
-                    f"and {n_test} in test, too few for certain figures; the {split} not stratify"
+                    f"{label_column.name!r}: class {name!r} has {n_validation} molecules in "
+                    f"validation and {n_test} in test, too few for certain figures; "
+                    f"the {split} not stratify"
                 )
     more = [f"and {len(found) - 3:,} classes more of which there are few"] if found[4:] else []
     return found[: 3 if more else 4] + more
 
 
-def told(choices: dict[str, Any], assay: Assay, table: Table) -> list[str]:
+def describe_settings(
+    choices: dict[str, Any], target_columns: TargetColumns, table: Table
+) -> list[str]:
     """Say every choice in a sentence."""
     said = [f"molecules are read from {choices['smiles']!r}"]
     if choices["left_out"]:
@@ -170,8 +181,8 @@ def told(choices: dict[str, Any], assay: Assay, table: Table) -> list[str]:
         listed = ", ".join(map(repr, names[:8]))
         listed += f" and {len(names) - 8:,} more" if names[8:] else ""
         said.append(f"{'targets' if names[1:] else 'target'} {listed}: {kind}")
-    for measured in assay.measurements:
-        said += notes_of_cells(table, measured)
+    for label_column in target_columns.label_columns:
+        said += notes_of_cells(table, label_column)
     said += [f"note: {note}" for note in choices["notes"]]
     parts, split = choices["parts"], choices["split"]
     sizes = (

@@ -8,16 +8,22 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int8, Int64
 
-from moleblend.data.dataset import Labelled
-from moleblend.data.duplicates import Repeats
+from moleblend.data.dataset import MoleculeDataset
+from moleblend.data.duplicates import Duplicates
 from moleblend.data.splits import Split
 from moleblend.data.targets import Target
-from moleblend.evaluation.applicability_domain import Domain, Nearness
-from moleblend.evaluation.baseline import Rival
-from moleblend.evaluation.comparison import Contest, contests_of
+from moleblend.evaluation.applicability_domain import ApplicabilityDomain, DomainScores
+from moleblend.evaluation.baseline import BaselineResult
+from moleblend.evaluation.comparison import Comparison, compare_with_baseline
 from moleblend.evaluation.metrics import Metrics
-from moleblend.evaluation.uncertainty import Sureness
-from moleblend.evaluation.uncertainty_evaluation import Said, Worth, joined, reordered, worth_of
+from moleblend.evaluation.uncertainty import Uncertainty
+from moleblend.evaluation.uncertainty_evaluation import (
+    UncertaintyEstimate,
+    UncertaintyMetrics,
+    evaluate_uncertainty,
+    joined,
+    reordered,
+)
 from moleblend.finetuning.config import TrainConfig
 from moleblend.finetuning.hyperparameter_search import Search
 from moleblend.finetuning.run import Run, with_thresholds
@@ -44,25 +50,25 @@ class TrainResult:
         history: see `Run.histories`, of the first member.
         kept_epoch: whose weights were kept, in the first member.
         parts: rows of each part, counted from 0 in the file; with folds all are tested.
-        predicted: for the rows of the test part, see `columns.in_units`.
+        predicted: for the rows of the test part, see `columns.unscale_outputs`.
         labels: for the rows of the test part; NaN where missing.
         rows: status and reason of every row of the file.
-        bounds: for the rows of the test part, 1 and -1 where a label is only a bound.
+        censoring: for the rows of the test part, 1 and -1 where a label is only a bound.
         runs: one for each seed or fold.
         spread: of the validation and test figures over several runs.
         choices: what was decided, and by what.
-        sureness: of the model in the file.
+        uncertainty: of the model in the file.
         domain: of the model in the file.
         raw: as `predicted`, before probabilities are put right; areas under curves are of these.
-        worth: of the parts `validation` and `test`, what the sureness of each target is worth; with
-            folds of each fold's own, on its own molecules.
+        uncertainty_metrics: of each target on the validation and the test set; with folds, each
+            fold's own on its own molecules.
         said: for the rows of the test part, how sure the model is of each target.
         smiles: of the rows of the test part.
-        nearness: of the same to the training molecules, whose rows are those of the file.
+        scores: of the same to the training molecules, whose rows are those of the file.
         measured: labels of every row of the file, one column for each target; NaN where missing.
-        repeats: molecules that stand in several rows.
-        rival: the random forest, put together as the predictions are.
-        contests: how it compares with the model; with several seeds of the first.
+        duplicates: molecules that stand in several rows.
+        baseline: the random forest, put together as the predictions are.
+        comparisons: how it compares with the model; with several seeds of the first.
         forest_note: what should be known of the number of its trees; may be empty.
         search: how the settings of `config` were found; None where they came as they are.
     """
@@ -79,34 +85,34 @@ class TrainResult:
     predicted: Float64[np.ndarray, "m o"]
     labels: Float64[np.ndarray, "m t"]
     rows: list[Row]
-    bounds: Int8[np.ndarray, "m t"] | None = None
+    censoring: Int8[np.ndarray, "m t"] | None = None
     runs: tuple[Run, ...] = ()
     spread: dict[str, Spread] = field(default_factory=dict)
     choices: dict[str, Any] = field(default_factory=dict)
-    sureness: Sureness = field(default_factory=Sureness)
-    domain: Domain | None = None
+    uncertainty: Uncertainty = field(default_factory=Uncertainty)
+    domain: ApplicabilityDomain | None = None
     raw: Float64[np.ndarray, "m o"] | None = None
-    worth: dict[str, dict[str, Worth]] = field(default_factory=dict)
-    said: dict[str, Said] = field(default_factory=dict)
+    uncertainty_metrics: dict[str, dict[str, UncertaintyMetrics]] = field(default_factory=dict)
+    said: dict[str, UncertaintyEstimate] = field(default_factory=dict)
     smiles: tuple[str, ...] = ()
-    nearness: Nearness = field(default_factory=lambda: Nearness.unknown(0))
+    scores: DomainScores = field(default_factory=lambda: DomainScores.unknown(0))
     measured: Float64[np.ndarray, "r t"] | None = None
-    repeats: Repeats = field(default_factory=Repeats)
-    rival: Rival = field(default_factory=Rival)
-    contests: tuple[Contest, ...] = ()
+    duplicates: Duplicates = field(default_factory=Duplicates)
+    baseline: BaselineResult = field(default_factory=BaselineResult)
+    comparisons: tuple[Comparison, ...] = ()
     forest_note: str = ""
     search: Search | None = None
 
 
-def outcome_of(
+def aggregate_runs(
     config: TrainConfig,
     runs: Sequence[Run],
-    data: Labelled,
+    data: MoleculeDataset,
     usable: Int64[np.ndarray, " n"],
     rows: list[Row],
     choices: dict[str, Any],
     measured: Float64[np.ndarray, "r t"],
-    repeats: Repeats,
+    duplicates: Duplicates,
     forest_note: str = "",
 ) -> TrainResult:
     """Sum the runs up; the first stands for all seeds, all folds stand together."""
@@ -117,19 +123,19 @@ def outcome_of(
     predicted, raw, forest = (
         np.concatenate(values)[order]
         for values in zip(
-            *((run.predicted, run.raw, run.rival.predicted) for run in shown), strict=True
+            *((run.predicted, run.raw, run.baseline.predicted) for run in shown), strict=True
         )
     )
     validation, test, trivial = first.validation, first.test, first.trivial
     parts = {name: usable[part] for name, part in asdict(first.parts).items()}
-    targets, sureness = first.targets, first.sureness
+    targets, uncertainty = first.targets, first.uncertainty
     if config.folds:
         validation, test, trivial = (
             _means([getattr(run, name) for run in runs])
             for name in ("validation", "test", "trivial")
         )
         parts = {"train": usable[:0], "validation": usable[:0], "test": usable[tested]}
-        targets, sureness = _of_folds(runs, data)
+        targets, uncertainty = _of_folds(runs, data)
     spread = {}
     if len(runs) > 1:
         spread = {
@@ -150,7 +156,7 @@ def outcome_of(
     domain = first.domain
     if domain is not None:
         domain = replace(domain, rows=usable[first.parts.train[domain.rows]])
-    choices["sureness"] = _sureness_choices(config, first, sureness)
+    choices["sureness"] = _sureness_choices(config, first, uncertainty)
     return TrainResult(
         config=config,
         model=config.folder / "model.safetensors",
@@ -164,15 +170,15 @@ def outcome_of(
         predicted=predicted,
         labels=data.labels[tested],
         rows=rows,
-        bounds=data.bounds[tested],
+        censoring=data.censoring[tested],
         runs=tuple(runs),
         spread=spread,
         choices=choices,
-        sureness=sureness,
+        uncertainty=uncertainty,
         domain=domain,
         raw=raw,
-        worth={
-            part: worth_of(joined([run.said[part] for run in shown]))
+        uncertainty_metrics={
+            part: evaluate_uncertainty(joined([run.said[part] for run in shown]))
             for part in ("validation", "test")
         },
         said={
@@ -180,19 +186,19 @@ def outcome_of(
             for name, one in joined([run.said["test"] for run in shown]).items()
         },
         smiles=tuple(data.molecules[k].smiles for k in tested),
-        nearness=_nearness(shown, usable, order),
+        scores=_nearness(shown, usable, order),
         measured=measured,
-        repeats=repeats,
-        rival=replace(
-            first.rival,
+        duplicates=duplicates,
+        baseline=replace(
+            first.baseline,
             predicted=forest,
-            test=_means(_forests(shown)) if config.folds else first.rival.test,
+            test=_means(_forests(shown)) if config.folds else first.baseline.test,
         ),
-        contests=contests_of(
+        comparisons=compare_with_baseline(
             targets,
             [run.raw for run in shown],
-            [run.rival for run in shown],
-            [data.part(run.parts.test) for run in shown],
+            [run.baseline for run in shown],
+            [data.subset(run.parts.test) for run in shown],
         ),
         forest_note=forest_note,
     )
@@ -200,25 +206,25 @@ def outcome_of(
 
 def _forests(runs: Sequence[Run]) -> list[dict[str, Metrics]]:
     """Give what the forests of all runs came to, for the targets that all could learn."""
-    learnt = set.intersection(*(set(run.rival.test) for run in runs))
+    learnt = set.intersection(*(set(run.baseline.test) for run in runs))
     return [
-        {name: found for name, found in run.rival.test.items() if name in learnt} for run in runs
+        {name: found for name, found in run.baseline.test.items() if name in learnt} for run in runs
     ]
 
 
 def _nearness(
     runs: Sequence[Run], usable: Int64[np.ndarray, " n"], order: Int64[np.ndarray, " m"]
-) -> Nearness:
+) -> DomainScores:
     """Put together how near test molecules are; the nearest is named by its row in the file."""
     found = []
     for run in runs:
-        place = run.nearness.row
+        place = run.scores.row
         row = np.where(place < 0, -1, usable[run.parts.train[place]])
-        found.append(replace(run.nearness, row=row))
-    return Nearness.joined(found, order)
+        found.append(replace(run.scores, row=row))
+    return DomainScores.joined(found, order)
 
 
-def _of_folds(runs: Sequence[Run], data: Labelled) -> tuple[tuple[Target, ...], Sureness]:
+def _of_folds(runs: Sequence[Run], data: MoleculeDataset) -> tuple[tuple[Target, ...], Uncertainty]:
     """Fit thresholds and sureness of the model in the file to the validation parts of all folds.
 
     A fold's prediction of its validation part has no spread over folds, so none is calibrated.
@@ -226,11 +232,11 @@ def _of_folds(runs: Sequence[Run], data: Labelled) -> tuple[tuple[Target, ...], 
     targets, judged = runs[0].targets, np.concatenate([run.judged for run in runs])
     rows = np.concatenate([run.parts.validation for run in runs])
     labels = data.labels[rows]
-    sureness = Sureness.fit(targets, judged, None, labels, data.bounds[rows])
-    return with_thresholds(targets, sureness.calibrated(targets, judged), labels), sureness
+    uncertainty = Uncertainty.fit(targets, judged, None, labels, data.censoring[rows])
+    return with_thresholds(targets, uncertainty.calibrated(targets, judged), labels), uncertainty
 
 
-def _sureness_choices(config: TrainConfig, first: Run, sureness: Sureness) -> dict[str, Any]:
+def _sureness_choices(config: TrainConfig, first: Run, uncertainty: Uncertainty) -> dict[str, Any]:
     """Say what is known of how sure predictions are, and from where."""
     fitted = "the validation part"
     if config.folds:
@@ -239,15 +245,15 @@ def _sureness_choices(config: TrainConfig, first: Run, sureness: Sureness) -> di
             "training molecules are those of fold 1"
         )
     # A run's own notes on targets are of a fold; those of the file count.
-    of_domain = [note for note in first.notes if note not in first.sureness.notes]
+    of_domain = [note for note in first.notes if note not in first.uncertainty.notes]
     return {
         "fitted_to": fitted,
         "probabilities": {
             name: f"{known.probability.method}: {known.probability.reason}"
-            for name, known in sureness.classes.items()
+            for name, known in uncertainty.classes.items()
         },
         "training_smiles": config.keep_training_smiles,
-        "notes": [*sureness.notes, *of_domain],
+        "notes": [*uncertainty.notes, *of_domain],
     }
 
 

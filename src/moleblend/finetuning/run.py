@@ -10,23 +10,27 @@ from rich.console import Console
 
 from moleblend.chem.descriptors import FEATURES
 from moleblend.chem.molecule import Molecule
-from moleblend.data.dataset import Labelled
-from moleblend.data.labels.target_detection import Assay
+from moleblend.data.dataset import MoleculeDataset
+from moleblend.data.labels.target_detection import TargetColumns
 from moleblend.data.splits import Split
-from moleblend.data.targets import Target, in_units, output_slices
-from moleblend.evaluation.applicability_domain import Domain, Nearness, nearness_of
-from moleblend.evaluation.baseline import Rival, learn_forest
+from moleblend.data.targets import Target, output_slices, unscale_outputs
+from moleblend.evaluation.applicability_domain import (
+    ApplicabilityDomain,
+    DomainScores,
+    domain_scores,
+)
+from moleblend.evaluation.baseline import BaselineResult, learn_forest
 from moleblend.evaluation.metrics import Metrics, best_threshold, regression_metrics, score
-from moleblend.evaluation.uncertainty import Sureness
-from moleblend.evaluation.uncertainty_evaluation import Said, said_of
+from moleblend.evaluation.uncertainty import Uncertainty
+from moleblend.evaluation.uncertainty_evaluation import UncertaintyEstimate, estimate_uncertainty
 from moleblend.finetuning.config import TrainConfig
 from moleblend.finetuning.hyperparameter_search import GoesOn
 from moleblend.finetuning.lightning_module import FineTuning, fit
 from moleblend.model import checkpoint
-from moleblend.model.blending import Views
+from moleblend.model.blending import ShownViews
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import Model, ModelConfig, Readout
-from moleblend.prediction.outputs import mean_of_members, spread_of_members
+from moleblend.prediction.outputs import mean_over_members, std_over_members
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,14 +41,14 @@ class Start:
         source: the model that is started from; None for random weights.
         encoder: its settings.
         views: what is used of each molecule.
-        assay: the targets.
+        target_columns: the targets.
         vectors: what the source gave for molecules, frozen; each is computed once in a run.
     """
 
     source: Model | None
     encoder: EncoderConfig
-    views: Views
-    assay: Assay
+    views: ShownViews
+    target_columns: TargetColumns
     vectors: dict[Molecule, Float32[torch.Tensor, "c d"]] = field(default_factory=dict)
 
 
@@ -65,15 +69,15 @@ class Run:
         validation: metrics per target on the validation part, of the weights that were kept.
         test: metrics per target on the test part, read once.
         trivial: test metrics of predicting the training mean; only for regression.
-        predicted: for the test part, see `columns.in_units`; probabilities are put right.
+        predicted: for the test part, see `columns.unscale_outputs`; probabilities are put right.
         raw: the same, before they are put right.
         is_weighted: whether class 1 was weighed by how rare it is.
         judged: for the validation part, before probabilities are put right.
-        sureness: fitted to that.
+        uncertainty: fitted to that.
         domain: the training molecules; None where they could not be kept, `notes` say why.
         said: of the parts `validation` and `test`, how sure the model is.
-        nearness: of the test part to the training part, whose places are its rows.
-        rival: the forest.
+        scores: of the test part to the training part, whose places are its rows.
+        baseline: the forest.
         notes: what is not known of sureness, and why.
     """
 
@@ -90,19 +94,19 @@ class Run:
     raw: Float64[np.ndarray, "m o"]
     is_weighted: bool
     judged: Float64[np.ndarray, "v o"]
-    sureness: Sureness
-    domain: Domain | None
-    said: dict[str, dict[str, Said]]
-    nearness: Nearness
-    rival: Rival
+    uncertainty: Uncertainty
+    domain: ApplicabilityDomain | None
+    said: dict[str, dict[str, UncertaintyEstimate]]
+    scores: DomainScores
+    baseline: BaselineResult
     notes: tuple[str, ...]
 
 
-def run_on(
+def train_and_test(
     config: TrainConfig,
     seed: int,
     start: Start,
-    data: Labelled,
+    data: MoleculeDataset,
     split: Split,
     n_trees: int,
     console: Console,
@@ -123,11 +127,11 @@ def run_on(
         FloatingPointError: the loss is no longer a number.
         KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM came.
     """
-    training, validation, test = map(data.part, (split.train, split.validation, split.test))
+    training, validation, test = map(data.subset, (split.train, split.validation, split.test))
     ways = {"off": (False,), "on": (True,), "try": (False, True)}[config.pos_weight]
 
     def trained(seed: int, is_weighted: bool) -> FineTuning:
-        return trained_on(config, seed, start, training, validation, console, is_weighted)
+        return train_model(config, seed, start, training, validation, console, is_weighted)
 
     tried = {way: trained(seed, way) for way in ways}
     is_weighted = max(ways, key=lambda way: tried[way].kept_figure)
@@ -139,29 +143,31 @@ def run_on(
     targets = members[0].model.config.targets
 
     def answer(
-        part: Labelled,
+        part: MoleculeDataset,
     ) -> tuple[Float64[np.ndarray, "m o"], Float64[np.ndarray, "m o"] | None]:
-        values = np.stack([in_units(member.outputs(part), targets) for member in members])
-        return mean_of_members(values, targets), spread_of_members(values, targets)
+        values = np.stack([unscale_outputs(member.outputs(part), targets) for member in members])
+        return mean_over_members(values, targets), std_over_members(values, targets)
 
     raw, spread = answer(validation)
-    sureness = Sureness.fit(targets, raw, spread, validation.labels, validation.bounds)
+    uncertainty = Uncertainty.fit(targets, raw, spread, validation.labels, validation.censoring)
     domain, missing = _domain(members[0], training, validation, config)
-    judged = sureness.calibrated(targets, raw)
+    judged = uncertainty.calibrated(targets, raw)
     final = with_thresholds(targets, judged, validation.labels)
     for member in members:
         member.model.config = replace(member.model.config, targets=final)
     raw_test, test_spread = answer(test)
-    predicted = sureness.calibrated(final, raw_test)
+    predicted = uncertainty.calibrated(final, raw_test)
     near_validation, near_test = (_nearness(domain, members[0], p) for p in (validation, test))
     said = {
-        name: said_of(sureness, final, *given, part.labels, part.bounds, near.distance)
+        name: estimate_uncertainty(
+            uncertainty, final, *given, part.labels, part.censoring, near.distance
+        )
         for name, part, near, given in (
             ("validation", validation, near_validation, (raw, spread)),
             ("test", test, near_test, (raw_test, test_spread)),
         )
     }
-    means = in_units(np.zeros((len(test), predicted.shape[1])), final)
+    means = unscale_outputs(np.zeros((len(test), predicted.shape[1])), final)
     return Run(
         seed=seed,
         parts=split,
@@ -173,7 +179,7 @@ def run_on(
         test=_scored(final, raw_test, predicted, test),
         trivial={
             target.name: regression_metrics(
-                means[:, where.start], test.labels[:, k], test.bounds[:, k], log10=target.log10
+                means[:, where.start], test.labels[:, k], test.censoring[:, k], log10=target.log10
             )
             for k, (target, where) in enumerate(zip(final, output_slices(final), strict=True))
             if target.kind == "regression"
@@ -182,12 +188,12 @@ def run_on(
         raw=raw_test,
         is_weighted=is_weighted,
         judged=raw,
-        sureness=sureness,
+        uncertainty=uncertainty,
         domain=domain,
         said=said,
-        nearness=near_test,
-        rival=learn_forest(n_trees, final, training, validation, test, seed),
-        notes=(*sureness.notes, *missing),
+        scores=near_test,
+        baseline=learn_forest(n_trees, final, training, validation, test, seed),
+        notes=(*uncertainty.notes, *missing),
     )
 
 
@@ -205,18 +211,18 @@ def with_thresholds(
     )
 
 
-def trained_on(
+def train_model(
     config: TrainConfig,
     seed: int,
     start: Start,
-    training: Labelled,
-    validation: Labelled,
+    training: MoleculeDataset,
+    validation: MoleculeDataset,
     console: Console,
     is_weighted: bool,
     goes_on: GoesOn | None = None,
 ) -> FineTuning:
     """Train one model; it then has the weights that are kept."""
-    source, targets = start.source, _targets(training, start.assay, config)
+    source, targets = start.source, _targets(training, start.target_columns, config)
     model_config = ModelConfig(
         encoder=start.encoder,
         heads=None,
@@ -251,31 +257,37 @@ def _readout(config: TrainConfig, source: Model | None) -> Readout:
     return source.config.readout if source else "mean"
 
 
-def _targets(training: Labelled, assay: Assay, config: TrainConfig) -> tuple[Target, ...]:
+def _targets(
+    training: MoleculeDataset, target_columns: TargetColumns, config: TrainConfig
+) -> tuple[Target, ...]:
     """Scale regression targets by the training labels; by bounds too if those do not differ."""
     targets = []
-    for k, (measured, unit) in enumerate(zip(assay.measurements, assay.units, strict=True)):
-        labels, is_exact = training.labels[:, k], training.bounds[:, k] == 0
+    for k, (label_column, unit) in enumerate(
+        zip(target_columns.label_columns, target_columns.units, strict=True)
+    ):
+        labels, is_exact = training.labels[:, k], training.censoring[:, k] == 0
         seen = labels[~np.isnan(labels)]
         if not len(seen):
             raise ValueError(
-                f"{config.data}: target {measured.name!r} has no label in the training part"
+                f"{config.data}: target {label_column.name!r} has no label in the training part"
             )
-        if measured.kind != "regression":
-            targets.append(Target(measured.name, measured.kind, classes=measured.classes))
+        if label_column.kind != "regression":
+            targets.append(
+                Target(label_column.name, label_column.kind, classes=label_column.classes)
+            )
             continue
         exact = labels[~np.isnan(labels) & is_exact]
         # Where exact labels say nothing of the scale, bounds do.
         seen = exact if len(exact) and np.ptp(exact) > 0 else seen
-        log10 = measured.name in config.log_scale
+        log10 = label_column.name in config.log_scale
         seen = np.log10(seen) if log10 else seen
         scale = float(seen.std()) if np.ptp(seen) > 0 else 1.0
-        target = Target(measured.name, "regression", unit, float(seen.mean()), scale, log10)
+        target = Target(label_column.name, "regression", unit, float(seen.mean()), scale, log10)
         targets.append(target)
     return tuple(targets)
 
 
-def _class_weights(training: Labelled, targets: Sequence[Target]) -> torch.Tensor:
+def _class_weights(training: MoleculeDataset, targets: Sequence[Target]) -> torch.Tensor:
     """Negatives per positive of each binary target, at most 100; 1 for the others."""
     weights = np.ones(len(targets), np.float32)
     for k, target in enumerate(targets):
@@ -285,7 +297,7 @@ def _class_weights(training: Labelled, targets: Sequence[Target]) -> torch.Tenso
     return torch.from_numpy(weights)
 
 
-def _scale_features(model: Model, training: Labelled, config: TrainConfig) -> None:
+def _scale_features(model: Model, training: MoleculeDataset, config: TrainConfig) -> None:
     """Standardise descriptors by the training part; counts stay as they are."""
     start = 0
     for kind in config.joined:
@@ -301,7 +313,7 @@ def _scored(
     targets: tuple[Target, ...],
     raw: Float64[np.ndarray, "m o"],
     right: Float64[np.ndarray, "m o"],
-    part: Labelled,
+    part: MoleculeDataset,
 ) -> dict[str, Metrics]:
     """Score probabilities that are put right, but areas under curves before.
 
@@ -315,11 +327,11 @@ def _scored(
 
 
 def _domain(
-    member: FineTuning, training: Labelled, validation: Labelled, config: TrainConfig
-) -> tuple[Domain | None, list[str]]:
+    member: FineTuning, training: MoleculeDataset, validation: MoleculeDataset, config: TrainConfig
+) -> tuple[ApplicabilityDomain | None, list[str]]:
     """Keep the training molecules, by their places in that part; or say why this cannot be."""
     try:
-        domain = Domain.fit(
+        domain = ApplicabilityDomain.fit(
             member.embeddings(training),
             [molecule.smiles for molecule in training.molecules],
             np.arange(len(training)),
@@ -332,8 +344,10 @@ def _domain(
     return domain, []
 
 
-def _nearness(domain: Domain | None, member: FineTuning, part: Labelled) -> Nearness:
+def _nearness(
+    domain: ApplicabilityDomain | None, member: FineTuning, part: MoleculeDataset
+) -> DomainScores:
     """Say how near molecules are to the training part; nothing is known without a domain."""
     if domain is None:
-        return Nearness.unknown(len(part))
-    return nearness_of(domain, member.embeddings(part), [m.smiles for m in part.molecules])
+        return DomainScores.unknown(len(part))
+    return domain_scores(domain, member.embeddings(part), [m.smiles for m in part.molecules])

@@ -14,7 +14,7 @@ import torch
 
 from moleblend.config import to_dict
 from moleblend.data.formats import write_table
-from moleblend.data.labels.target_detection import Assay
+from moleblend.data.labels.target_detection import TargetColumns
 from moleblend.data.targets import Target, output_slices
 from moleblend.evaluation.baseline import about_forest
 from moleblend.evaluation.comparison import record
@@ -22,7 +22,7 @@ from moleblend.evaluation.metrics import why_undefined
 from moleblend.files import alone_with, replacing
 from moleblend.finetuning.results import TrainResult
 from moleblend.model import checkpoint
-from moleblend.model.blending import Views
+from moleblend.model.blending import ShownViews
 from moleblend.model.heads import Model
 from moleblend.prediction.outputs import domain_names, result_names
 
@@ -46,7 +46,7 @@ def reserved(folder: Path) -> Generator[None, None, None]:
             folder.rmdir()
 
 
-def write_run_folder(result: TrainResult, assay: Assay, views: Views) -> None:
+def write_run_folder(result: TrainResult, target_columns: TargetColumns, views: ShownViews) -> None:
     """Write the run folder, the model last."""
     config, out = result.config, result.config.folder
     figures: dict[str, Any] = {
@@ -59,12 +59,14 @@ def write_run_folder(result: TrainResult, assay: Assay, views: Views) -> None:
             for part, found in (("validation", result.validation), ("test", result.test))
         },
         "uncertainty": {
-            part: {name: worth.figures() for name, worth in found.items()}
-            for part, found in result.worth.items()
+            part: {
+                name: uncertainty_metrics.figures() for name, uncertainty_metrics in found.items()
+            }
+            for part, found in result.uncertainty_metrics.items()
         },
         "random_forest_on_ecfp4": record(
-            result.rival,
-            result.contests,
+            result.baseline,
+            result.comparisons,
             about_forest(result.targets, result.choices),
             result.forest_note,
         ),
@@ -75,13 +77,13 @@ def write_run_folder(result: TrainResult, assay: Assay, views: Views) -> None:
         },
         "choices": result.choices,
     }
-    n_rows, same = len(result.rows), result.repeats.others()
+    n_rows, same = len(result.rows), result.duplicates.others()
     rows = {
         "row": pa.array(range(1, n_rows + 1)),
         "part": pa.array(_part_names(result)),
         "status": pa.array([row.status for row in result.rows]),
         "reason": pa.array([row.reason for row in result.rows]),
-        "labels": pa.array([assay.problems(row) for row in range(n_rows)]),
+        "labels": pa.array([target_columns.problems(row) for row in range(n_rows)]),
         "same_molecule": pa.array([same.get(row, "") for row in range(n_rows)]),
     }
     log = [
@@ -93,7 +95,7 @@ def write_run_folder(result: TrainResult, assay: Assay, views: Views) -> None:
     with Path(config.data).open("rb") as file:
         fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
     members = _kept_models(result)
-    names = result_names(result.targets, len(members), result.sureness)
+    names = result_names(result.targets, len(members), result.uncertainty)
     figures["choices"]["prediction_columns"] = names + domain_names(result.domain)
     # A model file leaves the machine: it names files without their folders, and no single label.
     named = {name: Path(getattr(config, name)).name for name in ("data", "out", "source")}
@@ -115,7 +117,9 @@ def write_run_folder(result: TrainResult, assay: Assay, views: Views) -> None:
     _write_json(out / "metrics.json", figures)
     write_table(pa.Table.from_pylist(log), out / "log.csv")
     write_table(pa.table(rows), out / "rows.csv")
-    checkpoint.save(members, result.model, card, sureness=result.sureness, domain=result.domain)
+    checkpoint.save(
+        members, result.model, card, uncertainty=result.uncertainty, domain=result.domain
+    )
 
 
 def _kept_models(result: TrainResult) -> list[Model]:

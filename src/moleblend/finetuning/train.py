@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float32
 from rich.console import Console
 
-from moleblend.chem.descriptors import joined_features
-from moleblend.data.dataset import Labelled
+from moleblend.chem.descriptors import molecule_features
+from moleblend.data.dataset import MoleculeDataset
 from moleblend.finetuning.config import TrainConfig
 from moleblend.finetuning.hyperparameter_search import (
     GoesOn,
@@ -22,8 +22,8 @@ from moleblend.finetuning.hyperparameter_search import (
     search,
 )
 from moleblend.finetuning.preparation import Prepared, prepared
-from moleblend.finetuning.results import TrainResult, outcome_of
-from moleblend.finetuning.run import Run, run_on, trained_on
+from moleblend.finetuning.results import TrainResult, aggregate_runs
+from moleblend.finetuning.run import Run, train_and_test, train_model
 from moleblend.finetuning.run_folder import reserved, write_run_folder
 
 __all__ = ["Run", "TrainConfig", "TrainResult", "train"]
@@ -71,7 +71,7 @@ def train(
     may_search_features = config.features == ("auto",) and bool(known.config.joined)
     config, data = known.config, known.data
     choices = known.choices(config, data)
-    for sentence in known.told(choices):
+    for sentence in known.describe(choices):
         say(sentence)
     with reserved(config.folder):
         found = None
@@ -80,15 +80,15 @@ def train(
             config = found.config
             choices = known.choices(config, data) | {"search": found.account()}
         runs = _runs(known, config, data, say, console)
-        result = outcome_of(
+        result = aggregate_runs(
             config,
             runs,
             data,
             known.usable,
             known.rows,
             choices,
-            known.start.assay.values,
-            known.repeats,
+            known.start.target_columns.values,
+            known.duplicates,
             known.forest_note,
         )
         result = replace(result, search=found)
@@ -96,7 +96,7 @@ def train(
             say(f"note: {note}")
         if found is None:
             forget(config.folder)
-        write_run_folder(result, known.start.assay, known.start.views)
+        write_run_folder(result, known.start.target_columns, known.start.views)
         if found is not None:
             finish(config.folder)
     return result
@@ -105,7 +105,7 @@ def train(
 def _runs(
     known: Prepared,
     config: TrainConfig,
-    data: Labelled,
+    data: MoleculeDataset,
     say: Callable[[str], None],
     console: Console,
 ) -> list[Run]:
@@ -117,7 +117,9 @@ def _runs(
                 fold = f"fold {k + 1} of {len(known.splits)}"
                 say(fold if config.folds else f"seed {config.seed + repeat}")
             seed = config.seed + repeat * config.ensemble
-            runs.append(run_on(config, seed, known.start, data, split, known.n_trees, console))
+            runs.append(
+                train_and_test(config, seed, known.start, data, split, known.n_trees, console)
+            )
     return runs
 
 
@@ -127,7 +129,7 @@ def _searched(
     *,
     has_features: bool,
     resume: bool,
-) -> tuple[Search, Labelled]:
+) -> tuple[Search, MoleculeDataset]:
     """Search settings on the training and the validation part.
 
     Returns:
@@ -137,27 +139,29 @@ def _searched(
     smiles = [molecule.smiles for molecule in data.molecules]
     joined: dict[tuple[str, ...], Float32[np.ndarray, "n f"]] = {config.joined: data.features}
 
-    def with_features(kinds: tuple[str, ...]) -> Labelled:
+    def with_features(kinds: tuple[str, ...]) -> MoleculeDataset:
         if kinds not in joined and len(kinds) > 1:
             alone = [with_features((kind,)).features for kind in kinds]
             joined[kinds] = np.concatenate(alone, 1)
         elif kinds not in joined:
-            joined[kinds] = joined_features(smiles, kinds)
+            joined[kinds] = molecule_features(smiles, kinds)
         return replace(data, features=joined[kinds])
 
     def attempt(settled: TrainConfig, goes_on: GoesOn) -> None:
         given = with_features(settled.joined)
-        parts = given.part(split.train), given.part(split.validation)
+        parts = given.subset(split.train), given.subset(split.validation)
         is_weighted = settled.pos_weight == "on"
         quiet = Console(quiet=True)
-        trained_on(settled, settled.seed, start, *parts, quiet, is_weighted, goes_on)
+        train_model(settled, settled.seed, start, *parts, quiet, is_weighted, goes_on)
 
     found = search(
         config,
         attempt,
         say,
         model=known.origin,
-        has_classes=any(measured.kind == "binary" for measured in start.assay.measurements),
+        has_classes=any(
+            label_column.kind == "binary" for label_column in start.target_columns.label_columns
+        ),
         has_features=has_features,
         resume=resume,
     )

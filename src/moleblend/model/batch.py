@@ -28,7 +28,7 @@ class Batch:
         positions: in Å; zero where a molecule has none.
         has_positions: which molecules have a geometry.
         described: of each molecule the numbers that an objective asks its vector for, see
-            `descriptors.describe`; NaN where unknown. None where nothing asks.
+            `descriptors.compute_descriptors`; NaN where unknown. None where nothing asks.
     """
 
     atoms: Int64[Tensor, "b n 9"]
@@ -54,7 +54,7 @@ class Batch:
         """Move every tensor to a device."""
         return self.changed(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-    def part(self, rows: slice) -> "Batch":
+    def subset(self, rows: slice) -> "Batch":
         """Take some of the molecules."""
         return self.changed(lambda tensor: tensor[rows])
 
@@ -163,7 +163,7 @@ def collate(
 
 
 def shuffled_batches(
-    n_atoms: Int64[np.ndarray, " m"], batch_size: int, chance: np.random.Generator
+    n_atoms: Int64[np.ndarray, " m"], batch_size: int, rng: np.random.Generator
 ) -> list[Int64[np.ndarray, " k"]]:
     """Group all molecules at random into batches of similar size, so that little is padded.
 
@@ -172,15 +172,15 @@ def shuffled_batches(
     Args:
         n_atoms: of each molecule.
         batch_size: molecules in a batch; only one batch may have fewer.
-        chance: the only source of chance.
+        rng: the only source of chance.
 
     Returns:
         Places of the molecules of each batch; each molecule stands in exactly one.
     """
-    order = chance.permutation(len(n_atoms))
+    order = rng.permutation(len(n_atoms))
     batches: list[np.ndarray] = []
     for start in range(0, len(order), _POOL * batch_size):
         pool = order[start : start + _POOL * batch_size]
         pool = pool[np.argsort(n_atoms[pool], kind="stable")]
         batches += [pool[k : k + batch_size] for k in range(0, len(pool), batch_size)]
-    return [batches[k] for k in chance.permutation(len(batches))]
+    return [batches[k] for k in rng.permutation(len(batches))]

@@ -14,7 +14,7 @@ from moleblend.model.batch import Batch
 VIEWS = ("path_length", "edge_path", "distance")
 """The views of a pair, in the order of `Blend.pairs`."""
 
-Views = Literal["2d", "3d", "both"]
+ShownViews = Literal["2d", "3d", "both"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Blend:
         """Move every tensor to a device."""
         return self.changed(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-    def part(self, rows: slice) -> "Blend":
+    def subset(self, rows: slice) -> "Blend":
         """Take what is shown of some of the molecules."""
         return self.changed(lambda tensor: tensor[rows])
 
@@ -116,11 +116,11 @@ def draw_blend(
     shared = torch.Generator().manual_seed(seeds[0])
     draws: list[tuple[Tensor, ...]] = []  # for whole molecule, atoms, pairs, noise
     for place, k in zip(places.tolist(), batch.is_atom.sum(1).tolist(), strict=True):
-        chance = torch.Generator().manual_seed(seeds[1 + place])
+        rng = torch.Generator().manual_seed(seeds[1 + place])
         draws.append(
             (
-                *torch.rand(1 + k + k * k, generator=chance).split((1, k, k * k)),
-                torch.randn(3 * k, generator=chance).view(k, 3),
+                *torch.rand(1 + k + k * k, generator=rng).split((1, k, k * k)),
+                torch.randn(3 * k, generator=rng).view(k, 3),
             )
         )
     of_whole, of_atoms, of_pairs, of_noise = (torch.cat(draw) for draw in zip(*draws, strict=True))
@@ -162,7 +162,7 @@ def _square(n: int, generator: torch.Generator) -> Float32[Tensor, "n n"]:
     return torch.rand(n * n, generator=generator)[order]
 
 
-def show(batch: Batch, views: Views) -> Blend:
+def show(batch: Batch, views: ShownViews) -> Blend:
     """Show all that the molecules have of 2D, of 3D, or of both, without noise or chance."""
     in_2d = torch.full_like(batch.has_positions, views != "3d")
     in_3d = batch.has_positions & (views != "2d")

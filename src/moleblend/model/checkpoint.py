@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from moleblend.config import from_dict, to_dict
-from moleblend.evaluation.applicability_domain import PREFIX, Domain, Thresholds
-from moleblend.evaluation.uncertainty import Sureness
+from moleblend.evaluation.applicability_domain import PREFIX, ApplicabilityDomain, Thresholds
+from moleblend.evaluation.uncertainty import Uncertainty
 from moleblend.files import replacing
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
@@ -32,7 +32,7 @@ __all__ = [
     "packaged",
     "read_card",
     "read_domain",
-    "read_sureness",
+    "read_uncertainty",
     "save",
     "sha256",
     "transfer",
@@ -88,8 +88,8 @@ def save(
     path: Path | str,
     card: Card,
     *,
-    sureness: Sureness | None = None,
-    domain: Domain | None = None,
+    uncertainty: Uncertainty | None = None,
+    domain: ApplicabilityDomain | None = None,
 ) -> None:
     """Write a model to one file: to a temporary name first, so that the file is whole or not there.
 
@@ -97,7 +97,7 @@ def save(
         model: any model, or the members of an ensemble, which have one configuration.
         path: of the new file, ending in .safetensors.
         card: what the file shall say of itself.
-        sureness: how sure its predictions are.
+        uncertainty: how sure its predictions are.
         domain: the molecules that it learnt from.
 
     Raises:
@@ -121,8 +121,8 @@ def save(
         for k, member in enumerate(members)
         for name, tensor in member.state_dict().items()
     }
-    if sureness is not None:
-        header["sureness"] = json.dumps(to_dict(sureness))
+    if uncertainty is not None:
+        header["sureness"] = json.dumps(to_dict(uncertainty))
     if domain is not None:
         header["domain"] = json.dumps(to_dict(domain.thresholds))
         found = domain.tensors()
@@ -196,7 +196,7 @@ def read_card(path: Path | str) -> Card:
         return _read_header(Card, file.metadata(), "card", path)
 
 
-def read_sureness(path: Path | str) -> Sureness:
+def read_uncertainty(path: Path | str) -> Uncertainty:
     """Read how sure a model's predictions are; of an older file nothing is known.
 
     Raises:
@@ -207,11 +207,11 @@ def read_sureness(path: Path | str) -> Sureness:
     with _open(path) as file:
         metadata = file.metadata() or {}
         if "sureness" not in metadata:
-            return Sureness()
-        return _read_header(Sureness, metadata, "sureness", path)
+            return Uncertainty()
+        return _read_header(Uncertainty, metadata, "sureness", path)
 
 
-def read_domain(path: Path | str) -> Domain | None:
+def read_domain(path: Path | str) -> ApplicabilityDomain | None:
     """Read the molecules that a model learnt from; None if the file has none.
 
     Raises:
@@ -226,7 +226,7 @@ def read_domain(path: Path | str) -> Domain | None:
         thresholds = _read_header(Thresholds, metadata, "domain", path)
         tensors = {name: file.get_tensor(name).numpy() for name in _names(file, of_domain=True)}
     try:
-        return Domain.from_tensors(tensors, thresholds)
+        return ApplicabilityDomain.from_tensors(tensors, thresholds)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

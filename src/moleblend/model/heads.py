@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from moleblend.chem.molecule import N_DESCRIBED
+from moleblend.chem.molecule import N_DESCRIPTORS
 from moleblend.data.targets import Target
 from moleblend.model.batch import Batch
 from moleblend.model.blending import Blend
@@ -34,8 +34,8 @@ class HeadsConfig:
         denoising: the noise is read off through one projection for all axes (`equivariant`) or
             through one `per_axis` (published).
         denoising_dropout: on the attention weights of the denoising head.
-        descriptors: predict the numbers of `descriptors.describe` from the molecule's vector, which
-            no other head reads; not published.
+        descriptors: predict `descriptors.compute_descriptors` from the molecule's vector, which no
+            other head reads; not published.
     """
 
     rank: int = 32
@@ -91,7 +91,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class Views:
+class ViewPredictions:
     """Predictions of all views of all pairs.
 
     Attributes:
@@ -149,7 +149,7 @@ class Model(nn.Module):
         atoms = encoded.all_layers if self.config.readout == "layers" else encoded.atoms
         return (atoms * is_atom[..., None]).sum(1) / is_atom.sum(1, keepdim=True)
 
-    def predict_views(self, batch: Batch, blend: Blend) -> Views:
+    def predict_views(self, batch: Batch, blend: Blend) -> ViewPredictions:
         """Predict all views of all pairs from what the blend shows.
 
         Raises:
@@ -187,11 +187,11 @@ class PairHeads(nn.Module):
         self.noise = Denoising(config)
         initialise(self)
 
-    def forward(self, batch: Batch, blend: Blend, encoded: Encoded) -> Views:
+    def forward(self, batch: Batch, blend: Blend, encoded: Encoded) -> ViewPredictions:
         """Read all views off the atoms."""
         atoms = encoded.atoms
         has_geometry = bool(batch.has_positions.any())
-        return Views(
+        return ViewPredictions(
             path_length=self.path_length(atoms),
             bonds=self.bonds(atoms).unflatten(-1, (N_HOPS, -1)),
             geometry=self.geometry(atoms),
@@ -307,7 +307,7 @@ def unit_vectors(positions: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n n 3"]:
     return vectors / (vectors.norm(dim=-1, keepdim=True) + 1e-5)
 
 
-class Scaling(nn.Module):
+class DescriptorScaler(nn.Module):
     """Descriptors by the mean and the spread of molecules like those trained on."""
 
     mean: Tensor
@@ -315,20 +315,20 @@ class Scaling(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(N_DESCRIBED))
-        self.register_buffer("scale", torch.ones(N_DESCRIBED))
+        self.register_buffer("mean", torch.zeros(N_DESCRIPTORS))
+        self.register_buffer("scale", torch.ones(N_DESCRIPTORS))
 
     def scaled(self, described: Float[Tensor, "b f"]) -> Float[Tensor, "b f"]:
         """Scale what is to be predicted; the few molecules far out are moved nearer."""
         return ((described - self.mean) / self.scale).clamp(-_FARTHEST, _FARTHEST)
 
     @property
-    def is_settled(self) -> bool:
+    def is_fitted(self) -> bool:
         """Whether mean and scale have been set."""
         return bool(self.mean.any())
 
     @torch.no_grad()
-    def settle(self, described: Float[Tensor, "m f"]) -> None:
+    def fit(self, described: Float[Tensor, "m f"]) -> None:
         """Set mean and scale by the descriptors of some molecules; what never differs keeps 1."""
         is_known = described.isfinite()
         n_known = is_known.sum(0).clamp(min=1)
@@ -339,7 +339,7 @@ class Scaling(nn.Module):
         self.scale.copy_(torch.where(spread > 1e-6, spread, 1.0))
 
 
-class DescriptorHead(Scaling):
+class DescriptorHead(DescriptorScaler):
     """Linear, GELU, Linear on the molecule's vector: its descriptors, scaled.
 
     The scaling is to be settled before training.
@@ -348,7 +348,7 @@ class DescriptorHead(Scaling):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.hidden = nn.Linear(width, width)
-        self.out = nn.Linear(width, N_DESCRIBED)
+        self.out = nn.Linear(width, N_DESCRIPTORS)
         initialise(self)
 
     def forward(self, molecule: Float[Tensor, "b d"]) -> Float[Tensor, "b f"]:

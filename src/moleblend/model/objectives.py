@@ -13,7 +13,7 @@ from moleblend.chem.molecule import BOND_FEATURE_SIZES
 from moleblend.model.batch import Batch
 from moleblend.model.blending import Blend
 from moleblend.model.functional import IGNORED, PairCrossEntropy, pair_vectors
-from moleblend.model.heads import HeadsConfig, Model, OuterProduct, Scaling
+from moleblend.model.heads import DescriptorScaler, HeadsConfig, Model, OuterProduct
 from moleblend.model.relations import N_BOND_KINDS
 
 _LEAST = 1e-8
@@ -61,7 +61,7 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class LossTerm:
     """A loss as the two sums whose quotient it is, both of which add up over parts of a batch.
 
     Attributes:
@@ -227,13 +227,13 @@ def bond_classes(batch: Batch, heads: HeadsConfig) -> Int64[Tensor, "b n n k"]:
     return torch.where(batch.is_pair[..., None], classes[batch.edge_path.int()], IGNORED)
 
 
-def distance_loss(predicted: Float[Tensor, "b n n 1"], batch: Batch) -> Part:
+def distance_loss(predicted: Float[Tensor, "b n n 1"], batch: Batch) -> LossTerm:
     """Absolute error of the distance without noise in Å, mean over the ordered pairs."""
     distance = pair_vectors(batch.positions).norm(dim=-1)
     return _part((predicted[..., 0] - distance).abs(), _placed_pairs(batch))
 
 
-def direction_loss(predicted: Float[Tensor, "b n n 3"], batch: Batch) -> Part:
+def direction_loss(predicted: Float[Tensor, "b n n 3"], batch: Batch) -> LossTerm:
     """1 - cos of the direction without noise: mean over a molecule's pairs, then over molecules."""
     is_scored = _placed_pairs(batch)
     error = 1 - F.cosine_similarity(predicted, pair_vectors(batch.positions), dim=-1, eps=1e-8)
@@ -247,20 +247,20 @@ GEOMETRY_LOSSES = {"distance": distance_loss, "direction": direction_loss}
 
 def denoising_loss(
     predicted: Float[Tensor, "b n 3"] | None, batch: Batch, blend: Blend, config: ObjectiveConfig
-) -> Part:
+) -> LossTerm:
     """Error of the predicted noise, mean over atoms that have some and show their centrality."""
     scored = _noise_scored(batch, blend, config)
     if predicted is None:
-        return Part(blend.noise.sum() * 0, scored)
+        return LossTerm(blend.noise.sum() * 0, scored)
     predicted = predicted.float()
     if config.noise_error == "cosine":
         error = 1 - F.cosine_similarity(predicted, blend.noise, dim=-1, eps=1e-8)
     else:
         error = (predicted - blend.noise).square().mean(-1)
-    return Part(torch.where(_noisy_atoms(batch, blend), error, 0).sum(), scored)
+    return LossTerm(torch.where(_noisy_atoms(batch, blend), error, 0).sum(), scored)
 
 
-def descriptor_loss(predicted: Float[Tensor, "b f"], expected: Float[Tensor, "b f"]) -> Part:
+def descriptor_loss(predicted: Float[Tensor, "b f"], expected: Float[Tensor, "b f"]) -> LossTerm:
     """Huber's error of the scaled descriptors, mean over all that are known of the batch."""
     is_known = expected.isfinite()
     # NaN times 0 is NaN, in the gradient too, so the unknown are replaced first.
@@ -280,8 +280,8 @@ def _counted(classes: Int64[Tensor, "*s"], n_classes: int) -> Int64[Tensor, " c"
 
 def _constant_huber(described: Float[Tensor, "m f"]) -> float:
     """Huber's error of descriptors that are guessed to be their mean."""
-    scaling = Scaling()
-    scaling.settle(described)
+    scaling = DescriptorScaler()
+    scaling.fit(described)
     scaled = scaling.scaled(described)
     known = scaled[scaled.isfinite()]
     return F.huber_loss(torch.zeros_like(known), known).item() if len(known) else 0.0
@@ -310,16 +310,16 @@ def _placed_pairs(batch: Batch) -> Bool[Tensor, "b n n"]:
     return batch.is_pair & batch.has_positions[:, None, None]
 
 
-def _part(values: Float[Tensor, "*s"], is_scored: Bool[Tensor, "*s"]) -> Part:
-    return Part(torch.where(is_scored, values, 0).sum(), is_scored.sum().float())
+def _part(values: Float[Tensor, "*s"], is_scored: Bool[Tensor, "*s"]) -> LossTerm:
+    return LossTerm(torch.where(is_scored, values, 0).sum(), is_scored.sum().float())
 
 
 def _cross_entropy(
     head: OuterProduct,
     sides: tuple[Float[Tensor, "b n r"], Float[Tensor, "b n r"]],
     classes: Int64[Tensor, "b n n k"],
-) -> Part:
+) -> LossTerm:
     """Cross entropy, mean over the scored (i, j, hop) of the batch."""
     rows, columns = (side.float() for side in sides)
     error = PairCrossEntropy.apply(rows, columns, head.linear.weight, head.linear.bias, classes)
-    return Part(error, (classes != IGNORED).sum().float())
+    return LossTerm(error, (classes != IGNORED).sum().float())

@@ -33,9 +33,9 @@ from torch import Tensor
 
 from moleblend.chem.fingerprints import N_BITS, Environments, environments
 from moleblend.chem.molecule import Molecule
-from moleblend.data.targets import Target, in_units
+from moleblend.data.targets import Target, unscale_outputs
 from moleblend.model.batch import Batch, collate, pieces
-from moleblend.model.blending import Blend, Views, show
+from moleblend.model.blending import Blend, ShownViews, show
 from moleblend.model.heads import Model
 from moleblend.model.relations import UNREACHABLE
 from moleblend.prediction.inference import n_geometries
@@ -106,7 +106,7 @@ def explain(
     source: Source,
     *,
     targets: Sequence[str] = (),
-    views: Views | None = None,
+    views: ShownViews | None = None,
     smiles: str | None = None,
     on_progress: Callable[[int, float | None], None] | None = None,
 ) -> list[Explanation]:
@@ -202,7 +202,7 @@ def as_learnt(target: Target) -> Target:
 def contributions(
     model: Model,
     molecule: Molecule,
-    views: Views,
+    views: ShownViews,
     targets: Sequence[int],
     device: torch.device | str = "cpu",
 ) -> Contributions:
@@ -225,7 +225,7 @@ def contributions(
     # The mean is taken of what is learnt, before a logit becomes a probability.
     scale = np.array([_scale(target) for target in chosen])
     return replace(
-        found, prediction=in_units(((found.answer - found.start) / scale)[None], chosen)[0]
+        found, prediction=unscale_outputs(((found.answer - found.start) / scale)[None], chosen)[0]
     )
 
 
@@ -264,7 +264,7 @@ def _of_geometry(
 
     return Contributions(
         targets=chosen,
-        prediction=in_units(raw, chosen)[0],
+        prediction=unscale_outputs(raw, chosen)[0],
         answer=start + whole,
         start=start,
         atoms=atoms + (whole - atoms.sum(0)) / n,
@@ -305,7 +305,7 @@ def _added_by_atoms(
 def _counted(
     known: Environments | None, present: Bool[np.ndarray, "r n"], longest: int = 2
 ) -> Float32[Tensor, "r f"] | None:
-    """Give the model the environments that are there, as `joined_features` does."""
+    """Give the model the environments that are there, as `molecule_features` does."""
     if known is None:
         return None
     return torch.from_numpy(np.log1p(known.count(present, longest)).astype(np.float32))
@@ -334,9 +334,9 @@ def _answers(
     shown = shown.changed(lambda one: one.expand(r, *one.shape[1:]))
     found = []
     for rows in pieces(r, n, _PAIRS_AT_ONCE):
-        part = replace(batch.part(rows), is_atom=present[rows])
+        part = replace(batch.subset(rows), is_atom=present[rows])
         joined = None if features is None else features[rows].to(present.device)
-        found.append(model(part, shown.part(rows), joined).double().cpu().numpy())
+        found.append(model(part, shown.subset(rows), joined).double().cpu().numpy())
     return np.concatenate(found)
 
 

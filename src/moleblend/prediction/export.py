@@ -18,18 +18,18 @@ from jaxtyping import Bool, Float, Float32, Int16, Int64, UInt8
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from moleblend.chem.descriptors import joined_features
+from moleblend.chem.descriptors import molecule_features
 from moleblend.chem.parsing import read_smiles
 from moleblend.files import replacing
 from moleblend.model import checkpoint
 from moleblend.model.batch import Batch, collate
-from moleblend.model.blending import Views, show
+from moleblend.model.blending import ShownViews, show
 from moleblend.model.heads import Model
 
 INPUTS_2D = ("atoms", "is_atom", "degree", "path_length", "edge_path")
 INPUTS_3D = (*INPUTS_2D, "positions", "has_positions")
 """Inputs of a graph that shows 2D alone, and of any other. Where the head reads features beside the
-views, `joined` [b f] follows, by name in a .pt2: what `descriptors.joined_features` gives."""
+views, `joined` [b f] follows, by name in a .pt2: what `descriptors.molecule_features` gives."""
 
 
 class Graph(nn.Module):
@@ -48,7 +48,7 @@ class Graph(nn.Module):
     label_scale: Tensor
     label_mean: Tensor
 
-    def __init__(self, members: Sequence[Model], views: Views) -> None:
+    def __init__(self, members: Sequence[Model], views: ShownViews) -> None:
         super().__init__()
         self.members, self.views = nn.ModuleList(member.eval() for member in members), views
         config = members[0].config
@@ -89,7 +89,7 @@ class Graph(nn.Module):
             scaled = output * self.label_scale + self.label_mean
             found.append(torch.where(self.is_binary, output.sigmoid(), scaled))
         mean = torch.stack(found).mean(0)
-        # Of a learnt logarithm the mean is taken before the power, as in `columns.mean_of_members`.
+        # Of a learnt logarithm the mean is taken before the power, as in `mean_over_members`.
         return torch.where(self.is_log10, 10.0 ** mean.clamp(-30, 30), mean)
 
 
@@ -103,7 +103,7 @@ class PlainSteps(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def export(model: str | Path, out: str | Path, views: Views | None = None) -> Path:
+def export(model: str | Path, out: str | Path, views: ShownViews | None = None) -> Path:
     """Write a model file as a graph.
 
     Args:
@@ -131,7 +131,7 @@ def export(model: str | Path, out: str | Path, views: Views | None = None) -> Pa
             f"{path}: the model was trained to see {card.views} only, but views {views} were asked "
             "for"
         )
-    shown = views or cast(Views, card.views)
+    shown = views or cast(ShownViews, card.views)
     graph, config = Graph(members, shown), members[0].config
     names = INPUTS_2D if shown == "2d" else INPUTS_3D
     example = collate([read_smiles(text, features=config.encoder.features) for text in _MANY])
@@ -141,7 +141,7 @@ def export(model: str | Path, out: str | Path, views: Views | None = None) -> Pa
     axes = dict(zip(names, each, strict=False))
     beside = {}
     if config.features:
-        beside["joined"] = torch.from_numpy(joined_features(_MANY, config.features))
+        beside["joined"] = torch.from_numpy(molecule_features(_MANY, config.features))
         axes["joined"] = {0: b}
     with PlainSteps(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what torch itself will do otherwise some day

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from moleblend.chem.molecule import Molecule
 from moleblend.model.batch import Batch, collate
-from moleblend.model.blending import Blend, Views, show
+from moleblend.model.blending import Blend, ShownViews, show
 
 _PAIRS_AT_ONCE = 60_000
 _MOLECULES_AT_ONCE = 64
 
 
-def n_geometries(molecule: Molecule, views: Views) -> int:
+def n_geometries(molecule: Molecule, views: ShownViews) -> int:
     """How many geometries a molecule is looked at in; without any, or where none is shown, once."""
     return 1 if views == "2d" else max(molecule.n_conformers, 1)
 
@@ -23,7 +23,7 @@ def n_geometries(molecule: Molecule, views: Views) -> int:
 @torch.inference_mode()
 def each_geometry(
     molecules: Sequence[Molecule],
-    views: Views,
+    views: ShownViews,
     function: Callable[[list[int], Batch, Blend], Float[Tensor, "b w"]],
     width: int,
     device: torch.device | str,
@@ -52,7 +52,7 @@ def each_geometry(
 
 def over_geometries(
     molecules: Sequence[Molecule],
-    views: Views,
+    views: ShownViews,
     function: Callable[[list[int], Batch, Blend], Float[Tensor, "b w"]],
     width: int,
     device: torch.device | str,

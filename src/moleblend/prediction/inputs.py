@@ -9,7 +9,7 @@ from moleblend.chem.conformers import ConformerConfig, Conformers, cache_folder
 from moleblend.chem.fingerprints import is_readable
 from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.data.table import Rejected
-from moleblend.model.blending import Views
+from moleblend.model.blending import ShownViews
 
 Errors = Literal["keep", "skip", "raise"]
 
@@ -32,7 +32,7 @@ class Row:
 
 def prepare(
     items: Iterable[Molecule | Rejected],
-    views: Views,
+    views: ShownViews,
     max_atoms: int,
     n_conformers: int = 0,
     joined: Sequence[str] = (),
@@ -56,7 +56,7 @@ def prepare(
 
 def _prepare(
     item: Molecule | Rejected,
-    views: Views,
+    views: ShownViews,
     max_atoms: int,
     joined: Sequence[str],
     add_positions: Callable[[Molecule], Molecule] | None,

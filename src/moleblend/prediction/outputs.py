@@ -7,14 +7,14 @@ import pyarrow as pa
 from jaxtyping import Float64
 
 from moleblend.data.targets import Target, class_names, output_slices
-from moleblend.evaluation.applicability_domain import Domain, Nearness
-from moleblend.evaluation.uncertainty import Sureness, names_where_known
+from moleblend.evaluation.applicability_domain import ApplicabilityDomain, DomainScores
+from moleblend.evaluation.uncertainty import Uncertainty, names_where_known
 
 
-def mean_of_members(
+def mean_over_members(
     values: Float64[np.ndarray, "m n o"], targets: Sequence[Target]
 ) -> Float64[np.ndarray, "n o"]:
-    """Mean of the members' values (of `in_units`); of logarithms where these are learnt."""
+    """Mean of the members' values (of `unscale_outputs`); of logarithms where these are learnt."""
     mean = values.mean(0)
     for target, where in zip(targets, output_slices(targets), strict=True):
         if target.log10:
@@ -22,10 +22,10 @@ def mean_of_members(
     return mean
 
 
-def spread_of_members(
+def std_over_members(
     values: Float64[np.ndarray, "m n o"], targets: Sequence[Target]
 ) -> Float64[np.ndarray, "n o"] | None:
-    """Standard deviation of what `mean_of_members` is the mean of; None of a single member."""
+    """Standard deviation of what `mean_over_members` is the mean of; None of a single member."""
     if len(values) == 1:
         return None
     spread = values.std(0)
@@ -36,7 +36,7 @@ def spread_of_members(
 
 
 def result_names(
-    targets: Sequence[Target], n_members: int = 1, sureness: Sureness | None = None
+    targets: Sequence[Target], n_members: int = 1, uncertainty: Uncertainty | None = None
 ) -> list[str]:
     """Name the columns of predictions.
 
@@ -49,7 +49,7 @@ def result_names(
     probability of the class that is named, for several classes), which says nothing of the error.
     NAME_log10_std and NAME_members_log10_std are those of the logarithms.
     """
-    names, known = [], sureness or Sureness()
+    names, known = [], uncertainty or Uncertainty()
     for target in targets:
         ends = ["pred", "prob"] if target.kind == "binary" else ["pred"]
         if target.kind == "multiclass":
@@ -83,12 +83,12 @@ def check_names(targets: Sequence[Target], n_members: int) -> None:
 def result_columns(
     values: Float64[np.ndarray, "m n o"],
     targets: Sequence[Target],
-    sureness: Sureness,
+    uncertainty: Uncertainty,
     confidence: float,
 ) -> dict[str, pa.Array]:
     """Make the columns that `result_names` names."""
-    raw, spreads = mean_of_members(values, targets), spread_of_members(values, targets)
-    means = sureness.calibrated(targets, raw)
+    raw, spreads = mean_over_members(values, targets), std_over_members(values, targets)
+    means = uncertainty.calibrated(targets, raw)
     columns: list[pa.Array] = []
     for target, where in zip(targets, output_slices(targets), strict=True):
         mean, each = means[:, where], values[..., where]
@@ -102,17 +102,17 @@ def result_columns(
         columns += [pa.array(column, from_pandas=True) for column in mean.T]
         if target.log10:
             columns.append(pa.array(np.log10(mean[:, 0]), from_pandas=True))
-        if len(values) > 1 and target.name not in sureness.values:
+        if len(values) > 1 and target.name not in uncertainty.values:
             columns.append(pa.array(spread[:, 0], from_pandas=True))
             if target.log10:
                 columns.append(pa.array(np.log10(each).std(0)[:, 0], from_pandas=True))
         found = None if spreads is None else spreads[:, where]
-        told = sureness.columns(target, raw[:, where], found, confidence)
+        told = uncertainty.columns(target, raw[:, where], found, confidence)
         columns += [pa.array(column, from_pandas=True) for column in told.values()]
-    return dict(zip(result_names(targets, len(values), sureness), columns, strict=True))
+    return dict(zip(result_names(targets, len(values), uncertainty), columns, strict=True))
 
 
-def domain_names(domain: Domain | None) -> list[str]:
+def domain_names(domain: ApplicabilityDomain | None) -> list[str]:
     """Name the columns that say how near the training set is; none where the file has none.
 
     `domain` is in words (see `domain.LIKE` and so on), `similarity` that of the most similar
@@ -124,11 +124,11 @@ def domain_names(domain: Domain | None) -> list[str]:
     return ["domain", "similarity", "nearest_row" if domain.smiles is None else "nearest"]
 
 
-def domain_columns(domain: Domain, nearness: Nearness) -> dict[str, pa.Array]:
+def domain_columns(domain: ApplicabilityDomain, scores: DomainScores) -> dict[str, pa.Array]:
     """Make the columns that `domain_names` names."""
-    is_unknown = np.isnan(nearness.similarity)
-    nearest = nearness.row + 1 if domain.smiles is None else np.array(nearness.smiles, object)
-    columns = (np.array(nearness.words, object), nearness.similarity, nearest)
+    is_unknown = np.isnan(scores.similarity)
+    nearest = scores.row + 1 if domain.smiles is None else np.array(scores.smiles, object)
+    columns = (np.array(scores.words, object), scores.similarity, nearest)
     kinds = (pa.string(), pa.float64(), pa.int64() if domain.smiles is None else pa.string())
     told = [pa.array(c, kind, mask=is_unknown) for c, kind in zip(columns, kinds, strict=True)]
     return dict(zip(domain_names(domain), told, strict=True))

@@ -12,18 +12,18 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from moleblend.chem.descriptors import joined_features
+from moleblend.chem.descriptors import molecule_features
 from moleblend.chem.molecule import FeatureVersion, Molecule, MoleculeError
 from moleblend.data.dataframes import Frame, frame_table, is_frame, smiles_list, with_columns
 from moleblend.data.formats import read_table
 from moleblend.data.table import Table, read_molecules, smiles_table
-from moleblend.data.targets import in_units
-from moleblend.evaluation.applicability_domain import Nearness, nearness_of
+from moleblend.data.targets import unscale_outputs
+from moleblend.evaluation.applicability_domain import DomainScores, domain_scores
 from moleblend.evaluation.conformal import check_confidence
 from moleblend.evaluation.uncertainty import CONFIDENCE
 from moleblend.model import checkpoint
 from moleblend.model.batch import Batch
-from moleblend.model.blending import Blend, Views
+from moleblend.model.blending import Blend, ShownViews
 from moleblend.prediction.inference import over_geometries
 from moleblend.prediction.inputs import Errors, Row, prepare
 from moleblend.prediction.outputs import domain_columns, domain_names, result_columns, result_names
@@ -48,12 +48,12 @@ class Predictor:
         self.members = checkpoint.load_members(self.path)
         self.model = self.members[0]
         self.card = checkpoint.read_card(self.path)
-        self.sureness = checkpoint.read_sureness(self.path)
+        self.uncertainty = checkpoint.read_uncertainty(self.path)
         self.domain = checkpoint.read_domain(self.path)
-        if self.card.views not in get_args(Views):
+        if self.card.views not in get_args(ShownViews):
             raise ValueError(
                 f"{self.path}: the model's views are {self.card.views!r}, but this moleblend knows "
-                f"{', '.join(get_args(Views))}"
+                f"{', '.join(get_args(ShownViews))}"
             )
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         for member in self.members:
@@ -63,7 +63,7 @@ class Predictor:
         self,
         source: Source,
         *,
-        views: Views | None = None,
+        views: ShownViews | None = None,
         smiles: str | None = None,
         errors: Errors = "keep",
         confidence: float = CONFIDENCE,
@@ -100,11 +100,11 @@ class Predictor:
             )
         check_confidence(confidence)
         n_members = len(self.members)
-        names = result_names(targets, n_members, self.sureness) + domain_names(self.domain)
+        names = result_names(targets, n_members, self.uncertainty) + domain_names(self.domain)
         table, rows = self._rows(source, views, smiles, errors, names)
 
         def answer(molecules: Sequence[Molecule], batch: Batch, blend: Blend) -> Tensor:
-            found = joined_features([m.smiles for m in molecules], self.model.config.features)
+            found = molecule_features([m.smiles for m in molecules], self.model.config.features)
             features = torch.from_numpy(found).to(self.device) if found.size else None
             first, *others = self.members
             assert first.property_head is not None
@@ -117,11 +117,11 @@ class Predictor:
         width = self.model.config.encoder.width
         raw = self._run(rows, answer, width + n_members * n_outputs, self._views(views))
         each = np.split(raw[:, width:], n_members, 1)
-        values = np.stack([in_units(part, targets) for part in each])
-        results = result_columns(values, targets, self.sureness, confidence)
+        values = np.stack([unscale_outputs(part, targets) for part in each])
+        results = result_columns(values, targets, self.uncertainty, confidence)
         if self.domain is not None:
-            nearness = nearness_of(self.domain, raw[:, :width], _smiles(rows))
-            results |= domain_columns(self.domain, nearness)
+            scores = domain_scores(self.domain, raw[:, :width], _smiles(rows))
+            results |= domain_columns(self.domain, scores)
         joined = _joined(table, rows, results, errors)
         if is_frame(source):
             added = joined.drop_columns(table.names)
@@ -132,7 +132,7 @@ class Predictor:
         self,
         source: Source,
         *,
-        views: Views | None = None,
+        views: ShownViews | None = None,
         smiles: str | None = None,
         errors: Errors = "keep",
     ) -> Float32[np.ndarray, "n d"]:
@@ -147,7 +147,7 @@ class Predictor:
         self,
         source: Source,
         *,
-        views: Views | None = None,
+        views: ShownViews | None = None,
         smiles: str | None = None,
         errors: Errors = "keep",
     ) -> tuple[pa.Table, Float32[np.ndarray, "n d"]]:
@@ -156,21 +156,21 @@ class Predictor:
         return _joined(table, rows, {}, errors), self._embed(rows, views)[_kept(rows, errors)]
 
     def read(
-        self, source: Source, *, views: Views | None = None, smiles: str | None = None
-    ) -> tuple[Table, list[Row], Views]:
+        self, source: Source, *, views: ShownViews | None = None, smiles: str | None = None
+    ) -> tuple[Table, list[Row], ShownViews]:
         """Give the rows of a source as `predict` sees them, and which views of them it uses.
 
         Arguments and errors as of `predict`.
         """
         return *self._rows(source, views, smiles, "keep"), self._views(views)
 
-    def near(self, rows: list[Row], views: Views | None = None) -> Nearness | None:
+    def score_domain(self, rows: list[Row], views: ShownViews | None = None) -> DomainScores | None:
         """Say how near rows (of `read`) are to the training set; None if the file has none."""
         if self.domain is None:
             return None
-        return nearness_of(self.domain, self._embed(rows, views), _smiles(rows))
+        return domain_scores(self.domain, self._embed(rows, views), _smiles(rows))
 
-    def _embed(self, rows: list[Row], views: Views | None) -> Float32[np.ndarray, "n d"]:
+    def _embed(self, rows: list[Row], views: ShownViews | None) -> Float32[np.ndarray, "n d"]:
         width = self.model.config.encoder.width
 
         def answer(_: Sequence[Molecule], batch: Batch, blend: Blend) -> Tensor:
@@ -178,8 +178,8 @@ class Predictor:
 
         return self._run(rows, answer, width, self._views(views))
 
-    def _views(self, views: Views | None) -> Views:
-        trained = cast(Views, self.card.views)
+    def _views(self, views: ShownViews | None) -> ShownViews:
+        trained = cast(ShownViews, self.card.views)
         if views is None or trained in ("both", views):
             return views or trained
         raise ValueError(
@@ -190,7 +190,7 @@ class Predictor:
     def _rows(
         self,
         source: Source,
-        views: Views | None,
+        views: ShownViews | None,
         smiles: str | None,
         errors: Errors,
         names: Sequence[str] = (),
@@ -225,7 +225,7 @@ class Predictor:
         rows: list[Row],
         function: Callable[[Sequence[Molecule], Batch, Blend], Tensor],
         width: int,
-        views: Views,
+        views: ShownViews,
     ) -> Float32[np.ndarray, "n w"]:
         """Apply a function of molecules, batch and blend to all usable rows; NaN elsewhere."""
         results = np.full((len(rows), width), np.nan, np.float32)
@@ -243,7 +243,7 @@ def embed(
     molecules: Any,  # noqa: ANN401
     *,
     model: str | Path = checkpoint.PACKAGED,
-    views: Views | None = None,
+    views: ShownViews | None = None,
     smiles: str | None = None,
     errors: Literal["keep", "raise"] = "keep",
 ) -> Float32[np.ndarray, "n d"]:

@@ -21,9 +21,9 @@ from moleblend.data.formats import check_ending, read_pieces, write_tables
 from moleblend.data.table import Table
 from moleblend.evaluation.conformal import check_confidence
 from moleblend.evaluation.uncertainty import CONFIDENCE
-from moleblend.files import Parts, alone_with, file_sha256, replacing
+from moleblend.files import PartialOutput, alone_with, file_sha256, replacing
 from moleblend.model import checkpoint
-from moleblend.model.blending import Views
+from moleblend.model.blending import ShownViews
 from moleblend.parallel import Engine, map_in_order
 from moleblend.prediction.inputs import Errors
 from moleblend.prediction.predictor import Predictor
@@ -57,7 +57,7 @@ def predict_file(
     source: str | Path,
     out: str | Path,
     *,
-    views: Views | None = None,
+    views: ShownViews | None = None,
     smiles: str | None = None,
     errors: Errors = "keep",
     confidence: float = CONFIDENCE,
@@ -109,7 +109,7 @@ def embed_file(
     source: str | Path,
     out: str | Path,
     *,
-    views: Views | None = None,
+    views: ShownViews | None = None,
     smiles: str | None = None,
     errors: Errors = "keep",
     engine: Engine = "processes",
@@ -215,9 +215,9 @@ class _Answer:
         """Keep it in a file, to the last digit."""
         told = {"width": str(self.vectors.shape[1]), "notes": json.dumps(self.notes)}
         flat = pa.array([row.tobytes() for row in self.vectors.astype("<f4")], pa.binary())
-        whole = self.table.append_column("vectors", flat).replace_schema_metadata(told)
-        with replacing(path) as temporary, pa.ipc.new_file(temporary, whole.schema) as file:
-            file.write_table(whole)
+        finished = self.table.append_column("vectors", flat).replace_schema_metadata(told)
+        with replacing(path) as temporary, pa.ipc.new_file(temporary, finished.schema) as file:
+            file.write_table(finished)
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,7 +275,7 @@ class _Work:
         self.model, self.source, self.out = checkpoint.locate(model), Path(source), Path(out)
         self.verb: Literal["predict", "embed"] = verb
         self.options = options
-        self.parts = Parts(self.out, "arrow", "run")
+        self.parts = PartialOutput(self.out, "arrow", "run")
         self.n_resumed = 0
 
     @contextmanager
@@ -295,7 +295,7 @@ class _Work:
         model = self.model.resolve() if engine == "ray" else self.model
         _opened(model, is_one_of_several)  # says what is wrong with it before anything is begun
         with alone_with(self.out):
-            self.parts.settle(self._origin(), resume=resume)
+            self.parts.start_or_resume(self._origin(), resume=resume)
             answer = partial(_answer, self.verb, model, is_one_of_several, options=self.options)
             try:
                 for answered in map_in_order(
@@ -310,13 +310,13 @@ class _Work:
                     answered.write(self.parts.path(answered.number))
                     if on_progress is not None:
                         on_progress(answered.n_done, answered.share_read)
-                yield map(_Kept.read, self.parts.whole())
+                yield map(_Kept.read, self.parts.finished())
             except ValueError:  # it would be raised again, so there is nothing to be resumed
                 self.parts.remove()
                 raise
             finally:
                 _opened.cache_clear()
-                if not self.parts.whole():
+                if not self.parts.finished():
                     self.parts.remove()
             self.parts.remove()
 
@@ -367,7 +367,7 @@ def _answer(
     notes = list(rows.notes)
     if verb == "predict":
         targets = predictor.model.config.targets
-        notes += predictor.sureness.remarks(targets, options["confidence"])
+        notes += predictor.uncertainty.remarks(targets, options["confidence"])
         table = predictor.predict(rows, **options)
         vectors = np.zeros((len(table), 0), np.float32)
     else:

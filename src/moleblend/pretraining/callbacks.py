@@ -26,7 +26,7 @@ from moleblend.model import checkpoint
 from moleblend.model.heads import Model
 from moleblend.pretraining.config import PretrainConfig, ScheduleConfig
 from moleblend.pretraining.csv_log import append, cut_after
-from moleblend.pretraining.data_loader import Share, StepBatches, batch_of
+from moleblend.pretraining.data_loader import MicroBatch, StepDataset, batch_of
 from moleblend.pretraining.training_state import LAST, kept_state
 from moleblend.pretraining.validation import Score, score_table, score_views
 
@@ -64,13 +64,13 @@ class _Bar(Progress):
         yield Text(self.losses, overflow="ellipsis", no_wrap=True)
 
 
-class Journal(pl.Callback):
+class TrainingCallback(pl.Callback):
     """Writes the log, the validations and the states of a run, and shows progress."""
 
     def __init__(
         self,
         model: Model,
-        batches: StepBatches,
+        batches: StepDataset,
         store: MoleculeStore,
         held_out: Int64[np.ndarray, " v"],
         config: PretrainConfig,
@@ -169,7 +169,7 @@ class Journal(pl.Callback):
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,  # noqa: ARG002
         outputs: Tensor | Mapping[str, Any] | None,
-        batch: Share,
+        batch: MicroBatch,
         batch_idx: int,  # noqa: ARG002
     ) -> None:
         """Add up the losses; at the end of a step log, validate and save when it is time."""

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from moleblend.chem.descriptors import describe
+from moleblend.chem.descriptors import compute_descriptors
 from moleblend.chem.molecule import Molecule
 from moleblend.data.store import MoleculeStore
 from moleblend.model.batch import Batch, collate, shuffled_batches
@@ -23,7 +23,7 @@ from moleblend.pretraining.config import PretrainConfig
 
 
 @dataclass(frozen=True, eq=False)
-class Share:
+class MicroBatch:
     """What one process computes at once of a step: its part of one micro-batch.
 
     Attributes:
@@ -44,7 +44,7 @@ class Share:
     is_own: bool
     ends_step: bool
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Share":
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "MicroBatch":
         """Move every tensor to a device."""
         return replace(
             self,
@@ -54,7 +54,7 @@ class Share:
         )
 
 
-class StepBatches(Dataset):
+class StepDataset(Dataset):
     """The batch of every step of a run: a function of the seed and the step alone.
 
     Each epoch has every molecule once, in batches drawn anew; one of them may be smaller. A step is
@@ -95,8 +95,8 @@ class StepBatches(Dataset):
         batch_size = self.config.schedule.batch_size
         epoch, place = divmod(step, math.ceil(len(self.rows) / batch_size))
         if epoch != self._epoch:
-            chance = np.random.default_rng((self.config.seed, epoch))
-            self._batches = shuffled_batches(self._sizes, batch_size, chance)
+            rng = np.random.default_rng((self.config.seed, epoch))
+            self._batches = shuffled_batches(self._sizes, batch_size, rng)
             self._epoch = epoch
         return self.rows[self._batches[place]]
 
@@ -110,7 +110,7 @@ class StepBatches(Dataset):
         pieces = np.array_split(order, self.config.accumulate)
         return [piece[self.rank :: self.n_ranks] for piece in pieces]
 
-    def __getitem__(self, index: int) -> list[Share]:
+    def __getitem__(self, index: int) -> list[MicroBatch]:
         rows, seed = self.rows_of(index), self.config.seed
         conformer_draws = np.random.default_rng((seed, index)).random(len(rows))
         drawn, *dropped = np.random.SeedSequence((seed, index)).generate_state(1 + self.n_shares)
@@ -121,11 +121,11 @@ class StepBatches(Dataset):
             n_conformers = np.array([max(molecule.n_conformers, 1) for molecule in molecules])
             conformers = (conformer_draws[places] * n_conformers).astype(int)
             batch = batch_of(molecules, self.config.heads, conformers.tolist())
-            chance = torch.Generator().manual_seed(int(drawn))
+            rng = torch.Generator().manual_seed(int(drawn))
             shares.append(
-                Share(
+                MicroBatch(
                     batch=batch,
-                    blend=draw_blend(batch, self.config.blend, chance, torch.from_numpy(places)),
+                    blend=draw_blend(batch, self.config.blend, rng, torch.from_numpy(places)),
                     seed=int(dropped[self.rank * self.config.accumulate + number]),
                     scored=None,
                     is_own=len(own) > 0,
@@ -134,7 +134,7 @@ class StepBatches(Dataset):
             )
         return shares if self.n_shares == 1 else self._with_sums(shares)
 
-    def _with_sums(self, shares: list[Share]) -> list[Share]:
+    def _with_sums(self, shares: list[MicroBatch]) -> list[MicroBatch]:
         """Tell each share what is scored in all of them."""
         objective, heads = self.config.objective, self.config.heads
         scored = [denominators(s.batch, s.blend, objective, heads) * s.is_own for s in shares]
@@ -149,7 +149,7 @@ def batch_of(
     batch = collate(molecules, conformers)
     if not heads.descriptors:
         return batch
-    described = describe([molecule.smiles for molecule in molecules])
+    described = compute_descriptors([molecule.smiles for molecule in molecules])
     return replace(batch, described=torch.from_numpy(described))
 
 
@@ -164,7 +164,7 @@ class StepLoader:
         config: of the run.
     """
 
-    def __init__(self, batches: StepBatches, steps: Sequence[int], config: PretrainConfig) -> None:
+    def __init__(self, batches: StepDataset, steps: Sequence[int], config: PretrainConfig) -> None:
         self.n_shares = config.schedule.steps * config.accumulate
         self.steps = DataLoader(
             batches,
@@ -174,7 +174,7 @@ class StepLoader:
             worker_init_fn=_leave_interrupts_to_the_trainer,
         )
 
-    def __iter__(self) -> Iterator[Share]:
+    def __iter__(self) -> Iterator[MicroBatch]:
         for shares in self.steps:
             yield from shares
 

@@ -17,14 +17,14 @@ from torch import Tensor
 from moleblend.environment import peak_mb
 from moleblend.model import checkpoint
 from moleblend.pretraining.config import PretrainConfig
-from moleblend.pretraining.data_loader import Share, StepBatches, StepLoader, batch_of
+from moleblend.pretraining.data_loader import MicroBatch, StepDataset, StepLoader, batch_of
 from moleblend.pretraining.pretrain import (
     Pretraining,
+    fit_descriptor_scaler,
     hold_out,
     is_store,
     new_model,
     open_store,
-    settle_descriptors,
 )
 from moleblend.pretraining.trainer import make_trainer, quiet_lightning
 from moleblend.pretraining.validation import score_views
@@ -37,7 +37,7 @@ _N_NEEDED, _LONGEST = 3, 30.0
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class DryRun:
     """What was measured, and what follows for the whole run.
 
     Attributes:
@@ -110,7 +110,7 @@ class Rehearsal:
         yield "files", f"model {self.model_mb:.1f} MB, two states of {self.state_mb:.1f} MB each"
 
 
-def rehearse(config: PretrainConfig) -> Rehearsal:
+def dry_run(config: PretrainConfig) -> DryRun:
     """Make a few steps of a run, and a part of its validation, on its data and with its trainer.
 
     Nothing is written. The largest batch of the first epoch comes first: it warms everything up,
@@ -129,16 +129,16 @@ def rehearse(config: PretrainConfig) -> Rehearsal:
             f"{config.data} molecules.arrow"
         )
     store = open_store(Path(config.data), config)
-    held_out, trained_on = hold_out(len(store), config)
-    batches, size = StepBatches(store, trained_on, config), config.schedule.batch_size
+    held_out, train_model = hold_out(len(store), config)
+    batches, size = StepDataset(store, train_model, config), config.schedule.batch_size
     n_atoms = store.n_atoms()
-    epoch = [batches.rows_of(step) for step in range(math.ceil(len(trained_on) / size))]
+    epoch = [batches.rows_of(step) for step in range(math.ceil(len(train_model) / size))]
     pairs = np.array([len(rows) * n_atoms[rows].max() ** 2 for rows in epoch])
     spread = np.linspace(0, len(epoch) - 1, min(_N_TIMED, len(epoch))).astype(int)
     steps = [int(pairs.argmax()), *spread.tolist()]
 
     model = new_model(config)
-    settle_descriptors(model, store, held_out)
+    fit_descriptor_scaler(model, store, held_out)
     stopwatch = _Stopwatch()
     with quiet_lightning():
         trainer = make_trainer(config, len(steps))
@@ -153,17 +153,17 @@ def rehearse(config: PretrainConfig) -> Rehearsal:
     validation_seconds = (time.perf_counter() - begun) * len(held_out) / len(scored)
     is_on_gpu = trainer.strategy.root_device.type == "cuda"
     weights, moments = model.state_dict(), trainer.optimizers[0].state_dict()
-    return Rehearsal(
-        n_molecules=len(trained_on),
+    return DryRun(
+        n_molecules=len(train_model),
         n_held_out=len(held_out),
         n_parameters=checkpoint.count_parameters(model),
         n_steps=config.schedule.steps,
         n_epochs=config.schedule.steps / len(epoch),
         batch_size=size,
-        n_atoms=(int(np.median(n_atoms[trained_on])), int(n_atoms[trained_on].max())),
-        padded=float(pairs.sum() / (n_atoms[trained_on] ** 2).sum()),
+        n_atoms=(int(np.median(n_atoms[train_model])), int(n_atoms[train_model].max())),
+        padded=float(pairs.sum() / (n_atoms[train_model] ** 2).sum()),
         step_seconds=float(np.median(seconds)),
-        molecules_per_s=len(trained_on) / len(epoch) / float(np.median(seconds)),
+        molecules_per_s=len(train_model) / len(epoch) / float(np.median(seconds)),
         validation_seconds=validation_seconds,
         n_validations=math.ceil(config.schedule.steps / config.validate_every),
         peak_mb=peak_mb(),
@@ -187,7 +187,7 @@ class _Stopwatch(pl.Callback):
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,  # noqa: ARG002
         outputs: Tensor | Mapping[str, Any] | None,
-        batch: Share,
+        batch: MicroBatch,
         batch_idx: int,  # noqa: ARG002
     ) -> None:
         """Wait for the losses, as the journal of a run does, and look at the clock."""

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from moleblend.chem.descriptors import describe
+from moleblend.chem.descriptors import compute_descriptors
 from moleblend.config import from_dict, to_dict
 from moleblend.data.build_store import build_store, count_unfinished
 from moleblend.data.store import MoleculeStore
@@ -25,9 +25,9 @@ from moleblend.files import alone_with, replacing, sweep
 from moleblend.model import checkpoint
 from moleblend.model.heads import Model, ModelConfig
 from moleblend.model.objectives import blend_then_predict, constant_losses
-from moleblend.pretraining.callbacks import Journal, PretrainResult
+from moleblend.pretraining.callbacks import PretrainResult, TrainingCallback
 from moleblend.pretraining.config import PretrainConfig
-from moleblend.pretraining.data_loader import Share, StepBatches, StepLoader, batch_of
+from moleblend.pretraining.data_loader import MicroBatch, StepDataset, StepLoader, batch_of
 from moleblend.pretraining.trackers import open_trackers, require_trackers
 from moleblend.pretraining.trainer import first_process_first, make_trainer, quiet_lightning
 from moleblend.pretraining.training_state import LAST, find_state, settle_state
@@ -91,7 +91,7 @@ def pretrain(
             step = state.step if state else 0
             data = _find_data(config, console, is_built=state is not None or not is_first)
             store = open_store(data, config)
-            held_out, trained_on = hold_out(len(store), config)
+            held_out, train_model = hold_out(len(store), config)
             constant = _constant_losses(store, held_out, config) if is_first else {}
             is_finished = step == config.schedule.steps
             if is_first:
@@ -110,12 +110,14 @@ def pretrain(
                 console.print(score_table(scores, step))
             return PretrainResult(out / "model.safetensors", scores, 0.0, peak_mb(), is_first)
 
-        settle_descriptors(model, store, held_out)
-        batches = StepBatches(store, trained_on, config, trainer.global_rank, trainer.world_size)
-        journal = Journal(model, batches, store, held_out, config, console, constant, source_sha256)
-        n_epochs = config.schedule.steps * config.schedule.batch_size / len(trained_on)
+        fit_descriptor_scaler(model, store, held_out)
+        batches = StepDataset(store, train_model, config, trainer.global_rank, trainer.world_size)
+        journal = TrainingCallback(
+            model, batches, store, held_out, config, console, constant, source_sha256
+        )
+        n_epochs = config.schedule.steps * config.schedule.batch_size / len(train_model)
         console.print(
-            f"{checkpoint.count_parameters(model):,} parameters; {len(trained_on):,} molecules, "
+            f"{checkpoint.count_parameters(model):,} parameters; {len(train_model):,} molecules, "
             f"{len(held_out):,} held out; {config.schedule.steps:,} steps, {n_epochs:.1f} epochs"
         )
         held.enter_context(journal.heeding_interrupts())
@@ -135,7 +137,7 @@ class Pretraining(pl.LightningModule):
     """Lightning's view of a run: draw, objective, log."""
 
     def __init__(
-        self, model: Model, config: PretrainConfig, batches: StepBatches, callback: pl.Callback
+        self, model: Model, config: PretrainConfig, batches: StepDataset, callback: pl.Callback
     ) -> None:
         super().__init__()
         self.model, self.config, self.batches, self.callback = model, config, batches, callback
@@ -146,7 +148,7 @@ class Pretraining(pl.LightningModule):
         """Let the journal follow the run."""
         return [self.callback]
 
-    def training_step(self, share: Share, _: int) -> dict[str, Any]:
+    def training_step(self, share: MicroBatch, _: int) -> dict[str, Any]:
         """One share of a step: every draw of it comes from the seed and the step's number."""
         torch.manual_seed(share.seed)
         joined = share.scored
@@ -272,14 +274,14 @@ def new_model(config: PretrainConfig) -> Model:
     return checkpoint.transfer(source, wanted) if source else Model(wanted)
 
 
-def settle_descriptors(
+def fit_descriptor_scaler(
     model: Model, store: MoleculeStore, held_out: Int64[np.ndarray, " v"]
 ) -> None:
     """Scale the descriptors that a model learns by those held out, if no run before has done so."""
     head = model.descriptor_head
-    if head is not None and not head.is_settled:
-        described = describe([store[int(row)].smiles for row in held_out])
-        head.settle(torch.from_numpy(described))
+    if head is not None and not head.is_fitted:
+        described = compute_descriptors([store[int(row)].smiles for row in held_out])
+        head.fit(torch.from_numpy(described))
 
 
 def _constant_losses(

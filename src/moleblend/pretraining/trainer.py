@@ -17,7 +17,7 @@ from torch.distributed.fsdp import MixedPrecision as TorchMixedPrecision
 
 from moleblend.model.encoder import Layer
 from moleblend.pretraining.config import PretrainConfig
-from moleblend.pretraining.training_state import StateFiles
+from moleblend.pretraining.training_state import AtomicCheckpointIO
 
 _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "fp32": "32-true",
@@ -65,7 +65,7 @@ def make_trainer(config: PretrainConfig, n_steps: int | None = None) -> pl.Train
             num_nodes=config.nodes,
             strategy=strategy,
             precision=None if by_hand else _PRECISIONS[config.precision],
-            plugins=[StateFiles(), *by_hand],
+            plugins=[AtomicCheckpointIO(), *by_hand],
             accumulate_grad_batches=config.accumulate,
             use_distributed_sampler=False,
             max_steps=config.schedule.steps if n_steps is None else n_steps,

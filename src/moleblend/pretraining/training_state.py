@@ -16,7 +16,7 @@ LAST, BEFORE = "state.ckpt", "state.before.ckpt"
 
 
 @dataclass(frozen=True)
-class State:
+class SavedState:
     """A saved state that was found whole.
 
     Attributes:
@@ -28,7 +28,7 @@ class State:
     step: int
 
 
-class StateFiles(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a state beside the last one, which is kept under another name."""
 
     def save_checkpoint(
@@ -50,7 +50,7 @@ class StateFiles(TorchCheckpointIO):
                 last.replace(last.with_name(BEFORE))
 
 
-def find_state(out: Path) -> tuple[State | None, list[str]]:
+def find_state(out: Path) -> tuple[SavedState | None, list[str]]:
     """Find the last state of a run that is whole.
 
     Args:
@@ -67,7 +67,7 @@ def find_state(out: Path) -> tuple[State | None, list[str]]:
         if not path.is_file():
             continue
         try:
-            return State(path, _read_step(path)), damaged
+            return SavedState(path, _read_step(path)), damaged
         except ValueError as error:
             damaged.append(str(error))
     if damaged:
@@ -78,7 +78,7 @@ def find_state(out: Path) -> tuple[State | None, list[str]]:
     return None, []
 
 
-def settle_state(state: State, out: Path) -> Path:
+def settle_state(state: SavedState, out: Path) -> Path:
     """Give a state the name of the last one, so that no save keeps a damaged one instead of it."""
     return state.path.replace(out / LAST)
 

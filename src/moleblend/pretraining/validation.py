@@ -14,7 +14,7 @@ from torch import Tensor
 from moleblend.model.batch import Batch
 from moleblend.model.blending import Blend, BlendConfig, draw_blend, show
 from moleblend.model.functional import pair_vectors
-from moleblend.model.heads import HeadsConfig, Model, Views
+from moleblend.model.heads import HeadsConfig, Model, ViewPredictions
 from moleblend.model.objectives import bond_classes, path_classes
 
 SHOWN = ("visible", "hidden", "modality hidden")
@@ -140,7 +140,7 @@ def _situations(
 
 
 def _compare(
-    views: Views, batch: Batch, heads: HeadsConfig
+    views: ViewPredictions, batch: Batch, heads: HeadsConfig
 ) -> Iterable[tuple[str, Float[Tensor, "*s"], Tensor, Int64[Tensor, "*s"], Bool[Tensor, "*s"]]]:
     """Give, per view: each pair's figure, true answer, key to look it up, and whether it counts."""
     vectors = pair_vectors(batch.positions)

@@ -37,7 +37,10 @@ def data_part(result: TrainResult) -> list[str]:
         f"<p>{counted} <code>rows.csv</code> in the run folder says what became of each.</p>",
         table(("status", "rows", "first reasons"), statuses, style="words"),
         table(("part", "molecules"), parts, about),
-        *(f"<p>{escape(text[0].upper() + text[1:])}.</p>" for text in result.repeats.sentences()),
+        *(
+            f"<p>{escape(text[0].upper() + text[1:])}.</p>"
+            for text in result.duplicates.sentences()
+        ),
         *_labels(result),
     ]
 

@@ -10,15 +10,15 @@ from moleblend.chem.molecule import MoleculeError
 from moleblend.data.targets import Target, class_names, output_slices
 from moleblend.evaluation.error_analysis import (
     FEWEST_IN_FAMILY,
-    Families,
-    Family,
-    Trend,
+    ErrorTrend,
+    ScaffoldGroup,
+    ScaffoldGroups,
+    error_trend,
     errors_of,
     extremes_of,
-    families_of,
-    trend_of,
+    scaffold_groups,
 )
-from moleblend.evaluation.uncertainty_evaluation import Classes, Values
+from moleblend.evaluation.uncertainty_evaluation import ClassificationEstimate, RegressionEstimate
 from moleblend.finetuning.train import TrainResult
 from moleblend.reports.html_page import BLUE, axes_of, image, number, picture, plots, table
 
@@ -35,15 +35,15 @@ def mistakes_part(result: TrainResult) -> list[str]:
     if len(result.targets) > len(shown):
         body.append(f"<p>The first {len(shown)} of {len(result.targets)} targets are shown.</p>")
     for k, (target, where) in enumerate(zip(shown, output_slices(shown), strict=True)):
-        bounds = np.zeros(len(result.labels), np.int8)
-        if result.bounds is not None:
-            bounds = result.bounds[:, k]
-        error = errors_of(target, result.predicted[:, where], result.labels[:, k], bounds)
+        censoring = np.zeros(len(result.labels), np.int8)
+        if result.censoring is not None:
+            censoring = result.censoring[:, k]
+        error = errors_of(target, result.predicted[:, where], result.labels[:, k], censoring)
         n = int((~np.isnan(error)).sum())
         told = f"{_kind_of_error(target)}, over {n:,} test molecules with a label."
         body.append(f"<h3>{escape(target.name)}</h3><p>The error here is the {escape(told)}</p>")
         body += [
-            _families(families_of(result.smiles, error), target, n),
+            _families(scaffold_groups(result.smiles, error), target, n),
             _trends(result, target, error),
             *_extremes(result, k, target, where, error),
         ]
@@ -61,7 +61,7 @@ def _unit(target: Target) -> str:
     return f" ({unit})" if unit else ""
 
 
-def _families(families: Families, target: Target, n: int) -> str:
+def _families(families: ScaffoldGroups, target: Target, n: int) -> str:
     """Draw the families in a table, each with its error and that of the rest."""
     if not families.found:
         return (
@@ -96,7 +96,7 @@ def _name(target: Target) -> str:
     return "MAE" if target.kind == "regression" else "Brier score"
 
 
-def _verdict(family: Family) -> str:
+def _verdict(family: ScaffoldGroup) -> str:
     return f"<b>{family.verdict}</b>" if family.verdict else "as the rest"
 
 
@@ -110,7 +110,7 @@ def _drawn(smiles: str, width: int, height: int) -> str:
 
 def _trends(result: TrainResult, target: Target, error: Float64[np.ndarray, " m"]) -> str:
     """Draw the error over similarity and over distance; say so where there is too little."""
-    near = result.nearness
+    near = result.scores
     found = [
         ("similarity", "Tanimoto similarity of the nearest training molecule", near.similarity),
         ("distance", "distance to training, in the embedding", near.distance),
@@ -118,7 +118,7 @@ def _trends(result: TrainResult, target: Target, error: Float64[np.ndarray, " m"
     drawn = [
         _trend(f"{target.name}: error by {name}", x, _name(target) + _unit(target), trend)
         for name, x, quantity in found
-        if (trend := trend_of(quantity, error)) is not None
+        if (trend := error_trend(quantity, error)) is not None
     ]
     if drawn:
         return plots(drawn)
@@ -130,7 +130,7 @@ def _trends(result: TrainResult, target: Target, error: Float64[np.ndarray, " m"
     return f"<p>{why}.</p>"
 
 
-def _trend(title: str, x: str, y: str, trend: Trend) -> str:
+def _trend(title: str, x: str, y: str, trend: ErrorTrend) -> str:
     plot = axes_of(title, x, y, height=3.2)
     plot.errorbar(trend.middle, trend.error, trend.uncertainty, color=BLUE, marker=".", capsize=2)
     plot.set_ylim(bottom=0)
@@ -160,7 +160,7 @@ def _extremes(
 
 def _card(result: TrainResult, k: int, target: Target, where: slice, place: int) -> str:
     """One test molecule: measured, predicted, and what the model could know it from."""
-    near, label = result.nearness, result.labels[place, k]
+    near, label = result.scores, result.labels[place, k]
     names = class_names(target)
     is_value = target.kind == "regression"
     measured = number(label) if is_value else names[int(label)]
@@ -197,10 +197,10 @@ def _rounded(value: float) -> float:
 def _sureness(result: TrainResult, target: Target, place: int) -> str:
     """Say the interval, or the set of classes, where the model has them."""
     said = result.said.get(target.name)
-    if isinstance(said, Values):
+    if isinstance(said, RegressionEstimate):
         low, high = 10 ** said.interval[place] if target.log10 else said.interval[place]
         return f" (90 %: {number(_rounded(low))} to {number(_rounded(high))})"
-    if isinstance(said, Classes):
+    if isinstance(said, ClassificationEstimate):
         names = class_names(target)
         chosen = [name for name, is_in in zip(names, said.sets[place], strict=True) if is_in]
         return f" (90 % set: {', '.join(chosen) or 'none'})"

@@ -15,7 +15,7 @@ from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.data.formats import write_table
 from moleblend.data.table import Table
 from moleblend.data.targets import Target
-from moleblend.evaluation.applicability_domain import Nearness
+from moleblend.evaluation.applicability_domain import DomainScores
 from moleblend.model.relations import UNREACHABLE, relate
 from moleblend.prediction.explanation import VIEW_GROUPS, Contributions, Explanation
 from moleblend.reports.html_page import image, write_page
@@ -38,7 +38,7 @@ class Explained:
         targets: what is explained.
         explanations: one for each row.
         has_more: the file has more rows than these.
-        nearness: of the rows to the training set; None where the model file has none.
+        scores: of the rows to the training set; None where the model file has none.
     """
 
     model: Path
@@ -46,10 +46,10 @@ class Explained:
     targets: tuple[Target, ...]
     explanations: Sequence[Explanation]
     has_more: bool = False
-    nearness: Nearness | None = None
+    scores: DomainScores | None = None
 
 
-def write_explanation_page(explained: Explained, path: Path) -> Path:
+def write_explanation_report(explained: Explained, path: Path) -> Path:
     """Write the page: how to read it, then a card for each row, in order.
 
     Args:
@@ -66,7 +66,7 @@ def write_explanation_page(explained: Explained, path: Path) -> Path:
             explained.table.place(row),
             explained.targets,
             scales,
-            "" if explained.nearness is None else _nearest(explained.nearness, row),
+            "" if explained.scores is None else _nearest(explained.scores, row),
         )
         for row, explanation in enumerate(explained.explanations)
     )
@@ -175,19 +175,19 @@ def _card(
     return f"<section class='card'>{body}</section>"
 
 
-def _nearest(nearness: Nearness, row: int) -> str:
+def _nearest(scores: DomainScores, row: int) -> str:
     """Show the training molecule that is most similar, and say how near all of them are."""
-    words, smiles = nearness.words[row], nearness.smiles[row]
+    words, smiles = scores.words[row], scores.smiles[row]
     if not words:
         return ""
-    which = f"<code>{escape(smiles)}</code>" if smiles else f"row {nearness.row[row] + 1}"
+    which = f"<code>{escape(smiles)}</code>" if smiles else f"row {scores.row[row] + 1}"
     drawn = ""
     if smiles:
         svg = draw_svg(smiles, 260, 150)
         drawn = image(svg.encode(), "", f"nearest training molecule: {smiles}")
     return (
         f"<p><b>Nearest training molecule:</b> {which}, similarity "
-        f"{nearness.similarity[row]:.2f}. This molecule is {escape(words)}.</p>"
+        f"{scores.similarity[row]:.2f}. This molecule is {escape(words)}.</p>"
         f"<div class='nearest'>{drawn}</div>"
     )
 

@@ -10,7 +10,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from moleblend.config import to_dict
 from moleblend.data.targets import Target, output_slices
 from moleblend.evaluation.baseline import about_forest
-from moleblend.evaluation.comparison import verdicts
+from moleblend.evaluation.comparison import summarise
 from moleblend.evaluation.metrics import Metrics
 from moleblend.finetuning.train import TrainResult
 from moleblend.model import checkpoint
@@ -107,8 +107,8 @@ def _metrics_table(result: TrainResult) -> str:
             if result.spread:
                 figure = result.spread["test"][target.name][metric]
                 row.append(f"{number(figure['mean'])} ± {number(figure['sd'])}")
-            if result.rival.test:
-                forest = result.rival.test.get(target.name, {})
+            if result.baseline.test:
+                forest = result.baseline.test.get(target.name, {})
                 row.append(number(forest[metric]) if metric in forest else "–")
             n_labels = test["n_bounds" if metric == "bounds respected" else "n"]
             rows.append([*row, told, number(n_labels)])
@@ -120,9 +120,9 @@ def _metrics_table(result: TrainResult) -> str:
     if result.spread:
         over = f"{len(result.runs)} {'folds' if result.config.folds else 'seeds'}"
         head.append(f"test, mean ± sd over {over}")
-    if result.rival.test:
+    if result.baseline.test:
         head.append("random forest, test")
-        note += f" The random forest has {result.rival.n_trees} trees on the counts of ECFP4."
+        note += f" The random forest has {result.baseline.n_trees} trees on the counts of ECFP4."
     return table([*head, "constant answer, test", "labels, test"], rows, note)
 
 
@@ -131,12 +131,12 @@ def _forest(result: TrainResult) -> list[str]:
     if not result.config.forest:
         return []
     told = []
-    for verdict in verdicts(result.contests):
+    for verdict in summarise(result.comparisons):
         style = " class='warning'" if verdict.is_lost else ""
         told.append(f"<p{style}>{_sentence(verdict.text)}</p>")
     about = [result.forest_note] if result.forest_note else []
-    about += [f"{name}: no forest, since {why}" for name, why in result.rival.not_learnt.items()]
-    if result.rival.test:
+    about += [f"{name}: no forest, since {why}" for name, why in result.baseline.not_learnt.items()]
+    if result.baseline.test:
         about.append(about_forest(result.targets, result.choices).removesuffix("."))
     return [*told, *(f"<p>{_sentence(text)}</p>" for text in about)]
 
@@ -164,8 +164,8 @@ def _target_plots(result: TrainResult) -> list[str]:
     for k, target in enumerate(result.targets[:_MOST_PLOTS]):
         predicted, label = result.predicted[:, slices[k].start], result.labels[:, k]
         is_known = ~np.isnan(label)
-        if result.bounds is not None:
-            is_known &= result.bounds[:, k] == 0
+        if result.censoring is not None:
+            is_known &= result.censoring[:, k] == 0
         predicted, label = predicted[is_known], label[is_known]
         if target.kind == "regression" and len(label):
             told = f"{target.name}: MAE {number(result.test[target.name]['MAE'])} {target.unit}"
@@ -174,8 +174,8 @@ def _target_plots(result: TrainResult) -> list[str]:
             ranked = result.predicted if result.raw is None else result.raw
             ranked = ranked[is_known, slices[k].start]
             curves = {"model": ranked}
-            if target.name in result.rival.test:
-                curves["random forest"] = result.rival.predicted[is_known, slices[k].start]
+            if target.name in result.baseline.test:
+                curves["random forest"] = result.baseline.predicted[is_known, slices[k].start]
             pictures += _rank_pictures(curves, label, result, target)
     return pictures
 
@@ -186,11 +186,13 @@ def _sureness(result: TrainResult) -> list[str]:
     told = [f"<p>{escape(note)}.</p>" for note in notes]
     drawn = []
     for target in result.targets[:_MOST_PLOTS]:
-        worth = result.worth.get("test", {}).get(target.name)
-        if worth is not None:
-            classes = result.sureness.classes.get(target.name)
-            told.append(sentence(target, worth, classes.probability if classes else None))
-            drawn += pictures(target, worth)
+        uncertainty_metrics = result.uncertainty_metrics.get("test", {}).get(target.name)
+        if uncertainty_metrics is not None:
+            classes = result.uncertainty.classes.get(target.name)
+            told.append(
+                sentence(target, uncertainty_metrics, classes.probability if classes else None)
+            )
+            drawn += pictures(target, uncertainty_metrics)
     return ["<h2>How sure it is</h2>", *told, plots(drawn)] if told else []
 
 

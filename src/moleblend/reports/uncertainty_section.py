@@ -4,7 +4,7 @@ from html import escape
 
 from moleblend.data.targets import Target
 from moleblend.evaluation.calibration import ProbabilityCalibration
-from moleblend.evaluation.uncertainty_evaluation import Worth
+from moleblend.evaluation.uncertainty_evaluation import UncertaintyMetrics
 from moleblend.evaluation.uncertainty_metrics import ErrorCurve, QuantileCurve, Reliability
 from moleblend.reports.html_page import BLUE, GREY, ORANGE, axes_of, number, picture
 
@@ -15,28 +15,37 @@ _RANKS = {
 }
 
 
-def sentence(target: Target, worth: Worth, probability: ProbabilityCalibration | None) -> str:
+def sentence(
+    target: Target,
+    uncertainty_metrics: UncertaintyMetrics,
+    probability: ProbabilityCalibration | None,
+) -> str:
     """Say in a paragraph what the sureness of a target is worth on test molecules."""
-    coverage, errors = worth.coverage, worth.errors
-    what = "intervals" if worth.quantiles else "sets"
-    size = f"{number(worth.size)} {'log10' if target.log10 else target.unit}".strip()
+    coverage, errors = uncertainty_metrics.coverage, uncertainty_metrics.errors
+    what = "intervals" if uncertainty_metrics.quantiles else "sets"
+    size = f"{number(uncertainty_metrics.size)} {'log10' if target.log10 else target.unit}".strip()
     told = "there is no labelled test molecule to count"
     if coverage.observed is not None:
-        size = f"median width {size}" if worth.quantiles else f"{worth.size:.2f} classes in a set"
+        size = (
+            f"median width {size}"
+            if uncertainty_metrics.quantiles
+            else f"{uncertainty_metrics.size:.2f} classes in a set"
+        )
         told = (
             f"the {coverage.nominal:.0%} {what} hold the label of {coverage.observed:.1%} of "
             f"{coverage.n:,} test molecules (95 % interval {coverage.low:.1%} to "
             f"{coverage.high:.1%}), with {size}"
         )
-    if worth.before is not None and worth.after is not None:
+    if uncertainty_metrics.before is not None and uncertainty_metrics.after is not None:
         told += (
-            f"; the expected calibration error is {worth.after.error:.3f}, before calibration "
-            f"{worth.before.error:.3f}, and right probabilities would have "
-            f"{worth.after.error_if_calibrated:.3f} in so few molecules"
+            f"; the expected calibration error is {uncertainty_metrics.after.error:.3f}, "
+            f"before calibration {uncertainty_metrics.before.error:.3f}, "
+            f"and right probabilities would have "
+            f"{uncertainty_metrics.after.error_if_calibrated:.3f} in so few molecules"
         )
     if errors is not None and errors.rank_correlation is not None:
         told += (
-            f"; Spearman's correlation of the error with {_rank(worth)} is "
+            f"; Spearman's correlation of the error with {_rank(uncertainty_metrics)} is "
             f"{errors.rank_correlation:.2f}"
         )
     if probability is not None:
@@ -44,22 +53,26 @@ def sentence(target: Target, worth: Worth, probability: ProbabilityCalibration |
     return f"<p><b>{escape(target.name)}</b>: {escape(told)}.</p>"
 
 
-def pictures(target: Target, worth: Worth) -> list[str]:
+def pictures(target: Target, uncertainty_metrics: UncertaintyMetrics) -> list[str]:
     """Draw whether probabilities or quantiles are right, and where the errors are."""
     found = []
-    if worth.before is not None and worth.after is not None:
-        found.append(_reliability(target.name, worth.before, worth.after))
-    if worth.quantiles is not None:
-        found.append(_quantiles(target.name, worth.quantiles))
-    if worth.errors is not None:
+    if uncertainty_metrics.before is not None and uncertainty_metrics.after is not None:
+        found.append(
+            _reliability(target.name, uncertainty_metrics.before, uncertainty_metrics.after)
+        )
+    if uncertainty_metrics.quantiles is not None:
+        found.append(_quantiles(target.name, uncertainty_metrics.quantiles))
+    if uncertainty_metrics.errors is not None:
         unit = "log10" if target.log10 else target.unit
         y = "mean absolute error" + (f" ({unit})" if unit else "")
-        found.append(_errors(target.name, worth.errors, y, _rank(worth)))
+        found.append(
+            _errors(target.name, uncertainty_metrics.errors, y, _rank(uncertainty_metrics))
+        )
     return found
 
 
-def _rank(worth: Worth) -> str:
-    return _RANKS[worth.ranked_by]
+def _rank(uncertainty_metrics: UncertaintyMetrics) -> str:
+    return _RANKS[uncertainty_metrics.ranked_by]
 
 
 def _reliability(name: str, before: Reliability, after: Reliability) -> str:

@@ -32,7 +32,7 @@ def usage_part(result: TrainResult) -> list[str]:
     model = str(result.model)
     quoted, texts = shlex.quote(model), []
     shell = [f"moleblend predict {quoted} molecules.csv predictions.csv"]
-    is_sure = bool(result.sureness.values or result.sureness.classes)
+    is_sure = bool(result.uncertainty.values or result.uncertainty.classes)
     if is_sure:
         shell.append(f"{shell[0]} --confidence 0.8")
         texts.append("A lower confidence than 0.9 gives narrower intervals and smaller sets.")

@@ -15,7 +15,7 @@ from moleblend.data.datasets.download import DownloadError
 from moleblend.data.datasets.fetch import (
     atomisation_energies,
     content_sha256,
-    describe,
+    describe_dataset,
     fetch,
     find,
     folders,
@@ -39,7 +39,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_every_set_is_described_here_or_not(here: Path, name: str) -> None:
-    told = dict(describe(name))
+    told = dict(describe_dataset(name))
     place = here / "data" / DATASETS[name].file
     assert told["file"] == f"not here; it belongs at {place}"
     assert told["use"].startswith("moleblend ")

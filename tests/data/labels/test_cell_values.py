@@ -5,10 +5,10 @@ import pyarrow as pa
 import pytest
 
 from moleblend.data.labels.cell_values import (
-    Cells,
+    ColumnValues,
     is_sign,
     may_have_thousands,
-    read_cells,
+    read_column_values,
     read_number,
     read_sign,
 )
@@ -21,8 +21,8 @@ def table(*cells: object, name: str = "y") -> Table:
     return Table(source=Path("assay.csv"), columns=pa.table({name: pa.array(list(cells))}))
 
 
-def cells_of(*cells: object) -> Cells:
-    found = read_cells(table(*cells), "y")
+def cells_of(*cells: object) -> ColumnValues:
+    found = read_column_values(table(*cells), "y")
     assert found is not None
     return found
 
@@ -84,11 +84,11 @@ def test_a_comma_is_named(text: str) -> None:
 def test_missing_words_and_malformed_rows_are_missing() -> None:
     given = table("1", "n.d.", "NA", "-", "", None, " 2 ", "?", "7")
     flawed = Table(given.source, given.columns, flaws={8: "the row has 1 cells"})
-    cells = read_cells(flawed, "y")
+    cells = read_column_values(flawed, "y")
     assert cells is not None
     assert cells.texts == ["1", "2"]
     assert cells.which.tolist() == [0, -1, -1, -1, -1, -1, 1, -1, -1]
-    assert read_cells(table([1.0], None), "y") is None
+    assert read_column_values(table([1.0], None), "y") is None
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_dashes_are_missing_but_beside_plus_alone(cells: tuple[str, ...], texts:
 def test_a_plus_in_a_malformed_row_makes_no_class_of_dashes() -> None:
     given = table("1.5", "-", "+")
     flawed = Table(given.source, given.columns, flaws={2: "the row has 1 cells"})
-    found = read_cells(flawed, "y")
+    found = read_column_values(flawed, "y")
     assert found is not None
     assert (found.texts, found.which.tolist()) == (["1.5"], [0, -1, -1])
 

@@ -4,7 +4,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from moleblend.data.labels.target_detection import Assay, notes_of_cells, read_assay
+from moleblend.data.labels.target_detection import (
+    TargetColumns,
+    notes_of_cells,
+    read_target_columns,
+)
 from moleblend.data.table import Table
 
 NAN = np.nan
@@ -19,30 +23,30 @@ def table(columns: dict[str, list]) -> Table:
     return Table(Path("assay.csv"), pa.table({"smiles": ["C"] * 6} | given))
 
 
-def read(columns: dict[str, list], *targets: str, relation: str = "auto") -> Assay:
-    return read_assay(table(columns), targets, relation=relation, not_targets=["smiles"])
+def read(columns: dict[str, list], *targets: str, relation: str = "auto") -> TargetColumns:
+    return read_target_columns(table(columns), targets, relation=relation, not_targets=["smiles"])
 
 
 def test_the_signs_of_the_only_target_are_bounds_and_this_is_told() -> None:
     columns = {"Standard Relation": SIGNS, "Standard Value": VALUES}
-    assay = read(columns)
-    assert assay.relations == {"Standard Value": "Standard Relation"}
-    assert assay.bounds[:, 0].tolist() == BOUNDS
-    assert assay.values[:, 0].tolist() == [20.5, 10, 30, 45, 65, 55]
-    assert assay.measurements[0].n_approximate == 1
-    (note,) = assay.notes
+    target_columns = read(columns)
+    assert target_columns.relations == {"Standard Value": "Standard Relation"}
+    assert target_columns.censoring[:, 0].tolist() == BOUNDS
+    assert target_columns.values[:, 0].tolist() == [20.5, 10, 30, 45, 65, 55]
+    assert target_columns.label_columns[0].n_approximate == 1
+    (note,) = target_columns.notes
     assert note == (
         "the signs of bounds of 'Standard Value' are read from column 'Standard Relation'; "
         "--relation none leaves it"
     )
-    told = notes_of_cells(table(columns), assay.measurements[0])
+    told = notes_of_cells(table(columns), target_columns.label_columns[0])
     assert "labels that are bounds, such as >10: 3;" in told[0]
 
 
 def test_none_leaves_them_and_signs_without_bounds_are_nothing() -> None:
-    assay = read({"Relation": SIGNS, "Value": VALUES}, relation="none")
-    assert (assay.relations, assay.notes) == ({}, ())
-    assert not assay.bounds.any()
+    target_columns = read({"Relation": SIGNS, "Value": VALUES}, relation="none")
+    assert (target_columns.relations, target_columns.notes) == ({}, ())
+    assert not target_columns.censoring.any()
     equal = read({"Relation": ["="] * 5 + ["~"], "Value": VALUES})
     assert (equal.relations, equal.notes) == ({}, ())
 
@@ -63,48 +67,51 @@ def test_none_leaves_them_and_signs_without_bounds_are_nothing() -> None:
 def test_where_it_is_not_clear_whose_they_are_nothing_is_read_but_told(
     columns: dict[str, list], targets: tuple[str, ...], why: str
 ) -> None:
-    assay = read(columns, *targets)
-    assert assay.relations == {}
-    assert not assay.bounds.any()
+    target_columns = read(columns, *targets)
+    assert target_columns.relations == {}
+    assert not target_columns.censoring.any()
     told = f"says >, =, <, >=, ~, and is not read: {why}"
-    assert sum(told in note for note in assay.notes) == list(columns.values()).count(SIGNS)
+    assert sum(told in note for note in target_columns.notes) == list(columns.values()).count(SIGNS)
 
 
 def test_names_say_of_which_column_signs_are() -> None:
     columns = {"IC50": VALUES, "IC50_rel": SIGNS, "Ki": OTHERS, "Ki_rel": SIGNS[::-1]}
     both = read(columns, "IC50", "Ki")
     assert both.relations == {"IC50": "IC50_rel", "Ki": "Ki_rel"}
-    assert both.bounds.T.tolist() == [BOUNDS, BOUNDS[::-1]]
+    assert both.censoring.T.tolist() == [BOUNDS, BOUNDS[::-1]]
     one = read(columns, "IC50")
     assert one.relations == {"IC50": "IC50_rel"}
     assert len(one.notes) == 1  # what is of Ki alone needs no word
     change = {"IC50": OTHERS, "IC50 relation": SIGNS, "IC50 fold change": VALUES}
-    assert not read(change, "IC50 fold change").bounds.any()
+    assert not read(change, "IC50 fold change").censoring.any()
 
 
 def test_a_named_column_is_read_whatever_it_is_called() -> None:
-    assay = read({"flag": SIGNS, "pIC50": VALUES}, relation="flag")
-    assert assay.relations == {"pIC50": "flag"}
-    assert assay.bounds[:, 0].tolist() == BOUNDS
+    target_columns = read({"flag": SIGNS, "pIC50": VALUES}, relation="flag")
+    assert target_columns.relations == {"pIC50": "flag"}
+    assert target_columns.censoring[:, 0].tolist() == BOUNDS
 
 
 @pytest.mark.parametrize(
     "signs", [["gt", "eq", "lt", "ge", None, "eq"], ["&gt;", "=", "&lt;", ">>", "=", "="]]
 )
 def test_other_ways_to_write_signs(signs: list) -> None:
-    assert read({"sign": signs, "Ki": VALUES}).bounds[:, 0].tolist() == BOUNDS
+    assert read({"sign": signs, "Ki": VALUES}).censoring[:, 0].tolist() == BOUNDS
 
 
 @pytest.mark.parametrize("relation", ["auto", "sign"])
 def test_a_cell_that_says_otherwise_or_no_sign_costs_its_label(relation: str) -> None:
     cells = ["<10", ">20", "30.5", "65", ">55", "~45"]
     columns = {"sign": [">", ">", "approx", "=", None, "~"], "Value": cells}
-    assay = read(columns, relation=relation)
-    np.testing.assert_equal(assay.values[:, 0], [NAN, 20, NAN, 65, 55, 45])
-    assert assay.bounds[:, 0].tolist() == [0, 1, 0, 0, 1, 0]
-    assert assay.measurements[0].n_approximate == 1
-    assert assay.problems(0) == "Value: its cell has the sign <, but 'sign' says >"
-    assert assay.problems(2) == "Value: its sign is 'approx', one such as >, = and < was expected"
+    target_columns = read(columns, relation=relation)
+    np.testing.assert_equal(target_columns.values[:, 0], [NAN, 20, NAN, 65, 55, 45])
+    assert target_columns.censoring[:, 0].tolist() == [0, 1, 0, 0, 1, 0]
+    assert target_columns.label_columns[0].n_approximate == 1
+    assert target_columns.problems(0) == "Value: its cell has the sign <, but 'sign' says >"
+    assert (
+        target_columns.problems(2)
+        == "Value: its sign is 'approx', one such as >, = and < was expected"
+    )
 
 
 def test_what_cannot_be_is_refused_in_a_sentence() -> None:
@@ -124,7 +131,7 @@ def test_what_cannot_be_is_refused_in_a_sentence() -> None:
     other = {"rel": ["="] * 5 + ["<"], "Ki": [f">{value}" for value in VALUES]}
     with pytest.raises(ValueError, match=r"row 1: the label of 'Ki' and its sign in 'rel' do not"):
         read(other)
-    assert read(other, relation="none").bounds[:, 0].tolist() == [1] * 6
+    assert read(other, relation="none").censoring[:, 0].tolist() == [1] * 6
 
 
 UNITS = ["nM"] * 5 + [None]
@@ -132,9 +139,12 @@ UNITS = ["nM"] * 5 + [None]
 
 def test_a_column_of_units_is_that_of_the_only_target() -> None:
     columns = {"Standard Value": VALUES, "Standard Units": UNITS}
-    assay = read(columns)
-    assert (assay.units, assay.units_from) == (("nM",), ("column 'Standard Units'",))
-    named = read_assay(table(columns), ["Standard Value"], units=["uM"])
+    target_columns = read(columns)
+    assert (target_columns.units, target_columns.units_from) == (
+        ("nM",),
+        ("column 'Standard Units'",),
+    )
+    named = read_target_columns(table(columns), ["Standard Value"], units=["uM"])
     assert (named.units, named.units_from) == (("uM",), ("flag",))
     (note,) = named.notes
     assert note.startswith("'Standard Value' is in uM by the flag, but column 'Standard Units' say")
@@ -147,9 +157,9 @@ def test_a_column_of_units_is_that_of_the_only_target() -> None:
 @pytest.mark.parametrize("units", [(), ("nM",)])
 def test_several_units_of_one_target_are_told(units: tuple[str, ...]) -> None:
     columns = {"Standard Value": VALUES, "Standard Units": ["ug.mL-1", *["nM"] * 4, None]}
-    assay = read_assay(table(columns), ["Standard Value"], units=units)
-    assert assay.units == (units or ("",))
-    (note,) = assay.notes
+    target_columns = read_target_columns(table(columns), ["Standard Value"], units=units)
+    assert target_columns.units == (units or ("",))
+    (note,) = target_columns.notes
     assert note == (
         "column 'Standard Units' has 2 units for 'Standard Value', nM (4), ug.mL-1 (1): nothing is "
         "converted, so all are learnt as one; keep the rows of one unit"
@@ -167,17 +177,17 @@ def test_several_units_of_one_target_are_told(units: tuple[str, ...]) -> None:
     ],
 )
 def test_units_that_are_not_of_the_target_are_none(columns: dict[str, list], target: str) -> None:
-    assay = read({"Standard Units": UNITS} | columns, target)
-    assert (assay.units, assay.notes) == (("",), ())
+    target_columns = read({"Standard Units": UNITS} | columns, target)
+    assert (target_columns.units, target_columns.notes) == (("",), ())
 
 
 def test_a_column_of_units_is_not_of_the_target_that_no_other_has() -> None:
     columns = {"IC50": VALUES, "IC50 unit": UNITS, "Ki": OTHERS, "unit": ["uM"] * 6}
-    assay = read(columns, "IC50", "Ki")
-    assert (assay.units, assay.notes) == (("nM", ""), ())
+    target_columns = read(columns, "IC50", "Ki")
+    assert (target_columns.units, target_columns.notes) == (("nM", ""), ())
 
 
 def test_the_column_of_units_whose_name_says_more_is_meant() -> None:
     raw = ["uM", "nM"] * 3
-    assay = read({"standard_value": VALUES, "units": raw, "standard_units": UNITS})
-    assert (assay.units, assay.notes) == (("nM",), ())
+    target_columns = read({"standard_value": VALUES, "units": raw, "standard_units": UNITS})
+    assert (target_columns.units, target_columns.notes) == (("nM",), ())

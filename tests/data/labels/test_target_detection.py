@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from moleblend.data.formats import read_table
-from moleblend.data.labels.target_detection import find_targets, notes_of_cells, read_assay
+from moleblend.data.labels.target_detection import find_targets, notes_of_cells, read_target_columns
 from moleblend.data.table import Table, find_smiles_column
 
 N = 12
@@ -66,10 +66,10 @@ def test_words_alone_are_classes_and_signs_alone_are_told() -> None:
     targets, left_out, _ = find_targets(signs, ["smiles"])
     assert (targets, left_out) == (("IC50",), {"sign": "holds signs of bounds"})
     for named in ((), ("IC50",)):
-        assay = read_assay(signs, named, not_targets=["smiles"])
-        assert assay.relations == {"IC50": "sign"}
-        assert assay.bounds[:, 0].tolist() == [1, 0] * 6
-        assert sum("read from column 'sign'" in note for note in assay.notes) == 1
+        target_columns = read_target_columns(signs, named, not_targets=["smiles"])
+        assert target_columns.relations == {"IC50": "sign"}
+        assert target_columns.censoring[:, 0].tolist() == [1, 0] * 6
+        assert sum("read from column 'sign'" in note for note in target_columns.notes) == 1
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,10 @@ def test_one_name_that_says_measured_decides_and_it_is_said() -> None:
 def test_a_column_may_be_called_none_or_auto() -> None:
     for name in ("none", "auto"):
         assert found(table(**{name: VALUES})) == (name,)
-        assert read_assay(table(**{name: VALUES}), relation=name).measurements[0].name == name
+        assert (
+            read_target_columns(table(**{name: VALUES}), relation=name).label_columns[0].name
+            == name
+        )
 
 
 def test_several_candidates_are_listed_with_the_flag() -> None:
@@ -118,33 +121,35 @@ def test_a_column_of_parts_is_no_target_but_is_pointed_out() -> None:
 
 def test_units_kinds_and_cells_of_several_targets() -> None:
     given = table(a__nM=[*VALUES[:-2], ">10", "bad"], b=LABELS)
-    assay = read_assay(given, ["a nM", "b"])
-    assert assay.units == ("nM", "")
-    assert [m.kind for m in assay.measurements] == ["regression", "binary"]
-    assert assay.values.shape == (N, 2)
-    assert assay.bounds[:, 0].tolist() == [0] * 10 + [1, 0]
-    assert assay.problems(N - 1) == "a nM: 'bad' is no number"
-    told = notes_of_cells(given, assay.measurements[0])
+    target_columns = read_target_columns(given, ["a nM", "b"])
+    assert target_columns.units == ("nM", "")
+    assert [m.kind for m in target_columns.label_columns] == ["regression", "binary"]
+    assert target_columns.values.shape == (N, 2)
+    assert target_columns.censoring[:, 0].tolist() == [0] * 10 + [1, 0]
+    assert target_columns.problems(N - 1) == "a nM: 'bad' is no number"
+    told = notes_of_cells(given, target_columns.label_columns[0])
     assert "labels that are bounds, such as >10: 1;" in told[0]
     assert f"the first is in row {N}: 'bad' is no number" in told[1]
-    assert read_assay(given, ["a nM", "b"], units=["M", ""]).units == ("M", "")
-    kinds = read_assay(given, ["a nM", "b"], tasks=["regression", "regression"]).measurements
+    assert read_target_columns(given, ["a nM", "b"], units=["M", ""]).units == ("M", "")
+    kinds = read_target_columns(
+        given, ["a nM", "b"], tasks=["regression", "regression"]
+    ).label_columns
     assert [m.kind for m in kinds] == ["regression", "regression"]
     with pytest.raises(ValueError, match="2 targets, but 3 tasks: one for each"):
-        read_assay(given, ["a nM", "b"], tasks=["auto"] * 3)
+        read_target_columns(given, ["a nM", "b"], tasks=["auto"] * 3)
     with pytest.raises(ValueError, match="--log-scale names 'c', which is no target of this run"):
-        read_assay(given, ["b"], log_scale=["c"])
+        read_target_columns(given, ["b"], log_scale=["c"])
 
 
 def test_a_point_may_separate_thousands_where_others_have_decimal_commas() -> None:
     points = ["1.500", "20", "350", "12.500"] * 3
     commas = [f"{k},5" for k in range(N)]
-    (note,) = read_assay(table(IC50=points, other=commas), ["IC50"]).notes
+    (note,) = read_target_columns(table(IC50=points, other=commas), ["IC50"]).notes
     assert note == (
         "'IC50': 1.500 is read with a decimal point, but 'other' has decimal commas; if it is "
         "1500, write it so"
     )
-    assert not read_assay(table(IC50=points, other=VALUES), ["IC50"]).notes
+    assert not read_target_columns(table(IC50=points, other=VALUES), ["IC50"]).notes
 
 
 @pytest.mark.parametrize(
@@ -163,8 +168,11 @@ def test_raw_published_files(
     data_folder: Path, file: str, n_targets: int, first: str, kind: str
 ) -> None:
     given = read_table(data_folder / "moleculenet" / file)
-    assay = read_assay(given, not_targets=[find_smiles_column(given)])
-    assert len(assay.measurements) == n_targets
-    assert (assay.measurements[0].name, assay.measurements[0].kind) == (first, kind)
-    assert {m.kind for m in assay.measurements} == {kind}
-    assert not any(m.problems for m in assay.measurements)
+    target_columns = read_target_columns(given, not_targets=[find_smiles_column(given)])
+    assert len(target_columns.label_columns) == n_targets
+    assert (target_columns.label_columns[0].name, target_columns.label_columns[0].kind) == (
+        first,
+        kind,
+    )
+    assert {m.kind for m in target_columns.label_columns} == {kind}
+    assert not any(m.problems for m in target_columns.label_columns)

@@ -27,7 +27,7 @@ from moleblend.data.datasets.download import DownloadError, Progress, download
 from moleblend.data.formats import read_table, write_table
 from moleblend.data.table import Table
 
-Verdict = Literal["ok", "another content", "unknown"]
+ComparisonSummary = Literal["ok", "another content", "unknown"]
 """Whether a file has the hash that is known of it."""
 
 _MOST_NAMED = 30
@@ -91,7 +91,7 @@ def is_here(name: str) -> bool:
     return True
 
 
-def describe(name: str) -> list[tuple[str, str]]:
+def describe_dataset(name: str) -> list[tuple[str, str]]:
     """Tell what is known of a data set, where it lies or belongs, and how to use it.
 
     Returns:
@@ -246,7 +246,7 @@ def fetch(name: str, folder: Path | None = None, on_progress: Progress | None = 
     return path
 
 
-def compare_hash(name: str, path: Path) -> Verdict:
+def compare_hash(name: str, path: Path) -> ComparisonSummary:
     """Compare a file with what is known of a data set.
 
     Returns:

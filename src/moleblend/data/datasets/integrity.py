@@ -14,7 +14,7 @@ from jaxtyping import Float64
 
 from moleblend.chem.molecule import Molecule
 from moleblend.data.datasets.catalogue import Counts, Dataset
-from moleblend.data.datasets.fetch import Verdict, compare_hash, dataset, find, read
+from moleblend.data.datasets.fetch import ComparisonSummary, compare_hash, dataset, find, read
 from moleblend.data.datasets.streaming import pcqm4mv2_split, read_pcqm4mv2
 from moleblend.data.formats import read_pieces
 from moleblend.data.table import Table, numbers, read_molecules
@@ -51,7 +51,7 @@ class Check:
 
     name: str
     path: Path
-    hash: Verdict
+    hash: ComparisonSummary
     counts: Counts
     labels: dict[str, tuple[int, int]] = field(default_factory=dict)
     defects: tuple[str, ...] = ()

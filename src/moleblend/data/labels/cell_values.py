@@ -61,7 +61,7 @@ DATE = re.compile(r"\d{4}-\d\d?-\d\d?([T ].*)?|\d\d?[./-]\d\d?[./-]\d{2,4}")
 
 
 @dataclass(frozen=True)
-class Reading:
+class ParsedValue:
     """One cell as a number.
 
     Attributes:
@@ -78,7 +78,7 @@ class Reading:
 
 
 @dataclass(frozen=True, eq=False)
-class Cells:
+class ColumnValues:
     """A column as its different texts.
 
     Attributes:
@@ -99,7 +99,7 @@ class Cells:
         return np.bincount(self.which[self.which >= 0], minlength=len(self.texts))
 
 
-def read_cells(table: Table, name: str) -> Cells | None:
+def read_column_values(table: Table, name: str) -> ColumnValues | None:
     """Gather the different cells of a column, missing ones and malformed rows left out.
 
     A dash is missing, unless the column is of `+` and `-`, `++` and so on alone.
@@ -134,7 +134,7 @@ def read_cells(table: Table, name: str) -> Cells | None:
     which = np.array([places.get(text, -1) for text in found] + [-1], np.int64)[rows]
     which[~is_whole] = -1
     says_none = np.array([text.lower() == "none" for text in found] + [False])[rows]
-    cells = Cells(texts, which, int((says_none & is_whole).sum()))
+    cells = ColumnValues(texts, which, int((says_none & is_whole).sum()))
     return _with_points(cells) if _has_decimal_commas(cells) else cells
 
 
@@ -153,7 +153,7 @@ def _missing_words(texts: Sequence[str]) -> frozenset[str]:
     return MISSING - dashes if is_score else MISSING
 
 
-def _has_decimal_commas(cells: Cells) -> bool:
+def _has_decimal_commas(cells: ColumnValues) -> bool:
     """Whether commas can be nothing but decimal ones: most cells are numbers, many with such a one.
 
     1,5 and 0,500 have a decimal comma, 1,500 may be 1500 as well. At least half of the cells with a
@@ -179,7 +179,7 @@ def _has_decimal_commas(cells: Cells) -> bool:
     return is_usual and 2 * n_number > int(cells.counts.sum())
 
 
-def _with_points(cells: Cells) -> Cells:
+def _with_points(cells: ColumnValues) -> ColumnValues:
     """Write decimal commas as points; what other texts have stays."""
     texts = [
         text.replace(",", ".") if _WITH_COMMA.fullmatch(_parted(text)[1]) else text
@@ -188,7 +188,7 @@ def _with_points(cells: Cells) -> Cells:
     return replace(cells, texts=texts, has_commas=True)
 
 
-def may_have_thousands(cells: Cells) -> bool:
+def may_have_thousands(cells: ColumnValues) -> bool:
     """Whether every point in a column may separate thousands, as in 1.500 of some countries."""
     digits = [_parted(text)[1] for text in cells.texts]
     points = [text for text in digits if "." in text and _NUMBER.fullmatch(text)]
@@ -200,22 +200,24 @@ def is_plain_number(text: str) -> bool:
     return bool(_NUMBER.fullmatch(text))
 
 
-def read_number(text: str) -> Reading:
+def read_number(text: str) -> ParsedValue:
     """Read a number, which may have a sign before it that makes it a bound.
 
     Example:
         >>> read_number(">= 5"), read_number("~3").value
-        (Reading(value=5.0, bound=1, is_approximate=False, problem=''), 3.0)
+        (ParsedValue(value=5.0, bound=1, is_approximate=False, problem=''), 3.0)
         >>> read_number("1,5").problem
         "'1,5' has a comma: a number has a decimal point and no separators"
     """
     sign, digits = _parted(text)
     if not _NUMBER.fullmatch(digits):
-        return Reading(problem=f"{shown(text)!r} {_why_no_number(text, digits)}")
+        return ParsedValue(problem=f"{shown(text)!r} {_why_no_number(text, digits)}")
     value = float(digits)
     if np.isinf(value) or (value == 0 and re.search(r"[^\W0]", digits.lower().split("e")[0])):
-        return Reading(problem=f"{shown(text)!r} is beyond the numbers that can be computed with")
-    return Reading(value, *read_sign(sign))
+        return ParsedValue(
+            problem=f"{shown(text)!r} is beyond the numbers that can be computed with"
+        )
+    return ParsedValue(value, *read_sign(sign))
 
 
 def _parted(text: str) -> tuple[str, str]:
@@ -232,7 +234,7 @@ def is_sign(text: str) -> bool:
 
 
 def read_sign(sign: str) -> tuple[int, bool]:
-    """Say what a sign before a number makes of it: see `bound` and `is_approximate` of `Reading`.
+    """Read the qualifier before a number: `bound` and `is_approximate` of `ParsedValue`.
 
     Example:
         >>> read_sign(">="), read_sign("~"), read_sign("=")

@@ -10,10 +10,10 @@ from jaxtyping import Bool, Float64, Int8
 
 from moleblend.chem.parse_errors import shown
 from moleblend.data.labels.cell_values import (
-    Cells,
-    Reading,
+    ColumnValues,
+    ParsedValue,
     is_plain_number,
-    read_cells,
+    read_column_values,
     read_number,
 )
 from moleblend.data.table import Table
@@ -42,7 +42,7 @@ _OPPOSITES = (
 
 
 @dataclass(frozen=True, eq=False)
-class Measurement:
+class LabelColumn:
     """The labels in one column.
 
     Attributes:
@@ -50,7 +50,7 @@ class Measurement:
         kind: what they are.
         classes: what the file calls class 0, 1, ...; empty for regression.
         values: in the unit of the file, or the number of the class; NaN where missing.
-        bounds: 1 and -1 where only a bound is known, see `Reading`.
+        censoring: 1 and -1 where only a bound is known, see `ParsedValue`.
         problems: rows (from 0) whose cell is no label, and why.
         n_approximate: cells that said `~`.
         notes: what the user should be told, one sentence each.
@@ -60,15 +60,15 @@ class Measurement:
     kind: Kind
     classes: tuple[str, ...]
     values: Float64[np.ndarray, " n"]
-    bounds: Int8[np.ndarray, " n"]
+    censoring: Int8[np.ndarray, " n"]
     problems: dict[int, str]
     n_approximate: int = 0
     notes: tuple[str, ...] = ()
 
 
-def read_measurement(
+def read_label_column(
     table: Table, name: str, task: Task = "auto", *, log10: bool = False
-) -> Measurement:
+) -> LabelColumn:
     """Read the labels of a column and decide what kind they are.
 
     With `auto`, a column of which at least half of the cells are numbers is binary if these are 0
@@ -84,7 +84,7 @@ def read_measurement(
         ValueError: there is no such column; it holds nothing; or more than half of its cells are no
             label of the kind.
     """
-    cells = read_cells(table, name)
+    cells = read_column_values(table, name)
     if cells is None:
         raise ValueError(
             f"{table.source}: column {name!r} holds lists, one label a row was expected"
@@ -111,17 +111,17 @@ def read_measurement(
 
 
 def _regression(
-    table: Table, name: str, cells: Cells, readings: Sequence[Reading], log10: bool
-) -> Measurement:
+    table: Table, name: str, cells: ColumnValues, readings: Sequence[ParsedValue], log10: bool
+) -> LabelColumn:
     if log10:
         readings = [
-            Reading(problem=f"log10 of {reading.value:g} does not exist")
+            ParsedValue(problem=f"log10 of {reading.value:g} does not exist")
             if reading.value <= 0
             else reading
             for reading in readings
         ]
     values = np.array([*(r.value for r in readings), np.nan])[cells.which]
-    bounds = np.array([*(r.bound for r in readings), 0], np.int8)[cells.which]
+    censoring = np.array([*(r.bound for r in readings), 0], np.int8)[cells.which]
     problems = _problems(table, name, cells, [r.problem for r in readings], "numbers")
     n_approximate = int(cells.counts[[r.is_approximate for r in readings]].sum())
     notes = []
@@ -135,20 +135,20 @@ def _regression(
             f"--log-scale {_quoted(name)} learns its logarithm"
         )
     different = np.unique(known)
-    if 2 <= len(different) <= 10 and (different == different.round()).all() and not bounds.any():
+    if 2 <= len(different) <= 10 and (different == different.round()).all() and not censoring.any():
         notes.append(
             f"{name!r} has only the values {', '.join(f'{v:g}' for v in different)}: taken as "
             f"numbers; --task {'binary' if len(different) == 2 else 'multiclass'} takes them as "
             "classes"
         )
-    return Measurement(
-        name, "regression", (), values, bounds, problems, n_approximate, tuple(notes)
+    return LabelColumn(
+        name, "regression", (), values, censoring, problems, n_approximate, tuple(notes)
     )
 
 
 def _binary(
-    table: Table, name: str, cells: Cells, readings: Sequence[Reading] | None
-) -> Measurement:
+    table: Table, name: str, cells: ColumnValues, readings: Sequence[ParsedValue] | None
+) -> LabelColumn:
     """Two classes: 0 and 1, two other numbers, a pair of opposites, or two texts in their order."""
     if readings is not None:
         numbers = [float(r.value) if not (r.problem or r.bound) else np.nan for r in readings]
@@ -182,8 +182,8 @@ def _binary(
 
 
 def _multiclass(
-    table: Table, name: str, cells: Cells, readings: Sequence[Reading] | None
-) -> Measurement:
+    table: Table, name: str, cells: ColumnValues, readings: Sequence[ParsedValue] | None
+) -> LabelColumn:
     """Several classes, in the order of their numbers or of the alphabet."""
     if readings is not None and not any(reading.bound for reading in readings):
         values = [reading.value for reading in readings]
@@ -206,13 +206,13 @@ def _multiclass(
 def _classes(
     table: Table,
     name: str,
-    cells: Cells,
+    cells: ColumnValues,
     kind: Kind,
     classes: tuple[str, ...],
     places: Sequence[int],
     wanted: str,
     notes: Sequence[str] = (),
-) -> Measurement:
+) -> LabelColumn:
     """Number the classes; `places` has the class of each different text, -1 where it is none."""
     problems = [
         "" if place >= 0 else f"{shown(text)!r} is neither {' nor '.join(classes)}"
@@ -222,19 +222,19 @@ def _classes(
     if cells.n_none and not all(map(is_plain_number, classes)):
         told = f"{name!r}: cells that say none are taken as missing: {cells.n_none:,}"
         notes = [*notes, f"{told}; if that is a class, give it another word"]
-    return Measurement(
+    return LabelColumn(
         name=name,
         kind=kind,
         classes=classes,
         values=numbers[cells.which],
-        bounds=np.zeros(len(cells.which), np.int8),
+        censoring=np.zeros(len(cells.which), np.int8),
         problems=_problems(table, name, cells, problems, wanted),
         notes=tuple(notes),
     )
 
 
 def _problems(
-    table: Table, name: str, cells: Cells, problems: Sequence[str], wanted: str
+    table: Table, name: str, cells: ColumnValues, problems: Sequence[str], wanted: str
 ) -> dict[int, str]:
     """Say of each bad cell what is wrong; refuse a column where more than half are bad."""
     is_bad: Bool[np.ndarray, " texts"] = np.array([bool(problem) for problem in problems])
@@ -249,7 +249,7 @@ def _problems(
     return {int(row): problems[cells.which[row]] for row in rows}
 
 
-def _task_of_texts(table: Table, name: str, cells: Cells) -> Task:
+def _task_of_texts(table: Table, name: str, cells: ColumnValues) -> Task:
     texts = {text.lower() for text in cells.texts}
     if _pair_of(list(texts)) or len(texts) == 2:
         return "binary"
@@ -260,13 +260,13 @@ def _task_of_texts(table: Table, name: str, cells: Cells) -> Task:
     raise AssertionError("more than half of the cells are no numbers")
 
 
-def is_few(cells: Cells) -> bool:
+def is_few(cells: ColumnValues) -> bool:
     """Whether there are so few different texts that they may be classes."""
     texts = {text.lower() for text in cells.texts}
     return 2 <= len(texts) <= min(MOST_CLASSES, int(cells.counts.sum()) // 2)
 
 
-def is_pair(cells: Cells) -> bool:
+def is_pair(cells: ColumnValues) -> bool:
     """Whether all cells are of one pair of opposites, such as active and inactive."""
     return _pair_of([text.lower() for text in cells.texts]) is not None
 

@@ -7,9 +7,15 @@ from dataclasses import replace
 import numpy as np
 
 from moleblend.chem.parse_errors import shown
-from moleblend.data.labels.cell_values import Cells, is_sign, read_cells, read_number, read_sign
+from moleblend.data.labels.cell_values import (
+    ColumnValues,
+    is_sign,
+    read_column_values,
+    read_number,
+    read_sign,
+)
 from moleblend.data.labels.column_names import is_logarithm, may_be_negative_log, unit_of, words_of
-from moleblend.data.labels.label_column import Measurement
+from moleblend.data.labels.label_column import LabelColumn
 from moleblend.data.table import Table
 
 _WRITTEN = {
@@ -29,16 +35,16 @@ _WORDS_OF_UNITS = frozenset(["unit", "units"])
 
 def read_signs(
     table: Table,
-    measurements: Sequence[Measurement],
+    label_columns: Sequence[LabelColumn],
     relation: str,
     not_signs: Collection[str],
     rivals: Callable[[], Sequence[str]],
-) -> tuple[tuple[Measurement, ...], dict[str, str], list[str]]:
+) -> tuple[tuple[LabelColumn, ...], dict[str, str], list[str]]:
     """Find columns of signs, and take the labels beside `>` and `<` as bounds.
 
     Args:
         table: the rows.
-        measurements: the labels of each target.
+        label_columns: the labels of each target.
         relation: the column, for one regression target; `auto`: a column whose name says of which
             target it is (`IC50_relation`, `Standard Relation`), or that can be of no other; `none`.
         not_signs: columns that are something else.
@@ -51,22 +57,22 @@ def read_signs(
         ValueError: the column is missing, most of its cells are no signs or contradict the labels,
             or it came for several targets or classes.
     """
-    of_name = {measured.name: measured for measured in measurements}
+    of_name = {label_column.name: label_column for label_column in label_columns}
     if relation not in ("auto", "none"):
-        if len(of_name) > 1 or measurements[0].kind != "regression":
-            kinds = ", ".join(f"{m.name!r} ({m.kind})" for m in measurements)
+        if len(of_name) > 1 or label_columns[0].kind != "regression":
+            kinds = ", ".join(f"{m.name!r} ({m.kind})" for m in label_columns)
             raise ValueError(
                 f"--relation {relation!r} is of one regression target, but there are {kinds}; "
                 "bounds of several can stand in the cells of their labels, such as >10000"
             )
         return (
-            (_with_bounds(table, measurements[0], relation),),
+            (_with_bounds(table, label_columns[0], relation),),
             {of_name.popitem()[0]: relation},
             [],
         )
     columns = {} if relation == "none" else _sign_columns(table, {*of_name, *not_signs})
     if not columns:
-        return tuple(measurements), {}, []
+        return tuple(label_columns), {}, []
     others = rivals()
     owners = {
         column: _owner(set(words_of(column)) - _WORDS_OF_SIGNS, [*of_name, *others])
@@ -90,7 +96,7 @@ def read_signs(
 
 def read_units(
     table: Table,
-    measurements: Sequence[Measurement],
+    label_columns: Sequence[LabelColumn],
     given: Sequence[str],
     not_units: Collection[str],
     rivals: Callable[[], Sequence[str]],
@@ -103,10 +109,12 @@ def read_units(
         The units, empty where unknown; where each is from (`flag`, `header`, or `column NAME`);
         what the user should be told.
     """
-    found = list(given) or [unit_of(m.name) if m.kind == "regression" else "" for m in measurements]
+    found = list(given) or [
+        unit_of(m.name) if m.kind == "regression" else "" for m in label_columns
+    ]
     sources = [("flag" if given else "header") if unit else "" for unit in found]
     notes: list[str] = []
-    places = {measured.name: k for k, measured in enumerate(measurements)}
+    places = {label_column.name: k for k, label_column in enumerate(label_columns)}
     names = [
         name
         for name in dict.fromkeys(table.names)
@@ -118,16 +126,16 @@ def read_units(
     # The column whose name says more is the one that is meant.
     for name in sorted(names, key=lambda name: -len(words_of(name))):
         owner = _owner(set(words_of(name)) - _WORDS_OF_UNITS, measured_columns)
-        cells = read_cells(table, name)
+        cells = read_column_values(table, name)
         if owner not in places or cells is None or not cells.texts:
             continue
         place = places.pop(owner)
-        measured = measurements[place]
-        if measured.kind != "regression" or is_logarithm(owner) or may_be_negative_log(owner):
+        label_column = label_columns[place]
+        if label_column.kind != "regression" or is_logarithm(owner) or may_be_negative_log(owner):
             continue
         units: dict[str, str] = {}
         counts: dict[str, int] = {}
-        for which in cells.which[~np.isnan(measured.values) & (cells.which >= 0)]:
+        for which in cells.which[~np.isnan(label_column.values) & (cells.which >= 0)]:
             text = cells.texts[which]
             units.setdefault(_folded(text), text)
             counts[_folded(text)] = counts.get(_folded(text), 0) + 1
@@ -150,7 +158,7 @@ def read_units(
     return tuple(found), tuple(sources), notes
 
 
-def holds_signs(cells: Cells) -> bool:
+def holds_signs(cells: ColumnValues) -> bool:
     """Whether most cells of a column are signs of bounds; ChEMBL writes `'>'`."""
     are_signs = np.array([is_sign(_sign(text)) for text in cells.texts], bool)
     return 2 * int(cells.counts[are_signs].sum()) > int(cells.counts.sum())
@@ -162,7 +170,7 @@ def _sign_columns(table: Table, others: Collection[str]) -> dict[str, list[str]]
     for name in dict.fromkeys(table.names):
         if name in others or table.names.count(name) > 1:
             continue
-        cells = read_cells(table, name)
+        cells = read_column_values(table, name)
         if cells is None or not holds_signs(cells):
             continue
         signs = [_sign(text) for text in cells.texts]
@@ -186,14 +194,14 @@ def _owner(words: set[str], columns: Sequence[str]) -> str:
     return nearest[0] if len(nearest) == 1 else ""
 
 
-def _doubt(owner: str, measured: Measurement | None, n_columns: int) -> str:
+def _doubt(owner: str, label_column: LabelColumn | None, n_columns: int) -> str:
     """Say why signs are not read; nothing where they are."""
-    if measured is None:
+    if label_column is None:
         return (
             "it is not clear of which column it is; --relation reads it as of the only target, "
             "else what is a bound is learnt as a value"
         )
-    if measured.kind != "regression":
+    if label_column.kind != "regression":
         return f"{owner!r} has classes, which have no bounds"
     if n_columns > 1:
         return f"{n_columns} such columns may be of {owner!r}; --relation COLUMN says which"
@@ -206,9 +214,9 @@ def _doubt(owner: str, measured: Measurement | None, n_columns: int) -> str:
     return ""
 
 
-def _with_bounds(table: Table, measured: Measurement, name: str) -> Measurement:
+def _with_bounds(table: Table, label_column: LabelColumn, name: str) -> LabelColumn:
     """Take the labels beside `>` and `<` as bounds, and those beside another text as none."""
-    cells, own = read_cells(table, name), read_cells(table, measured.name)
+    cells, own = read_column_values(table, name), read_column_values(table, label_column.name)
     if cells is None or own is None or not holds_signs(cells):
         said = "lists" if cells is None else ", ".join(repr(shown(t)) for t in cells.texts[:5])
         raise ValueError(
@@ -217,8 +225,8 @@ def _with_bounds(table: Table, measured: Measurement, name: str) -> Measurement:
         )
     signs = [_sign(text) for text in cells.texts]
     are_approximate = [read_number(text).is_approximate for text in own.texts]
-    bounds, problems, n_approximate = measured.bounds.copy(), {}, 0
-    labelled = np.flatnonzero(~np.isnan(measured.values))
+    censoring, problems, n_approximate = label_column.censoring.copy(), {}, 0
+    labelled = np.flatnonzero(~np.isnan(label_column.values))
     for row in labelled.tolist():
         is_approximate = are_approximate[own.which[row]]
         place = cells.which[row]
@@ -229,27 +237,27 @@ def _with_bounds(table: Table, measured: Measurement, name: str) -> Measurement:
                 said = shown(cells.texts[place])
                 problems[row] = f"its sign is {said!r}, one such as >, = and < was expected"
                 continue
-            if bounds[row] and bound != bounds[row]:
-                is_of_cell = ">" if bounds[row] > 0 else "<"
+            if censoring[row] and bound != censoring[row]:
+                is_of_cell = ">" if censoring[row] > 0 else "<"
                 problems[row] = f"its cell has the sign {is_of_cell}, but {name!r} says {sign}"
                 continue
-            bounds[row] = bound
+            censoring[row] = bound
             is_approximate |= says_so
         n_approximate += is_approximate
     if 2 * len(problems) > len(labelled):
         first, why = next(iter(problems.items()))
         raise ValueError(
-            f"{table.source}, {table.place(first)}: the label of {measured.name!r} and its sign in "
-            f"{name!r} do not go together ({why}), and so it is with {len(problems):,} of "
+            f"{table.source}, {table.place(first)}: the label of {label_column.name!r} and its "
+            f"sign in {name!r} do not go together ({why}), and so it is with {len(problems):,} of "
             f"{len(labelled):,} labels; --relation none leaves {name!r}"
         )
-    values = measured.values.copy()
-    values[list(problems)], bounds[list(problems)] = np.nan, 0
+    values = label_column.values.copy()
+    values[list(problems)], censoring[list(problems)] = np.nan, 0
     return replace(
-        measured,
+        label_column,
         values=values,
-        bounds=bounds,
-        problems={**measured.problems, **problems},
+        censoring=censoring,
+        problems={**label_column.problems, **problems},
         n_approximate=n_approximate,
     )
 

@@ -11,18 +11,18 @@ from jaxtyping import Float64, Int8
 from moleblend.data.labels.cell_values import (
     COMMA,
     DATE,
-    Cells,
+    ColumnValues,
     may_have_thousands,
-    read_cells,
+    read_column_values,
     read_number,
 )
 from moleblend.data.labels.column_names import words_of
 from moleblend.data.labels.label_column import (
-    Measurement,
+    LabelColumn,
     Task,
     is_few,
     is_pair,
-    read_measurement,
+    read_label_column,
 )
 from moleblend.data.labels.qualifier_columns import holds_signs, read_signs, read_units
 from moleblend.data.table import Table
@@ -119,11 +119,11 @@ _MOST_NAMED = 12
 
 
 @dataclass(frozen=True, eq=False)
-class Assay:
+class TargetColumns:
     """The targets of a table.
 
     Attributes:
-        measurements: the labels of each target.
+        label_columns: the labels of each target.
         units: of each target; empty where unknown.
         left_out: the other columns, and why each is no target; empty where targets were named.
         notes: what the user should be told, one sentence each.
@@ -131,7 +131,7 @@ class Assay:
         units_from: of each unit, `flag`, `header` or `column NAME`; empty where unknown.
     """
 
-    measurements: tuple[Measurement, ...]
+    label_columns: tuple[LabelColumn, ...]
     units: tuple[str, ...]
     left_out: dict[str, str]
     notes: tuple[str, ...]
@@ -141,23 +141,23 @@ class Assay:
     @property
     def values(self) -> Float64[np.ndarray, "n t"]:
         """Labels; NaN where missing."""
-        return np.stack([measurement.values for measurement in self.measurements], 1)
+        return np.stack([measurement.values for measurement in self.label_columns], 1)
 
     @property
-    def bounds(self) -> Int8[np.ndarray, "n t"]:
+    def censoring(self) -> Int8[np.ndarray, "n t"]:
         """1 and -1 where a label is only a bound."""
-        return np.stack([measurement.bounds for measurement in self.measurements], 1)
+        return np.stack([measurement.censoring for measurement in self.label_columns], 1)
 
     def problems(self, row: int) -> str:
         """Say which cells of a row (from 0) are no labels."""
         return "; ".join(
             f"{measurement.name}: {measurement.problems[row]}"
-            for measurement in self.measurements
+            for measurement in self.label_columns
             if row in measurement.problems
         )
 
 
-def read_assay(
+def read_target_columns(
     table: Table,
     targets: Sequence[str] = (),
     *,
@@ -166,7 +166,7 @@ def read_assay(
     log_scale: Sequence[str] = (),
     relation: str = "auto",
     not_targets: Sequence[str] = (),
-) -> Assay:
+) -> TargetColumns:
     """Read the labels of a table.
 
     Args:
@@ -195,11 +195,11 @@ def read_assay(
     if unknown:
         raise ValueError(f"--log-scale names {unknown[0]!r}, which is no target of this run")
     each = tasks if len(tasks) > 1 else [*tasks] * len(targets)
-    measurements = tuple(
-        read_measurement(table, name, task, log10=name in log_scale)
+    label_columns = tuple(
+        read_label_column(table, name, task, log10=name in log_scale)
         for name, task in zip(targets, each, strict=True)
     )
-    for measurement in measurements:
+    for measurement in label_columns:
         notes += measurement.notes
 
     @cache
@@ -207,24 +207,24 @@ def read_assay(
         looked_at = _looked_at(table, {*targets, *not_targets})
         return [name for name, _, reason in looked_at if not reason]
 
-    measurements, relations, told = read_signs(table, measurements, relation, not_targets, rivals)
+    label_columns, relations, told = read_signs(table, label_columns, relation, not_targets, rivals)
     notes += told
-    found, units_from, told = read_units(table, measurements, units, not_targets, rivals)
+    found, units_from, told = read_units(table, label_columns, units, not_targets, rivals)
     notes += told
-    for measurement in measurements:
+    for measurement in label_columns:
         notes += _of_points(table, measurement)
-    return Assay(measurements, found, left_out, tuple(notes), relations, units_from)
+    return TargetColumns(label_columns, found, left_out, tuple(notes), relations, units_from)
 
 
-def _of_points(table: Table, measurement: Measurement) -> list[str]:
+def _of_points(table: Table, measurement: LabelColumn) -> list[str]:
     """Tell that 1.500 may be 1500 in a table whose other numbers have decimal commas."""
     if measurement.kind != "regression":
         return []
-    cells = read_cells(table, measurement.name)
+    cells = read_column_values(table, measurement.name)
     if cells is None or not may_have_thousands(cells):
         return []
     for name in dict.fromkeys(table.names):
-        other = read_cells(table, name) if table.names.count(name) == 1 else None
+        other = read_column_values(table, name) if table.names.count(name) == 1 else None
         if other is not None and other.has_commas:
             text = next(t for t in cells.texts if "." in t and not read_number(t).problem)
             told = f"{measurement.name!r}: {text} is read with a decimal point, but {name!r} has "
@@ -288,17 +288,19 @@ def find_targets(
     )
 
 
-def _looked_at(table: Table, others: Collection[str]) -> Iterator[tuple[str, Cells | None, str]]:
+def _looked_at(
+    table: Table, others: Collection[str]
+) -> Iterator[tuple[str, ColumnValues | None, str]]:
     """Give each column but these, its cells, and why it is no target; empty where it may be one."""
     for name in dict.fromkeys(table.names):
         if name in others:
             continue
-        cells = read_cells(table, name) if table.names.count(name) == 1 else None
+        cells = read_column_values(table, name) if table.names.count(name) == 1 else None
         reason = "holds lists, or stands twice" if cells is None else why_no_target(name, cells)
         yield name, cells, reason
 
 
-def why_no_target(name: str, cells: Cells) -> str:
+def why_no_target(name: str, cells: ColumnValues) -> str:
     """Say why a column is no target; nothing where it may be one."""
     words = words_of(name)
     squeezed, spaced = re.sub(r"[\W_]", "", name.lower()), " ".join([*words, ""])
@@ -340,7 +342,7 @@ def why_no_target(name: str, cells: Cells) -> str:
     return "counts the rows" if is_counted else ""
 
 
-def _is_binary(cells: Cells) -> bool:
+def _is_binary(cells: ColumnValues) -> bool:
     """Whether all cells are 0 and 1, or a pair of opposites, each in some row."""
     if not 2 <= len(cells.texts) <= 6:
         return False
@@ -355,14 +357,14 @@ def _listed(names: Sequence[str]) -> str:
     return told + (f" and {len(names) - _MOST_NAMED:,} more" if len(names) > _MOST_NAMED else "")
 
 
-def notes_of_cells(table: Table, measurement: Measurement) -> list[str]:
+def notes_of_cells(table: Table, measurement: LabelColumn) -> list[str]:
     """Say how many cells of a target are bounds, approximate, or no labels."""
     told = []
-    n_bounds, problems = int(np.count_nonzero(measurement.bounds)), measurement.problems
-    if n_bounds:
+    n_censored, problems = int(np.count_nonzero(measurement.censoring)), measurement.problems
+    if n_censored:
         told.append(
-            f"{measurement.name!r}: labels that are bounds, such as >10: {n_bounds:,}; they count "
-            "only where a prediction is on the wrong side"
+            f"{measurement.name!r}: labels that are bounds, such as >10: {n_censored:,}; "
+            "they count only where a prediction is on the wrong side"
         )
     if measurement.n_approximate:
         told.append(
