@@ -26,7 +26,7 @@ from moleblend.chem.fingerprints import count_ecfp4, nearest_packed, packed_ecfp
 from moleblend.data.formats import read_table
 from moleblend.data.splits import Split, grouped_folds, read_split, scaffolds
 from moleblend.data.table import numbers
-from moleblend.evaluation.calibration import ProbabilityCalibration, SpreadCalibration
+from moleblend.evaluation.calibration import ProbabilityCalibration, StdCalibration
 from moleblend.evaluation.conformal import IntervalCalibration, SetCalibration
 from moleblend.evaluation.uncertainty_metrics import (
     error_curve,
@@ -87,9 +87,9 @@ class Predictions:
 
 def judge_regression(known: Predictions, test: Predictions) -> dict[str, object]:
     """Calibrate on one set of predictions and judge on the other."""
-    spread = SpreadCalibration.fit(known.predicted, known.label, known.spread)
+    spread = StdCalibration.fit(known.predicted, known.label, known.spread)
     sure = spread.apply(test.predicted, test.spread)
-    constant = SpreadCalibration.fit(known.predicted, known.label)
+    constant = StdCalibration.fit(known.predicted, known.label)
     plain = IntervalCalibration.fit(known.predicted, known.label)
     scaled = IntervalCalibration.fit(
         known.predicted, known.label, spread.apply(known.predicted, known.spread)
@@ -100,8 +100,8 @@ def judge_regression(known: Predictions, test: Predictions) -> dict[str, object]
     before = np.stack([test.predicted - half, test.predicted + half], 1)
     found = {
         "coverage before": before,
-        "coverage, constant width": plain.intervals(test.predicted, confidence=CONFIDENCE),
-        "coverage, by spread": scaled.intervals(test.predicted, sure, CONFIDENCE),
+        "coverage, constant width": plain.predict_intervals(test.predicted, confidence=CONFIDENCE),
+        "coverage, by spread": scaled.predict_intervals(test.predicted, sure, CONFIDENCE),
         "coverage, weighted": weighted,
     }
     row: dict[str, object] = {"factor": f"{spread.factor:.3f}", "has_spread": spread.has_spread}
@@ -139,7 +139,7 @@ def judge_binary(known: Predictions, test: Predictions) -> dict[str, object]:
             row[f"ECE if calibrated {name}"] = f"{found.error_if_calibrated:.4f}"
             row[f"ECE if calibrated {name}, 95 %"] = f"{found.error_if_calibrated_95:.4f}"
         row[f"Brier {name}"] = f"{((probability - test.label) ** 2).mean():.4f}"
-    sets = SetCalibration.fit(known.predicted, known.label).sets(test.predicted, CONFIDENCE)
+    sets = SetCalibration.fit(known.predicted, known.label).predict_sets(test.predicted, CONFIDENCE)
     coverage = set_coverage(sets, test.label, CONFIDENCE)
     row["coverage, sets"] = f"{coverage.observed:.4f}"
     row["coverage, sets, low"] = f"{coverage.low:.4f}"

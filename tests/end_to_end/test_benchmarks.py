@@ -83,7 +83,9 @@ def test_equal_weights_are_plain_split_conformal():
     known = Predictions(predicted[:19], np.ones(19), label[:19], np.full(19, 0.4))
     asked = Predictions(predicted[19:], np.ones(10), label[19:], np.full(10, 0.4))
     found = weighted_intervals(known, np.ones(19), asked, np.ones(10))
-    plain_ones = IntervalCalibration.fit(predicted[:19], label[:19]).intervals(predicted[19:])
+    plain_ones = IntervalCalibration.fit(predicted[:19], label[:19]).predict_intervals(
+        predicted[19:]
+    )
     assert found == pytest.approx(plain_ones)
     far = Predictions(predicted[19:], np.ones(10), label[19:], np.full(10, 1.0))
     assert np.isinf(weighted_intervals(known, np.ones(19), far, np.ones(10))).all()
