@@ -192,7 +192,7 @@ def test_lower_layers_learn_more_slowly() -> None:
 def test_every_target_of_classes_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
     run, _ = tuned(replace(CONFIG, epochs=1))
     areas = {"a": {"ROC-AUC": 0.9}, "b": {"ROC-AUC": 0.8}, "m": {"macro ROC-AUC": 0.4}, "c": {}}
-    monkeypatch.setattr(finetuning, "score", lambda *_: areas)
+    monkeypatch.setattr(finetuning, "metrics_by_target", lambda *_: areas)
     monkeypatch.setattr(finetuning, "scaled_rmse", lambda *_: 0.1)
     assert run._figure()[0] == pytest.approx(0.7 - 0.1)
 

@@ -122,12 +122,8 @@ class ClassificationUncertainty:
             confidence: fraction of the molecules of each class whose set contains that class.
         """
         sets = format_sets(self.sets.predict_sets(probability, confidence), class_names)
-        is_missing = np.isnan(by_class(probability)).any(1)
-        return {
-            f"{name}_set": [
-                None if missing else text for text, missing in zip(sets, is_missing, strict=True)
-            ]
-        }
+        rows = zip(sets, by_class(probability), strict=True)
+        return {f"{name}_set": [None if np.isnan(row).any() else text for text, row in rows]}
 
 
 @dataclass(frozen=True)
