@@ -835,7 +835,7 @@ def test_too_few_validation_molecules_leave_the_columns_out(config: TrainConfig)
     result, told = run(config)
     notes = result.choices["sureness"]["notes"]
     assert "they need 9 labelled validation molecules and there are 1" in notes[0]
-    assert "two validation molecules are needed" in notes[1]
+    assert "needs at least 1 training molecule and 2 validation molecules, got 56 and 1" in notes[1]
     assert all(f"note: {note}" in told for note in notes)
     table = Predictor(result.model).predict(["CCO"])
     assert table.column_names == ["smiles", "status", "reason", "y_pred"]

@@ -159,8 +159,8 @@ class ApplicabilityDomain:
         """
         if len(smiles) == 0 or len(validation_smiles) < 2:
             raise ValueError(
-                f"got {len(smiles)} training molecules and {len(validation_smiles)} validation "
-                "molecules, expected at least 1 and 2"
+                "the applicability domain needs at least 1 training molecule and 2 validation "
+                f"molecules, got {len(smiles)} and {len(validation_smiles)}"
             )
         if not np.abs(embeddings).max() <= np.finfo(np.float16).max:
             raise ValueError("a training embedding is NaN or too large for half precision")

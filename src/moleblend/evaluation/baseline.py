@@ -44,7 +44,8 @@ class BaselineResult:
             forest.
         test: test metrics of the targets that have a forest.
         not_trained: for each other target the reason why it has no forest.
-        n_censored: training labels that were left out because they are censored.
+        n_censored: training labels that were left out because they are censored; with folds, of all
+            folds together.
     """
 
     n_trees: int = 0

@@ -21,7 +21,8 @@ from jaxtyping import Bool, Float, Float64
 from moleblend.evaluation.calibration import by_class
 
 # crepes computes 1 - confidence, and 1 - 0.9 is less than 0.1 by a rounding error. Without this
-# correction 9 molecules would not suffice for 90 %, and in general one score more would be used.
+# correction 9 molecules would not suffice for 90 %, and otherwise the next higher score would often
+# be used.
 _ROUNDING = 1e-9
 
 

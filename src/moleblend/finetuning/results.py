@@ -193,6 +193,7 @@ def aggregate_runs(
             first.baseline,
             predicted=forest,
             test=_means(_forests(shown)) if config.folds else first.baseline.test,
+            n_censored=sum(run.baseline.n_censored for run in shown),
         ),
         comparisons=compare_with_baseline(
             targets,
