@@ -169,7 +169,7 @@ def test_a_build_that_is_stopped_and_resumed(
     kept = "what was built is kept in .built.parts: --resume goes on with it"
     assert capfd.readouterr().err == f"{kept}\nmoleblend: stopped\n"
     assert cli.main(command) == 2
-    assert "--resume goes on with it, removing the folder begins" in capfd.readouterr().err
+    assert "continue it with --resume, or remove the folder" in capfd.readouterr().err
     assert cli.main([*command, "--resume"]) == 0
     said = capfd.readouterr().err
     assert said.startswith(
@@ -214,7 +214,7 @@ def test_files_that_are_not_there(refuse: Refuse) -> None:
     assert refuse("data build missing.csv out.arrow") == missing
     assert refuse("pretrain --data missing.csv --out run") == missing
     assert refuse("pretrain --data no.arrow --out run") == "no.arrow: there is no such store"
-    assert refuse("pretrain no.toml --data x.csv") == "no.toml: there is no such recipe"
+    assert refuse("pretrain no.toml --data x.csv") == "no.toml: no such recipe"
     said = refuse("pretrain recipe.toml --data chains.csv --out run --from no.safetensors")
     assert said == "no.safetensors: there is no such model file"
     no_model = "no.safetensors: there is no such model file"
@@ -309,9 +309,9 @@ def test_recipes_that_are_wrong(folder: Path, refuse: Refuse) -> None:
     run = "pretrain wrong.toml --data chains.csv --out run"
     recipe = folder / "wrong.toml"
     recipe.write_text("stepz = 4\n")
-    assert "wrong.toml: stepz is unknown, known are data, out" in refuse(run)
+    assert "wrong.toml: unknown name stepz; available: data, out" in refuse(run)
     recipe.write_text("[encoder]\nwidth = 'big'\n")
-    assert "encoder.width: a whole number was expected, 'big' came" in refuse(run)
+    assert "encoder.width: got 'big', expected an integer" in refuse(run)
     recipe.write_text("[blend]\npair_shares = [0.5, 0.5, 0.5]\n")
     assert "sum to 1, (0.5, 0.5, 0.5) sum to 1.5" in refuse(run)
     recipe.write_text("[encoder\n")

@@ -490,7 +490,7 @@ def test_labels_that_are_all_equal_are_scaled_by_the_bounds(config: TrainConfig)
 
 def test_two_runs_in_one_folder_and_one_that_cannot_be_written(config: TrainConfig) -> None:
     out = Path(config.out)
-    with reserved(out), pytest.raises(ValueError, match="another process is working on it"):
+    with reserved(out), pytest.raises(ValueError, match="another process is using it"):
         run(config)
     assert not out.exists()
     with pytest.raises(NotADirectoryError):

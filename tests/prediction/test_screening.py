@@ -203,16 +203,16 @@ def test_killed_and_resumed_is_unbroken(
     assert 2 <= n_left < 5
     assert not out.exists()
     answer = predict_file if verb == "predict" else embed_file
-    with pytest.raises(ValueError, match="holds an unfinished run: --resume goes on with it"):
+    with pytest.raises(ValueError, match="contains an unfinished run: continue it with --resume"):
         answer(model, source, out)
-    with pytest.raises(ValueError, match="goes on as it began, but these differ: errors"):
+    with pytest.raises(ValueError, match=r"cannot resume the run, .* it was started with: errors"):
         answer(model, source, out, resume=True, errors="skip")
     account = answer(model, source, out, resume=True)
     assert account.n_resumed == 10 * n_left
     assert answer(model, source, whole).statuses == account.statuses
     assert out.read_bytes() == whole.read_bytes()
     assert not parts.exists()
-    with pytest.raises(ValueError, match="there is no unfinished run to be resumed"):
+    with pytest.raises(ValueError, match="there is no unfinished run to resume"):
         answer(model, source, out, resume=True)
 
 

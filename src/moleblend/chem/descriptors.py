@@ -1,8 +1,8 @@
-"""Numbers that describe a whole molecule: joined to a model, or taught to its vector. By RDKit.
+"""Molecular descriptors and fingerprints as model inputs, and as targets of pretraining.
 
-They are two sets. `molecule_features` is what a user's model reads; it stays as it is, since model
-files rely on it. `compute_descriptors` is what pretraining asks for: four times as many in half
-the time.
+There are two sets. `molecule_features` are inputs of fine-tuned models; this set must not change,
+because model files depend on it. `compute_descriptors` are targets of pretraining: four times as
+many values in half the time.
 """
 
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ DESCRIPTORS = (
     *("NumValenceElectrons", "BalabanJ", "BertzCT", "HallKierAlpha", "Kappa1", "Kappa2", "Kappa3"),
     *("Chi0v", "Chi1v", "Chi2v", "Chi3v", "Chi4v"),
 )
-"""Those of RDKit that are joined to a model, in this order: a model file relies on it."""
+"""RDKit's descriptors that a model can read; model files depend on their order."""
 
 FEATURES = {"ecfp4": N_BITS, "descriptors": len(DESCRIPTORS)}
-"""What can be joined to a model, and how many numbers it is."""
+"""The kinds of molecule features, and the number of values of each."""
 
 _PROPERTIES = (
     *("exactmw", "amw", "lipinskiHBA", "lipinskiHBD", "NumRotatableBonds", "NumHBD", "NumHBA"),
@@ -46,15 +46,15 @@ _compute_properties = rdMolDescriptors.Properties(_PROPERTIES).ComputeProperties
 
 
 def molecule_features(smiles: Sequence[str], kinds: Sequence[str]) -> Float32[np.ndarray, "n f"]:
-    """Compute features of molecules side by side.
+    """Compute features of molecules, concatenated in the order of `kinds`.
 
     Args:
         smiles: the molecules.
         kinds: of `FEATURES`: `ecfp4` is log(1 + count) of each circular environment; `descriptors`
-            are `DESCRIPTORS`, of which one that RDKit cannot compute is 0.
+            are `DESCRIPTORS`, with 0 for a value that RDKit cannot compute.
 
     Raises:
-        MoleculeError: RDKit refuses a SMILES.
+        MoleculeError: a SMILES is invalid.
     """
     features = np.zeros((len(smiles), sum(FEATURES[kind] for kind in kinds)), np.float32)
     if kinds:
@@ -68,8 +68,8 @@ def features_and_fingerprint(
 ) -> tuple[Float32[np.ndarray, " f"], UInt8[np.ndarray, " 256"]]:
     """Compute what a model and its applicability domain need, from one parse by RDKit.
 
-    A molecule that was read immediately before is not parsed again at all, see
-    `parsing.parse_record`: call this function while iterating over `read_molecules`.
+    A molecule that was read immediately before is not parsed again, see `parsing.parse_record`.
+    Call this function while iterating over `read_molecules`.
 
     Args:
         molecule: of any feature version.
@@ -79,7 +79,7 @@ def features_and_fingerprint(
         The row of `molecule_features`, and the row of `fingerprints.packed_ecfp4`.
 
     Raises:
-        MoleculeError: RDKit refuses the SMILES of the record.
+        MoleculeError: RDKit cannot read the SMILES of the record.
     """
     mol = parse_record(molecule)
     return _features_of(mol, kinds), packed_ecfp4_of(mol)
@@ -97,31 +97,31 @@ def _descriptors_of(mol: Mol) -> Float64[np.ndarray, " f"]:
 
 
 def compute_descriptors(smiles: Sequence[str]) -> Float32[np.ndarray, "n k"]:
-    """Compute what pretraining may ask of a molecule's vector: about 1 ms for each molecule.
+    """Compute the descriptors that pretraining can predict; about 1 ms per molecule.
 
     They are 43 counts, indices and sums over atoms (size, rings, hydrogen bonds, Crippen's log P
     and refractivity, polar surface, connectivity and shape), 42 molecular quantum numbers, and the
-    surface by log P, refractivity and partial charge of its atoms, in 36 intervals.
+    surface area by log P, refractivity and partial charge of the atoms, in 36 intervals.
 
     Args:
         smiles: the molecules.
 
     Returns:
-        In this order; NaN where RDKit cannot compute one, and for a molecule whose SMILES it
-        refuses. An atom whose partial charge it does not know, as in a metal, it counts as one with
-        the most positive charge.
+        The descriptors in this order; NaN for a value that RDKit cannot compute, and for all values
+        of a molecule whose SMILES is invalid. RDKit counts an atom without a known partial charge,
+        such as a metal, as one with the most positive charge.
 
     Reference:
         Nguyen et al., ChemMedChem 2009, doi:10.1002/cmdc.200900317 (quantum numbers); Labute, J.
         Mol. Graph. Model. 2000, doi:10.1016/S1093-3263(00)00068-1 (surfaces).
     """
-    found = np.full((len(smiles), N_DESCRIPTORS), np.nan)
+    values = np.full((len(smiles), N_DESCRIPTORS), np.nan)
     for row, text in enumerate(smiles):
         try:
-            molecule = parse(text)
+            mol = parse(text)
         except MoleculeError:
             continue
-        counts = (compute(molecule) for compute in _COUNTS_AND_SURFACES)
-        found[row] = [*_compute_properties(molecule), *chain.from_iterable(counts)]
-    found[~np.isfinite(found)] = np.nan
-    return found.astype(np.float32)
+        counts = (compute(mol) for compute in _COUNTS_AND_SURFACES)
+        values[row] = [*_compute_properties(mol), *chain.from_iterable(counts)]
+    values[~np.isfinite(values)] = np.nan
+    return values.astype(np.float32)

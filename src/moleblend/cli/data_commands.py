@@ -77,9 +77,9 @@ def _build(
         address: of a Ray cluster; by default Ray is started on this machine.
         resume: go on with a build that was stopped.
     """
-    from moleblend.chem.conformers import ConformerConfig, cache_folder
+    from moleblend.chem.conformers import ConformerConfig
     from moleblend.data.build_store import build_store, count_unfinished
-    from moleblend.files import partial_output_folder
+    from moleblend.files import cache_folder, partial_output_folder
 
     if cache is not None and no_cache:
         raise ValueError(f"either a cache ({cache}) or none, not both")

@@ -26,6 +26,7 @@ from moleblend.data.datasets.converters import (
 from moleblend.data.datasets.download import DownloadError, Progress, download
 from moleblend.data.formats import read_table, write_table
 from moleblend.data.table import Table
+from moleblend.files import cache_folder, stream_sha256
 
 ComparisonSummary = Literal["ok", "another content", "unknown"]
 """Whether a file has the hash that is known of it."""
@@ -53,15 +54,10 @@ def dataset(name: str) -> Dataset:
     return DATASETS[name]
 
 
-def cache() -> Path:
-    """Give the user's folder for data that was fetched."""
-    return Path(pooch.os_cache("moleblend"))
-
-
 def folders() -> list[Path]:
     """Give the folders in which data is looked for: `MOLEBLEND_DATA` first, then the cache."""
     named = os.environ.get("MOLEBLEND_DATA")
-    return [Path(named), cache()] if named else [cache()]
+    return [Path(named), cache_folder()] if named else [cache_folder()]
 
 
 def find(name: str) -> Path:
@@ -211,7 +207,7 @@ def fetch(name: str, folder: Path | None = None, on_progress: Progress | None = 
             should be (what was fetched is gone then, what was there before is not).
     """
     wanted = dataset(name)
-    folder = folder or cache()
+    folder = folder or cache_folder()
     path = folder / wanted.file
     if wanted.kind == "conformers":
         raise ValueError(
@@ -280,7 +276,7 @@ def content_sha256(path: Path) -> str:
         return digest.hexdigest()
     opened = gzip.open if path.suffix == ".gz" and path.suffixes[-2:] != [".tar", ".gz"] else open
     with opened(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return stream_sha256(file)
 
 
 def _parts(values: pa.Array) -> Iterator[bytes]:
