@@ -395,7 +395,7 @@ def test_refused_before_anything_is_read(source, tmp_path):
         source, tmp_path / "out.arrow", smiles="structure", n_processes=1
     )
     (tmp_path / "folder").mkdir()
-    assert "a folder of that name" in reason(source, tmp_path / "folder")
+    assert "already a folder with this name" in reason(source, tmp_path / "folder")
     assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "copy.arrow", "folder"}
 
 

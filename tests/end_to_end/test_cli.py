@@ -207,13 +207,13 @@ def test_conformers_are_kept_in_the_users_cache(
 
 
 def test_files_that_are_not_there(refuse: Refuse) -> None:
-    missing = "missing.csv: there is no such file"
+    missing = "missing.csv: no such file"
     assert refuse("train missing.csv --target y --from scratch --out run") == missing
     assert refuse("predict model.safetensors missing.csv out.csv") == missing
     assert refuse("embed model.safetensors missing.csv out.npy") == missing
     assert refuse("data build missing.csv out.arrow") == missing
     assert refuse("pretrain --data missing.csv --out run") == missing
-    assert refuse("pretrain --data no.arrow --out run") == "no.arrow: there is no such store"
+    assert refuse("pretrain --data no.arrow --out run") == "no.arrow: no such store"
     assert refuse("pretrain no.toml --data x.csv") == "no.toml: no such recipe"
     said = refuse("pretrain recipe.toml --data chains.csv --out run --from no.safetensors")
     assert said == "no.safetensors: there is no such model file"
@@ -236,7 +236,7 @@ def test_empty_files(folder: Path, refuse: Refuse) -> None:
 
 
 def test_missing_columns(refuse: Refuse) -> None:
-    there = "its columns are 'smiles', 'y'"
+    there = "available: 'smiles', 'y'"
     assert there in refuse("train chains.csv --target z --from scratch --out run")
     assert there in refuse("train chains.csv --target y --from scratch --split fold --out run")
     assert there in refuse("predict model.safetensors chains.csv out.csv --smiles mol")
