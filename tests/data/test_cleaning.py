@@ -131,7 +131,7 @@ def test_duplicates(tmp_path, how, rows, y, z):
         rows.index(row) + 1 if row in rows else None for row in range(10)
     ]
     assert account[2].reason == "same molecule as row 1"
-    told = "labels of y contradict: row 5: 1, row 6: 2"
+    told = "y contradicts, row 5: 1, row 6: 2"
     expected = {
         "keep": ("unchanged", told, "unchanged", "unchanged"),
         "mean": ("merged", f"same molecule as row 5; {told}", "changed", "merged"),
@@ -171,9 +171,7 @@ def test_duplicates_are_told_after_the_steps(tmp_path):
 def test_classes_have_no_mean(tmp_path):
     table = table_of(tmp_path, "smiles,y,z", "CC,1,3", "CC,0,4", "CO,,", "CO,1,")
     config = CleaningConfig(duplicates="mean")
-    with pytest.raises(
-        ValueError, match=r"in\.csv: labels of y contradict: row 1: 1, row 2: 0; classes"
-    ):
+    with pytest.raises(ValueError, match=r"in\.csv: y contradicts, row 1: 1, row 2: 0; classes"):
         clean(table, config, ["y"])
     assert column(clean(table, replace(config, duplicates="drop"), ["y"]), "y") == ["1"]
     assert column(clean(table, config, ["z"]), "z") == ["3.5", ""]
@@ -256,13 +254,13 @@ def test_what_is_refused(tmp_path):
         clean(table, CleaningConfig(duplicates="keep"))
     with pytest.raises(ValueError, match="name at least one target"):
         clean(table, CleaningConfig(outliers=3.5))
-    with pytest.raises(ValueError, match=r"row 2 \(line 3\): got 'high'"):
+    with pytest.raises(ValueError, match=r"row 2 \(line 3\).* not 'high'"):
         clean(table, CleaningConfig(), ["y"])
     columns = pa.table({"smiles": ["CC.Cl"], "coordinates": [[0.0] * 9]})
-    with pytest.raises(ValueError, match="column 'coordinates' has values for each atom"):
+    with pytest.raises(ValueError, match=r"what column 'coordinates' lists .* would not follow"):
         clean(Table(MEMORY, columns), EVERYTHING)
     assert len(clean(Table(MEMORY, columns), CleaningConfig(drop_invalid=True)).account) == 1
-    with pytest.raises(ValueError, match=r"got tolerance=.*, expected finite values"):
+    with pytest.raises(ValueError, match="not negative"):
         CleaningConfig(tolerance=-1.0)
 
 
@@ -273,9 +271,9 @@ def test_the_verb(tmp_path, monkeypatch, capfd):
     command = "data clean in.csv out/o.csv --largest-fragment --neutralise --duplicates mean"
     assert cli.main([*command.split(), "--target", "y"]) == 0
     said = capfd.readouterr().err
-    assert "4 rows read, 3 rows kept" in said
+    assert "4 rows came, 3 are left" in said
     assert "largest_fragment: 1 rows changed" in said
-    assert "molecules with contradicting labels: 1" in said
+    assert "molecules with labels that contradict: 1" in said
     assert (tmp_path / "out/o.csv").read_text() == "smiles,y\nCC(=O)O,1.5\nC1CC,3\nCCC,4\n"
     with (tmp_path / "out/o.csv.account.csv").open(newline="") as file:
         account = list(csv.DictReader(file))
@@ -305,8 +303,5 @@ def test_bbbp(data_folder):
     cleaned = clean(table, config, ["p_np"])
     numbers = table.column("num").to_pylist()
     assert column(cleaned, "num") == [numbers[row] for row in cleaned.rows]
-    assert (
-        cleaned.account[0].reason
-        == "largest_fragment; labels of p_np contradict: row 1: 1, row 379: 0"
-    )
+    assert cleaned.account[0].reason == "largest_fragment; p_np contradicts, row 1: 1, row 379: 0"
     assert actions(cleaned).count("invalid") == 3

@@ -322,7 +322,7 @@ def test_the_verb(tmp_path, monkeypatch, capfd):
         "in.csv o.csv --by scafold": "there is no column 'scafold'",
         "in.csv o.csv --by random --column series": "a column 'series' already",
         "in.csv o.csv --by random --folds 2": "expected at least 3",
-        "in.csv o.csv --by random --folds 3 --fractions 0.8 0.1 0.1": "folds or fractions, not both",
+        "in.csv o.csv --by random --folds 3 --fractions 0.8 0.1 0.1": "folds or fractions, not",
         "in.csv o.csv --by random --fractions 0.5 0.5 0.5": "sum to 1",
         "in.csv in.csv --by random": "overwrite",
         "in.csv o.xlsx --by random": "ends in .csv",

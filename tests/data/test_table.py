@@ -69,13 +69,13 @@ def test_numbers_and_missing_ones():
 @pytest.mark.parametrize("cell", ["abc", "1,5", "inf", [1.0], float("inf")])
 def test_what_is_no_number_is_named_with_its_row(cell):
     text = reason(numbers, in_memory(y=[None, cell]), "y")
-    assert text == f"t.csv, row 2: got {cell!r} in column 'y', expected a number"
+    assert text == f"t.csv, row 2: column 'y' should hold numbers, not {cell!r}"
 
 
 def test_the_line_of_a_cell_that_is_no_number(tmp_path):
     path = write_file(tmp_path / "t.csv", "smiles,y\nC,1\n\nCC,ten\n")
     assert reason(numbers, read_table(path), "y") == (
-        f"{path}, row 2 (line 4): got 'ten' in column 'y', expected a number"
+        f"{path}, row 2 (line 4): column 'y' should hold numbers, not 'ten'"
     )
 
 

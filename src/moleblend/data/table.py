@@ -14,7 +14,7 @@ from moleblend.chem.molecule import ATOM_FEATURE_SIZES, FeatureVersion, Molecule
 from moleblend.chem.parsing import read_mol_block, read_smiles
 from moleblend.chem.xyz import read_xyz
 
-_MISSING_VALUES = ("", "na", "n/a", "nan", "none", "null")
+_NO_NUMBER = ("", "na", "n/a", "nan", "none", "null")
 _HOW_TO_NAME_IT = "--smiles COLUMN, in Python smiles="
 _SMILES_NAMES = ("canonical_smiles", "isomeric_smiles", "mol", "structure")
 
@@ -216,17 +216,16 @@ def numbers(table: Table, name: str) -> Float64[np.ndarray, " n"]:
     """Read a column of numbers.
 
     Returns:
-        NaN if the cell is empty, NA, N/A, NaN, None or null, or if the row is malformed.
+        NaN where the cell is empty, NA, N/A, NaN, None or null, and where the row is malformed.
 
     Raises:
-        ValueError: there is no such column, or a cell is not a finite number (the message has its
-            row and its text).
+        ValueError: there is no such column, or a cell is no finite number (the message has both).
     """
     values = np.full(len(table), np.nan)
     for row, cell in enumerate(table.column(name).to_pylist()):
         if row in table.flaws or cell is None:
             continue
-        if isinstance(cell, str) and cell.strip().lower() in _MISSING_VALUES:
+        if isinstance(cell, str) and cell.strip().lower() in _NO_NUMBER:
             continue
         try:
             values[row] = float(cell)
@@ -235,7 +234,7 @@ def numbers(table: Table, name: str) -> Float64[np.ndarray, " n"]:
         if np.isinf(values[row]):
             raise ValueError(
                 f"{table.source}, {table.place(row)}: "
-                f"got {cell!r} in column {name!r}, expected a number"
+                f"column {name!r} should hold numbers, not {cell!r}"
             )
     return values
 
