@@ -117,25 +117,13 @@ def scale_labels(
     return np.stack(columns, 1).astype(np.float32)
 
 
-def exact(
+def exact_labels(
     labels: Float64[np.ndarray, "n t"], censoring: Int8[np.ndarray, "n t"]
 ) -> Float64[np.ndarray, "n t"]:
     """Return the labels, with NaN for the censored ones."""
     return np.where(censoring == 0, labels, np.nan)
 
 
-def learnt(target: Target, values: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-    """Give values of a regression target as it is learnt: as they are, or their logarithms."""
-    return np.log10(values) if target.log10 else values
-
-
-def as_given(
-    target: Target, probability: Float64[np.ndarray, "n c"]
-) -> Float64[np.ndarray, "n ..."]:
-    """Give the probabilities of a target as calibration takes them: of class 1, or of each."""
-    return probability[:, 0] if target.kind == "binary" else probability
-
-
 def class_names(target: Target) -> tuple[str, ...]:
-    """Give the names of a target's classes; numbers where they have none."""
-    return target.classes or ("0", "1")
+    """Return `Target.class_names`."""
+    return target.class_names
