@@ -233,7 +233,7 @@ def test_a_stopped_build_goes_on_with_the_missing_shards(source, tmp_path):
     assert count_unfinished(out) == 4
     whole = {path: path.stat().st_mtime_ns for path in parts.glob("shard-*")}
     (parts / ".shard-00004.arrow.1234abcd").write_text("what a killed build leaves")
-    assert "unfinished build: --resume" in reason(source, out, **options)
+    assert "unfinished build: continue it with --resume" in reason(source, out, **options)
     (parts / "shard-00001.arrow").unlink()
     with pytest.raises(KeyboardInterrupt):
         build_store(source, out, **options, resume=True, on_progress=stopped(210))
@@ -383,13 +383,13 @@ def test_notes_reach_the_account(tmp_path):
 
 
 def test_refused_before_anything_is_read(source, tmp_path):
-    assert "ends in .arrow" in reason(source, tmp_path / "out.parquet")
-    assert "make a folder" in reason(source, tmp_path / "out.arrow", shard_format="parquet")
+    assert "must end in .arrow" in reason(source, tmp_path / "out.parquet")
+    assert "need a folder" in reason(source, tmp_path / "out.arrow", shard_format="parquet")
     copy = tmp_path / "copy.arrow"
     copy.symlink_to(source)
     assert "overwrite" in reason(source, copy)
-    assert "at least one worker" in reason(source, tmp_path / "out.arrow", n_processes=0)
-    assert "at least one row" in reason(source, tmp_path / "out.arrow", shard_rows=0)
+    assert "expected at least 1" in reason(source, tmp_path / "out.arrow", n_processes=0)
+    assert "got shard_rows=0, expected at least 1" in reason(source, tmp_path / "out.arrow", shard_rows=0)
     reason(tmp_path / "no.csv", tmp_path / "out.arrow", kind=FileNotFoundError)
     assert "'smiles', 'name'" in reason(
         source, tmp_path / "out.arrow", smiles="structure", n_processes=1
