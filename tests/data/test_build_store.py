@@ -389,7 +389,9 @@ def test_refused_before_anything_is_read(source, tmp_path):
     copy.symlink_to(source)
     assert "overwrite" in reason(source, copy)
     assert "expected at least 1" in reason(source, tmp_path / "out.arrow", n_processes=0)
-    assert "got shard_rows=0, expected at least 1" in reason(source, tmp_path / "out.arrow", shard_rows=0)
+    assert "got shard_rows=0, expected at least 1" in reason(
+        source, tmp_path / "out.arrow", shard_rows=0
+    )
     reason(tmp_path / "no.csv", tmp_path / "out.arrow", kind=FileNotFoundError)
     assert "'smiles', 'name'" in reason(
         source, tmp_path / "out.arrow", smiles="structure", n_processes=1

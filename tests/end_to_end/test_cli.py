@@ -357,7 +357,9 @@ def test_outputs_that_cannot_be(folder: Path, refuse: Refuse) -> None:
     assert "must end in .arrow" in refuse("data build chains.csv out.store")
     assert "need a folder" in refuse("data build chains.csv out.arrow --format parquet")
     assert "no unfinished build" in refuse("data build chains.csv out.arrow --resume")
-    assert "only engine ray has an address" in refuse("data build chains.csv out.arrow --address 10.0.0.1:6379")
+    assert "only engine ray has an address" in refuse(
+        "data build chains.csv out.arrow --address 10.0.0.1:6379"
+    )
     (folder / "run").mkdir()
     (folder / "run/config.json").write_text("{}")
     occupied = "run holds a run already: --resume continues it, another --out starts a new one"

@@ -33,8 +33,8 @@ class Table:
         lines: for a text file, the line on which each row starts.
         notes: messages about the file for the user, one sentence each.
         n_before: number of rows of the file before the first one of this table.
-        share_read: fraction of the file that is read with the last row of this table, from 0 to 1;
-            None if unknown. For progress only.
+        share_read: fraction of the file (0 to 1) that is read with the last row of this table, for
+            progress messages; None if unknown.
     """
 
     source: Path
