@@ -184,7 +184,7 @@ KINDS = [
     ),
     malformed("quote that is not closed", '{key},"CC,1,', "cannot be read: a quote"),
     malformed("letters after a quote", '{key},CC,1,"a"b', "cannot be read: a quote"),
-    malformed("last row: a quote", '{key},CC,1,"', "cannot be read: a quote is opened and nowhere"),
+    malformed("last row: a quote", '{key},CC,1,"', "cannot be read: a quote is never closed"),
 ]
 
 
