@@ -247,14 +247,14 @@ def test_a_target_that_is_no_number(folder: Path, refuse: Refuse) -> None:
     (folder / "odd.csv").write_text("smiles,y\nCC,1\nCCC,high\nC,low\n")
     assert refuse("train odd.csv --target y --from scratch --out run") == (
         "odd.csv, row 2 (line 3): column 'y' should hold numbers or a few classes, but 'high' is "
-        "no number, and so it is with 2 of 3 cells"
+        "not a number (2 of 3 cells are not labels)"
     )
 
 
 def test_a_target_that_is_not_clear(folder: Path, refuse: Refuse) -> None:
     (folder / "two.csv").write_text("id,smiles,a,b\nx,CC,1.5,2.5\ny,CCC,2.5,0.5\n")
     assert refuse("train two.csv --from scratch") == (
-        "two.csv: 2 columns could be the target: 'a', 'b'; say which with --target COLUMN ..."
+        "two.csv: 2 columns could be the target: 'a', 'b'; select with --target COLUMN ..."
     )
 
 

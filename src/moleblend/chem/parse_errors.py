@@ -5,11 +5,37 @@ import re
 import threading
 import unicodedata
 
+MISSING_WORDS = frozenset(
+    [
+        *(
+            "na",
+            "n/a",
+            "#n/a",
+            "n.a.",
+            "n.a",
+            "nan",
+            "none",
+            "null",
+            "-",
+            "--",
+            ".",
+            "?",
+            "missing",
+        ),
+        *("nd", "n.d.", "n.d", "nt", "n.t.", "not determined", "not tested", "not available"),
+        *("#value!", "#div/0!", "#ref!", "#num!", "#name?", "#null!"),
+    ]
+)
+"""Words, in lower case, for a missing value in any column; an empty cell is missing too."""
+
 _OTHER_THINGS = tuple(
     (re.compile(pattern), words)
     for pattern, words in (
-        (r"(?i)(nan|none|null|na|nd|n/a|#n/a|n\.[ad]\.?|-+|\?)$", "it stands for a missing value"),
         (r"#[A-Z]+[/\d]*[!?]$", "it is an error of a spreadsheet"),
+        (
+            rf"(?i)({'|'.join(map(re.escape, sorted(MISSING_WORDS)))}|-+)$",
+            "it stands for a missing value",
+        ),
         (r"(?i)InChI=", "it is an InChI"),
         (r"[A-Z]{14}-[A-Z]{10}-[A-Z]$", "it is an InChIKey"),
         (r"\d{2,7}-\d\d-\d$", "it looks like a CAS number"),

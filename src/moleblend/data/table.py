@@ -1,4 +1,4 @@
-"""The rows of a table: names, cells, numbers, molecules; none is lost."""
+"""The rows of a table: names, cells, molecules; none is lost."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float64, Num
+from jaxtyping import Num
 
 from moleblend.chem.molecule import ATOM_FEATURE_SIZES, FeatureVersion, Molecule, MoleculeError
 from moleblend.chem.parsing import read_mol_block, read_smiles
 from moleblend.chem.xyz import read_xyz
 
-_NO_NUMBER = ("", "na", "n/a", "nan", "none", "null")
 _BY_NAME = "--smiles COLUMN, in Python smiles="
 _SMILES_NAMES = ("canonical_smiles", "isomeric_smiles", "mol", "structure")
 
@@ -199,33 +198,6 @@ def with_smiles(table: Table, smiles: str | None = None) -> tuple[pa.Table, str]
         item.smiles if isinstance(item, Molecule) else None for item in read_molecules(table)
     ]
     return table.columns.append_column("smiles", pa.array(written, pa.string())), "smiles"
-
-
-def numbers(table: Table, name: str) -> Float64[np.ndarray, " n"]:
-    """Read a column of numbers.
-
-    Returns:
-        NaN where the cell is empty, NA, N/A, NaN, None or null, and where the row is malformed.
-
-    Raises:
-        ValueError: there is no such column, or a cell is no finite number (the message has both).
-    """
-    values = np.full(len(table), np.nan)
-    for row, cell in enumerate(table.column(name).to_pylist()):
-        if row in table.flaws or cell is None:
-            continue
-        if isinstance(cell, str) and cell.strip().lower() in _NO_NUMBER:
-            continue
-        try:
-            values[row] = float(cell)
-        except (TypeError, ValueError):
-            values[row] = np.inf
-        if np.isinf(values[row]):
-            raise ValueError(
-                f"{table.source}, {table.place(row)}: "
-                f"column {name!r} should hold numbers, not {cell!r}"
-            )
-    return values
 
 
 def read_molecules(

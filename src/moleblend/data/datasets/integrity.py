@@ -17,7 +17,8 @@ from moleblend.data.datasets.catalogue import Counts, Dataset
 from moleblend.data.datasets.fetch import ComparisonSummary, compare_hash, dataset, find, read
 from moleblend.data.datasets.streaming import pcqm4mv2_split, read_pcqm4mv2
 from moleblend.data.formats import read_pieces
-from moleblend.data.table import Table, numbers, read_molecules
+from moleblend.data.labels.cell_values import read_numbers
+from moleblend.data.table import Table, read_molecules
 from moleblend.parallel import map_in_order
 
 _ROWS_IN_A_PIECE = 512
@@ -111,7 +112,7 @@ def _count_table(
     tasks = known.task_names(table.names)
     values = np.empty((len(table), len(tasks)))
     for column, task in enumerate(tasks):
-        values[:, column] = numbers(table, task)
+        values[:, column] = read_numbers(table, task)
     labels = {
         task: (int((~np.isnan(column)).sum()), int((column == 1).sum()) if known.classes else 0)
         for task, column in zip(tasks, values.T, strict=True)
