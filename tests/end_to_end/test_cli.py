@@ -15,7 +15,7 @@ import torch
 
 from moleblend.chem.parsing import read_smiles
 from moleblend.cli import main as cli
-from moleblend.cli.data_commands import DATA_VERBS
+from moleblend.cli.data_commands import DATA_COMMANDS
 from moleblend.data import build_store as build
 from moleblend.data.store import MoleculeStore, write_store
 from moleblend.data.targets import Target
@@ -343,7 +343,7 @@ def test_verbs_that_do_not_exist(refuse: Refuse) -> None:
     said = refuse("pretain --data x")
     assert said.startswith("there is no verb 'pretain'; demo, data, pretrain, train")
     said = refuse("data bild")
-    assert said == f"there is no 'data bild'; the verbs are {', '.join(DATA_VERBS)}"
+    assert said == f"unknown command 'data bild'; available: {', '.join(DATA_COMMANDS)}"
 
 
 def test_outputs_that_cannot_be(folder: Path, refuse: Refuse) -> None:
@@ -414,7 +414,7 @@ def test_ctrl_c_has_its_own_exit_code(
     assert cli.main([*command, "--resume"]) == 0
 
 
-@pytest.mark.parametrize("verb", [*cli.COMMANDS, *(f"data {verb}" for verb in DATA_VERBS)])
+@pytest.mark.parametrize("verb", [*cli.COMMANDS, *(f"data {verb}" for verb in DATA_COMMANDS)])
 def test_help_of_every_verb(verb: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*verb.split(), "--help"]) == 0
     said = capfd.readouterr()

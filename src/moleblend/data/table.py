@@ -11,7 +11,7 @@ import pyarrow as pa
 from jaxtyping import Num
 
 from moleblend.chem.molecule import ATOM_FEATURE_SIZES, FeatureVersion, Molecule, MoleculeError
-from moleblend.chem.parsing import read_mol_block, read_smiles
+from moleblend.chem.parsing import count_atoms, read_mol_block, read_smiles
 from moleblend.chem.xyz import read_xyz
 
 _BY_NAME = "--smiles COLUMN, in Python smiles="
@@ -157,20 +157,13 @@ def _holds_smiles(table: Table, name: str) -> bool:
         return False
     cells = [cell for cell in table.column(name)[:100].to_pylist() if isinstance(cell, str)]
     seen = [cell.strip() for cell in cells if cell.strip()][:20]
-    return bool(seen) and 2 * sum(map(_is_molecule, seen)) > len(seen)
-
-
-def _is_molecule(text: str) -> bool:
-    try:
-        return read_smiles(text).n_atoms > 1
-    except MoleculeError:
-        return False
+    return bool(seen) and 2 * sum(count_atoms(text) > 1 for text in seen) > len(seen)
 
 
 def _looks_like_smiles(name: str) -> bool:
     """Whether the name of a column is a molecule, and no word."""
     signs = re.search(r"[()=#\[\]@\d]", name) and re.search(r"[CcNnOo]", name)
-    return bool(signs) and _is_molecule(name)
+    return bool(signs) and count_atoms(name) > 1
 
 
 def with_smiles(table: Table, smiles: str | None = None) -> tuple[pa.Table, str]:

@@ -29,7 +29,7 @@ def wheel(path: Path, members: dict[str, bytes | str]) -> Path:
     return path
 
 
-def test_moses_has_its_three_parts_in_order(tmp_path: Path) -> None:
+def test_moses_has_its_three_sets_in_order(tmp_path: Path) -> None:
     parts = {"train": "SMILES\nC\nCC\n", "test": "SMILES\nN\n", "test_scaffolds": "SMILES\nO\n"}
     members = {
         f"moses/dataset/data/{part}.csv.gz": gzip.compress(text.encode())
@@ -41,7 +41,7 @@ def test_moses_has_its_three_parts_in_order(tmp_path: Path) -> None:
         "split": ["train", "train", "test", "test_scaffolds"],
     }
     members.popitem()
-    with pytest.raises(ValueError, match=r"there is no .*test_scaffolds.csv.gz in it"):
+    with pytest.raises(ValueError, match=r"the archive has no member .*test_scaffolds.csv.gz"):
         moses_table(wheel(tmp_path / "molsets.whl", members))
     (tmp_path / "molsets.whl").write_bytes(b"no wheel")
     with pytest.raises(ValueError, match="not a zip"):
@@ -79,7 +79,7 @@ def part(path: Path, rows: list[tuple[str, list[float], list[float]]]) -> Path:
     return path
 
 
-def test_parts_of_protocol_u_are_joined(tmp_path: Path) -> None:
+def test_sets_of_protocol_u_are_combined(tmp_path: Path) -> None:
     parts = {
         "train": part(tmp_path / "train.csv", [("C", [-2.06, 1], [1.0, 1])]),
         "valid": part(tmp_path / "valid.csv", [("CC", [-1, 0], [0, 1])]),
@@ -91,14 +91,14 @@ def test_parts_of_protocol_u_are_joined(tmp_path: Path) -> None:
         "b": ["1", "0"],
         "split": ["train", "valid"],
     }
-    with pytest.raises(ValueError, match="C has 2 labels, 1 were expected"):
+    with pytest.raises(ValueError, match="C has 2 labels, expected 1"):
         protocol_u_table(parts, ("a",))
     parts.pop("train")
-    with pytest.raises(ValueError, match="the part train is missing"):
+    with pytest.raises(ValueError, match="the training set is missing"):
         protocol_u_table(parts, ("a", "b"))
 
 
-def test_train_is_the_raw_file_without_the_other_parts(tmp_path: Path) -> None:
+def test_train_is_the_raw_file_without_the_other_sets(tmp_path: Path) -> None:
     raw = tmp_path / "raw.csv"
     raw.write_text("a,id,smiles\n1.0,x,N\n,x,CC\n0.0,x,FAIL\n,x,O\n")
     parts = {"test": part(tmp_path / "test.csv", [("CC", [1], [1])])}

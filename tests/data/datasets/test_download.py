@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from moleblend.data.datasets.download import DownloadError, download
+from moleblend.data.datasets.download import DownloadError, InterruptedDownloadError, download
 
 CONTENT = bytes(range(256)) * 4096
 SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
@@ -92,7 +92,7 @@ def test_a_broken_download_goes_on_where_it_broke(
 ) -> None:
     path = tmp_path / "data.bin"
     server.breaks_after = 300_000
-    with pytest.raises(DownloadError, match="broke off after 300,000 bytes"):
+    with pytest.raises(InterruptedDownloadError, match="interrupted after 300,000 bytes"):
         download(server.url, path, known_hash=known_hash)
     assert not path.exists()
     server.breaks_after = None
@@ -142,7 +142,7 @@ def test_a_wrong_hash_leaves_nothing(tmp_path: Path, server: Server) -> None:
 
 
 def test_what_cannot_be_had_is_said_in_a_sentence(tmp_path: Path, server: Server) -> None:
-    with pytest.raises(DownloadError, match="the server answers 404"):
+    with pytest.raises(DownloadError, match="the server returned 404"):
         download(server.url + "x", tmp_path / "data.bin", known_hash=None)
     with pytest.raises(DownloadError, match=r":9/x cannot be reached \(.*\)$") as caught:
         download("http://127.0.0.1:9/x", tmp_path / "data.bin", known_hash=None)

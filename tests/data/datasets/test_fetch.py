@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from moleblend.data.datasets import fetch as datasets
-from moleblend.data.datasets.catalogue import DATASETS, Dataset
+from moleblend.data.datasets.catalogue import Dataset, known_datasets
 from moleblend.data.datasets.download import DownloadError
 from moleblend.data.datasets.fetch import (
     atomisation_energies,
@@ -34,20 +34,20 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-# --- what is said of them ------------------------------------------------------------------------
+# --- descriptions ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", known_datasets())
 def test_every_set_is_described_here_or_not(here: Path, name: str) -> None:
     told = dict(describe_dataset(name))
-    place = here / "data" / DATASETS[name].file
-    assert told["file"] == f"not here; it belongs at {place}"
+    place = here / "data" / known_datasets()[name].file
+    assert told["file"] == f"not found; expected at {place}"
     assert told["use"].startswith("moleblend ")
-    assert ("hash not known" in told["content"]) == (DATASETS[name].content is None)
+    assert ("hash unknown" in told["content"]) == (known_datasets()[name].content is None)
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"there is no data set 'qm8'; there are bbbp, .*qm9"):
+    with pytest.raises(ValueError, match=r"unknown data set 'qm8'; available: bbbp, .*qm9"):
         find("qm8")
 
 
@@ -73,10 +73,12 @@ def test_without_a_named_folder_there_is_the_cache(
 
 def test_what_is_not_here_is_answered_with_where_it_belongs(here: Path) -> None:
     place = here / "data/moleculenet/BBBP.csv"
-    with pytest.raises(FileNotFoundError, match="data fetch bbbp` brings it, or put it at") as told:
+    with pytest.raises(
+        FileNotFoundError, match="run `moleblend data fetch bbbp`, or put the file at"
+    ) as told:
         find("bbbp")
     assert str(told.value).endswith(str(place))
-    with pytest.raises(FileNotFoundError, match="it has to be made from its published form"):
+    with pytest.raises(FileNotFoundError, match="make it from its published form"):
         find("geom-drugs")
 
 
@@ -142,17 +144,17 @@ def published(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
 
 
 def known(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> Dataset:
-    changed = replace(DATASETS[name], **changes)
-    monkeypatch.setitem(DATASETS, name, changed)
+    changed = replace(known_datasets()[name], **changes)
+    monkeypatch.setitem(known_datasets(), name, changed)
     return changed
 
 
 def test_a_published_file_is_kept_if_it_is_the_known_one(
     here: Path, published: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = DATASETS["bbbp"].sources[0].url
+    url = known_datasets()["bbbp"].sources[0].url
     published[url] = b"smiles,p_np\nC,1\n"
-    with pytest.raises(ValueError, match="is not the bbbp that moleblend knows"):
+    with pytest.raises(ValueError, match="is not the bbbp of the catalogue"):
         fetch("bbbp")
     assert not is_here("bbbp")
     (here / "ours.csv").write_bytes(published[url])
@@ -163,13 +165,13 @@ def test_a_published_file_is_kept_if_it_is_the_known_one(
     assert fetch("bbbp") == path  # it is here already
     assert fetch("bbbp", here / "cache") == path
     path.write_bytes(b"of someone else")
-    with pytest.raises(ValueError, match=r"BBBP\.csv is not the bbbp that moleblend knows"):
+    with pytest.raises(ValueError, match=r"BBBP\.csv is not the bbbp of the catalogue"):
         fetch("bbbp")
     assert path.read_bytes() == b"of someone else"
 
 
 def test_a_set_that_is_known_to_differ_is_kept(here: Path, published: dict[str, bytes]) -> None:
-    published[DATASETS["muv"].sources[0].url] = gzip.compress(b"smiles\nC\n")
+    published[known_datasets()["muv"].sources[0].url] = gzip.compress(b"smiles\nC\n")
     assert fetch("muv", here / "other") == here / "other/moleculenet/muv.csv.gz"
 
 
@@ -177,10 +179,10 @@ def test_a_set_that_is_known_to_differ_is_kept(here: Path, published: dict[str, 
 def test_parts_become_one_table(
     published: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for source, row in zip(DATASETS["freesolv-u"].sources, ("C", "CC", "CCC"), strict=True):
+    for source, row in zip(known_datasets()["freesolv-u"].sources, ("C", "CC", "CCC"), strict=True):
         text = f",smiles,labels,masks\n0,{row},[-1.5],[1.0]\n"
         published[source.url] = text.encode()
-    with pytest.raises(ValueError, match="is not the freesolv-u that moleblend knows"):
+    with pytest.raises(ValueError, match="is not the freesolv-u of the catalogue"):
         fetch("freesolv-u")
     known(monkeypatch, "freesolv-u", content=None)
     assert fetch("freesolv-u").read_text() == (
@@ -192,8 +194,10 @@ def test_parts_become_one_table(
 def test_labels_without_names_have_those_of_the_raw_file(
     published: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    published[DATASETS["toxcast"].sources[0].url] = gzip.compress(b"smiles,p,q\nC,0.0,\nN,1.0,1\n")
-    for source in DATASETS["toxcast-u"].sources:
+    published[known_datasets()["toxcast"].sources[0].url] = gzip.compress(
+        b"smiles,p,q\nC,0.0,\nN,1.0,1\n"
+    )
+    for source in known_datasets()["toxcast-u"].sources:
         published[source.url] = b',smiles,labels,masks\n0,N,"[1, 1]","[1, 1]"\n'
     known(monkeypatch, "toxcast", content=None)
     known(monkeypatch, "toxcast-u", content=None)
@@ -205,13 +209,13 @@ def test_labels_without_names_have_those_of_the_raw_file(
 @pytest.mark.usefixtures("published")
 def test_without_a_network_it_says_what_to_put_where(here: Path) -> None:
     with pytest.raises(
-        DownloadError, match=r"get BBBP.csv from https://\S+ where there is"
+        DownloadError, match=r"download BBBP.csv from https://\S+ on a machine"
     ) as told:
         fetch("bbbp")
     assert f"put it at {here / 'cache/moleculenet/BBBP.csv'}" in str(told.value)
     with pytest.raises(DownloadError, match=r"put it at \S+published/moses/molsets-0.3.1-py3-none"):
         fetch("moses")
-    with pytest.raises(ValueError, match="geom-drugs is not fetched"):
+    with pytest.raises(ValueError, match="geom-drugs cannot be fetched"):
         fetch("geom-drugs")
 
 
@@ -259,7 +263,7 @@ def test_the_files_here_are_the_known_ones(
         line.split()[1]: line.split()[0]
         for line in (data_folder / "moleculenet/SHA256SUMS").read_text().splitlines()
     }
-    for name, known in DATASETS.items():
+    for name, known in known_datasets().items():
         if known.kind == "table" and name not in ("qm9", "moses"):
             path = find(name)
             assert content_sha256(path) == known.content

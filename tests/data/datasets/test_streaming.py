@@ -68,31 +68,31 @@ def test_parts_never_run_code(tmp_path: Path) -> None:
     pickle.loads(pickle.dumps(Evil(trap)))
     assert trap.exists()  # it would have worked
     trap.unlink()
-    with pytest.raises(ValueError, match=r"split_dict.pt cannot be read \(it names the type"):
+    with pytest.raises(ValueError, match=r"split_dict.pt cannot be read \(it contains the type"):
         pcqm4mv2_split(ogb_zip(tmp_path / "pcqm4m-v2.zip", parts=parts))
     assert not trap.exists()
 
 
 def test_zips_that_are_wrong_are_refused_in_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "pcqm4m-v2.zip"
-    with pytest.raises(FileNotFoundError, match="there is no such file"):
+    with pytest.raises(FileNotFoundError, match="file not found"):
         next(read_pcqm4mv2(path))
     path.write_bytes(b"PK no zip")
-    with pytest.raises(ValueError, match="damaged, or not a zip file"):
+    with pytest.raises(ValueError, match="damaged, or not a zip archive"):
         next(read_pcqm4mv2(path))
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("other.csv", "")
-    with pytest.raises(ValueError, match=r"there is no pcqm4m-v2/raw/data.csv.gz in the zip"):
+    with pytest.raises(ValueError, match=r"has no member pcqm4m-v2/raw/data.csv.gz"):
         next(read_pcqm4mv2(path))
-    with pytest.raises(ValueError, match=r"there is no pcqm4m-v2/split_dict.pt in the zip"):
+    with pytest.raises(ValueError, match=r"has no member pcqm4m-v2/split_dict.pt"):
         pcqm4mv2_split(path)
     ogb_zip(path, rows=data_csv(header=("smiles", "y", "z")))
-    with pytest.raises(ValueError, match="should have the columns"):
+    with pytest.raises(ValueError, match=r"has the columns .*, expected"):
         next(read_pcqm4mv2(path))
     ogb_zip(path, rows=data_csv([*ROWS, ("C", "high")]))
     pieces = read_pcqm4mv2(path, 3)
     assert len(next(pieces)) == 3
-    with pytest.raises(ValueError, match=r"a row from 4 to 6 .*'high'"):
+    with pytest.raises(ValueError, match=r"among rows 4 to 6 .*'high'"):
         next(pieces)
     ogb_zip(path, rows=data_csv(ROWS * 1000)[:-20])
     with pytest.raises(ValueError, match="damaged"):
@@ -111,7 +111,7 @@ def test_the_zip_becomes_one_table(tmp_path: Path) -> None:
     before = out.read_bytes()
     for rows in ([0, 1, 3, 4], [0, 1, 2, 3]):
         parts = split_pt({"train": np.array(rows)})
-        with pytest.raises(ValueError, match="is in no part"):
+        with pytest.raises(ValueError, match="is in no set"):
             write_pcqm4mv2(ogb_zip(tmp_path / "odd.zip", parts=parts), out)
     assert out.read_bytes() == before
     assert {path.name for path in tmp_path.iterdir()} == {"all.parquet", "pcqm4m-v2.zip", "odd.zip"}
