@@ -30,7 +30,8 @@ def test_one_record_of_the_catalogue() -> None:
         columns="iupac, smiles, expt, calc",
         split="none in the file; `train` splits by scaffold, 80/10/10 (protocol H)",
         licence="CC BY-NC-SA 4.0: not for commercial use",
-        citation="Mobley and Guthrie, J. Comput. Aided Mol. Des. 2014, doi:10.1007/s10822-014-9747-x; "
+        citation="Mobley and Guthrie, J. Comput. Aided Mol. Des. 2014, "
+        "doi:10.1007/s10822-014-9747-x; "
         "Wu et al., Chem. Sci. 2018, doi:10.1039/C7SC02664A",
         kind="table",
         task="regression",

@@ -5,6 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from moleblend.chem.parse_errors import MISSING_WORDS, RdkitErrorCollector
 from moleblend.data.formats import read_table
 from moleblend.data.labels.cell_values import (
     ColumnValues,
@@ -94,6 +95,13 @@ def test_missing_words_and_malformed_rows_are_missing() -> None:
     assert cells.texts == ["1", "2"]
     assert cells.which.tolist() == [0, -1, -1, -1, -1, -1, 1, -1, -1]
     assert read_column_values(table([1.0], None), "y") is None
+
+
+@pytest.mark.parametrize("word", sorted(MISSING_WORDS))
+def test_columns_of_labels_and_of_smiles_have_the_same_missing_words(word: str) -> None:
+    assert cells_of("1", word.upper()).texts == ["1"]
+    expected = "it is an error of a spreadsheet" if word[-1] in "!?" and word != "?" else "missing"
+    assert expected in RdkitErrorCollector().reason(word.upper())
 
 
 @pytest.mark.parametrize(
