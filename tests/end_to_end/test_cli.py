@@ -96,7 +96,7 @@ def test_from_a_table_to_predictions(folder: Path, capfd: pytest.CaptureFixture[
         return capfd.readouterr().err
 
     said = do("data build chains.csv molecules.arrow --processes 1")
-    assert "30 of 30 rows are in molecules.arrow; 0 rejected" in said
+    assert "30 of 30 rows are in molecules.arrow; rejected: 0" in said
     assert len(MoleculeStore(folder / "molecules.arrow")) == 30
     said = do("pretrain recipe.toml --data molecules.arrow --out pre --schedule.steps 6")
     assert "25 molecules, 5 held out; 6 steps" in said
@@ -166,14 +166,14 @@ def test_a_build_that_is_stopped_and_resumed(
     with monkeypatch.context() as patch:
         patch.setattr(build._Shards, "write", pressed)
         assert cli.main(command) == 130
-    kept = "what was built is kept in .built.parts: --resume goes on with it"
+    kept = "finished shards are in .built.parts: --resume continues"
     assert capfd.readouterr().err == f"{kept}\nmoleblend: stopped\n"
     assert cli.main(command) == 2
     assert "--resume goes on with it, removing the folder begins" in capfd.readouterr().err
     assert cli.main([*command, "--resume"]) == 0
     said = capfd.readouterr().err
     assert said.startswith(
-        "2 of 3 shards were there already\n30 of 30 rows are in built; 0 rejected"
+        "2 of 3 shards were already finished\n30 of 30 rows are in built; rejected: 0"
     )
     assert len(MoleculeStore(folder / "built")) == 30
     assert not (folder / ".built.parts").exists()
@@ -203,7 +203,7 @@ def test_conformers_are_kept_in_the_users_cache(
     assert (folder / "other/conformers.sqlite").is_file()
     capfd.readouterr()
     assert cli.main(["data", "build", "two.smi", "5.arrow", "--cache", "other", "--no-cache"]) == 2
-    assert "either a cache (other) or none" in capfd.readouterr().err
+    assert "got both --cache other and --no-cache, expected one" in capfd.readouterr().err
 
 
 def test_files_that_are_not_there(refuse: Refuse) -> None:
