@@ -123,7 +123,7 @@ def test_decimal_commas_are_points_where_they_can_be_nothing_else(
     "cells",
     [
         ("1,500", "2,250"),  # thousands as well
-        ("1,5", "1.5", "2,5"),  # both signs
+        ("1,5", "1.5", "2,5"),  # points and commas
         ("1,5", "1,000,000", "2,5"),  # a separator for certain
         ("1,5", "1,000.5", "2,5"),
         ("1,5", "2", "3", "4", "5"),  # may be two numbers

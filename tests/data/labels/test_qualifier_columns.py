@@ -39,8 +39,8 @@ def test_qualifiers_of_the_only_target_censor_it_and_this_is_reported() -> None:
         "the qualifiers of 'Standard Value' are read from column 'Standard Relation'; "
         "--relation none ignores it"
     )
-    told = notes_of_cells(table(columns), target_columns.label_columns[0])
-    assert "censored labels, such as >10: 3;" in told[0]
+    cell_notes = notes_of_cells(table(columns), target_columns.label_columns[0])
+    assert "censored labels, such as >10: 3;" in cell_notes[0]
 
 
 def test_none_ignores_them_and_equal_signs_censor_nothing() -> None:
@@ -115,10 +115,10 @@ def test_a_named_column_is_read_whatever_it_is_called() -> None:
 
 
 @pytest.mark.parametrize(
-    "signs", [["gt", "eq", "lt", "ge", None, "eq"], ["&gt;", "=", "&lt;", ">>", "=", "="]]
+    "qualifiers", [["gt", "eq", "lt", "ge", None, "eq"], ["&gt;", "=", "&lt;", ">>", "=", "="]]
 )
-def test_other_spellings_of_qualifiers(signs: list) -> None:
-    assert read({"sign": signs, "Ki": VALUES}).censoring[:, 0].tolist() == CENSORING
+def test_other_spellings_of_qualifiers(qualifiers: list) -> None:
+    assert read({"sign": qualifiers, "Ki": VALUES}).censoring[:, 0].tolist() == CENSORING
 
 
 @pytest.mark.parametrize("relation", ["auto", "sign"])

@@ -23,7 +23,7 @@ def find(given: Table) -> tuple[tuple[str, ...], dict[str, str], list[str]]:
     return find_targets(TableCells(given), ["smiles"])
 
 
-def found(given: Table) -> tuple[str, ...]:
+def targets_of(given: Table) -> tuple[str, ...]:
     return find(given)[0]
 
 
@@ -64,14 +64,14 @@ def test_words_alone_are_classes_and_qualifiers_alone_are_reported() -> None:
         ("tox",),
         ["'tox' is text with few distinct values, which are used as classes"],
     )
-    assert found(table(tox=words, logS=VALUES)) == ("logS",)
+    assert targets_of(table(tox=words, logS=VALUES)) == ("logS",)
     with pytest.raises(ValueError, match="no column looks measured"):
         find(table(tox=words, group=words))
-    signs = table(sign=[">", "="] * 6, IC50=VALUES)
-    targets, left_out, _ = find(signs)
+    qualifiers = table(sign=[">", "="] * 6, IC50=VALUES)
+    targets, left_out, _ = find(qualifiers)
     assert (targets, left_out) == (("IC50",), {"sign": "holds qualifiers such as > and <"})
     for named in ((), ("IC50",)):
-        target_columns = read_target_columns(signs, named, not_targets=["smiles"])
+        target_columns = read_target_columns(qualifiers, named, not_targets=["smiles"])
         assert target_columns.relations == {"IC50": "sign"}
         assert target_columns.censoring[:, 0].tolist() == [1, 0] * 6
         assert sum("read from column 'sign'" in note for note in target_columns.notes) == 1
@@ -87,7 +87,7 @@ def test_an_identifier_is_never_taken(name: str) -> None:
 
 def test_all_binary_columns_are_taken() -> None:
     words = ["active" if k % 3 else "inactive" for k in range(N)]
-    assert found(table(a=LABELS, b=[None, *LABELS[1:]], c=words)) == ("a", "b", "c")
+    assert targets_of(table(a=LABELS, b=[None, *LABELS[1:]], c=words)) == ("a", "b", "c")
 
 
 def test_the_only_measured_name_is_selected_and_this_is_reported() -> None:
@@ -99,7 +99,7 @@ def test_the_only_measured_name_is_selected_and_this_is_reported() -> None:
 
 def test_a_column_may_be_called_none_or_auto() -> None:
     for name in ("none", "auto"):
-        assert found(table(**{name: VALUES})) == (name,)
+        assert targets_of(table(**{name: VALUES})) == (name,)
         assert (
             read_target_columns(table(**{name: VALUES}), relation=name).label_columns[0].name
             == name
@@ -108,19 +108,19 @@ def test_a_column_may_be_called_none_or_auto() -> None:
 
 def test_several_candidates_are_listed_with_the_flag() -> None:
     with pytest.raises(ValueError, match="2 columns could be the target: 'a', 'b'; select with"):
-        found(table(a=VALUES, b=VALUES))
+        targets_of(table(a=VALUES, b=VALUES))
     both = table(Ki=VALUES, IC50=VALUES, shade=VALUES)
     with pytest.raises(
         ValueError, match=r"3 columns .* 'Ki', 'IC50' \(and 1 with less specific names"
     ):
-        found(both)
+        targets_of(both)
     with pytest.raises(ValueError, match="2 columns could be the target: 'active', 'activity'; "):
-        found(table(active=LABELS, activity=VALUES))
+        targets_of(table(active=LABELS, activity=VALUES))
 
 
 def test_a_column_of_set_names_is_not_a_target_but_is_reported() -> None:
-    parts = ["train", "valid", "test"] * (N // 3)
-    targets, left_out, notes = find(table(fold=parts, value=VALUES))
+    set_names = ["train", "valid", "test"] * (N // 3)
+    targets, left_out, notes = find(table(fold=set_names, value=VALUES))
     assert targets == ("value",)
     assert left_out == {"fold": "holds the words train, valid and test"}
     assert "--split fold uses it as the split" in notes[0]
@@ -134,9 +134,9 @@ def test_units_kinds_and_cells_of_several_targets() -> None:
     assert target_columns.values.shape == (N, 2)
     assert target_columns.censoring[:, 0].tolist() == [0] * 10 + [1, 0]
     assert target_columns.problems(N - 1) == "a nM: 'bad' is not a number"
-    told = notes_of_cells(given, target_columns.label_columns[0])
-    assert "censored labels, such as >10: 1;" in told[0]
-    assert f"the first is in row {N}: 'bad' is not a number" in told[1]
+    cell_notes = notes_of_cells(given, target_columns.label_columns[0])
+    assert "censored labels, such as >10: 1;" in cell_notes[0]
+    assert f"the first is in row {N}: 'bad' is not a number" in cell_notes[1]
     assert read_target_columns(given, ["a nM", "b"], units=["M", ""]).units == ("M", "")
     kinds = read_target_columns(
         given, ["a nM", "b"], tasks=["regression", "regression"]
