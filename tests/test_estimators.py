@@ -169,7 +169,7 @@ def test_frames_and_columns() -> None:
     np.testing.assert_array_equal(ours.predict(pl.from_pandas(frame)), expected)
     np.testing.assert_array_equal(ours.predict(np.array(SMILES, object)[:, None]), expected)
     twice = frame.assign(mol=SMILES)
-    with pytest.raises(ValueError, match="'structure' and 'mol' could each be the SMILES"):
+    with pytest.raises(ValueError, match="'structure' and 'mol' may each be the SMILES column"):
         ours.predict(twice)
     np.testing.assert_array_equal(clone(ours).set_params(smiles="mol")._read(twice), SMILES)
 
@@ -179,8 +179,8 @@ def test_frames_and_columns() -> None:
     [
         (["CCO", "C1CC"], [1.0, 2.0], "C1CC"),
         (["CCO", 3], [1.0, 2.0], "row 2: a SMILES is text, 3 came"),
-        ("CCO", [1.0], "a list of SMILES was expected, not one"),
-        ([["CCO", "C"]], [1.0], r"one SMILES for each molecule was expected, not shape \(1, 2\)"),
+        ("CCO", [1.0], "got one SMILES, expected a list"),
+        ([["CCO", "C"]], [1.0], r"got shape \(1, 2\), expected one SMILES for each molecule"),
         (["CCO", "CC"], [1.0], "inconsistent numbers of samples"),
         (["CCO"], [1.0], "at least 2 molecules"),
         ([], [], "no molecule came"),

@@ -1,4 +1,4 @@
-"""What a run was made with: the code, the machine and the command."""
+"""Provenance of a run: code version, libraries, machine and command."""
 
 import datetime
 import platform
@@ -16,12 +16,12 @@ _UNKNOWN = "unknown"
 
 
 def describe_environment() -> dict[str, str]:
-    """Describe this process in words, for the record: nothing depends on it.
+    """Describe this process, for the documentation of a run; no result depends on it.
 
     Returns:
-        `time` (UTC), `moleblend`, `code` (the git commit where the package runs from a checkout,
-        and whether its files differ from it), `python`, `torch`, `machine`, `processor`, `gpu`,
-        `threads` and `command`.
+        `time` (UTC), `moleblend`, `code` (the git commit if the package runs from a checkout, and
+        whether its files were changed), `python`, `torch`, `machine`, `processor`, `gpu`, `threads`
+        and `command`.
     """
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -38,14 +38,14 @@ def describe_environment() -> dict[str, str]:
 
 
 def code_version(package: Path) -> str:
-    """Give the commit that a package was checked out from, `installed` where it was not."""
+    """Return the git commit of a package; `installed` if it is not in a checkout."""
     root = package.parent.parent
     if not (root / ".git").exists():  # a folder, or a file in a worktree
         return "installed"
     try:
         commit = _git(root, "rev-parse", "HEAD")
         is_changed = _git(root, "status", "--porcelain", "--", str(package))
-    except (OSError, subprocess.SubprocessError):  # no git here, or it distrusts the folder
+    except (OSError, subprocess.SubprocessError):  # no git, or it does not trust the folder
         return _UNKNOWN
     return f"{commit}, changed since" if is_changed else commit
 
@@ -58,14 +58,14 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def _processor() -> str:
-    """Linux names the processor in a file, others in the platform."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text(encoding="utf-8").splitlines() if told.is_file() else []
+    """Return the name of the processor: from /proc/cpuinfo on Linux, else from `platform`."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or _UNKNOWN
 
 
 def peak_mb() -> float:
-    """Largest memory of the process so far, which Linux tells in KiB and macOS in bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
+    """Return the peak memory of this process in MiB."""
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS reports bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1024**2

@@ -19,7 +19,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Work where ESOL is two molecules, and nothing else is here."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MOLEBLEND_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr(datasets, "cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr(datasets, "cache_folder", lambda: tmp_path / "cache")
     path = tmp_path / "data" / known_datasets()["esol"].file
     path.parent.mkdir(parents=True)
     path.write_text("smiles,measured log solubility in mols per litre\nC,1\nC1C,2\n")

@@ -267,9 +267,11 @@ def test_a_resumed_build_goes_on_as_it_began(tmp_path):
         ({"conformers": None}, "conformers.n_conformers"),
     ]:
         text = reason(source, out, **{**options, **changed}, resume=True)
-        assert f"these differ: {name}" in text
+        assert f"it was started with: {name}" in text
     source.write_text(source.read_text().replace(" m7\n", " m8\n"))
-    assert "these differ: source; remove the folder" in reason(source, out, **options, resume=True)
+    assert "it was started with: source; remove the folder" in reason(
+        source, out, **options, resume=True
+    )
     assert contents(tmp_path / ".out.arrow.parts") == before
 
 
@@ -393,7 +395,7 @@ def test_refused_before_anything_is_read(source, tmp_path):
         source, tmp_path / "out.arrow", smiles="structure", n_processes=1
     )
     (tmp_path / "folder").mkdir()
-    assert "a folder of that name" in reason(source, tmp_path / "folder")
+    assert "already a folder with this name" in reason(source, tmp_path / "folder")
     assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "copy.arrow", "folder"}
 
 
@@ -440,8 +442,8 @@ def test_two_builds_of_one_store(source, tmp_path):
     """The second would remove what the first is writing."""
     out = tmp_path / "out.arrow"
     with alone_with(out):
-        assert "another process is working on it" in reason(source, out)
-        assert "another process is working on it" in reason(source, out, resume=True)
+        assert "another process is using it" in reason(source, out)
+        assert "another process is using it" in reason(source, out, resume=True)
     assert not out.exists()
     build_store(source, out, n_processes=1)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".out")]

@@ -126,7 +126,7 @@ def test_the_verb(tmp_path, monkeypatch, capfd):
     assert told["nearest_in_train"][1]["train_rows"] == [2, 3, 3, 1]
     for command, sentence in {
         "in.csv --split fold": "no column 'fold'",
-        "in.csv --split smiles": "should hold train, validation or test, not 'CCO'",
+        "in.csv --split smiles": "got 'CCO' in column 'smiles', expected train, validation or test",
         "no.csv --split part": "no such file",
     }.items():
         assert cli.main(["data", "leakage", *command.split()]) == 2

@@ -169,7 +169,7 @@ def test_a_build_that_is_stopped_and_resumed(
     kept = "finished shards are in .built.parts: --resume continues"
     assert capfd.readouterr().err == f"{kept}\nmoleblend: stopped\n"
     assert cli.main(command) == 2
-    assert "--resume goes on with it, removing the folder begins" in capfd.readouterr().err
+    assert "continue it with --resume, or remove the folder" in capfd.readouterr().err
     assert cli.main([*command, "--resume"]) == 0
     said = capfd.readouterr().err
     assert said.startswith(
@@ -207,14 +207,14 @@ def test_conformers_are_kept_in_the_users_cache(
 
 
 def test_files_that_are_not_there(refuse: Refuse) -> None:
-    missing = "missing.csv: there is no such file"
+    missing = "missing.csv: no such file"
     assert refuse("train missing.csv --target y --from scratch --out run") == missing
     assert refuse("predict model.safetensors missing.csv out.csv") == missing
     assert refuse("embed model.safetensors missing.csv out.npy") == missing
     assert refuse("data build missing.csv out.arrow") == missing
     assert refuse("pretrain --data missing.csv --out run") == missing
-    assert refuse("pretrain --data no.arrow --out run") == "no.arrow: there is no such store"
-    assert refuse("pretrain no.toml --data x.csv") == "no.toml: there is no such recipe"
+    assert refuse("pretrain --data no.arrow --out run") == "no.arrow: no such store"
+    assert refuse("pretrain no.toml --data x.csv") == "no.toml: no such recipe"
     said = refuse("pretrain recipe.toml --data chains.csv --out run --from no.safetensors")
     assert said == "no.safetensors: there is no such model file"
     no_model = "no.safetensors: there is no such model file"
@@ -236,7 +236,7 @@ def test_empty_files(folder: Path, refuse: Refuse) -> None:
 
 
 def test_missing_columns(refuse: Refuse) -> None:
-    there = "its columns are 'smiles', 'y'"
+    there = "available: 'smiles', 'y'"
     assert there in refuse("train chains.csv --target z --from scratch --out run")
     assert there in refuse("train chains.csv --target y --from scratch --split fold --out run")
     assert there in refuse("predict model.safetensors chains.csv out.csv --smiles mol")
@@ -309,9 +309,9 @@ def test_recipes_that_are_wrong(folder: Path, refuse: Refuse) -> None:
     run = "pretrain wrong.toml --data chains.csv --out run"
     recipe = folder / "wrong.toml"
     recipe.write_text("stepz = 4\n")
-    assert "wrong.toml: stepz is unknown, known are data, out" in refuse(run)
+    assert "wrong.toml: unknown name stepz; available: data, out" in refuse(run)
     recipe.write_text("[encoder]\nwidth = 'big'\n")
-    assert "encoder.width: a whole number was expected, 'big' came" in refuse(run)
+    assert "encoder.width: got 'big', expected an integer" in refuse(run)
     recipe.write_text("[blend]\npair_shares = [0.5, 0.5, 0.5]\n")
     assert "sum to 1, (0.5, 0.5, 0.5) sum to 1.5" in refuse(run)
     recipe.write_text("[encoder\n")

@@ -51,8 +51,8 @@ def test_more_positions_than_atoms(tmp_path):
     items = list(read_molecules(read_table(tmp_path / "t.parquet")))
     reasons = [item.reason for item in items if isinstance(item, Rejected)]
     assert reasons[-4:] == [
-        "4 positions for 3 atoms",
-        "0 positions for 3 atoms",
+        "got 4 positions for 3 atoms",
+        "got 0 positions for 3 atoms",
         *["positions must be numbers in Å below 100,000"] * 2,
     ]
 

@@ -48,10 +48,10 @@ def test_a_run_that_cannot_be_is_refused(changed: dict[str, Any], told: str) -> 
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("pos_weight", "yes", "pos_weight: one of 'off', 'on', 'try' was expected, 'yes' came"),
+        ("pos_weight", "yes", "pos_weight: got 'yes', expected one of 'off', 'on', 'try'"),
         ("task", ("classification",), "task: one of 'auto', .*, 'classification' came"),
-        ("features", "ecfp4", "features: a tuple was expected, 'ecfp4' came"),
-        ("target", "y", "target: a tuple was expected, 'y' came"),
+        ("features", "ecfp4", "features: got 'ecfp4', expected a tuple"),
+        ("target", "y", "target: got 'y', expected a tuple"),
     ],
 )
 def test_a_value_from_python_that_is_none_of_those_listed(

@@ -93,7 +93,7 @@ def test_a_note_on_the_file_is_said_before_an_error(config: TrainConfig) -> None
     said: list[str] = []
     with pytest.raises(ValueError, match="no column looks measured"):
         prepared(config, "keep", said.append)
-    assert said == [f"{config.data}: semicolons separate its cells, and so it was read"]
+    assert said == [f"{config.data}: read with semicolons as delimiters"]
 
 
 @pytest.mark.parametrize(

@@ -91,8 +91,8 @@ def test_molecules_that_repeat_are_told_and_recorded(tmp_path):
     write(tmp_path / "table.csv", smiles=smiles, y=labels, part=parts)
     # CO is row 2 and in train, CCO is row 6 and in train
     result, told, metrics = trained(tmp_path, split="part")
-    assert "note: molecules that stand in several rows: 2 (in 4 rows)" in told
-    assert "'y': molecules whose labels differ from row to row: 1 (row 6: 2, row 62: 9)" in told
+    assert "note: duplicate molecules: 2 (in 4 rows)" in told
+    assert "'y': duplicate molecules with different labels: 1 (row 6: 2, row 62: 9)" in told
     assert "rows of test whose molecule is also in train or validation" in told
     record = metrics["choices"]["repeats"]
     assert record["first"] == [[2, 61], [6, 62]]

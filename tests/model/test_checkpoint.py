@@ -213,8 +213,8 @@ def test_a_damaged_header(path, text):
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
-        ([], "a table was expected, [] came"),
-        ({"encodr": {}}, "encodr is unknown, known are encoder, heads, targets"),
+        ([], "got [], expected a table"),
+        ({"encodr": {}}, "unknown name encodr; available: encoder, heads, targets"),
         (
             {"encoder": {"width": 9, "n_heads": 2}},
             "encoder: width must be a multiple of n_heads: 9 and 2 came",
@@ -234,7 +234,7 @@ def test_a_header_that_describes_no_model(path, config, sentence):
 
 def test_a_card_of_other_fields(path):
     rewrite(path, card=json.dumps({"trained_by": "train", "mood": "good"}))
-    with pytest.raises(ValueError, match=r"card: mood is unknown, known are trained_by, data"):
+    with pytest.raises(ValueError, match=r"card: unknown name mood; available: trained_by, data"):
         read_card(path)
 
 

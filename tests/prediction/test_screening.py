@@ -173,7 +173,7 @@ def test_embeddings_do_not_write_over_columns(model: Path, tmp_path: Path) -> No
     for ending, name in (("csv", "e1"), ("parquet", "embedding")):
         with pytest.raises(ValueError, match=f"the input has a column '{name}' already"):
             write_embeddings([(table, vectors)], tmp_path / f"out.{ending}")
-    with pytest.raises(ValueError, match=r"tables are written as .*, not \.txt"):
+    with pytest.raises(ValueError, match=r"got the ending \.txt, expected "):
         write_embeddings([(table.select(["smiles"]), vectors)], tmp_path / "out.txt")
     assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []
 
@@ -203,16 +203,16 @@ def test_killed_and_resumed_is_unbroken(
     assert 2 <= n_left < 5
     assert not out.exists()
     answer = predict_file if verb == "predict" else embed_file
-    with pytest.raises(ValueError, match="holds an unfinished run: --resume goes on with it"):
+    with pytest.raises(ValueError, match="contains an unfinished run: continue it with --resume"):
         answer(model, source, out)
-    with pytest.raises(ValueError, match="goes on as it began, but these differ: errors"):
+    with pytest.raises(ValueError, match=r"cannot resume the run, .* it was started with: errors"):
         answer(model, source, out, resume=True, errors="skip")
     account = answer(model, source, out, resume=True)
     assert account.n_resumed == 10 * n_left
     assert answer(model, source, whole).statuses == account.statuses
     assert out.read_bytes() == whole.read_bytes()
     assert not parts.exists()
-    with pytest.raises(ValueError, match="there is no unfinished run to be resumed"):
+    with pytest.raises(ValueError, match="there is no unfinished run to resume"):
         answer(model, source, out, resume=True)
 
 
@@ -225,7 +225,7 @@ def test_what_cannot_be_written_is_refused_before_the_work(
     seen: list[int] = []
     with pytest.raises(ValueError, match="has a column 'e1' already"):
         embed_file(model, source, tmp_path / "o.csv", on_progress=lambda n, _: seen.append(n))
-    with pytest.raises(ValueError, match=r"tables are written as .*, not \.txt"):
+    with pytest.raises(ValueError, match=r"got the ending \.txt, expected "):
         predict_file(model, source, tmp_path / "o.txt", on_progress=lambda n, _: seen.append(n))
     assert seen == []
     assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "model.safetensors"}

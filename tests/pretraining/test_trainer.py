@@ -484,7 +484,7 @@ def test_fsdp_without_a_gpu_is_refused(config: PretrainConfig) -> None:
 def test_devices_are_a_number_or_auto() -> None:
     assert from_dict(PretrainConfig, {"devices": "auto"}, "recipe").devices == "auto"
     assert from_dict(PretrainConfig, {"devices": 4}, "recipe").devices == 4
-    with pytest.raises(ValueError, match="devices: a whole number or 'auto' was expected, 'all'"):
+    with pytest.raises(ValueError, match="devices: got 'all', expected an integer or 'auto'"):
         from_dict(PretrainConfig, {"devices": "all"}, "recipe")
     for name in ("devices", "nodes", "accumulate"):
         with pytest.raises(ValueError, match=f"{name} must be at least 1, 0 came"):

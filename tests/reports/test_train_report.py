@@ -257,8 +257,8 @@ def test_a_training_page_names_molecules_that_repeat(result, tmp_path):
     told = words(
         write_train_report(replace(result, duplicates=duplicates), tmp_path / "report.html")
     )
-    assert "Molecules that stand in several rows: 1 (in 2 rows)" in told
-    assert "'toxic': molecules whose labels differ from row to row: 1 (row 3: 1, row 7: 2)" in told
+    assert "Duplicate molecules: 1 (in 2 rows)" in told
+    assert "'toxic': duplicate molecules with different labels: 1 (row 3: 1, row 7: 2)" in told
     assert "Rows of test whose molecule is also in train" in told
 
 

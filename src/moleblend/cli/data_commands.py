@@ -43,9 +43,9 @@ def data(arguments: list[str]) -> None:
 
 
 def _build(arguments: list[str]) -> None:
-    from moleblend.chem.conformers import ConformerConfig, cache_folder
+    from moleblend.chem.conformers import ConformerConfig
     from moleblend.data.build_store import build_store, count_unfinished
-    from moleblend.files import partial_output_folder
+    from moleblend.files import cache_folder, partial_output_folder
 
     @dataclass(frozen=True)
     class Conformers(ConformerConfig):

@@ -18,7 +18,7 @@ from moleblend.data.labels.label_column import LabelColumn, read_label_column
 from moleblend.data.labels.qualifier_columns import read_qualifiers
 from moleblend.data.labels.target_detection import measured_columns
 from moleblend.data.merging import Merge, MergedLabel, MergeError, find_conflicts, merge_labels
-from moleblend.data.table import Rejected, Table, read_molecules, with_smiles
+from moleblend.data.table import Rejected, Table, read_with_smiles
 
 Duplicates = Literal["off", "keep", "mean", "drop"]
 Action = Literal["unchanged", "changed", "failed", "invalid", "merged", "dropped"]
@@ -208,13 +208,11 @@ def clean(
             f"{table.source}: column {lists[0]!r} has values for each atom, which would not follow "
             "a molecule that changes; clean a table without this column"
         )
-    columns, name = with_smiles(table, smiles)
+    columns, name, items = read_with_smiles(table, smiles)
     labels = _read_labels(table, targets, name, config.relation)
     rows = [
         _standardise(item, text, config)
-        for item, text in zip(
-            read_molecules(table, smiles=smiles), columns.column(name).to_pylist(), strict=True
-        )
+        for item, text in zip(items, columns.column(name).to_pylist(), strict=True)
     ]
     for column in labels.columns:
         for row, problem in column.problems.items():

@@ -167,11 +167,11 @@ def forest_predictions(
     counts, labels = counts[is_known], labels[is_known]
     forest_class = RandomForestRegressor if target.kind == "regression" else RandomForestClassifier
     forest = forest_class(n_estimators=n_trees, random_state=seed, n_jobs=-1)
-    forest.fit(counts, np.log10(labels) if target.log10 else labels)
+    forest.fit(counts, target.to_training_scale(labels))
     forest.n_jobs = 1  # several jobs sum the trees in varying order, with varying rounding
     if isinstance(forest, RandomForestRegressor):
         predicted = forest.predict(query_counts)[:, None]
-        return 10.0**predicted if target.log10 else predicted
+        return target.from_training_scale(predicted)
     votes, classes = forest.predict_proba(query_counts), np.asarray(forest.classes_)
     if target.kind == "binary":  # a single class in training gives a single column
         return votes @ classes[:, None]

@@ -259,8 +259,7 @@ def _resampled_metric(
 ) -> Float64[np.ndarray, " r"]:
     """Compute the metric on each resample of molecules; NaN where it is not defined."""
     if target.kind == "regression":
-        values = [predicted[:, 0], label]
-        first, second = np.log10(values) if target.log10 else values
+        first, second = map(target.to_training_scale, (predicted[:, 0], label))
         return np.sqrt(((first - second) ** 2)[rows].mean(1))
     if target.kind == "binary":
         return _roc_auc(predicted[:, 0], label == 1, rows)

@@ -105,8 +105,7 @@ def prediction_errors(
     error = np.full(len(labels), np.nan)
     outputs, label = predicted[is_exact], labels[is_exact]
     if target.kind == "regression":
-        pair = (outputs[:, 0], label)
-        first, second = np.log10(pair) if target.log10 else pair
+        first, second = map(target.to_training_scale, (outputs[:, 0], label))
         error[is_exact] = np.abs(first - second)
     elif target.kind == "binary":
         error[is_exact] = (outputs[:, 0] - label) ** 2

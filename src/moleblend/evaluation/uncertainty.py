@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Float64, Int8
 
-from moleblend.data.targets import Target, as_given, class_names, exact, learnt, output_slices
+from moleblend.data.targets import Target, exact_labels, output_slices
 from moleblend.evaluation.calibration import ProbabilityCalibration, StdCalibration, by_class
 from moleblend.evaluation.conformal import (
     IntervalCalibration,
@@ -164,12 +164,14 @@ class Uncertainty:
         values: dict[str, RegressionUncertainty] = {}
         classes: dict[str, ClassificationUncertainty] = {}
         notes: list[str] = []
-        labels, n_needed = exact(labels, censoring), min_molecules(CONFIDENCE)
+        labels, n_needed = exact_labels(labels, censoring), min_molecules(CONFIDENCE)
         for k, (target, where) in enumerate(zip(targets, output_slices(targets), strict=True)):
             name, label = target.name, labels[:, k]
             n_labels = int((~np.isnan(label)).sum())
             if target.kind != "regression":
-                fitted = ClassificationUncertainty.fit(as_given(target, mean[:, where]), label)
+                fitted = ClassificationUncertainty.fit(
+                    target.class_probability(mean[:, where]), label
+                )
                 if max(map(len, fitted.sets.scores)) < n_needed:
                     notes.append(
                         f"{name}: no {name}_set and no calibration, since a set needs {n_needed} "
@@ -177,10 +179,13 @@ class Uncertainty:
                     )
                     continue
                 classes[name] = fitted
-                limitation = fitted.sets.limitation(name, class_names(target), CONFIDENCE)
+                limitation = fitted.sets.limitation(name, target.class_names, CONFIDENCE)
                 notes += [limitation] if limitation else []
                 continue
-            predicted, label = learnt(target, mean[:, where.start]), learnt(target, label)
+            predicted, label = (
+                target.to_training_scale(mean[:, where.start]),
+                target.to_training_scale(label),
+            )
             missing = f"{name}: no calibrated {name}_std, {name}_low and {name}_high, since "
             if n_labels < n_needed:
                 notes.append(
@@ -207,7 +212,7 @@ class Uncertainty:
         for target, where in zip(targets, output_slices(targets), strict=True):
             if target.name in self.classes:
                 probability = self.classes[target.name].probability.apply(
-                    as_given(target, mean[:, where])
+                    target.class_probability(mean[:, where])
                 )
                 calibrated[:, where] = probability.reshape(mean[:, where].shape)
         return calibrated
@@ -232,16 +237,16 @@ class Uncertainty:
         """
         name = target.name
         if name in self.classes:
-            probability = as_given(target, mean)
+            probability = target.class_probability(mean)
             return dict(
-                self.classes[name].output_columns(
-                    name, probability, class_names(target), confidence
-                )
+                self.classes[name].output_columns(name, probability, target.class_names, confidence)
             )
         if name not in self.values:
             return {}
         std, low, high = self.values[name].std_and_interval(
-            learnt(target, mean[:, 0]), None if member_std is None else member_std[:, 0], confidence
+            target.to_training_scale(mean[:, 0]),
+            None if member_std is None else member_std[:, 0],
+            confidence,
         )
         columns = (std, low, high)
         if target.log10:
@@ -267,7 +272,7 @@ class Uncertainty:
                 sentences.append(self.values[name].intervals.limitation(name, confidence))
             elif name in self.classes:
                 sets = self.classes[name].sets
-                sentences.append(sets.limitation(name, class_names(target), confidence))
+                sentences.append(sets.limitation(name, target.class_names, confidence))
         return [sentence for sentence in sentences if sentence]
 
     def column_names(self, target: Target) -> list[str]:

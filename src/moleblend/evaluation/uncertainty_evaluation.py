@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int8, Int64
 
-from moleblend.data.targets import Target, as_given, exact, learnt, output_slices
+from moleblend.data.targets import Target, exact_labels, output_slices
 from moleblend.evaluation.uncertainty import CONFIDENCE, Uncertainty
 from moleblend.evaluation.uncertainty_metrics import (
     Coverage,
@@ -141,10 +141,13 @@ def estimate_uncertainty(
         The estimate of each target in `uncertainty`, by its name.
     """
     estimates: dict[str, UncertaintyEstimate] = {}
-    labels = exact(labels, censoring)
+    labels = exact_labels(labels, censoring)
     for k, (target, where) in enumerate(zip(targets, output_slices(targets), strict=True)):
         if target.name in uncertainty.classes:
-            of_classes, raw = uncertainty.classes[target.name], as_given(target, mean[:, where])
+            of_classes, raw = (
+                uncertainty.classes[target.name],
+                target.class_probability(mean[:, where]),
+            )
             estimates[target.name] = ClassificationEstimate(
                 raw=raw,
                 calibrated=of_classes.probability.apply(raw),
@@ -153,7 +156,7 @@ def estimate_uncertainty(
             )
         elif target.name in uncertainty.values:
             of_values = uncertainty.values[target.name]
-            predicted = learnt(target, mean[:, where.start])
+            predicted = target.to_training_scale(mean[:, where.start])
             std, low, high = of_values.std_and_interval(
                 predicted, None if member_std is None else member_std[:, where.start], CONFIDENCE
             )
@@ -163,7 +166,7 @@ def estimate_uncertainty(
                 has_molecular_std=np.full(len(mean), of_values.spread.has_spread),
                 distance=distance,
                 interval=np.stack([low, high], 1),
-                label=learnt(target, labels[:, k]),
+                label=target.to_training_scale(labels[:, k]),
             )
     return estimates
 

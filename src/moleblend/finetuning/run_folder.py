@@ -1,6 +1,5 @@
 """The folder that a fine-tuning run leaves."""
 
-import hashlib
 import json
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from moleblend.data.labels.target_detection import TargetColumns
 from moleblend.data.targets import Target, output_slices
 from moleblend.evaluation.comparison import baseline_record
 from moleblend.evaluation.metrics import undefined_reasons
-from moleblend.files import alone_with, replacing
+from moleblend.files import alone_with, file_sha256, replacing
 from moleblend.finetuning.results import TrainResult
 from moleblend.model import checkpoint
 from moleblend.model.blending import ShownViews
@@ -88,8 +87,7 @@ def write_run_folder(result: TrainResult, target_columns: TargetColumns, views: 
         for member, history in enumerate(run.histories)
         for epoch in history
     ]
-    with Path(config.data).open("rb") as file:
-        fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
+    fingerprint = file_sha256(Path(config.data))
     members = _kept_models(result)
     names = result_names(result.targets, len(members), result.uncertainty)
     figures["choices"]["prediction_columns"] = names + domain_names(result.domain)

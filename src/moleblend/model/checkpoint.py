@@ -1,6 +1,5 @@
 """One safetensors file is the whole model: weights, and a JSON header that says what they are."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -15,7 +14,7 @@ from safetensors.torch import save_file
 from moleblend.config import from_dict, to_dict
 from moleblend.evaluation.applicability_domain import PREFIX, ApplicabilityDomain, Thresholds
 from moleblend.evaluation.uncertainty import Uncertainty
-from moleblend.files import replacing
+from moleblend.files import file_sha256, replacing
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
 from moleblend.model.published_weights import check_names, from_reference, read_published
@@ -266,8 +265,7 @@ def sha256(name: Path | str) -> str:
     path = locate(name)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such model file")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def convert(source: Path | str, out: Path | str) -> Model:

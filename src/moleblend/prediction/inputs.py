@@ -5,10 +5,11 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
 
-from moleblend.chem.conformers import ConformerConfig, Conformers, cache_folder
+from moleblend.chem.conformers import ConformerConfig, Conformers
 from moleblend.chem.fingerprints import is_readable
 from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.data.table import Rejected
+from moleblend.files import cache_folder
 from moleblend.model.blending import ShownViews
 
 Errors = Literal["keep", "skip", "raise"]

@@ -30,7 +30,7 @@ from moleblend.data.table import Table
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty data folder, and an empty cache."""
     monkeypatch.setenv("MOLEBLEND_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr(datasets, "cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr(datasets, "cache_folder", lambda: tmp_path / "cache")
     return tmp_path
 
 

@@ -18,7 +18,7 @@ from tests.helpers.ogb import BLOCK, ogb_tar, ogb_zip, split_pt
 def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Put a file in the data folder under the name of a set, with what is known of it."""
     monkeypatch.setenv("MOLEBLEND_DATA", str(tmp_path))
-    monkeypatch.setattr(datasets, "cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr(datasets, "cache_folder", lambda: tmp_path / "cache")
 
     def put(name: str, text: str, **changes: Any) -> Path:
         path = tmp_path / changes.get("file", known_datasets()[name].file)

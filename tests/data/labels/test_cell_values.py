@@ -100,7 +100,7 @@ def test_missing_words_and_malformed_rows_are_missing() -> None:
 @pytest.mark.parametrize("word", sorted(MISSING_WORDS))
 def test_columns_of_labels_and_of_smiles_have_the_same_missing_words(word: str) -> None:
     assert cells_of("1", word.upper()).texts == ["1"]
-    expected = "it is an error of a spreadsheet" if word[-1] in "!?" and word != "?" else "missing"
+    expected = "it is a spreadsheet error" if word[-1] in "!?" and word != "?" else "missing"
     assert expected in RdkitErrorCollector().reason(word.upper())
 
 

@@ -30,6 +30,7 @@ from moleblend.data.datasets.download import (
 )
 from moleblend.data.formats import read_table, write_table
 from moleblend.data.table import Table
+from moleblend.files import cache_folder, stream_sha256
 
 HashStatus = Literal["ok", "another content", "unknown"]
 """Whether a file has the hash of the catalogue."""
@@ -61,15 +62,10 @@ def dataset(name: str) -> Dataset:
     return known[name]
 
 
-def cache() -> Path:
-    """Return the user's folder for fetched data."""
-    return Path(pooch.os_cache("moleblend"))
-
-
 def folders() -> list[Path]:
     """Return the folders in which data is searched: `MOLEBLEND_DATA` first, then the cache."""
     named = os.environ.get("MOLEBLEND_DATA")
-    return [Path(named), cache()] if named else [cache()]
+    return [Path(named), cache_folder()] if named else [cache_folder()]
 
 
 def find(name: str) -> Path:
@@ -222,7 +218,7 @@ def fetch(name: str, folder: Path | None = None, on_progress: Progress | None = 
             downloaded file is then deleted, an existing one is kept).
     """
     known = dataset(name)
-    folder = folder or cache()
+    folder = folder or cache_folder()
     path = folder / known.file
     if known.kind == "conformers":
         raise ValueError(
@@ -291,7 +287,7 @@ def content_sha256(path: Path) -> str:
         return digest.hexdigest()
     opened = gzip.open if path.suffix == ".gz" and path.suffixes[-2:] != [".tar", ".gz"] else open
     with opened(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return stream_sha256(file)
 
 
 def _column_bytes(values: pa.Array) -> Iterator[bytes]:
