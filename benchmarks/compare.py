@@ -26,7 +26,7 @@ import tyro
 from jaxtyping import Float64
 
 from benchmarks.ledger import append, rows_of, timed
-from moleblend.data.datasets.catalogue import DATASETS
+from moleblend.data.datasets.catalogue import known_datasets
 from moleblend.data.datasets.fetch import read
 from moleblend.data.formats import read_table, write_table
 from moleblend.data.splits import read_split, scaffold_split
@@ -171,7 +171,7 @@ def main(options: Options) -> None:
 
 def prepare(name: str, protocol: Protocol, out: Path) -> Task:
     """Write the rows that are molecules, with their labels and parts, as every model reads them."""
-    known = DATASETS[f"{name}-u" if protocol == "U" else name]
+    known = known_datasets()[f"{name}-u" if protocol == "U" else name]
     table = read(f"{name}-u" if protocol == "U" else name)
     targets = known.task_names(table.names)
     if protocol == "U":

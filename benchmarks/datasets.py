@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.ledger import write
-from moleblend.data.datasets.catalogue import DATASETS
+from moleblend.data.datasets.catalogue import known_datasets
 from moleblend.data.datasets.fetch import content_sha256, find, is_here
 from moleblend.data.datasets.integrity import check
 from moleblend.files import replacing
@@ -23,12 +23,12 @@ OUT = Path(__file__).with_name("datasets.csv")
 def main(n_processes: int | None) -> None:
     """Check the sets and write their rows."""
     rows = []
-    for name, known in DATASETS.items():
+    for name, known in known_datasets().items():
         if not is_here(name):
             print(f"{name} is not here", file=sys.stderr)
             continue
         found = check(name, n_processes=n_processes)
-        print(f"{name}: {found.hash}, {found.counts}, {found.surprises}", file=sys.stderr)
+        print(f"{name}: {found.hash}, {found.counts}, {found.differences}", file=sys.stderr)
         rows.append(
             {
                 "date": datetime.now(UTC).date().isoformat(),
@@ -37,7 +37,7 @@ def main(n_processes: int | None) -> None:
                 **asdict(found.counts),
                 "hash": found.hash,
                 "content_sha256": content_sha256(find(name)),
-                "not_as_known": "; ".join(found.surprises),
+                "not_as_known": "; ".join(found.differences),
             }
         )
     with replacing(OUT) as temporary:

@@ -27,7 +27,7 @@ from safetensors.numpy import save_file
 from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.chem.standardise import canonical, inchikey, largest_fragment
 from moleblend.data.build_store import build_store
-from moleblend.data.datasets.catalogue import ON_PROTOCOL_U
+from moleblend.data.datasets.catalogue import on_protocol_u
 from moleblend.data.datasets.fetch import content_sha256, find, read
 from moleblend.data.splits import read_split, scaffold_split
 from moleblend.data.store import MoleculeStore, write_store
@@ -108,13 +108,15 @@ def tested_on(name: str) -> list[str]:
 def tested_skeletons() -> set[str]:
     """Skeletons of all molecules of any validation or test part."""
     with ProcessPoolExecutor() as pool:
-        smiles = sorted(set().union(*pool.map(tested_on, ON_PROTOCOL_U)))
+        smiles = sorted(set().union(*pool.map(tested_on, on_protocol_u())))
         return set(pool.map(skeleton, smiles, chunksize=500))
 
 
 def contents() -> dict[str, str]:
     """SHA-256 of the content of each file that is tested on."""
-    return {name: content_sha256(find(name)) for raw in ON_PROTOCOL_U for name in (raw, f"{raw}-u")}
+    return {
+        name: content_sha256(find(name)) for raw in on_protocol_u() for name in (raw, f"{raw}-u")
+    }
 
 
 def skeletons_of(store: MoleculeStore) -> list[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks.ledger import append
-from moleblend.data.datasets.catalogue import ON_PROTOCOL_U
+from moleblend.data.datasets.catalogue import on_protocol_u
 from moleblend.data.formats import read_table
 from moleblend.data.leakage import leakage
 from moleblend.data.splits import read_split
@@ -35,7 +35,7 @@ class Options:
         results: the table to append to.
     """
 
-    sets: tuple[str, ...] = ON_PROTOCOL_U
+    sets: tuple[str, ...] = on_protocol_u()
     results: Path = HERE / "leakage.csv"
 
 

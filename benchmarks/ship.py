@@ -22,7 +22,7 @@ import moleblend
 from benchmarks.interim import LIST, SkeletonList
 from benchmarks.ledger import write
 from moleblend.config import from_dict, to_dict
-from moleblend.data.datasets.catalogue import ON_PROTOCOL_U
+from moleblend.data.datasets.catalogue import on_protocol_u
 from moleblend.model import checkpoint
 from moleblend.pretraining.config import PretrainConfig
 
@@ -166,7 +166,7 @@ def model_card(run: Run, listed: SkeletonList, model: Path, before: dict[str, An
         "fingerprint": run.card.data_fingerprint,
         "trained": f"{len(listed.trained):,}",
         "tested": f"{len(listed.tested):,}",
-        "sets": ", ".join(ON_PROTOCOL_U),
+        "sets": ", ".join(on_protocol_u()),
         "config": run.config,
         "schedule": schedule,
         "begins": _BEGINS.format(**before) if before else "From random weights: ",

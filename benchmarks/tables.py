@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import get_args
 
 from benchmarks.compare import SETS, ModelName
-from moleblend.data.datasets.catalogue import DATASETS, Counts
+from moleblend.data.datasets.catalogue import Counts, known_datasets
 from moleblend.data.datasets.integrity import defects
 from moleblend.pretraining.validation import named_metric
 
@@ -74,7 +74,7 @@ def _write(page: Path, tables: dict[str, str], is_check: bool) -> bool:
 def sets() -> str:
     """Tabulate what is known of the data sets."""
     lines = ["| set | what it is | labels | metric | licence |", "|---|---|---|---|---|"]
-    for name, known in DATASETS.items():
+    for name, known in known_datasets().items():
         labels = f"{known.n_tasks}, {known.task}" if known.task else ""
         lines.append(f"| `{name}` | {known.title} | {labels} | {known.metric} | {known.licence} |")
     return "\n".join(lines) + "\n"

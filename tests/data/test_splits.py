@@ -307,7 +307,7 @@ def test_the_verb(tmp_path, monkeypatch, capfd):
 
     code, said = do("in.csv out/split.csv --by balanced --seed 4")
     assert code == 0
-    assert "row 2 (line 3) has no part: not a valid SMILES" in said
+    assert "row 2 (line 3) is in no set: not a valid SMILES" in said
     lines = (tmp_path / "out/split.csv").read_text().splitlines()
     assert len(lines) == len(RINGS) + 1
     assert lines[0] == "smiles,series,split,split_reason"

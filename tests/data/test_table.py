@@ -6,7 +6,7 @@ import pytest
 
 from moleblend.chem.parsing import read_smiles
 from moleblend.data.formats import read_table
-from moleblend.data.table import Rejected, Table, find_smiles_column, numbers, read_molecules
+from moleblend.data.table import Rejected, Table, find_smiles_column, read_molecules
 from tests.helpers.tables import read, reason, write_file
 
 
@@ -56,32 +56,6 @@ def test_a_table_without_a_header_is_told():
     told = reason(find_smiles_column, in_memory(**{"CC(=O)OCC": ["CCO"], "-4.69": ["1"]}))
     assert "expected column names in the first line, got the molecule" in told
     assert "first line" not in reason(find_smiles_column, in_memory(**{"C1": ["C"], "IC50": ["1"]}))
-
-
-def test_numbers_and_missing_ones():
-    texts = ["1", " -2.5e1 ", "", "NA", "nan", "None", None, ".5"]
-    expected = [1, -25, *[np.nan] * 5, 0.5]
-    np.testing.assert_array_equal(numbers(in_memory(y=texts), "y"), expected)
-    np.testing.assert_array_equal(numbers(in_memory(y=[True, None]), "y"), [1, np.nan])
-    np.testing.assert_array_equal(numbers(in_memory(y=[1, None, 3]), "y"), [1, np.nan, 3])
-
-
-@pytest.mark.parametrize("cell", ["abc", "1,5", "inf", [1.0], float("inf")])
-def test_what_is_no_number_is_named_with_its_row(cell):
-    text = reason(numbers, in_memory(y=[None, cell]), "y")
-    assert text == f"t.csv, row 2: column 'y' should hold numbers, not {cell!r}"
-
-
-def test_the_line_of_a_cell_that_is_no_number(tmp_path):
-    path = write_file(tmp_path / "t.csv", "smiles,y\nC,1\n\nCC,ten\n")
-    assert reason(numbers, read_table(path), "y") == (
-        f"{path}, row 2 (line 4): column 'y' should hold numbers, not 'ten'"
-    )
-
-
-def test_numbers_of_malformed_rows_are_missing(tmp_path):
-    table = read_table(write_file(tmp_path / "t.csv", "smiles,name,y\nC,a,1\nC,b,c,2\n"))
-    np.testing.assert_array_equal(numbers(table, "y"), [1, np.nan])
 
 
 # --- molecules -----------------------------------------------------------------------------------

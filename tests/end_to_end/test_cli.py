@@ -15,7 +15,7 @@ import torch
 
 from moleblend.chem.parsing import read_smiles
 from moleblend.cli import main as cli
-from moleblend.cli.data_commands import DATA_VERBS
+from moleblend.cli.data_commands import DATA_COMMANDS
 from moleblend.data import build_store as build
 from moleblend.data.store import MoleculeStore, write_store
 from moleblend.data.targets import Target
@@ -96,7 +96,7 @@ def test_from_a_table_to_predictions(folder: Path, capfd: pytest.CaptureFixture[
         return capfd.readouterr().err
 
     said = do("data build chains.csv molecules.arrow --processes 1")
-    assert "30 of 30 rows are in molecules.arrow; 0 rejected" in said
+    assert "30 of 30 rows are in molecules.arrow; rejected: 0" in said
     assert len(MoleculeStore(folder / "molecules.arrow")) == 30
     said = do("pretrain recipe.toml --data molecules.arrow --out pre --schedule.steps 6")
     assert "25 molecules, 5 held out; 6 steps" in said
@@ -166,14 +166,14 @@ def test_a_build_that_is_stopped_and_resumed(
     with monkeypatch.context() as patch:
         patch.setattr(build._Shards, "write", pressed)
         assert cli.main(command) == 130
-    kept = "what was built is kept in .built.parts: --resume goes on with it"
+    kept = "finished shards are in .built.parts: --resume continues"
     assert capfd.readouterr().err == f"{kept}\nmoleblend: stopped\n"
     assert cli.main(command) == 2
     assert "continue it with --resume, or remove the folder" in capfd.readouterr().err
     assert cli.main([*command, "--resume"]) == 0
     said = capfd.readouterr().err
     assert said.startswith(
-        "2 of 3 shards were there already\n30 of 30 rows are in built; 0 rejected"
+        "2 of 3 shards were already finished\n30 of 30 rows are in built; rejected: 0"
     )
     assert len(MoleculeStore(folder / "built")) == 30
     assert not (folder / ".built.parts").exists()
@@ -203,7 +203,7 @@ def test_conformers_are_kept_in_the_users_cache(
     assert (folder / "other/conformers.sqlite").is_file()
     capfd.readouterr()
     assert cli.main(["data", "build", "two.smi", "5.arrow", "--cache", "other", "--no-cache"]) == 2
-    assert "either a cache (other) or none" in capfd.readouterr().err
+    assert "got both --cache other and --no-cache, expected one" in capfd.readouterr().err
 
 
 def test_files_that_are_not_there(refuse: Refuse) -> None:
@@ -247,14 +247,14 @@ def test_a_target_that_is_no_number(folder: Path, refuse: Refuse) -> None:
     (folder / "odd.csv").write_text("smiles,y\nCC,1\nCCC,high\nC,low\n")
     assert refuse("train odd.csv --target y --from scratch --out run") == (
         "odd.csv, row 2 (line 3): column 'y' should hold numbers or a few classes, but 'high' is "
-        "no number, and so it is with 2 of 3 cells"
+        "not a number (2 of 3 cells are not labels)"
     )
 
 
 def test_a_target_that_is_not_clear(folder: Path, refuse: Refuse) -> None:
     (folder / "two.csv").write_text("id,smiles,a,b\nx,CC,1.5,2.5\ny,CCC,2.5,0.5\n")
     assert refuse("train two.csv --from scratch") == (
-        "two.csv: 2 columns could be the target: 'a', 'b'; say which with --target COLUMN ..."
+        "two.csv: 2 columns could be the target: 'a', 'b'; select with --target COLUMN ..."
     )
 
 
@@ -343,7 +343,7 @@ def test_verbs_that_do_not_exist(refuse: Refuse) -> None:
     said = refuse("pretain --data x")
     assert said.startswith("there is no verb 'pretain'; demo, data, pretrain, train")
     said = refuse("data bild")
-    assert said == f"there is no 'data bild'; the verbs are {', '.join(DATA_VERBS)}"
+    assert said == f"unknown command 'data bild'; available: {', '.join(DATA_COMMANDS)}"
 
 
 def test_outputs_that_cannot_be(folder: Path, refuse: Refuse) -> None:
@@ -416,7 +416,7 @@ def test_ctrl_c_has_its_own_exit_code(
     assert cli.main([*command, "--resume"]) == 0
 
 
-@pytest.mark.parametrize("verb", [*cli.COMMANDS, *(f"data {verb}" for verb in DATA_VERBS)])
+@pytest.mark.parametrize("verb", [*cli.COMMANDS, *(f"data {verb}" for verb in DATA_COMMANDS)])
 def test_help_of_every_verb(verb: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*verb.split(), "--help"]) == 0
     said = capfd.readouterr()

@@ -18,7 +18,7 @@ from benchmarks.interim import LIST, SkeletonList, hashed, skeleton
 from benchmarks.ship import ship
 from moleblend.chem.parsing import read_smiles
 from moleblend.config import to_dict
-from moleblend.data.datasets.catalogue import ON_PROTOCOL_U
+from moleblend.data.datasets.catalogue import on_protocol_u
 from moleblend.data.datasets.fetch import read
 from moleblend.data.splits import scaffold_split
 from moleblend.data.store import MoleculeStore, write_store
@@ -52,7 +52,7 @@ def readable(smiles: list[str]) -> list[str]:
 def test_the_list_is_that_of_the_published_splits(listed: SkeletonList) -> None:
     """Molecules of every set, drawn from protocol U, stand where they belong."""
     rng = random.Random(0)
-    for name in ON_PROTOCOL_U:
+    for name in on_protocol_u():
         columns = read(f"{name}-u").columns.select(["smiles", "split"]).to_pylist()
         held = [row["smiles"] for row in columns if row["split"] != "train"]
         others = [row["smiles"] for row in columns if row["split"] == "train"]

@@ -43,10 +43,10 @@ def test_every_choice_is_recorded_and_said() -> None:
     assert choices["parts"] == {"train": 80, "validation": 10, "test": 10}
     assert said[:3] == [
         "molecules are read from 'smiles'",
-        "no targets: 'id' names or numbers the rows",
+        "no targets: 'id' identifies the rows",
         "target 'x (nM)': regression, unit nM (from the header)",
     ]
-    assert said[3].startswith("'x (nM)': labels that are bounds, such as >10: 1; they count only")
+    assert said[3].startswith("'x (nM)': censored labels, such as >10: 1; they count only")
     parts = "80 to train, 10 to validate, 10 to test (random split)"
     rest = "views 2d, ecfp4 and descriptors joined; start from scratch"
     assert said[4:] == [f"100 rows, 100 usable: {parts}; {rest}"]

@@ -560,10 +560,10 @@ def test_a_table_alone_is_enough(
     assert result.model.is_file()
     assert [target.name for target in result.targets] == ["carbons"]
     assert "target 'carbons': regression" in told
-    assert "no targets: 'id' names or numbers the rows" in told
+    assert "no targets: 'id' identifies the rows" in told
     choices = json.loads(Path("runs/chains/metrics.json").read_text())["choices"]
     assert choices["targets_from"] == "the columns that look measured"
-    assert choices["left_out"] == {"id": "names or numbers the rows"}
+    assert choices["left_out"] == {"id": "identifies the rows"}
     with pytest.raises(ValueError, match="runs/chains is there already; --out names another"):
         run(alone)
 
@@ -576,10 +576,10 @@ def test_bad_cells_cost_themselves_and_bounds_are_learnt_as_bounds(config: Train
     result, told = run(replace(config, epochs=12))
     rows = rows_of(result)
     assert [rows[k]["status"] for k in (0, 5, 6)] == ["no_label", "no_label", "ok"]
-    assert rows[0]["labels"] == "y: 'tiny' is no number"
-    assert "the first is in row 1 (line 2): 'tiny' is no number" in told
-    assert "'y': labels that are bounds, such as >10: 24;" in told
-    assert "'y': labels that are approximate (~): 1;" in told
+    assert rows[0]["labels"] == "y: 'tiny' is not a number"
+    assert "the first is in row 1 (line 2): 'tiny' is not a number" in told
+    assert "'y': censored labels, such as >10: 24;" in told
+    assert "'y': approximate labels (~): 1;" in told
     known = [y for y in N_CARBONS[1:] if y <= 9]
     test = result.test["y"]
     n_censored = sum(PARTS[k] == "test" for k, y in enumerate(N_CARBONS) if y > 9)

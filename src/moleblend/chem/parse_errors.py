@@ -5,11 +5,24 @@ import re
 import threading
 import unicodedata
 
+MISSING_WORDS = frozenset(
+    [
+        *("na", "n/a", "#n/a", "n.a.", "n.a", "nan", "none", "null", "-", "--", ".", "?"),
+        *("nd", "n.d.", "n.d", "nt", "n.t.", "missing"),
+        *("not determined", "not tested", "not available"),
+        *("#value!", "#div/0!", "#ref!", "#num!", "#name?", "#null!"),
+    ]
+)
+"""Words, in lower case, for a missing value in any column; an empty cell is missing too."""
+
 _OTHER_CONTENT = tuple(
     (re.compile(pattern), reason)
     for pattern, reason in (
-        (r"(?i)(nan|none|null|na|nd|n/a|#n/a|n\.[ad]\.?|-+|\?)$", "it marks a missing value"),
         (r"#[A-Z]+[/\d]*[!?]$", "it is a spreadsheet error"),
+        (
+            rf"(?i)({'|'.join(map(re.escape, sorted(MISSING_WORDS)))}|-+)$",
+            "it marks a missing value",
+        ),
         (r"(?i)InChI=", "it is an InChI"),
         (r"[A-Z]{14}-[A-Z]{10}-[A-Z]$", "it is an InChIKey"),
         (r"\d{2,7}-\d\d-\d$", "it looks like a CAS number"),

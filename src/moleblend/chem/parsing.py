@@ -79,6 +79,14 @@ def read_smiles(smiles: str, *, id: str = "", features: FeatureVersion = "cip-1"
     return build_record(mol, source, name, features, written=text)
 
 
+def count_atoms(smiles: str) -> int:
+    """Count the heavy atoms of a SMILES; 0 if it is not a molecule."""
+    try:
+        return read_smiles(smiles, features="ogb-1").n_atoms  # the faster version
+    except MoleculeError:
+        return 0
+
+
 def read_mol_block(block: str, *, id: str = "", features: FeatureVersion = "cip-1") -> Molecule:
     """Read a mol block, V2000 or V3000, as RDKit's SDMolSupplier does by default.
 

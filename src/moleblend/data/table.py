@@ -1,4 +1,4 @@
-"""Tables of molecules: rows, columns, numbers and molecules. No row is dropped or reordered."""
+"""Tables of molecules: rows, columns and molecules. No row is dropped or reordered."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float64, Num
+from jaxtyping import Num
 
 from moleblend.chem.molecule import ATOM_FEATURE_SIZES, FeatureVersion, Molecule, MoleculeError
-from moleblend.chem.parsing import read_mol_block, read_smiles
+from moleblend.chem.parsing import count_atoms, read_mol_block, read_smiles
 from moleblend.chem.xyz import read_xyz
 
-_NO_NUMBER = ("", "na", "n/a", "nan", "none", "null")
 _HOW_TO_NAME_IT = "--smiles COLUMN, in Python smiles="
 _SMILES_NAMES = ("canonical_smiles", "isomeric_smiles", "mol", "structure")
 
@@ -164,20 +163,13 @@ def _holds_smiles(table: Table, name: str) -> bool:
         return False
     cells = [cell for cell in table.column(name)[:100].to_pylist() if isinstance(cell, str)]
     sample = [cell.strip() for cell in cells if cell.strip()][:20]
-    return bool(sample) and 2 * sum(map(_has_several_atoms, sample)) > len(sample)
-
-
-def _has_several_atoms(text: str) -> bool:
-    try:
-        return read_smiles(text).n_atoms > 1
-    except MoleculeError:
-        return False
+    return bool(sample) and 2 * sum(count_atoms(text) > 1 for text in sample) > len(sample)
 
 
 def _looks_like_smiles(name: str) -> bool:
     """Check whether a column name is a SMILES and not a word."""
     is_plausible = re.search(r"[()=#\[\]@\d]", name) and re.search(r"[CcNnOo]", name)
-    return bool(is_plausible) and _has_several_atoms(name)
+    return bool(is_plausible) and count_atoms(name) > 1
 
 
 def read_with_smiles(
@@ -210,33 +202,6 @@ def read_with_smiles(
     items = list(read_molecules(table))
     texts = [item.smiles if isinstance(item, Molecule) else None for item in items]
     return table.columns.append_column("smiles", pa.array(texts, pa.string())), "smiles", items
-
-
-def numbers(table: Table, name: str) -> Float64[np.ndarray, " n"]:
-    """Read a column of numbers.
-
-    Returns:
-        NaN where the cell is empty, NA, N/A, NaN, None or null, and where the row is malformed.
-
-    Raises:
-        ValueError: there is no such column, or a cell is no finite number (the message has both).
-    """
-    values = np.full(len(table), np.nan)
-    for row, cell in enumerate(table.column(name).to_pylist()):
-        if row in table.flaws or cell is None:
-            continue
-        if isinstance(cell, str) and cell.strip().lower() in _NO_NUMBER:
-            continue
-        try:
-            values[row] = float(cell)
-        except (TypeError, ValueError):
-            values[row] = np.inf
-        if np.isinf(values[row]):
-            raise ValueError(
-                f"{table.source}, {table.place(row)}: "
-                f"column {name!r} should hold numbers, not {cell!r}"
-            )
-    return values
 
 
 def read_molecules(
