@@ -178,7 +178,7 @@ def test_frames_and_columns() -> None:
     ("X", "y", "told"),
     [
         (["CCO", "C1CC"], [1.0, 2.0], "C1CC"),
-        (["CCO", 3], [1.0, 2.0], "row 2: a SMILES is text, 3 came"),
+        (["CCO", 3], [1.0, 2.0], "row 2: got 3, expected a SMILES"),
         ("CCO", [1.0], "got one SMILES, expected a list"),
         ([["CCO", "C"]], [1.0], r"got shape \(1, 2\), expected one SMILES for each molecule"),
         (["CCO", "CC"], [1.0], "inconsistent numbers of samples"),

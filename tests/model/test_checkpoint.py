@@ -219,12 +219,18 @@ def test_a_damaged_header(path, text):
             {"encoder": {"width": 9, "n_heads": 2}},
             "encoder: width must be a multiple of n_heads: 9 and 2 came",
         ),
-        ({"encoder": {"features": "ogb-9"}}, "encoder.features: one of 'cip-1', 'ogb-1' was"),
+        (
+            {"encoder": {"features": "ogb-9"}},
+            "encoder.features: got 'ogb-9', expected one of 'cip-1', 'ogb-1'",
+        ),
         (
             {"targets": [{"name": "gap", "kind": "regression", "scale": 0}]},
-            "targets[0]: target gap: scale must be positive, 0.0 came",
+            "targets[0]: target gap: got scale=0.0, expected above 0",
         ),
-        ({"heads": {"bond_vocabulary": [5, 4]}}, "heads.bond_vocabulary: 3 values were expected"),
+        (
+            {"heads": {"bond_vocabulary": [5, 4]}},
+            "heads.bond_vocabulary: got [5, 4], expected 3 values",
+        ),
     ],
 )
 def test_a_header_that_describes_no_model(path, config, sentence):

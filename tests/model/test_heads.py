@@ -243,5 +243,5 @@ def test_what_a_model_was_not_built_for_is_refused_in_one_sentence():
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])
 def test_labels_cannot_be_scaled_by_nothing(scale):
-    with pytest.raises(ValueError, match=f"target gap: scale must be positive, {scale} came"):
+    with pytest.raises(ValueError, match=f"target gap: got scale={scale}, expected above 0"):
         Target("gap", "regression", scale=scale)
