@@ -90,29 +90,29 @@ def paracetamol(explained: Explain, folder: Path) -> tuple[Explained, Contributi
     source = folder / "in.csv"
     source.write_text("smiles\nCC(=O)Nc1ccc(O)cc1\n")
     explained_rows = explained(source)
-    found = explained_rows.explanations[0].contributions
-    assert found is not None
+    contributions = explained_rows.explanations[0].contributions
+    assert contributions is not None
     return (
         explained_rows,
-        found,
+        contributions,
         read_page(write_explanation_report(explained_rows, folder / "out.html")),
     )
 
 
 def test_prediction_and_bars_have_the_contributions(explained: Explain, tmp_path: Path) -> None:
-    explained_rows, found, page = paracetamol(explained, tmp_path)
+    explained_rows, contributions, page = paracetamol(explained, tmp_path)
     heads = [words(head) for head in page.iter("h3")]
-    assert heads[0] == f"log<S>: {found.prediction[0]:#.3g} log mol/L".replace("-", "−")
-    assert heads[1].startswith(f"toxic: probability {found.prediction[1]:.3f} (log-odds ")
+    assert heads[0] == f"log<S>: {contributions.prediction[0]:#.3g} log mol/L".replace("-", "−")
+    assert heads[1].startswith(f"toxic: probability {contributions.prediction[1]:.3f} (log-odds ")
     bars = [svg for svg in page.iter("svg") if svg.get("class") == "bars"]
     title = words(bars[0].find("title"))
     assert title.startswith("training mean −3.00, atoms, unrelated ")
-    for name, value in zip(("bond graph", "geometry"), found.views[:, 0], strict=True):
+    for name, value in zip(("bond graph", "geometry"), contributions.views[:, 0], strict=True):
         sign = "+" if value > 0 else ""
         text = f"{value:#.3g}".replace("-", "−") if value else "0"
         assert f"{name} {sign}{text}" in title
     assert words(bars[1].find("title")).startswith("even odds 0, ")
-    best = int(found.atoms[:, 0].argmax())
+    best = int(contributions.atoms[:, 0].argmax())
     molecule = explained_rows.explanations[0].row.molecule
     assert molecule is not None
     name = f"{'_____CNOF'[molecule.atoms[best, 0]]}{molecule.source_atoms[best] + 1}"
@@ -120,9 +120,9 @@ def test_prediction_and_bars_have_the_contributions(explained: Explain, tmp_path
 
 
 def test_the_strongest_atoms_have_the_strongest_colours(explained: Explain, tmp_path: Path) -> None:
-    _, found, page = paracetamol(explained, tmp_path)
+    _, contributions, page = paracetamol(explained, tmp_path)
     spots = re.findall(r"<ellipse[^>]*fill:#(\w\w)(\w\w)(\w\w)", drawings(page)[0])
-    values = found.atoms[:, 0]
+    values = contributions.atoms[:, 0]
     for (red, _, blue), value in zip(spots, values, strict=True):
         assert (int(red, 16) > int(blue, 16)) == (value > 0)
     least = [int(red, 16) + int(green, 16) + int(blue, 16) for red, green, blue in spots]
@@ -142,12 +142,12 @@ def test_atoms_have_the_numbers_of_the_input(explained: Explain, tmp_path: Path)
     salt = record([*atoms, ("Cl", 9.0, 0.0, 0.1)], [(1, 2), (2, 3), (3, 4)])
     source.write_text(record([("C", 0.0, 0.0, 0.0)], [(1, 7)]) + salt)
     explained_rows = explained(source)
-    molecule, found = (
+    molecule, contributions = (
         explained_rows.explanations[1].row.molecule,
         explained_rows.explanations[1].contributions,
     )
     assert molecule is not None
-    assert found is not None
+    assert contributions is not None
     table = pyarrow.csv.read_csv(write_atom_table(explained_rows, tmp_path / "out.csv"))
     assert table.column_names[:5] == ["row", "status", "reason", "atom", "element"]
     assert table.column_names[5:] == ["log<S>_contribution", "toxic_contribution"]
@@ -159,7 +159,7 @@ def test_atoms_have_the_numbers_of_the_input(explained: Explain, tmp_path: Path)
     assert values[0] is None
     for number, value in zip((2, 3, 4, 5), values[1:], strict=True):
         place = molecule.source_atoms.tolist().index(number - 1)
-        assert value == pytest.approx(found.atoms[place, 0])
+        assert value == pytest.approx(contributions.atoms[place, 0])
     text = words(read_page(write_explanation_report(explained_rows, tmp_path / "out.html")))
     assert not re.search(r"\bH1\b", text)
 
@@ -182,16 +182,20 @@ def test_each_prediction_has_the_nearest_training_molecule(
 ) -> None:
     source = tmp_path / "in.csv"
     source.write_text("smiles\nCCO\nC1CC\n")
-    found = explained(source)
+    explained_rows = explained(source)
     scores = DomainScores(
         [BORDERLINE, ""], np.zeros(2), np.array([0.5, np.nan]), np.array([7, -1]), ["CCN", ""]
     )
-    page = read_page(write_explanation_report(replace(found, scores=scores), tmp_path / "out.html"))
+    page = read_page(
+        write_explanation_report(replace(explained_rows, scores=scores), tmp_path / "out.html")
+    )
     first, second = (s for s in page.iter("section") if s.get("class") == "panel card")
     text = f"Nearest training molecule: CCN, similarity 0.50. Applicability domain: {BORDERLINE}."
     assert words(first).count(text) == len(TARGETS)
     assert len(drawings(first)) == 2 * len(TARGETS)
     assert "Nearest" not in words(second)
     rows = replace(scores, smiles=["", ""])
-    page = read_page(write_explanation_report(replace(found, scores=rows), tmp_path / "out.html"))
+    page = read_page(
+        write_explanation_report(replace(explained_rows, scores=rows), tmp_path / "out.html")
+    )
     assert "Nearest training molecule: row 8, similarity" in words(page)

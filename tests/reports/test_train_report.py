@@ -100,15 +100,15 @@ def test_a_training_report_accounts_for_the_rows(result, tmp_path):
 
 
 def test_a_training_report_plots_each_target_that_can_be_plotted(result, tmp_path):
-    drawn = pictures(write_train_report(result, tmp_path / "report.html"))
-    assert list(drawn) == [
+    plots = pictures(write_train_report(result, tmp_path / "report.html"))
+    assert list(plots) == [
         "solubility <log>: MAE 0.3333 $\\mol$",
         "toxic: ROC-AUC 0.5",
         "toxic: PR-AUC 0.75",
         "training loss",
         "validation ROC-AUC − RMSE",
     ]
-    parity = drawn["solubility <log>: MAE 0.3333 $\\mol$"]
+    parity = plots["solubility <log>: MAE 0.3333 $\\mol$"]
     assert "measured ($\\mol$)" in parity
     assert parity.split("PathCollection")[1].split("matplotlib.axis")[0].count("use ") == 3
 
@@ -146,7 +146,7 @@ def test_a_training_report_compares_with_the_random_forest(result, tmp_path):
     assert 'class="warning"' not in page.read_text()
 
 
-def spread_out(result, smiles, **changes):
+def with_test_molecules(result, smiles, **changes):
     """The same run with more test molecules, whose prediction is off by how long they are."""
     n = len(smiles)
     error = np.array([float(len(text)) for text in smiles])
@@ -172,15 +172,15 @@ def spread_out(result, smiles, **changes):
 
 def test_a_training_report_analyses_errors(result, tmp_path):
     smiles = ["c1ccccc1" + "C" * k for k in range(10)] + ["N" + "C" * k for k in range(10)]
-    page = write_train_report(spread_out(result, smiles), tmp_path / "report.html")
+    page = write_train_report(with_test_molecules(result, smiles), tmp_path / "report.html")
     rows = table_rows(page)
     assert ["", "10", "12.5 ± 0.96", "5.5", "harder"] in rows  # 8 to 17 letters, or 1 to 10
     assert ["no ring", "10", "5.5 ± 0.96", "12.5", "easier"] in rows
-    drawn = pictures(page)
+    plots = pictures(page)
     for name in ("solubility <log>", "toxic", "one class"):
-        assert f"{name}: error by similarity" in drawn
-        assert f"{name}: error by distance" in drawn
-    assert "c1ccccc1CCCCCCCCC" in drawn
+        assert f"{name}: error by similarity" in plots
+        assert f"{name}: error by distance" in plots
+    assert "c1ccccc1CCCCCCCCC" in plots
     text = words(page)
     assert "Largest errors ($\\mol$) row 1010 measured 1 predicted 18 nearest training" in text
     nearest = "nearest training molecule: row 111, similarity 1.00 CC"
@@ -190,7 +190,7 @@ def test_a_training_report_analyses_errors(result, tmp_path):
 
 
 def test_too_few_test_molecules_say_so(result, tmp_path):
-    few = spread_out(result, ["CCO", "CCN", "c1ccccc1", "CO"])
+    few = with_test_molecules(result, ["CCO", "CCN", "c1ccccc1", "CO"])
     text = words(write_train_report(few, tmp_path / "report.html"))
     assert "No group of test molecules has 5 members" in text
     assert "There are too few test molecules to plot errors over the distance to the" in text
@@ -202,7 +202,7 @@ def test_too_few_test_molecules_say_so(result, tmp_path):
 
 
 def test_a_training_molecule_is_named_by_its_row_alone_where_none_is_kept(result, tmp_path):
-    kept = spread_out(result, ["CCO", "CCN", "c1ccccc1", "CO"])
+    kept = with_test_molecules(result, ["CCO", "CCN", "c1ccccc1", "CO"])
     hidden = replace(kept, scores=replace(kept.scores, smiles=[""] * 4))
     assert "<code>CC</code>" in write_train_report(kept, tmp_path / "1.html").read_text()
     page = write_train_report(hidden, tmp_path / "2.html")
@@ -226,10 +226,10 @@ def test_every_run_has_its_learning_curve(tmp_path):
         assert len(re.findall("stroke-width: 0.7", pictures(page)["training loss"])) == n_thin
         assert text in words(page)
         folds = flags.get("folds")
-        parts = {"test": len(CHAINS)} if folds else {name: PARTS.count(name) for name in set(PARTS)}
+        sizes = {"test": len(CHAINS)} if folds else {name: PARTS.count(name) for name in set(PARTS)}
         table = [row for row in table_rows(page) if row[0] in ("train", "validation", "test")]
         assert [int(row[1]) for row in table if len(row) == 2] == [
-            parts[key] for key in ("train", "valid", "test") if key in parts
+            sizes[key] for key in ("train", "valid", "test") if key in sizes
         ]
         assert ("3 folds: each fold is the test set once" in words(page)) == bool(folds)
 
