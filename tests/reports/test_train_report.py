@@ -99,6 +99,13 @@ def test_a_training_report_accounts_for_the_rows(result, tmp_path):
     assert f"moleblend predict '{result.model}' molecules.csv predictions.csv" in text
 
 
+def test_a_training_report_says_whether_validation_still_improves(result, tmp_path):
+    for last, is_improving in ((0.625, True), (0.502, False), (0.4, False)):
+        history = [result.history[0], result.history[1] | {"validation": last}]
+        page = write_train_report(replace(result, history=history), tmp_path / "report.html")
+        assert ("Validation still improved in the last epoch." in words(page)) == is_improving
+
+
 def test_a_training_report_plots_each_target_that_can_be_plotted(result, tmp_path):
     plots = pictures(write_train_report(result, tmp_path / "report.html"))
     assert list(plots) == [

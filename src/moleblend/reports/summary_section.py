@@ -90,7 +90,7 @@ class NextSteps:
         constant_is_as_good: some target is not predicted better than by a constant.
         forest_is_ahead: the random forest is significantly better on more targets than the model.
         forest_is_as_good: neither is significantly better on more targets.
-        still_improving: validation was best in the last epoch.
+        still_improving: the last epoch improved validation by more than 1 %.
         n_conflicts: molecules with conflicting labels.
         n_known_test_rows: test rows whose molecule is also in another set.
         n_unusable_rows: rows that could not be used.
@@ -205,7 +205,7 @@ def summarise_run(
         uncertainty: metrics on the test set; none where the model has no uncertainty.
         data: counts of the data section.
         epochs: of the run.
-        still_improving: validation was best in the last epoch.
+        still_improving: the last epoch improved validation by more than 1 %.
     """
     accuracy = [
         _accuracy(target, test[target.name], constant.get(target.name)) for target in targets

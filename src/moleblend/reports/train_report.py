@@ -40,6 +40,9 @@ from moleblend.reports.summary_section import DataFacts, summarise_run
 from moleblend.reports.uncertainty_section import uncertainty_section
 from moleblend.reports.usage_section import usage_section
 
+_LEAST_IMPROVEMENT = 0.01
+"""Fraction of the best validation metric by which an epoch has to improve it to count."""
+
 _COUNTS = ("n", "n_positive", "n_censored")
 
 
@@ -364,10 +367,11 @@ def validation_metric(result: TrainResult) -> str:
 
 
 def _is_still_improving(history: Sequence[Mapping[str, int | float]], metric: str) -> bool:
-    """Whether validation was best in the last of several epochs."""
+    """Whether the last epoch improved the validation metric by more than 1 %."""
     values = [epoch["validation"] for epoch in history]
     if len(values) < 2:
         return False
     is_higher_better = "ROC-AUC" in metric
     best = max(values[:-1]) if is_higher_better else min(values[:-1])
-    return values[-1] > best if is_higher_better else values[-1] < best
+    improvement = values[-1] - best if is_higher_better else best - values[-1]
+    return improvement > _LEAST_IMPROVEMENT * abs(best)
