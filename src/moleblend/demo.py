@@ -31,7 +31,7 @@ from moleblend.prediction.predictor import Predictor
 from moleblend.pretraining.config import PretrainConfig, ScheduleConfig
 from moleblend.pretraining.pretrain import PretrainResult, pretrain
 from moleblend.reports.demo_report import Demonstration, Example, write_demo_report
-from moleblend.reports.html_page import require_matplotlib
+from moleblend.reports.plots import require_matplotlib
 
 DEFAULT_SMILES = "OCc1ccco1"
 """Predicted where the user names no molecule: furfuryl alcohol."""

@@ -1,4 +1,4 @@
-"""The commands of the page run as they stand."""
+"""The commands of the report run as they are."""
 
 import html
 import re
@@ -33,17 +33,17 @@ def test_every_command_runs(tmp_path, monkeypatch, kind):
     assert {line[0] for line in lines} == {"moleblend"}
     for line in lines:
         assert cli.main(line[1:]) == 0, line
-    verbs = [line[1] for line in lines]
-    assert verbs.count("predict") == (1 if kind == "classes" else 2)
-    assert ("explain" in verbs) == (kind in ("value", "many"))
-    assert ("explain cannot speak for" in words(page)) == (kind in ("classes", "descriptors"))
-    known: dict = {}
-    exec(python, known)
-    assert known["table"].num_rows == 2
-    assert len(known["frame"]) == 3
-    assert known["vectors"].shape == (2, 16)
+    commands = [line[1] for line in lines]
+    assert commands.count("predict") == (1 if kind == "classes" else 2)
+    assert ("explain" in commands) == (kind in ("value", "many"))
+    assert ("explain does not support" in words(page)) == (kind in ("classes", "descriptors"))
+    names: dict = {}
+    exec(python, names)
+    assert names["table"].num_rows == 2
+    assert len(names["frame"]) == 3
+    assert names["vectors"].shape == (2, 16)
     for name in result.choices["prediction_columns"]:
-        assert name in known["frame"].columns
+        assert name in names["frame"].columns
 
 
 def test_computed_geometries_need_a_guard_in_a_script(tmp_path):

@@ -395,7 +395,7 @@ def _sentence(error: Exception) -> str:
 
 def _report(write: Callable[[], Path]) -> str:
     """Write a report where figures can be drawn; without them the run is no failure."""
-    from moleblend.reports.html_page import require_matplotlib
+    from moleblend.reports.plots import require_matplotlib
 
     try:
         require_matplotlib()
