@@ -40,9 +40,7 @@ def main() -> None:
     """Write the files that are missing."""
     for number, write in enumerate((write_first, write_second), 1):
         path = FOLDER / f"model-{number}.safetensors"
-        if path.exists():
-            print(f"{path} is kept as it is")
-        else:
+        if not path.exists():
             write(path)
 
 

@@ -1,0 +1,63 @@
+"""Reads what older versions wrote: the only module that knows former names.
+
+Files are not changed. Their names are translated when they are read:
+
+* Model files: the header key `sureness` is now `uncertainty`. A header without `members` holds one
+  model. Fields that a configuration lacks get their defaults (`config.from_dict`).
+* `metrics.json` of a run folder, of which a model file has a copy in the notes of its card: see
+  `METRICS_KEYS`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+HEADER_KEYS = {"sureness": "uncertainty"}
+"""Former keys of the header of a model file, and the keys of today."""
+
+HEADER_DEFAULTS = {"members": "1"}
+"""What older headers lack, and what it means that it is missing."""
+
+METRICS_KEYS = {
+    "choices": "settings",
+    "random_forest_on_ecfp4": "baseline",
+    "test_of_predicting_the_training_mean": "constant_baseline",
+    "spread": "std",
+}
+"""Former keys of `metrics.json`, and the keys of today."""
+
+SETTINGS_KEYS = {"sureness": "uncertainty"}
+"""Former keys of the settings in `metrics.json`, and the keys of today."""
+
+
+def upgrade_header(header: Mapping[str, str] | None) -> dict[str, str]:
+    """Give the header of a model file today's keys; None is a file without a header."""
+    return HEADER_DEFAULTS | _renamed(header or {}, HEADER_KEYS)
+
+
+def upgrade_card(card: object) -> object:
+    """Give the notes of a card (the JSON of `checkpoint.Card`) today's keys.
+
+    A value that is not a card is returned as it is: `config.from_dict` then says what is wrong.
+    """
+    if not isinstance(card, dict) or not isinstance(notes := card.get("notes"), dict):
+        return card
+    if not isinstance(metrics := notes.get("metrics"), dict):
+        return card
+    return card | {"notes": notes | {"metrics": upgrade_metrics(metrics)}}
+
+
+def upgrade_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the content of `metrics.json` today's keys."""
+    upgraded = _renamed(metrics, METRICS_KEYS)
+    if isinstance(settings := upgraded.get("settings"), dict):
+        upgraded["settings"] = _renamed(settings, SETTINGS_KEYS)
+    return upgraded
+
+
+def _renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Rename keys, in their order; a key of today wins over its former name."""
+    return {
+        names.get(key, key): value
+        for key, value in values.items()
+        if key not in names or names[key] not in values
+    }
