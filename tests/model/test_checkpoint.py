@@ -217,7 +217,7 @@ def test_a_safetensors_file_without_a_header(tmp_path):
 @pytest.mark.parametrize("number", [None, "0", "2"])
 def test_a_file_of_another_version(path, number):
     rewrite(path, format_version=number)
-    assert_refused(path, "written by another version of moleblend: this one (")
+    assert_refused(path, f"written by another version of moleblend: got format {number}, this")
     with pytest.raises(
         ValueError, match=rf"got format {number}, this version \([^)]*\) reads format 1$"
     ):
