@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from itertools import chain
 
 import numpy as np
-from jaxtyping import Float32, Float64
-from rdkit.Chem import Descriptors, rdMolDescriptors
+from jaxtyping import Float32, Float64, UInt8
+from rdkit.Chem import Descriptors, Mol, rdMolDescriptors
 
-from moleblend.chem.fingerprints import N_BITS, count_ecfp4
-from moleblend.chem.molecule import N_DESCRIPTORS, MoleculeError
-from moleblend.chem.parsing import parse
+from moleblend.chem.fingerprints import N_BITS, count_ecfp4_of, packed_ecfp4_of
+from moleblend.chem.molecule import N_DESCRIPTORS, Molecule, MoleculeError
+from moleblend.chem.parsing import parse, parse_record
 
 DESCRIPTORS = (
     *("MolWt", "HeavyAtomCount", "MolLogP", "MolMR", "TPSA", "LabuteASA", "FractionCSP3", "qed"),
@@ -56,17 +56,43 @@ def molecule_features(smiles: Sequence[str], kinds: Sequence[str]) -> Float32[np
     Raises:
         MoleculeError: RDKit refuses a SMILES.
     """
-    compute = {"ecfp4": lambda text: np.log1p(count_ecfp4(text)), "descriptors": _descriptors}
-    found = np.zeros((len(smiles), sum(FEATURES[kind] for kind in kinds)), np.float32)
-    for row, text in enumerate(smiles):
-        if kinds:
-            found[row] = np.concatenate([compute[kind](text) for kind in kinds])
-    return found
+    features = np.zeros((len(smiles), sum(FEATURES[kind] for kind in kinds)), np.float32)
+    if kinds:
+        for row, text in enumerate(smiles):
+            features[row] = _features_of(parse(text), kinds)
+    return features
 
 
-def _descriptors(smiles: str) -> Float64[np.ndarray, " f"]:
-    molecule = parse(smiles)
-    values = np.array([getattr(Descriptors, name)(molecule) for name in DESCRIPTORS], np.float64)
+def features_and_fingerprint(
+    molecule: Molecule, kinds: Sequence[str] = ()
+) -> tuple[Float32[np.ndarray, " f"], UInt8[np.ndarray, " 256"]]:
+    """Compute what a model and its applicability domain need, from one parse by RDKit.
+
+    A molecule that was read immediately before is not parsed again at all, see
+    `parsing.parse_record`: call this function while iterating over `read_molecules`.
+
+    Args:
+        molecule: of any feature version.
+        kinds: of `FEATURES`, as in `molecule_features`.
+
+    Returns:
+        The row of `molecule_features`, and the row of `fingerprints.packed_ecfp4`.
+
+    Raises:
+        MoleculeError: RDKit refuses the SMILES of the record.
+    """
+    mol = parse_record(molecule)
+    return _features_of(mol, kinds), packed_ecfp4_of(mol)
+
+
+def _features_of(mol: Mol, kinds: Sequence[str]) -> Float32[np.ndarray, " f"]:
+    compute = {"ecfp4": lambda mol: np.log1p(count_ecfp4_of(mol)), "descriptors": _descriptors_of}
+    each = [compute[kind](mol) for kind in kinds]
+    return np.concatenate([np.zeros(0), *each]).astype(np.float32)
+
+
+def _descriptors_of(mol: Mol) -> Float64[np.ndarray, " f"]:
+    values = np.array([getattr(Descriptors, name)(mol) for name in DESCRIPTORS], np.float64)
     return np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
 
 

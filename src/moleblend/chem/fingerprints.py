@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float64, Int64, UInt8, UInt32
 from rdkit.Chem import (
     AtomValenceException,
     GetDistanceMatrix,
+    Mol,
     MolToSmiles,
     rdFingerprintGenerator,
 )
@@ -77,6 +78,11 @@ def count_ecfp4(smiles: str, n_bits: int = 2048) -> UInt32[np.ndarray, " n_bits"
     return generator.GetCountFingerprintAsNumPy(parse(smiles))
 
 
+def count_ecfp4_of(mol: Mol) -> UInt32[np.ndarray, " n_bits"]:
+    """Count the environments of RDKit's molecule, folded to `N_BITS`."""
+    return _ECFP4.GetCountFingerprintAsNumPy(mol)
+
+
 @dataclass(frozen=True, eq=False)
 class Environments:
     """The circular environments that ECFP4 counts in a molecule of n atoms.
@@ -136,7 +142,7 @@ def nearest(
         MoleculeError: RDKit refuses a SMILES; the message has its place.
         ValueError: there is nothing to compare with.
     """
-    return _nearest(_prints(smiles), _prints(references))
+    return _nearest(_fingerprints(smiles), _fingerprints(references))
 
 
 def is_readable(smiles: str) -> bool:
@@ -154,8 +160,17 @@ def packed_ecfp4(smiles: Sequence[str]) -> UInt8[np.ndarray, "n 256"]:
     Raises:
         MoleculeError: RDKit refuses a SMILES; the message has its place.
     """
-    packed = [np.frombuffer(BitVectToBinaryText(bits), np.uint8) for bits in _prints(smiles)]
-    return np.stack(packed) if packed else np.zeros((0, 256), np.uint8)
+    packed = [_packed(bits) for bits in _fingerprints(smiles)]
+    return np.stack(packed) if packed else np.zeros((0, N_BITS // 8), np.uint8)
+
+
+def packed_ecfp4_of(mol: Mol) -> UInt8[np.ndarray, " 256"]:
+    """Compute the row of `packed_ecfp4` for RDKit's molecule."""
+    return _packed(_ECFP4.GetFingerprint(mol))
+
+
+def _packed(bits: ExplicitBitVect) -> UInt8[np.ndarray, " 256"]:
+    return np.frombuffer(BitVectToBinaryText(bits), np.uint8)
 
 
 def nearest_packed(
@@ -212,7 +227,7 @@ def cluster(smiles: Sequence[str], similarity: float = 0.65) -> Int64[np.ndarray
             f"{len(smiles):,} molecules are too many to cluster, all pairs of at most "
             f"{MOST_TO_CLUSTER:,} are compared"
         )
-    given = _prints(smiles)
+    given = _fingerprints(smiles)
     order = sorted(range(len(given)), key=lambda k: given[k].ToBinary())
     prints = [given[k] for k in order]
     n_neighbours = np.zeros(len(prints), np.int64)
@@ -236,7 +251,7 @@ def cluster(smiles: Sequence[str], similarity: float = 0.65) -> Int64[np.ndarray
     return result
 
 
-def _prints(smiles: Sequence[str]) -> list[ExplicitBitVect]:
+def _fingerprints(smiles: Sequence[str]) -> list[ExplicitBitVect]:
     prints = []
     for row, text in enumerate(smiles):
         try:

@@ -11,6 +11,7 @@ onto the terminal, into the sentence of the `MoleculeError`.
 
 import logging
 import re
+import threading
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -43,6 +44,17 @@ _rdkit_errors = RdkitErrorCollector()
 rdBase.LogToPythonLogger()
 logging.getLogger("rdkit").handlers = [_rdkit_errors]
 logging.getLogger("rdkit").propagate = False
+
+
+class _LastRead(threading.local):
+    """The record that this thread read last, and what RDKit reads from its SMILES."""
+
+    def __init__(self) -> None:
+        self.record: Molecule | None = None
+        self.mol: Chem.Mol | None = None
+
+
+_last_read = _LastRead()
 
 
 def read_smiles(smiles: str, *, id: str = "", features: FeatureVersion = "cip-1") -> Molecule:
@@ -105,6 +117,20 @@ def parse(smiles: str) -> Chem.Mol:
     """
     mol, _ = parse_with_sources(smiles.strip(), smiles)
     return mol
+
+
+def parse_record(molecule: Molecule) -> Chem.Mol:
+    """Read the SMILES of a record into RDKit's own molecule, as `parse` does.
+
+    The record that this thread read last is not parsed again. So features that are computed
+    while molecules are read cost no further parse. The caller must not change the result.
+
+    Raises:
+        MoleculeError: RDKit refuses the SMILES; that of a mol block it may refuse.
+    """
+    if _last_read.record is molecule and _last_read.mol is not None:
+        return _last_read.mol
+    return parse(molecule.smiles)
 
 
 def in_order(molecule: Molecule) -> Chem.Mol:
@@ -186,7 +212,7 @@ def build_record(
         check_positions(geometry, name or "molecule")
         if len(geometry) == 1 or np.ptp(geometry, axis=0).any():  # all in one point: no coordinates
             positions = geometry.astype(np.float32)[None]
-    smiles = written
+    smiles, parsed = written, mol if written else None
     if features == "cip-1":
         smiles = Chem.MolToSmiles(mol)
         if ":" in smiles:  # reaction numbers, which would change the canonical order
@@ -201,6 +227,7 @@ def build_record(
             positions = _reordered(positions, order)
         if has_stereo := _STEREO_MARK.search(smiles) is not None:
             label_stereo(mol)
+        parsed = mol
         mol, order = _drop_stereo_hydrogens(mol, smiles, features)
         source = [source[i] for i in order]
         positions = _reordered(positions, order)
@@ -208,7 +235,7 @@ def build_record(
         has_stereo = not written or _STEREO_MARK.search(written) is not None
         smiles = written or Chem.MolToSmiles(mol, canonical=False)
     bonds, bond_features = bond_rows(mol, features, has_stereo=has_stereo)
-    return Molecule(
+    record = Molecule(
         atoms=atom_rows(mol, features, has_stereo=has_stereo),
         bonds=bonds,
         bond_features=bond_features,
@@ -218,6 +245,8 @@ def build_record(
         source_atoms=np.array(source, np.int32),
         features=features,
     )
+    _last_read.record, _last_read.mol = record, parsed
+    return record
 
 
 def _reordered(
