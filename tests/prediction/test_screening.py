@@ -171,7 +171,7 @@ def test_embeddings_do_not_write_over_columns(model: Path, tmp_path: Path) -> No
     source.write_text("smiles,e1,embedding\nCCO,a,b\n")
     table, vectors = Predictor(model).embed_table(source)
     for ending, name in (("csv", "e1"), ("parquet", "embedding")):
-        with pytest.raises(ValueError, match=f"the input has a column '{name}' already"):
+        with pytest.raises(ValueError, match=f"the input already has a column '{name}'"):
             write_embeddings([(table, vectors)], tmp_path / f"out.{ending}")
     with pytest.raises(ValueError, match=r"tables are written as .*, not \.txt"):
         write_embeddings([(table.select(["smiles"]), vectors)], tmp_path / "out.txt")
@@ -223,7 +223,7 @@ def test_what_cannot_be_written_is_refused_before_the_work(
     source = tmp_path / "in.csv"
     source.write_text("smiles,e1\n" + "C,1\n" * 5)
     seen: list[int] = []
-    with pytest.raises(ValueError, match="has a column 'e1' already"):
+    with pytest.raises(ValueError, match="already has a column 'e1'"):
         embed_file(model, source, tmp_path / "o.csv", on_progress=lambda n, _: seen.append(n))
     with pytest.raises(ValueError, match=r"tables are written as .*, not \.txt"):
         predict_file(model, source, tmp_path / "o.txt", on_progress=lambda n, _: seen.append(n))
@@ -254,6 +254,6 @@ def test_how_sure_it_is_comes_with_every_piece(model: Path, source: Path, tmp_pa
         with pytest.raises(ValueError, match=f"got confidence={refused}, expected"):
             predict_file(model, source, tmp_path / "other.parquet", confidence=refused)
     source.write_text("smiles,nearest\nC,\n")
-    with pytest.raises(ValueError, match="has a column 'nearest' already"):
+    with pytest.raises(ValueError, match="already has a column 'nearest'"):
         predict_file(model, source, tmp_path / "other.parquet")
     assert not (tmp_path / "other.parquet").exists()

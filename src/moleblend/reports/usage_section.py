@@ -3,28 +3,10 @@
 import shlex
 from html import escape
 
-from moleblend.data.targets import class_names
 from moleblend.finetuning.train import TrainResult
 from moleblend.prediction.explanation import MOST_TARGETS
+from moleblend.prediction.outputs import domain_output_columns, possible_columns
 from moleblend.reports.html_page import table
-
-_MEANINGS = {
-    "_log10_pred": "its logarithm, which is what was learnt",
-    "_members_log10_std": "standard deviation of the members' logarithms, not of the error",
-    "_members_std": "standard deviation of the members, not of the error",
-    "_log10_std": "standard deviation of the error of the logarithm",
-    "_pred": "the prediction, in the unit of the labels, or the class",
-    "_prob": "probability of {}",
-    "_std": "standard deviation of the error",
-    "_low": "lower end of the interval that holds 90 in 100 values",
-    "_high": "its upper end",
-    "_set": "classes that cannot be excluded, so that 90 in 100 sets hold the true one",
-    "domain": "whether the molecule is as near to training as the validation molecules",
-    "similarity": "Tanimoto similarity of the nearest training molecule",
-    "nearest": "that molecule",
-    "nearest_row": "its row in the training file",
-}
-"""Of the ends of names of columns, the longer ones first."""
 
 
 def usage_part(result: TrainResult) -> list[str]:
@@ -71,15 +53,10 @@ def usage_part(result: TrainResult) -> list[str]:
 
 
 def _columns(result: TrainResult) -> str:
-    """Say what the columns of predictions are; of many targets those of the first."""
+    """List name, meaning and unit of the output columns; of many targets those of the first."""
     names = result.choices.get("prediction_columns", [])
-    first = result.targets[0].name
-    rows = []
-    for name in names:
-        is_of_first = name.startswith(f"{first}_")
-        if any(name.startswith(f"{target.name}_") for target in result.targets) and not is_of_first:
-            continue
-        end = name.removeprefix(first) if is_of_first else name
-        meaning = _MEANINGS.get(end, "probability of that class" if "_prob_" in end else "")
-        rows.append((name, meaning.format(*class_names(result.targets[0])[1:2])))
-    return table(("column", "what"), rows, style="words") if rows else ""
+    described = [*possible_columns(result.targets[0]), *domain_output_columns(result.domain)]
+    rows = [
+        (column.name, column.meaning, column.unit) for column in described if column.name in names
+    ]
+    return table(("column", "meaning", "unit"), rows, style="words") if rows else ""
