@@ -196,7 +196,7 @@ def _answer(found: Contributions, k: int) -> str:
     """Say the prediction with its unit."""
     value, target = float(found.prediction[k]), found.targets[k]
     if target.kind == "binary":
-        return f"probability {value:.3f} (log-odds {_signed(float(found.answer[k]))})"
+        return f"probability {value:.3f} (log-odds {_signed(float(found.output[k]))})"
     return f"{_plain(value)} {escape(target.unit)}".strip()
 
 
@@ -224,8 +224,8 @@ def _bars(found: Contributions, k: int) -> str:
     """Lead from the mean of training to the prediction, one bar for each part."""
     target = found.targets[k]
     names = ("atoms, unrelated", *VIEW_GROUPS)
-    steps = [float(found.kinds[k]), *found.views[:, k].tolist()]
-    begin, end = float(found.start[k]), float(found.answer[k])
+    steps = [float(found.unrelated_atoms[k]), *found.views[:, k].tolist()]
+    begin, end = float(found.base_value[k]), float(found.output[k])
     levels = (begin + np.cumsum([0.0, *steps])).tolist()
     lowest, highest = min(levels), max(levels)
     left, right, line = 128.0, 290.0, 22
