@@ -312,16 +312,19 @@ def test_recipes_that_are_wrong(folder: Path, refuse: Refuse) -> None:
     assert "wrong.toml: stepz is unknown, known are data, out" in refuse(run)
     recipe.write_text("[encoder]\nwidth = 'big'\n")
     assert "encoder.width: a whole number was expected, 'big' came" in refuse(run)
-    recipe.write_text("[blend]\npair_shares = [0.5, 0.5, 0.5]\n")
-    assert "sum to 1, (0.5, 0.5, 0.5) sum to 1.5" in refuse(run)
+    recipe.write_text("[blend]\npair_probabilities = [0.5, 0.5, 0.5]\n")
+    assert (
+        "got pair_probabilities=(0.5, 0.5, 0.5), expected numbers of at least 0 that sum to 1"
+        in refuse(run)
+    )
     recipe.write_text("[encoder\n")
     assert "wrong.toml: not a TOML file" in refuse(run)
 
 
 def test_flags_that_are_wrong(refuse: Refuse) -> None:
     """Also those that a dataclass refuses only after they have been read."""
-    said = refuse("pretrain --data chains.csv --blend.pair-shares 0.5 0.5 0.5")
-    assert "sum to 1, (0.5, 0.5, 0.5) sum to 1.5 (see moleblend pretrain --help)" in said
+    said = refuse("pretrain --data chains.csv --blend.pair-probabilities 0.5 0.5 0.5")
+    assert "that sum to 1 (see moleblend pretrain --help)" in said
     said = refuse("pretrain recipe.toml --schedule.warmup-steps 9")
     assert "warmup_steps must be below steps, 9 of 4 came" in said
     assert "epochs" in refuse("train chains.csv --target y --from scratch --out run --epochs 0")

@@ -219,7 +219,7 @@ def test_losses_and_gradients(fixture):
     names = {"denoising": "denoising_cosine", "path_length": "spd_ce", "bonds": "edge_ce"}
     names["direction"] = "direction_cosine"
     for ours, name in names.items():
-        assert math.isclose(loss.parts[ours].item(), theirs[name], abs_tol=1e-5)
+        assert math.isclose(loss.terms[ours].item(), theirs[name], abs_tol=1e-5)
     assert math.isclose(loss.total.item(), theirs["total_weighted"], abs_tol=1e-5)
 
     loss.total.backward()

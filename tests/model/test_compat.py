@@ -9,12 +9,19 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from moleblend.config import from_dict, to_dict
 from moleblend.data.formats import read_table
 from moleblend.data.table import numbers
 from moleblend.data.targets import Target
 from moleblend.model import checkpoint
+from moleblend.model.blending import BlendConfig
 from moleblend.model.checkpoint import Card
-from moleblend.model.compat import upgrade_card, upgrade_header, upgrade_metrics
+from moleblend.model.compat import (
+    upgrade_card,
+    upgrade_header,
+    upgrade_metrics,
+    upgrade_pretrain_config,
+)
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import Model, ModelConfig
 from moleblend.prediction.predictor import Predictor
@@ -136,3 +143,14 @@ def test_former_names_are_translated_and_all_else_stays():
 @pytest.mark.parametrize("card", [None, [], {"notes": 3}, {"notes": {"metrics": "none"}}])
 def test_a_card_that_is_none_is_left_to_the_reader(card):
     assert upgrade_card(card) == card
+
+
+def test_the_configuration_of_an_older_pretraining_run_is_read():
+    old = {"pair_shares": [0.1, 0.3, 0.6], "atom_shares": [0.5, 0.5], "whole": [0.0, 0.2]}
+    config = upgrade_pretrain_config({"blend": old | {"noise": 0.1}, "seed": 3})
+    blend = from_dict(BlendConfig, config["blend"], "blend")
+    assert blend == BlendConfig((0.1, 0.3, 0.6), (0.5, 0.5), unblended=(0.0, 0.2), noise=0.1)
+    assert config["seed"] == 3
+    today = json.loads(json.dumps(to_dict(blend)))
+    assert upgrade_pretrain_config({"blend": today}) == {"blend": today}
+    assert upgrade_pretrain_config({"seed": 3}) == {"seed": 3}

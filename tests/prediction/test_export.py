@@ -118,7 +118,7 @@ def test_a_graph_of_a_model_that_reads_features(
     tmp_path: Path, features: tuple[str, ...], views: ShownViews
 ) -> None:
     model, smiles = saved(tmp_path, TARGETS, features=features), ["CCO", "c1ccccc1N", "C"]
-    batch, extra = (
+    batch, array = (
         collate([read_smiles(one) for one in smiles]),
         molecule_features(smiles, features),
     )
@@ -128,12 +128,12 @@ def test_a_graph_of_a_model_that_reads_features(
     right = np.stack([table["gap_pred"].to_numpy(), table["toxic_prob"].to_numpy()], 1)
     session = onnxruntime.InferenceSession(export(model, tmp_path / "model.onnx", views))
     assert [item.name for item in session.get_inputs()] == [*names, "features"]
-    arrays = {name: tensor.numpy() for name, tensor in given.items()} | {"features": extra}
+    arrays = {name: tensor.numpy() for name, tensor in given.items()} | {"features": array}
     np.testing.assert_allclose(session.run(["predictions"], arrays)[0], right, atol=5e-5)
     extra = {"moleblend.json": ""}
     program = torch.export.load(export(model, tmp_path / "model.pt2", views), extra_files=extra)
     assert json.loads(extra["moleblend.json"])["features"] == list(features)
-    found = program.module()(*given.values(), features=torch.from_numpy(extra))
+    found = program.module()(*given.values(), features=torch.from_numpy(array))
     np.testing.assert_allclose(found.detach().numpy(), right, atol=5e-5)
 
 

@@ -6,6 +6,7 @@ Files are not changed. Their names are translated when they are read:
   model. Fields that a configuration lacks get their defaults (`config.from_dict`).
 * `metrics.json` of a run folder, of which a model file has a copy in the notes of its card: see
   `METRICS_KEYS`.
+* `config.json` of a pretraining run: see `BLEND_KEYS`.
 """
 
 from collections.abc import Mapping
@@ -27,6 +28,13 @@ METRICS_KEYS = {
 
 SETTINGS_KEYS = {"sureness": "uncertainty"}
 """Former keys of the settings in `metrics.json`, and the keys of today."""
+
+BLEND_KEYS = {
+    "pair_shares": "pair_probabilities",
+    "atom_shares": "atom_probabilities",
+    "whole": "unblended",
+}
+"""Former fields of `blending.BlendConfig`, and the fields of today."""
 
 
 def upgrade_header(header: Mapping[str, str] | None) -> dict[str, str]:
@@ -52,6 +60,14 @@ def upgrade_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(settings := upgraded.get("settings"), dict):
         upgraded["settings"] = _renamed(settings, SETTINGS_KEYS)
     return upgraded
+
+
+def upgrade_pretrain_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the configuration in the `config.json` of a pretraining run today's fields."""
+    blend = config.get("blend")
+    if not isinstance(blend, dict):
+        return dict(config)
+    return dict(config) | {"blend": _renamed(blend, BLEND_KEYS)}
 
 
 def _renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
