@@ -232,7 +232,7 @@ def test_empty_files(folder: Path, refuse: Refuse) -> None:
     (folder / "empty.arrow").touch()
     assert "empty.arrow" in refuse("pretrain --data empty.arrow --out run")
     (folder / "empty.safetensors").touch()
-    assert "cut short" in refuse("predict empty.safetensors chains.csv out.csv")
+    assert "truncated" in refuse("predict empty.safetensors chains.csv out.csv")
 
 
 def test_missing_columns(refuse: Refuse) -> None:
@@ -286,8 +286,8 @@ def test_truncated_files_and_those_of_another_version(folder: Path, refuse: Refu
         "predict cut.safetensors chains.csv out.csv",
         "embed cut.safetensors chains.csv o.npy",
     ):
-        assert "cut short" in refuse(verb)
-    assert "cut short" in refuse("train chains.csv --target y --from cut.safetensors --out run")
+        assert "truncated" in refuse(verb)
+    assert "truncated" in refuse("train chains.csv --target y --from cut.safetensors --out run")
     old = model.replace(b'"format_version":"1"', b'"format_version":"0"')
     assert old != model
     (folder / "old.safetensors").write_bytes(old)
