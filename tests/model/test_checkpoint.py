@@ -239,7 +239,7 @@ def test_a_damaged_header(path, text):
         ({"encodr": {}}, "encodr is unknown, known are encoder, heads, targets"),
         (
             {"encoder": {"width": 9, "n_heads": 2}},
-            "encoder: width must be a multiple of n_heads: 9 and 2 came",
+            "encoder: got width=9 and n_heads=2, expected width to be a multiple of n_heads",
         ),
         ({"encoder": {"features": "ogb-9"}}, "encoder.features: one of 'cip-1', 'ogb-1' was"),
         (

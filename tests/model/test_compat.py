@@ -13,6 +13,7 @@ from moleblend.config import from_dict, to_dict
 from moleblend.data.formats import read_table
 from moleblend.data.table import numbers
 from moleblend.data.targets import Target
+from moleblend.evaluation.applicability_domain import BORDERLINE, IN_DOMAIN, OUT_OF_DOMAIN
 from moleblend.model import checkpoint
 from moleblend.model.blending import BlendConfig
 from moleblend.model.checkpoint import Card
@@ -30,9 +31,9 @@ GOLDEN = Path(__file__).parent / "golden"
 ENCODER = EncoderConfig(width=8, ffn_width=12, n_layers=2, n_heads=2, n_kernels=4)
 GAP = Target("gap", "regression", unit="eV", mean=6.5, scale=1.25)
 DOMAIN_WORDS = {
-    "as near to training as validation": "in domain",
-    "further from training than most of validation": "borderline",
-    "further from training than validation: do not rely on it": "out of domain",
+    "as near to training as validation": IN_DOMAIN,
+    "further from training than most of validation": BORDERLINE,
+    "further from training than validation: do not rely on it": OUT_OF_DOMAIN,
 }
 
 
@@ -57,8 +58,8 @@ def test_the_second_golden_model_predicts_the_same():
     assert table.column_names == expected.names
     for name in expected.names:
         if name == "domain":
-            words = [DOMAIN_WORDS.get(word, word) for word in expected.column(name).to_pylist()]
-            assert [DOMAIN_WORDS.get(word, word) for word in table[name].to_pylist()] == words
+            values = [DOMAIN_WORDS[words] for words in expected.column(name).to_pylist()]
+            assert table[name].to_pylist() == values
         elif pa.types.is_floating(table[name].type):
             np.testing.assert_allclose(table[name].to_numpy(), numbers(expected, name), rtol=1e-5)
         else:
@@ -110,18 +111,28 @@ def test_a_file_from_before_ensembles_and_classes_is_read(tmp_path):
 
 def test_former_names_are_translated_and_all_else_stays():
     metrics = {
-        "validation": {"y": {"choices": 1}},
-        "test_of_predicting_the_training_mean": 2,
-        "random_forest_on_ecfp4": None,
-        "spread": {"n": 3},
+        "validation": {"choices": {"bounds respected": 0.5, "n_bounds": 2, "MAE": 1.0}},
+        "test_of_predicting_the_training_mean": {"y": {"n_bounds": 2}},
+        "random_forest_on_ecfp4": {
+            "test": {"y": {"n_bounds": 2}},
+            "not_learnt": None,
+            "compared": {"gain": {"gain": 0.1, "is_beyond_noise": True, "n": 9}},
+        },
+        "uncertainty": {"test": {"y": {"ranked_by": "spread"}, "z": {"ranked_by": "distance"}}},
+        "spread": {"n": 3, "test": {"y": {"n_bounds": 0}}},
         "choices": {"sureness": {"notes": []}, "seed": 0},
     }
     before = json.dumps(metrics)
     today = {
-        "validation": {"y": {"choices": 1}},
-        "constant_baseline": 2,
-        "baseline": None,
-        "std": {"n": 3},
+        "validation": {"choices": {"censored labels respected": 0.5, "n_censored": 2, "MAE": 1.0}},
+        "constant_baseline": {"y": {"n_censored": 2}},
+        "baseline": {
+            "test": {"y": {"n_censored": 2}},
+            "not_trained": None,
+            "comparison": {"gain": {"improvement": 0.1, "is_significant": True, "n": 9}},
+        },
+        "uncertainty": {"test": {"y": {"ranked_by": "std"}, "z": {"ranked_by": "distance"}}},
+        "std": {"n": 3, "test": {"y": {"n_censored": 0}}},
         "settings": {"uncertainty": {"notes": []}, "seed": 0},
     }
     assert upgrade_metrics(metrics) == today

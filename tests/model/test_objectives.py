@@ -418,10 +418,10 @@ def test_what_is_unknown_of_a_molecule_costs_nothing():
     torch.testing.assert_close(loss.terms["descriptors"], expected)
 
 
-def test_descriptors_that_nobody_gave_are_asked_for():
+def test_a_batch_without_descriptors_is_refused():
     setting = SETTINGS["with descriptors"]
     batch = collate(MIXED)
-    with pytest.raises(ValueError, match="the batch has none"):
+    with pytest.raises(ValueError, match=r"but `Batch.descriptors` is None"):
         blend_then_predict(
             lively(setting.model), batch, drawn(batch, setting.blend), setting.objective
         )

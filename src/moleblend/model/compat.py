@@ -29,6 +29,18 @@ METRICS_KEYS = {
 SETTINGS_KEYS = {"sureness": "uncertainty"}
 """Former keys of the settings in `metrics.json`, and the keys of today."""
 
+TARGET_METRICS_KEYS = {"bounds respected": "censored labels respected", "n_bounds": "n_censored"}
+"""Former names of metrics of a target, and the names of today."""
+
+BASELINE_KEYS = {"not_learnt": "not_trained", "compared": "comparison"}
+"""Former keys of the baseline in `metrics.json`, and the keys of today."""
+
+COMPARISON_KEYS = {"gain": "improvement", "is_beyond_noise": "is_significant"}
+"""Former keys of the comparison of a target with the baseline, and the keys of today."""
+
+RANKED_BY = {"spread": "std"}
+"""Former values of `ranked_by` in the uncertainty metrics of a target, and the values of today."""
+
 BLEND_KEYS = {
     "pair_shares": "pair_probabilities",
     "atom_shares": "atom_probabilities",
@@ -55,11 +67,59 @@ def upgrade_card(card: object) -> object:
 
 
 def upgrade_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the content of `metrics.json` today's keys."""
-    upgraded = _renamed(metrics, METRICS_KEYS)
-    if isinstance(settings := upgraded.get("settings"), dict):
-        upgraded["settings"] = _renamed(settings, SETTINGS_KEYS)
+    """Give the content of `metrics.json` today's keys and values."""
+    upgraded = _with_target_metrics(_renamed(metrics, METRICS_KEYS))
+    for name, upgrade in (
+        ("constant_baseline", lambda values: _each_renamed(values, TARGET_METRICS_KEYS)),
+        ("std", _with_target_metrics),
+        ("settings", lambda values: _renamed(values, SETTINGS_KEYS)),
+        ("baseline", _upgrade_baseline),
+        ("uncertainty", _upgrade_uncertainty),
+    ):
+        if isinstance(values := upgraded.get(name), dict):
+            upgraded[name] = upgrade(values)
     return upgraded
+
+
+def _with_target_metrics(values: dict[str, Any]) -> dict[str, Any]:
+    """Rename the metrics of all targets on the validation and the test set."""
+    sets = {
+        name: _each_renamed(values[name], TARGET_METRICS_KEYS)
+        for name in ("validation", "test")
+        if isinstance(values.get(name), dict)
+    }
+    return values | sets
+
+
+def _upgrade_baseline(baseline: dict[str, Any]) -> dict[str, Any]:
+    upgraded = _with_target_metrics(_renamed(baseline, BASELINE_KEYS))
+    if isinstance(comparison := upgraded.get("comparison"), dict):
+        upgraded["comparison"] = _each_renamed(comparison, COMPARISON_KEYS)
+    return upgraded
+
+
+def _upgrade_uncertainty(uncertainty: dict[str, Any]) -> dict[str, Any]:
+    """Translate `ranked_by` of every target on every set."""
+
+    def upgraded(metrics: object) -> object:
+        if not isinstance(metrics, dict) or "ranked_by" not in metrics:
+            return metrics
+        return metrics | {"ranked_by": RANKED_BY.get(metrics["ranked_by"], metrics["ranked_by"])}
+
+    return {
+        name: {target: upgraded(metrics) for target, metrics in targets.items()}
+        if isinstance(targets, dict)
+        else targets
+        for name, targets in uncertainty.items()
+    }
+
+
+def _each_renamed(values: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Rename the keys of every value that is a record."""
+    return {
+        key: _renamed(value, names) if isinstance(value, dict) else value
+        for key, value in values.items()
+    }
 
 
 def upgrade_pretrain_config(config: Mapping[str, Any]) -> dict[str, Any]:
