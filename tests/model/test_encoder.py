@@ -340,7 +340,7 @@ def test_awkward_molecules_stay_finite(name, awkward):
         assert parameter.grad.isfinite().all()
 
 
-# --- chance and start ----------------------------------------------------------------------------
+# --- randomness and initialisation ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("drops", ["molecule", "token"])

@@ -130,22 +130,22 @@ def losses_by_hand(molecules, views, blend, setting):
                     bonds.append(cross_entropy(views.bonds[b, i, j, hop].tolist(), right))
             if i != j and molecule.n_conformers:
                 vector = (molecule.positions[0, j] - molecule.positions[0, i]).astype(float)
-                told = views.geometry[b, i, j].detach().double().numpy()
+                predicted = views.geometry[b, i, j].detach().double().numpy()
                 if heads.geometry == "distance":
-                    geometry.append(abs(told[0] - np.linalg.norm(vector)))
+                    geometry.append(abs(predicted[0] - np.linalg.norm(vector)))
                 else:
-                    of_this_one.append(1 - cosine(told, vector))
+                    of_this_one.append(1 - cosine(predicted, vector))
         if of_this_one:
             geometry.append(np.mean(of_this_one))
         for i in range(molecule.n_atoms):
             if molecule.n_conformers and blend.atoms[b, i, 1]:
                 noise = blend.noise[b, i].double().numpy()
-                told = views.noise[b, i].detach().double().numpy()
+                predicted = views.noise[b, i].detach().double().numpy()
                 if setting.objective.noise_error == "squared":
-                    denoising.append(((told - noise) ** 2).sum())
+                    denoising.append(((predicted - noise) ** 2).sum())
                     variances.append((noise**2).sum())
                 else:
-                    denoising.append(1 - cosine(told, noise))
+                    denoising.append(1 - cosine(predicted, noise))
     scale = np.mean(variances) if variances else 1.0
     expected = {
         "path_length": np.mean(paths),
@@ -165,9 +165,9 @@ def descriptors_by_hand(molecules, views):
     for b, values in enumerate(compute_descriptors([molecule.smiles for molecule in molecules])):
         for k, value in enumerate(values.astype(float)):
             if not np.isnan(value):
-                spread = np.nanstd(known[:, k])
-                spread = spread if spread > 1e-6 else 1.0
-                right = np.clip((value - np.nanmean(known[:, k])) / spread, -8, 8)
+                std = np.nanstd(known[:, k])
+                std = std if std > 1e-6 else 1.0
+                right = np.clip((value - np.nanmean(known[:, k])) / std, -8, 8)
                 off = abs(views.descriptors[b, k].item() - right)
                 errors.append(off**2 / 2 if off < 1 else off - 0.5)
     return np.mean(errors)
@@ -379,10 +379,10 @@ def test_the_losses_of_a_constant_guess_by_hand():
         read_smiles("CCO"), positions=np.array([[[0, 0, 0], [1, 0, 0], [3, 0, 0]]], np.float32)
     )
     batches = [collate([molecule]), collate([molecule, read_smiles("O")])]
-    told = constant_losses(batches, HeadsConfig(), ObjectiveConfig())
+    losses = constant_losses(batches, HeadsConfig(), ObjectiveConfig())
     entropy = -(2 / 3 * math.log(2 / 3) + 1 / 3 * math.log(1 / 3))
     # distances of 1, 2 and 3 Å: the median is 2
-    assert told == pytest.approx({"path_length": entropy, "distance": 2 / 3, "denoising": 1})
+    assert losses == pytest.approx({"path_length": entropy, "distance": 2 / 3, "denoising": 1})
     flat = [collate([read_smiles("CC=O")])]
     without = ObjectiveConfig(path_length=0.0)
     assert set(constant_losses(flat, HeadsConfig(), without)) == {"bonds"}
@@ -394,10 +394,10 @@ def test_what_guessing_the_mean_of_descriptors_costs():
     heads = HeadsConfig(descriptors=True)
     batches = [batch_of([read_smiles(s) for s in pair], heads) for pair in (("C", "CC"), ("O",))]
     descriptors = torch.cat([batch.descriptors for batch in batches]).numpy().astype(float)
-    told = constant_losses(batches, heads, ObjectiveConfig())["descriptors"]
+    losses = constant_losses(batches, heads, ObjectiveConfig())["descriptors"]
     std = descriptors.std(0)
     off = np.abs(descriptors - descriptors.mean(0)) / np.where(std > 1e-6, std, 1)
-    assert told == pytest.approx(np.where(off < 1, off**2 / 2, off - 0.5).mean(), rel=1e-4)
+    assert losses == pytest.approx(np.where(off < 1, off**2 / 2, off - 0.5).mean(), rel=1e-4)
 
 
 def test_what_is_unknown_of_a_molecule_costs_nothing():

@@ -190,10 +190,10 @@ class Hostile:
 
 @pytest.mark.parametrize("is_zip", [True, False])
 @pytest.mark.parametrize(
-    ("function", "told"),
+    ("function", "name"),
     [(os.system, "posix.system"), (exec, "exec"), (shutil.copy, "shutil.copy")],
 )
-def test_code_in_a_file_is_refused_and_not_run(tmp_path, state, function, told, is_zip):
+def test_code_in_a_file_is_refused_and_not_run(tmp_path, state, function, name, is_zip):
     marker = tmp_path / "was_run"
     arguments = {
         os.system: [f"touch {marker}"],
@@ -203,7 +203,7 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path, state, function, told, 
     content = {**fairseq_file(state), "extra_state": Hostile(function, *arguments)}
     path = tmp_path / "hostile.pt"
     torch.save(content, path, _use_new_zipfile_serialization=is_zip)
-    with pytest.raises(ValueError, match=f"^[^\n]*it names the type {told}, [^\n]*$"):
+    with pytest.raises(ValueError, match=f"^[^\n]*it names the type {name}, [^\n]*$"):
         read_published(path)
     assert not marker.exists()
     # The file is what it claims to be: the ordinary unpickler does run it. This test wrote it, and
@@ -470,7 +470,7 @@ def test_convert_writes_nothing_where_the_weights_do_not_fit(tmp_path, state):
 def test_the_published_base_size(tmp_path, parity_fixture):
     path = parity_fixture.with_name("official_checkpoint_keys_base.json")
     if not path.is_file():
-        pytest.skip(f"there is no {path.name} beside the parity fixture")
+        pytest.skip(f"there is no {path.name} next to the parity fixture")
     state = random_state(json.loads(path.read_text()))
     source, out = tmp_path / "checkpoint.pt", tmp_path / "model.safetensors"
     torch.save(fairseq_file(state), source)

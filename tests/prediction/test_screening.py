@@ -178,23 +178,23 @@ def test_embeddings_do_not_write_over_columns(model: Path, tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []
 
 
-def script(model: Path, source: Path, out: Path, *, resume: bool, verb: str) -> list[str]:
+def script(model: Path, source: Path, out: Path, *, resume: bool, command: str) -> list[str]:
     program = (
         "import sys, time; from moleblend.prediction import screening; "
         "screening._ROWS_IN_A_PIECE = 10; "
-        f"screening.{verb}_file({str(model)!r}, {str(source)!r}, {str(out)!r}, resume={resume}, "
+        f"screening.{command}_file({str(model)!r}, {str(source)!r}, {str(out)!r}, resume={resume}, "
         "on_progress=lambda *_: time.sleep(0.2))"
     )
     return [sys.executable, "-c", program]
 
 
-@pytest.mark.parametrize(("verb", "ending"), [("predict", "csv"), ("embed", "npy")])
+@pytest.mark.parametrize(("command", "ending"), [("predict", "csv"), ("embed", "npy")])
 def test_killed_and_resumed_is_unbroken(
-    model: Path, source: Path, tmp_path: Path, verb: str, ending: str
+    model: Path, source: Path, tmp_path: Path, command: str, ending: str
 ) -> None:
     out, whole = tmp_path / f"out.{ending}", tmp_path / f"whole.{ending}"
     parts = tmp_path / f".out.{ending}.parts"
-    with subprocess.Popen(script(model, source, out, resume=False, verb=verb)) as run:
+    with subprocess.Popen(script(model, source, out, resume=False, command=command)) as run:
         while len(list(parts.glob("shard-*.arrow"))) < 2:
             assert run.poll() is None
             time.sleep(0.02)
@@ -202,7 +202,7 @@ def test_killed_and_resumed_is_unbroken(
     n_left = len(list(parts.glob("shard-*.arrow")))
     assert 2 <= n_left < 5
     assert not out.exists()
-    answer = predict_file if verb == "predict" else embed_file
+    answer = predict_file if command == "predict" else embed_file
     with pytest.raises(ValueError, match="holds an unfinished run: --resume goes on with it"):
         answer(model, source, out)
     with pytest.raises(ValueError, match="goes on as it began, but these differ: errors"):
