@@ -68,7 +68,8 @@ class Card:
     """Description of a model file, stored in its header.
 
     Attributes:
-        trained_by: `pretrain`, `train` or `convert`.
+        trained_by: the command or function that made it: `pretrain`, `train`, `convert`, or
+            `save_model`.
         data: name of the training data.
         data_fingerprint: hash of the training data.
         views: what the model was trained to see: `2d`, `3d` or `both`.
