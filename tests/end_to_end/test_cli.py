@@ -337,7 +337,7 @@ def test_flags_that_are_wrong(refuse: Refuse) -> None:
     assert "--log-scale needs the names of targets, none came" in said
     assert "OUT" in refuse("predict model.safetensors chains.csv")
     assert "4d" in refuse("predict model.safetensors chains.csv out.csv --views 4d")
-    assert "both were asked for" in refuse(
+    assert "got views 'both', expected '2d'" in refuse(
         "predict model.safetensors chains.csv out.csv --views both"
     )
 
