@@ -82,7 +82,7 @@ def main(options: Options) -> None:
         "atom left out": [left_out(trained, molecule) for molecule in molecules],
         "random weights": [contributions(untrained, m, "2d", [0]).atoms[:, 0] for m in molecules],
     }
-    sums = np.array([[one.answer[0] for one in ours], [true.sum() for true in truth]])
+    sums = np.array([[one.output[0] for one in ours], [true.sum() for true in truth]])
     rmse = np.sqrt(np.mean((sums[0] - sums[1]) ** 2))
     rows = [("prediction", "RMSE", f"{rmse:.3f}", len(molecules))]
     for account, found in accounts.items():

@@ -32,7 +32,7 @@ CONFIGS = {
 }
 """Sizes as in the published measurements; `small, default` has our repairs."""
 
-_TENSORS = [field.name for field in fields(Batch) if field.name != "described"]
+_TENSORS = [field.name for field in fields(Batch) if field.name != "descriptors"]
 WAYS = {"ours": blend_then_predict, "plain": plain_model.blend_then_predict}
 
 
@@ -47,7 +47,7 @@ class Step:
         self.blend = BlendConfig()
         if CONFIGS[name].encoder.features == "ogb-1":
             self.objective = ObjectiveConfig.published()
-            self.blend = BlendConfig(draw="batch", whole=(0.0, 0.0))
+            self.blend = BlendConfig(draw="batch", unblended=(0.0, 0.0))
         self.generator = torch.Generator().manual_seed(0)
         # Weight decay is 0 in both, so that AdamW is Adam.
         self.optimiser = torch.optim.AdamW(

@@ -65,7 +65,7 @@ def blend_then_predict(model: Model, batch: Batch, blend: Blend, config: Objecti
         "denoising": (config.denoising, denoising_loss(views.noise, batch, blend, config).mean),
     }
     total = torch.stack([weight * part for weight, part in parts.values()]).sum()
-    return Loss(total=total, parts={name: part for name, (_, part) in parts.items()})
+    return Loss(total=total, terms={name: part for name, (_, part) in parts.items()})
 
 
 def encode(encoder: Encoder, batch: Batch, blend: Blend) -> Encoded:

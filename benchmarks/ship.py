@@ -24,6 +24,7 @@ from benchmarks.ledger import write
 from moleblend.config import from_dict, to_dict
 from moleblend.data.datasets.catalogue import on_protocol_u
 from moleblend.model import checkpoint
+from moleblend.model.compat import upgrade_pretrain_config
 from moleblend.pretraining.config import PretrainConfig
 
 CARD = Path(__file__).parent / "model_card.md"
@@ -71,7 +72,9 @@ def read_run(folder: Path) -> Run:
         ValueError: the run is not finished, or its files do not belong together.
     """
     told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config = from_dict(PretrainConfig, told["config"], str(folder / "config.json"))
+    config = from_dict(
+        PretrainConfig, upgrade_pretrain_config(told["config"]), str(folder / "config.json")
+    )
     log, scores, starts = (
         _rows(folder / name) for name in ("log.csv", "validation.csv", "starts.csv")
     )

@@ -259,7 +259,9 @@ def test_vectors(packaged: Path) -> None:
     vectors = moleblend.embed(SMILES)
     assert vectors.dtype == np.float32
     np.testing.assert_array_equal(vectors, Predictor(packaged).embed(SMILES))
-    with pytest.warns(UserWarning, match=r"2 of 3 molecules have no vector but NaN; .* row 2: "):
+    with pytest.warns(
+        UserWarning, match=r"2 of 3 molecules cannot be used, their vectors are NaN; .* row 2: "
+    ):
         some = moleblend.embed(pd.Series(["CCO", "C1CC", None]))
     assert np.isnan(some).any(1).tolist() == [False, True, True]
     with pytest.raises(MoleculeError, match="row 2"):

@@ -4,18 +4,15 @@ For every pair of atoms one view is shown (how many bonds apart, which bonds, or
 model predicts them all (MoleBLEND: Yu et al., ICLR 2024, arXiv:2307.06235).
 """
 
-import os
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
+from moleblend.environment import set_library_defaults
+
 __version__ = version("moleblend")
 
-# Threads of torch look for each other before they sleep, by default so long that beside one busy
-# core of two pretraining is forty times slower than on one thread; 1,000 looks cost 5 % at most on
-# a quiet machine (benchmarks/waiting.csv). OpenMP reads this once, when torch is imported.
-if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
-    os.environ["GOMP_SPINCOUNT"] = "1000"
+set_library_defaults()  # before torch is imported
 
 _PUBLIC = {
     "Predictor": "prediction.predictor",

@@ -268,7 +268,7 @@ def _example(molecule: Molecule, pretrained: PretrainResult, config: PretrainCon
     """Let the pretrained model fill in the distances of a molecule."""
     model = checkpoint.load(pretrained.model)
     batch = collate([molecule])
-    blended = replace(config.blend, whole=(0.0, 0.0))
+    blended = replace(config.blend, unblended=(0.0, 0.0))
     blend = draw_blend(batch, blended, torch.Generator().manual_seed(config.seed))
     from_2d, from_blend = (
         model.predict_views(batch, seen).geometry[0, :, :, 0].numpy()

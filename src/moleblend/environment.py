@@ -1,18 +1,33 @@
-"""Provenance of a run: code version, libraries, machine and command."""
+"""Environment of a run: defaults of the libraries; code, machine and command for the record."""
 
 import datetime
+import os
 import platform
 import resource
 import shlex
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
-from moleblend import __version__
-
 _UNKNOWN = "unknown"
+
+
+def set_library_defaults() -> None:
+    """Set defaults of OpenMP and oneDNN, except those that the user has set.
+
+    `import moleblend` calls this function, because OpenMP reads its variables when torch is
+    imported. Measurements: docs/scale.md.
+
+    * `GOMP_SPINCOUNT`: waiting threads go to sleep after 1,000 loops. The default is much longer:
+      with another busy process on a two-core machine, pretraining is 40 times slower.
+    * `ONEDNN_PRIMITIVE_CACHE_CAPACITY`: oneDNN keeps 8 compiled operations, not 1,024. It compiles
+      one for each batch shape, and memory grows with the number of kept ones.
+    """
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = "1000"
+    if "DNNL_PRIMITIVE_CACHE_CAPACITY" not in os.environ:  # its former name, which oneDNN reads too
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8")
 
 
 def describe_environment() -> dict[str, str]:
@@ -23,9 +38,11 @@ def describe_environment() -> dict[str, str]:
         whether its files were changed), `python`, `torch`, `machine`, `processor`, `gpu`, `threads`
         and `command`.
     """
+    import torch
+
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "moleblend": __version__,
+        "moleblend": version("moleblend"),
         "code": code_version(Path(__file__).parent),
         "python": platform.python_version(),
         "torch": torch.__version__,

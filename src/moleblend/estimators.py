@@ -6,7 +6,6 @@ bytes of its model file, so its pickle needs no class of torch, and no file besi
 
 import tempfile
 import warnings
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +26,7 @@ from moleblend.finetuning.train import TrainConfig, train
 from moleblend.model.blending import ShownViews
 from moleblend.model.checkpoint import PACKAGED
 from moleblend.model.encoder import EncoderConfig
-from moleblend.prediction.predictor import Predictor, embed
+from moleblend.prediction.predictor import embed, open_predictor
 
 
 class _SmilesEstimator(BaseEstimator):
@@ -169,7 +168,9 @@ class _FineTuned(_SmilesEstimator):
     def _predict(self, X: Any) -> Float64[np.ndarray, "n t"]:  # noqa: ANN401, N803
         """Predict every target, in its unit or as a probability."""
         check_is_fitted(self, "model_file_")
-        predictor = _opened(self.model_file_, None if self.device == "auto" else self.device)
+        predictor = open_predictor(
+            self.model_file_, device=None if self.device == "auto" else self.device
+        )
         table = predictor.predict(self._read(X), errors="raise")
         targets = predictor.model.config.targets
         ending = {"regression": "pred", "binary": "prob"}
@@ -371,15 +372,6 @@ class MoleBlendEmbedder(TransformerMixin, _SmilesEstimator):
         tags.requires_fit = False
         tags.transformer_tags.preserves_dtype = []
         return tags
-
-
-@lru_cache(maxsize=2)
-def _opened(model_file: bytes, device: Literal["cpu", "cuda"] | None) -> Predictor:
-    """Read a fitted model from its bytes, once for all predictions."""
-    with tempfile.TemporaryDirectory(prefix="moleblend-") as folder:
-        path = Path(folder) / "model.safetensors"
-        path.write_bytes(model_file)
-        return Predictor(path, device=device)
 
 
 def _given(estimator: BaseEstimator, y: Any) -> Any:  # noqa: ANN401

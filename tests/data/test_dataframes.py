@@ -53,7 +53,7 @@ def test_frames_that_cannot_be_read(predictor):
         predictor.predict(pd.DataFrame([["C"]]))
     with pytest.raises(ValueError, match="has mixed types"):
         predictor.predict(pd.DataFrame({"smiles": ["C", 1]}))
-    with pytest.raises(ValueError, match="has a column 'status' already"):
+    with pytest.raises(ValueError, match="already has a column 'status'"):
         predictor.predict(pd.DataFrame({"smiles": ["C"], "status": ["x"]}))
 
 

@@ -68,8 +68,8 @@ def test_the_straightforward_model_has_the_same_losses_and_gradients(name):
         )
         if compute is blend_then_predict:
             ours = loss
-    for part, value in ours.parts.items():
-        assert value.item() == pytest.approx(loss.parts[part].item(), rel=1e-5), part
+    for part, value in ours.terms.items():
+        assert value.item() == pytest.approx(loss.terms[part].item(), rel=1e-5), part
     assert gradients[0].keys() == gradients[1].keys()
     for parameter, gradient in gradients[0].items():
         largest = gradient.abs().max().item()

@@ -140,11 +140,11 @@ def run(tmp_path: Path) -> Path:
     config = PretrainConfig(
         data="x", encoder=TINY, schedule=ScheduleConfig(steps=10, warmup_steps=1)
     )
-    told = {"config": to_dict(config), "data_fingerprint": "ab" * 32}
+    values = {"config": to_dict(config), "data_fingerprint": "ab" * 32}
     (folder / "starts.csv").write_text(
         "step,moleblend,code,python,torch,processor,threads\n0,0.1.0,abcdef01,3.11,2.13.0,a CPU,2\n"
     )
-    (folder / "config.json").write_text(json.dumps(told))
+    (folder / "config.json").write_text(json.dumps(values))
     (folder / "log.csv").write_text(
         "step,learning_rate,loss,path_length,molecules_per_s\n5,1e-4,7.2,2.2,100\n10,1e-4,4.6,1.8,50\n"
     )
@@ -181,10 +181,10 @@ def test_a_run_becomes_the_packaged_model(
 
 def test_a_run_in_two_parts_tells_of_both(run: Path, tmp_path: Path) -> None:
     first = ship(run, tmp_path / "first", tmp_path / "list.safetensors")
-    told = json.loads((run / "config.json").read_text())
-    told["config"] |= {"source": str(first), "readout": "layers"}
-    told["config"]["heads"]["descriptors"] = True
-    (run / "config.json").write_text(json.dumps(told))
+    values = json.loads((run / "config.json").read_text())
+    values["config"] |= {"source": str(first), "readout": "layers"}
+    values["config"]["heads"]["descriptors"] = True
+    (run / "config.json").write_text(json.dumps(values))
     model, digest = checkpoint.load(run / "model.safetensors"), checkpoint.sha256(first)
     card = checkpoint.read_card(run / "model.safetensors")
     for source_sha256 in ("00" * 32, digest):
@@ -227,7 +227,7 @@ def spoil(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (cut_log, "the run has 10 steps, but is at"),
         (change_data, "model.safetensors and config.json have different data"),
@@ -236,16 +236,16 @@ def spoil(run: Path) -> None:
     ],
 )
 def test_a_run_that_cannot_be_shipped(
-    change: Callable[[Path], None], told: str, run: Path, tmp_path: Path
+    change: Callable[[Path], None], message: str, run: Path, tmp_path: Path
 ) -> None:
     change(run)
-    with pytest.raises(ValueError, match=re.escape(told)):
+    with pytest.raises(ValueError, match=re.escape(message)):
         ship(run, tmp_path / "weights", tmp_path / "list.safetensors")
     assert not (tmp_path / "weights").exists()
 
 
 def test_the_wheel_has_what_is_in_the_folder_and_not_the_list() -> None:
-    told = tomllib.loads((LIST.parents[2] / "pyproject.toml").read_text())
-    assert "assets/*" in told["tool"]["setuptools"]["package-data"]["moleblend"]
+    values = tomllib.loads((LIST.parents[2] / "pyproject.toml").read_text())
+    assert "assets/*" in values["tool"]["setuptools"]["package-data"]["moleblend"]
     assert LIST.stat().st_size <= 2_000_000
     assert "src" not in LIST.relative_to(LIST.parents[2]).parts

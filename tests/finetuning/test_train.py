@@ -475,7 +475,7 @@ def test_tables_that_cannot_be_trained_on(config: TrainConfig) -> None:
 
 def test_predictions_of_the_same_name_are_refused(config: TrainConfig) -> None:
     write(Path(config.data), smiles=CHAINS, y=N_CARBONS, y_log10=N_CARBONS, part=PARTS)
-    told = "targets 'y' and 'y_log10' could both be named 'y_log10_pred'"
+    told = "targets 'y' and 'y_log10' could both have a column 'y_log10_pred'"
     config = replace(config, target=("y", "y_log10"))
     refused(replace(config, log_scale=("y",)), told)
     assert set(run(config)[0].test) == {"y", "y_log10"}  # y_log10_pred is that of y_log10 alone

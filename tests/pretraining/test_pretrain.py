@@ -578,7 +578,7 @@ def test_the_published_configuration_trains(config: PretrainConfig, tmp_path: Pa
         data=str(data),
         encoder=EncoderConfig.published(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8),
         heads=replace(HeadsConfig.published(), rank=4),
-        blend=BlendConfig(draw="batch", whole=(0.0, 0.0)),
+        blend=BlendConfig(draw="batch", unblended=(0.0, 0.0)),
         objective=ObjectiveConfig.published(),
     )
     result, _ = run(published)

@@ -344,7 +344,7 @@ def test_losses_and_gradients_of_shares_add_up(
         for share in own:
             loss = blend_then_predict(model, share.batch, share.blend, objective, joined)
             loss.total.backward()
-            for name, part in loss.parts.items():
+            for name, part in loss.terms.items():
                 parts[name] = parts.get(name, 0.0) + part.item()
         named = model.named_parameters()
         return parts, {k: p.grad.clone() for k, p in named if p.grad is not None}
@@ -390,7 +390,7 @@ def test_bf16_and_fp16_are_near_float32(store: MoleculeStore, config: PretrainCo
             loss = blend_then_predict(model, share.batch, share.blend, config.objective)
         loss.total.backward()
         grads = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
-        return loss.parts, torch.cat(grads)
+        return loss.terms, torch.cat(grads)
 
     exact, gradient = step(None)
     for dtype, tolerance in ((torch.bfloat16, 0.05), (torch.float16, 0.01)):

@@ -111,7 +111,7 @@ def test_a_model_that_only_copies_scores_where_the_answer_is_visible_and_nowhere
 def test_what_is_shown(heads):
     """Blended, but none whole; then all of 2D; then all of 3D and nothing of 2D; never noise."""
     model = Doctored(heads, lambda batch, _: truth(batch, heads))
-    score_views(model, batches(), BlendConfig(whole=(0.5, 0.5)))
+    score_views(model, batches(), BlendConfig(unblended=(0.5, 0.5)))
     shown = [model.blends[k::3] for k in range(3)]
     for batch, blended, flat, solid in zip(batches(), *shown, strict=True):
         assert (blended.pairs.sum(-1) == 1).all()
@@ -191,7 +191,7 @@ def test_descriptors_are_scored_by_hand():
             batch = batch_of([molecule], heads)
             with torch.no_grad():
                 said = model.eval().predict_views(batch, show(batch, views)).descriptors[0]
-            right = model.descriptor_head.scaled(batch.described)[0]
+            right = model.descriptor_head.scaled(batch.descriptors)[0]
             known = right.isfinite()
             errors += ((said - right)[known] ** 2).tolist()
             squares += (right[known] ** 2).tolist()

@@ -267,7 +267,12 @@ def _export(arguments: list[str]) -> None:
 
 def _explain(arguments: list[str]) -> None:
     from moleblend.data.formats import read_pieces
-    from moleblend.prediction.explanation import MOST_TARGETS, as_learnt, choose_targets, explain
+    from moleblend.prediction.explanation import (
+        MOST_TARGETS,
+        choose_targets,
+        explain,
+        explained_target,
+    )
     from moleblend.prediction.predictor import Predictor
     from moleblend.reports.explanation_report import (
         Explained,
@@ -303,7 +308,7 @@ def _explain(arguments: list[str]) -> None:
             )
         predictor = Predictor(model)
         known, places = predictor.model.config.targets, choose_targets(predictor, target)
-        chosen = [as_learnt(known[place]) for place in places]
+        chosen = [explained_target(known[place]) for place in places]
         if len(chosen) > MOST_TARGETS and not target:
             raise ValueError(
                 f"{model}: it has {len(chosen)} targets: --target names those to explain"

@@ -198,14 +198,27 @@ class ApplicabilityDomain:
         Raises:
             MoleculeError: RDKit cannot read a SMILES.
         """
+        rows = np.flatnonzero(~np.isnan(embeddings).any(1))
+        fingerprints = np.zeros((len(embeddings), self.fingerprints.shape[1]), np.uint8)
+        fingerprints[rows] = packed_ecfp4([smiles[k] for k in rows])
+        return self.score_fingerprints(embeddings, fingerprints)
+
+    def score_fingerprints(
+        self, embeddings: Float[np.ndarray, "n d"], fingerprints: UInt8[np.ndarray, "n 256"]
+    ) -> DomainScores:
+        """Compute the domain values of molecules whose fingerprints are known, see `score`.
+
+        Args:
+            embeddings: of the molecules; NaN for a row that is not a molecule.
+            fingerprints: of the molecules, see `fingerprints.packed_ecfp4`; not read where the
+                embedding is NaN.
+        """
         is_known = ~np.isnan(embeddings).any(1)
         rows = np.flatnonzero(is_known)
         distance, similarity = np.full((2, len(embeddings)), np.nan)
         nearest = np.full(len(embeddings), -1)
         distance[rows] = _mean_distance(embeddings[rows], self.embeddings)
-        similarity[rows], nearest[rows] = nearest_packed(
-            packed_ecfp4([smiles[k] for k in rows]), self.fingerprints
-        )
+        similarity[rows], nearest[rows] = nearest_packed(fingerprints[rows], self.fingerprints)
         limits = self.thresholds
         grade = np.maximum(
             (distance > limits.edge_distance) * 1 + (distance > limits.unlike_distance),

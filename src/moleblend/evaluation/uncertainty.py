@@ -224,7 +224,7 @@ class Uncertainty:
         member_std: Float64[np.ndarray, "n c"] | None,
         confidence: float = CONFIDENCE,
     ) -> dict[str, Float64[np.ndarray, " n"] | list[str | None]]:
-        """Compute the columns that `column_names` names.
+        """Compute the columns of uncertainty, see `prediction.outputs.target_columns`.
 
         If the model is trained on log10, NAME_std is the standard deviation of the value to first
         order: value · ln 10 · NAME_log10_std.
@@ -248,11 +248,15 @@ class Uncertainty:
             None if member_std is None else member_std[:, 0],
             confidence,
         )
-        columns = (std, low, high)
-        if target.log10:
-            with np.errstate(over="ignore"):  # values beyond the range of floats become infinite
-                columns = (mean[:, 0] * np.log(10) * std, std, 10.0**low, 10.0**high)
-        return dict(zip(self.column_names(target), columns, strict=True))
+        if not target.log10:
+            return {f"{name}_std": std, f"{name}_low": low, f"{name}_high": high}
+        with np.errstate(over="ignore"):  # values beyond the range of floats become infinite
+            return {
+                f"{name}_std": mean[:, 0] * np.log(10) * std,
+                f"{name}_log10_std": std,
+                f"{name}_low": 10.0**low,
+                f"{name}_high": 10.0**high,
+            }
 
     def limitations(self, targets: Sequence[Target], confidence: float) -> list[str]:
         """Return sentences where intervals are infinite, or a class is in every set.
@@ -274,14 +278,3 @@ class Uncertainty:
                 sets = self.classes[name].sets
                 sentences.append(sets.limitation(name, target.class_names, confidence))
         return [sentence for sentence in sentences if sentence]
-
-    def column_names(self, target: Target) -> list[str]:
-        """Return the names of the columns of a target; empty if its uncertainty is not known."""
-        is_known = target.name in self.classes or target.name in self.values
-        return possible_column_names(target) if is_known else []
-
-
-def possible_column_names(target: Target) -> list[str]:
-    """Return the names of the columns that a target has if its uncertainty is known."""
-    ends = ["std", *(["log10_std"] if target.log10 else []), "low", "high"]
-    return [f"{target.name}_{end}" for end in (ends if target.kind == "regression" else ["set"])]

@@ -25,7 +25,7 @@ from moleblend.finetuning.run import Start
 from moleblend.model import checkpoint
 from moleblend.model.blending import ShownViews
 from moleblend.model.encoder import EncoderConfig
-from moleblend.prediction.inputs import Row, prepare
+from moleblend.prediction.inputs import InputRules, Row, prepare
 from moleblend.prediction.outputs import check_names
 
 
@@ -192,7 +192,8 @@ def _read_rows(
         views = config.views
     # What `auto` makes of the features depends on the rows, and costs none.
     joined = () if config.features == ("auto",) else config.joined
-    return views, prepare(items, views, encoder.max_atoms, config.conformers, joined)
+    rules = InputRules(views, encoder.max_atoms, required=tuple(joined))
+    return views, prepare(items, rules, config.conformers)
 
 
 def _settle_features(

@@ -150,7 +150,7 @@ def batch_of(
     if not heads.descriptors:
         return batch
     described = compute_descriptors([molecule.smiles for molecule in molecules])
-    return replace(batch, described=torch.from_numpy(described))
+    return replace(batch, descriptors=torch.from_numpy(described))
 
 
 class StepLoader:

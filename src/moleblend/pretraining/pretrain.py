@@ -23,6 +23,7 @@ from moleblend.data.store import MoleculeStore
 from moleblend.environment import peak_mb
 from moleblend.files import alone_with, replacing, sweep
 from moleblend.model import checkpoint
+from moleblend.model.compat import upgrade_pretrain_config
 from moleblend.model.heads import Model, ModelConfig
 from moleblend.model.objectives import blend_then_predict, constant_losses
 from moleblend.pretraining.callbacks import PretrainResult, TrainingCallback
@@ -157,7 +158,7 @@ class Pretraining(pl.LightningModule):
         loss = blend_then_predict(
             self.model, share.batch, share.blend, self.config.objective, joined
         )
-        losses = {"loss": loss.total.detach(), **{k: v.detach() for k, v in loss.parts.items()}}
+        losses = {"loss": loss.total.detach(), **{k: v.detach() for k, v in loss.terms.items()}}
         # Gradients of micro-batches and of processes are averaged; those of shares are to be added.
         return {
             "loss": loss.total * (self.batches.n_shares * share.is_own),
@@ -311,7 +312,7 @@ def _settle_config(
         told = json.loads(path.read_text(encoding="utf-8"))
         if not {"config", "data_fingerprint"} <= told.keys():
             raise ValueError(f"{out} holds no pretraining run that could be resumed")
-        before = from_dict(PretrainConfig, told["config"], str(path))
+        before = from_dict(PretrainConfig, upgrade_pretrain_config(told["config"]), str(path))
         same_place = replace(
             config,
             data=before.data,

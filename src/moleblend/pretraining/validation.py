@@ -89,7 +89,7 @@ def score_views(
     model.eval()
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
-    blended = replace(config, whole=(0.0, 0.0), noise=0.0)
+    blended = replace(config, unblended=(0.0, 0.0), noise=0.0)
     tallies: defaultdict[tuple[str, str], _Tally] = defaultdict(_Tally)
     for held_out in batches:
         batch = held_out.to(device)
@@ -102,8 +102,8 @@ def score_views(
                 blend = show(batch, "3d")
             views = model.predict_views(batch, blend)
             describer = model.descriptor_head
-            if describer and views.descriptors is not None and batch.described is not None:
-                expected = describer.scaled(batch.described)
+            if describer and views.descriptors is not None and batch.descriptors is not None:
+                expected = describer.scaled(batch.descriptors)
                 is_scored = expected.isfinite()
                 if situation == "3d":
                     is_scored = is_scored & batch.has_positions[:, None]

@@ -263,7 +263,7 @@ def _target_explanation(
         name=target.name,
         is_binary=is_binary,
         prediction=f"{value:.3f}" if is_binary else _plain(value),
-        log_odds=_signed(float(contributions.answer[k])) if is_binary else "",
+        log_odds=_signed(float(contributions.output[k])) if is_binary else "",
         unit=target.unit,
         contribution_unit=_contribution_unit(target),
         coloured=_coloured(molecule, contributions, k, scale),
@@ -296,8 +296,8 @@ def _coloured(
 def _bars(contributions: Contributions, k: int) -> list[Bar]:
     """Lead from the training mean to the prediction, one bar for each contribution."""
     is_binary = contributions.targets[k].kind == "binary"
-    steps = [float(contributions.kinds[k]), *contributions.views[:, k].tolist()]
-    begin, end = float(contributions.start[k]), float(contributions.answer[k])
+    steps = [float(contributions.unrelated_atoms[k]), *contributions.views[:, k].tolist()]
+    begin, end = float(contributions.base_value[k]), float(contributions.output[k])
     levels = (begin + np.cumsum([0.0, *steps])).tolist()
     lowest, highest = min(levels), max(levels)
 

@@ -138,6 +138,7 @@ def write_train_report(result: TrainResult, path: Path) -> Path:
             config,
             targets,
             result.choices,
+            result.domain,
             has_intervals=bool(result.uncertainty.values or result.uncertainty.classes),
         ),
         settings=flat_settings(to_dict(config) | {"resolved": result.choices}),

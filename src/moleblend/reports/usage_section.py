@@ -6,28 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moleblend.data.targets import Target, class_names
+from moleblend.data.targets import Target
+from moleblend.evaluation.applicability_domain import ApplicabilityDomain
 from moleblend.finetuning.config import TrainConfig
 from moleblend.prediction.explanation import MOST_TARGETS
+from moleblend.prediction.outputs import domain_output_columns, possible_columns
 from moleblend.reports.html_page import Table
-
-_MEANINGS = {
-    "_log10_pred": "predicted log10 of the value, which the model was trained on",
-    "_members_log10_std": "standard deviation of log10 over the ensemble members",
-    "_members_std": "standard deviation over the ensemble members",
-    "_log10_std": "standard deviation of the error of log10",
-    "_pred": "prediction in the unit of the labels, or the predicted class",
-    "_prob": "probability of class {}",
-    "_std": "standard deviation of the error",
-    "_low": "lower end of the 90 % prediction interval",
-    "_high": "upper end of the 90 % prediction interval",
-    "_set": "classes in the 90 % prediction set",
-    "domain": "applicability domain: in domain, borderline or out of domain",
-    "similarity": "Tanimoto similarity (ECFP4) of the nearest training molecule",
-    "nearest": "SMILES of the nearest training molecule",
-    "nearest_row": "row of the nearest training molecule in the training file",
-}
-"""Of the endings of column names."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +40,7 @@ def usage_section(
     config: TrainConfig,
     targets: Sequence[Target],
     settings: dict[str, Any],
+    domain: ApplicabilityDomain | None,
     *,
     has_intervals: bool,
 ) -> UsageSection:
@@ -66,6 +51,7 @@ def usage_section(
         config: of the run.
         targets: of the model.
         settings: of the run, see `resolve_settings`.
+        domain: applicability domain of the model; None if there is none.
         has_intervals: the model gives intervals or sets of classes.
     """
     file = shlex.quote(str(model))
@@ -95,19 +81,16 @@ def usage_section(
         has_intervals=has_intervals,
         not_explained=not_explained,
         needs_main_guard=bool(config.conformers),
-        columns=_columns(targets, settings.get("prediction_columns", [])),
+        columns=_columns(targets, domain, settings.get("prediction_columns", [])),
     )
 
 
-def _columns(targets: Sequence[Target], names: Sequence[str]) -> Table | None:
-    """Explain the columns of predictions; of many targets those of the first."""
-    first = targets[0].name
-    rows = []
-    for name in names:
-        is_of_first = name.startswith(f"{first}_")
-        if any(name.startswith(f"{target.name}_") for target in targets) and not is_of_first:
-            continue
-        ending = name.removeprefix(first) if is_of_first else name
-        meaning = _MEANINGS.get(ending, "probability of this class" if "_prob_" in ending else "")
-        rows.append((name, meaning.format(*class_names(targets[0])[1:2])))
-    return Table(("column", "meaning"), rows, is_text=True) if rows else None
+def _columns(
+    targets: Sequence[Target], domain: ApplicabilityDomain | None, names: Sequence[str]
+) -> Table | None:
+    """List name, meaning and unit of the output columns; of many targets those of the first."""
+    columns = [*possible_columns(targets[0]), *domain_output_columns(domain)]
+    rows = [
+        (column.name, column.meaning, column.unit) for column in columns if column.name in names
+    ]
+    return Table(("column", "meaning", "unit"), rows, is_text=True) if rows else None
