@@ -194,8 +194,8 @@ def model_card(run: Run, listed: SkeletonList, model: Path, before: dict[str, An
 
 _STAGES = (
     "In two stages. The first had {steps:,} steps of {batch_size} molecules and {hours} hours, "
-    "from random weights, with `recipes/packaged_stage1.toml` (SHA-256 of its file `{sha256}`; log, "
-    "validations and starts in `benchmarks/results/packaged_model/first`). The second stage, "
+    "from random weights, with `recipes/packaged_stage1.toml` (SHA-256 of its file `{sha256}`; "
+    "log, validations and starts in `benchmarks/results/packaged_model/first`). The second stage, "
     "described below: "
 )
 _DESCRIPTORS = (

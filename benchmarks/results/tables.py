@@ -15,7 +15,7 @@ from benchmarks.accuracy.model_comparison import SETS, ModelName
 from benchmarks.results.csv_files import REPOSITORY, RESULTS, read_rows
 from moleblend.data.datasets.catalogue import DATASETS, Counts
 from moleblend.data.datasets.integrity import defects
-from moleblend.pretraining.validation import named_metric
+from moleblend.pretraining.validation import metric_label
 
 README = REPOSITORY / "README.md"
 DOCS = REPOSITORY / "docs"
@@ -107,7 +107,7 @@ def views() -> str:
     for view in dict.fromkeys(row["view"] for row in rows):
         scores = {row["shown"]: row for row in rows if row["view"] == view}
         metric = scores[shown[0]]["metric"]
-        unit = named_metric(metric)
+        unit = metric_label(metric)
         values = " | ".join(f"{float(scores[how]['value']):.3f}" for how in shown)
         lookup = scores[shown[-1]]["lookup_baseline"]
         baseline = f"{float(lookup):.3f}" if lookup else ""

@@ -13,7 +13,8 @@ __version__ = version("moleblend")
 
 # Threads of torch look for each other before they sleep, by default so long that beside one busy
 # core of two pretraining is forty times slower than on one thread; 1,000 looks cost 5 % at most on
-# a quiet machine (benchmarks/results/thread_waiting.csv). OpenMP reads this once, when torch is imported.
+# a quiet machine (benchmarks/results/thread_waiting.csv). OpenMP reads this once, when torch is
+# imported.
 if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "1000"
 

@@ -9,6 +9,6 @@ from moleblend.pretraining.pretrain import pretrain
 
 
 def run(config: PretrainConfig, *, resume: bool = False) -> str:
-    told = io.StringIO()
-    pretrain(config, resume=resume, console=Console(file=told, width=200))
-    return told.getvalue()
+    output = io.StringIO()
+    pretrain(config, resume=resume, console=Console(file=output, width=200))
+    return output.getvalue()

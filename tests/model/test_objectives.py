@@ -25,7 +25,7 @@ from moleblend.model.objectives import (
     path_classes,
 )
 from moleblend.model.relations import N_BOND_KINDS, relate
-from moleblend.pretraining.data_loader import batch_of
+from moleblend.pretraining.data_loader import collate_for_heads
 
 Setting = namedtuple("Setting", "model blend objective")
 SETTINGS = {
@@ -69,7 +69,7 @@ def lively(config):
 
 
 def batched(molecules, setting):
-    return batch_of(molecules, setting.model.heads)
+    return collate_for_heads(molecules, setting.model.heads)
 
 
 @pytest.fixture(autouse=True)
@@ -392,7 +392,9 @@ def test_the_losses_of_a_constant_guess_by_hand():
 
 def test_what_guessing_the_mean_of_descriptors_costs():
     heads = HeadsConfig(descriptors=True)
-    batches = [batch_of([read_smiles(s) for s in pair], heads) for pair in (("C", "CC"), ("O",))]
+    batches = [
+        collate_for_heads([read_smiles(s) for s in pair], heads) for pair in (("C", "CC"), ("O",))
+    ]
     described = torch.cat([batch.described for batch in batches]).numpy().astype(float)
     told = constant_losses(batches, heads, ObjectiveConfig())["descriptors"]
     spread = described.std(0)

@@ -27,8 +27,7 @@ from moleblend.model.blending import BlendConfig
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import HeadsConfig
 from moleblend.model.objectives import Loss, ObjectiveConfig
-from moleblend.pretraining import callbacks as journal
-from moleblend.pretraining import pretrain
+from moleblend.pretraining import callbacks, pretrain
 from moleblend.pretraining.config import PretrainConfig, ScheduleConfig
 from moleblend.pretraining.data_loader import StepDataset
 from tests.helpers.molecules import QM9
@@ -97,15 +96,15 @@ def weights(config: PretrainConfig) -> dict[str, torch.Tensor]:
 
 def break_off(config: PretrainConfig, step: int, *, resume: bool = False) -> None:
     """Run until a step is all done, then end as a kill would: without another word to the disk."""
-    original = journal.TrainingCallback.on_train_batch_end
+    original = callbacks.TrainingCallback.on_train_batch_end
 
-    def end(self: journal.TrainingCallback, trainer: pl.Trainer, *rest: Any) -> None:
+    def end(self: callbacks.TrainingCallback, trainer: pl.Trainer, *rest: Any) -> None:
         original(self, trainer, *rest)
         if trainer.global_step == step:
             raise StopHereError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(journal.TrainingCallback, "on_train_batch_end", end)
+        patch.setattr(callbacks.TrainingCallback, "on_train_batch_end", end)
         with pytest.raises(StopHereError):
             run(config, resume=resume)
 
@@ -182,14 +181,14 @@ def test_held_out_molecules_are_never_trained_on(
         lambda self, row: (read.append(int(row)), original(self, row))[1],
     )
     held: list[np.ndarray] = []
-    start = journal.TrainingCallback.__init__
+    start = callbacks.TrainingCallback.__init__
 
     def note(self, a, b, c, held_out, *rest) -> None:
         start(self, a, b, c, held_out, *rest)
         held.append(held_out)
         read.clear()
 
-    monkeypatch.setattr(journal.TrainingCallback, "__init__", note)
+    monkeypatch.setattr(callbacks.TrainingCallback, "__init__", note)
     run(config)
     assert len(set(held[0].tolist())) == N_HELD_OUT
     assert set(read) == set(range(N_MOLECULES)) - set(held[0].tolist())
@@ -199,15 +198,15 @@ def test_held_out_molecules_are_never_trained_on(
 def test_every_molecule_once_per_epoch(config: PretrainConfig, how: Any) -> None:
     config = replace(config, schedule=replace(config.schedule, batches=how))
     store = MoleculeStore(config.data)
-    _, train_model = pretrain.hold_out(len(store), config)
-    batches = StepDataset(store, train_model, config)
-    n_steps = math.ceil(len(train_model) / config.schedule.batch_size)
+    _, train_rows = pretrain.hold_out(len(store), config)
+    batches = StepDataset(store, train_rows, config)
+    n_steps = math.ceil(len(train_rows) / config.schedule.batch_size)
     epochs = [
         [int(row) for step in range(first, first + n_steps) for row in batches.rows_of(step)]
         for first in (0, n_steps, 2 * n_steps)
     ]
     for rows in epochs:
-        assert sorted(rows) == train_model.tolist()
+        assert sorted(rows) == train_rows.tolist()
     assert epochs[0] != epochs[1] != epochs[2]
 
 
@@ -231,11 +230,11 @@ def test_sizes_are_those_of_the_molecules(store: Path, molecules: list[Molecule]
 
 def test_a_batch_depends_on_seed_and_step_alone(config: PretrainConfig) -> None:
     store = MoleculeStore(config.data)
-    _, train_model = pretrain.hold_out(len(store), config)
-    first, second = (StepDataset(store, train_model, config) for _ in range(2))
+    _, train_rows = pretrain.hold_out(len(store), config)
+    first, second = (StepDataset(store, train_rows, config) for _ in range(2))
     list(map(first.rows_of, range(9)))
     assert (first.rows_of(7) == second.rows_of(7)).all()
-    other = StepDataset(store, train_model, replace(config, seed=1))
+    other = StepDataset(store, train_rows, replace(config, seed=1))
     assert (first.rows_of(7) != other.rows_of(7)).any()
 
 
@@ -293,7 +292,7 @@ def test_a_kill_while_saving_keeps_the_last_state(
 def test_a_state_without_sums_can_be_resumed(config: PretrainConfig) -> None:
     """Runs saved before the sums were part of the state."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(journal.TrainingCallback, "state_dict", lambda _: {})
+        patch.setattr(callbacks.TrainingCallback, "state_dict", lambda _: {})
         break_off(config, 6)
     run(config, resume=True)
     assert [row[0] for row in losses(config)] == ["4", "8", "12"]
@@ -493,8 +492,8 @@ def test_a_loss_that_is_no_number_stops_the_run(config: PretrainConfig) -> None:
         with pytest.raises(FloatingPointError, match="the loss of step 7 is not finite") as caught:
             run(config)
     store = MoleculeStore(config.data)
-    _, train_model = pretrain.hold_out(len(store), config)
-    names = [store[int(row)].id for row in StepDataset(store, train_model, config).rows_of(6)]
+    _, train_rows = pretrain.hold_out(len(store), config)
+    names = [store[int(row)].id for row in StepDataset(store, train_rows, config).rows_of(6)]
     assert f"{', '.join(names[:8])} and 2 more; " in str(caught.value)
     assert str(caught.value).endswith(
         "state.ckpt is whole and has step 5, from which --resume goes on"
@@ -506,14 +505,14 @@ def test_a_loss_that_is_no_number_stops_the_run(config: PretrainConfig) -> None:
 def test_weights_that_are_no_numbers_are_never_saved(config: PretrainConfig) -> None:
     """An infinite gradient spoils the weights although the loss was finite."""
     with pytest.MonkeyPatch.context() as patch:
-        original = journal.TrainingCallback.on_before_backward
+        original = callbacks.TrainingCallback.on_before_backward
 
         def spoil(self, trainer, pl_module, loss) -> None:
             original(self, trainer, pl_module, loss)
             if trainer.global_step == 9:  # step 10 is saved
                 loss.register_hook(lambda gradient: gradient * math.inf)
 
-        patch.setattr(journal.TrainingCallback, "on_before_backward", spoil)
+        patch.setattr(callbacks.TrainingCallback, "on_before_backward", spoil)
         with pytest.raises(FloatingPointError, match="a weight of step 10 is not finite"):
             run(config)
     _, told = run(config, resume=True)

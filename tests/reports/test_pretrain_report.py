@@ -39,7 +39,7 @@ def pretraining(tmp_path):
             "shown": shown,
             "metric": metric,
             "value": value,
-            "trivial": t,
+            "lookup_baseline": t,
             "n": 9,
         }
         for step, value in ((15, 0.11), (30, 0.22))
@@ -61,7 +61,12 @@ def test_a_pretraining_page_has_the_last_validation(pretraining, tmp_path):
     page = write_pretrain_report(pretraining, tmp_path / "report.html")
     rows = table_rows(page)
     assert rows[0] == ["view", "visible", "hidden", "modality hidden"]
-    assert rows[1] == ["path lengthaccuracy", "0.22look-up 0.33", "0.22look-up 0.33", "–"]
+    assert rows[1] == [
+        "path lengthaccuracy",
+        "0.22lookup baseline 0.33",
+        "0.22lookup baseline 0.33",
+        "–",
+    ]
     assert rows[2] == ["directioncosine", "0.22", "0.22", "–"]
     assert ["schedule.betas", "0.9, 0.99"] in rows
     assert "30 of 40 steps; 1,020 molecules/s" in words(page)

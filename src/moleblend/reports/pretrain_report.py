@@ -9,7 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from moleblend.pretraining.validation import SHOWN, named_metric
+from moleblend.pretraining.validation import (
+    SHOWN_AS,
+    Score,
+    metric_label,
+    read_scores,
+    read_validations,
+)
 from moleblend.reports.html_page import (
     BLUE,
     GREEN,
@@ -127,17 +133,12 @@ def _mark_starts(axes: Any, folder: Path) -> None:  # noqa: ANN401 (a matplotlib
 
 def validation_table(folder: Path) -> str:
     """The last validation: views by how they were shown."""
-    scores = _read_csv(folder / "validation.csv")
-    last = {(row["view"], row["shown"]): row for row in scores if row["step"] == scores[-1]["step"]}
+    scores = {(score.view, score.shown): score for score in read_scores(folder)}
     rows = []
-    for view in dict.fromkeys(view for view, _ in last):
-        cells = []
-        for shown in SHOWN:
-            score = last.get((view, shown))
-            cells.append(_score_cell(score) if score else "–")
-        metric = last[view, next(shown for v, shown in last if v == view)]["metric"]
-        unit = named_metric(metric)
-        rows.append((f"{_NAMES[view]}<small>{unit}</small>", *cells))
+    for view in dict.fromkeys(view for view, _ in scores):
+        cells = [_score_html(scores.get((view, shown))) for shown in SHOWN_AS]
+        metric = next(score.metric for (other, _), score in scores.items() if other == view)
+        rows.append((f"{_NAMES[view]}<small>{metric_label(metric)}</small>", *cells))
     note = (
         "Visible: the pair showed this view. Hidden: it showed another one. Modality hidden: the "
         "molecule showed nothing of its kind (distances from 2D alone, bonds from 3D alone). "
@@ -145,33 +146,40 @@ def validation_table(folder: Path) -> str:
         "other modality, made on these very pairs. Accuracy: higher is better; MAE: lower is. "
         "Descriptors: of molecules shown wholly in 2D, blended, wholly in 3D."
     )
-    return table(("view", *SHOWN), rows, note, is_html=True)
+    return table(("view", *SHOWN_AS), rows, note, is_html=True)
+
+
+def _score_html(score: Score | None) -> str:
+    if score is None:
+        return "–"
+    if score.lookup_baseline is None:
+        return number(score.value)
+    return f"{number(score.value)}<small>lookup baseline {number(score.lookup_baseline)}</small>"
 
 
 def validation_plots(folder: Path) -> list[str]:
-    """Draw how well each view is predicted over the steps of a run."""
-    scores = _read_csv(folder / "validation.csv")
+    """Plot the scores of each view over the steps of a run."""
+    validations = read_validations(folder / "validation.csv")
     pictures = []
-    for view in dict.fromkeys(row["view"] for row in scores):
-        chosen = [row for row in scores if row["view"] == view]
-        unit = named_metric(chosen[0]["metric"])
-        plot = axes_of(f"{_NAMES[view]}: {unit}", "step", "")
-        for shown, colour in zip(SHOWN, (BLUE, ORANGE, GREEN), strict=True):
-            line = [row for row in chosen if row["shown"] == shown]
-            steps, values = [int(row["step"]) for row in line], [float(r["value"]) for r in line]
+    for view in dict.fromkeys(score.view for scores in validations.values() for score in scores):
+        chosen = [
+            (step, score)
+            for step, scores in validations.items()
+            for score in scores
+            if score.view == view
+        ]
+        _, first = chosen[0]
+        plot = axes_of(f"{_NAMES[view]}: {metric_label(first.metric)}", "step", "")
+        for shown, colour in zip(SHOWN_AS, (BLUE, ORANGE, GREEN), strict=True):
+            line = [(step, score.value) for step, score in chosen if score.shown == shown]
+            steps, values = [step for step, _ in line], [value for _, value in line]
             plot.plot(steps, values, color=colour, marker=".", label=shown)
-        if chosen[0]["trivial"]:
-            label = "look-up"
-            plot.axhline(float(chosen[0]["trivial"]), color=GREY, linestyle=":", label=label)
+        if first.lookup_baseline is not None:
+            plot.axhline(first.lookup_baseline, color=GREY, linestyle=":", label="lookup baseline")
         _mark_starts(plot, folder)
         plot.legend(frameon=False, fontsize=8)
         pictures.append(picture(plot, "On held-out molecules."))
     return pictures
-
-
-def _score_cell(score: dict[str, str]) -> str:
-    trivial = f"<small>look-up {number(score['trivial'])}</small>" if score["trivial"] else ""
-    return f"{number(score['value'])}{trivial}"
 
 
 def loss_plots(folder: Path) -> list[str]:
