@@ -163,8 +163,8 @@ def test_two_processes_train_as_one_does(alone: PretrainConfig) -> None:
     done = torchrun(both)
     assert done.returncode == 0, done.stderr[-2000:]
     assert_same_run(both, alone)
-    told = done.stdout + done.stderr
-    assert told.count("step 12 ") == 1  # the first process alone speaks
+    output = done.stdout + done.stderr
+    assert output.count("step 12 ") == 1  # only the first process prints
     assert json.loads((Path(both.out) / "config.json").read_text())["n_processes"] == 2
     with pytest.raises(
         ValueError, match="got 1 processes, but the run was started with 2; dropout"
@@ -228,12 +228,17 @@ def test_slurm_and_lightning_start_processes_too(alone: PretrainConfig) -> None:
     """What torchrun does, SLURM's variables do, and Lightning itself without either."""
     command = [sys.executable, "-m", "moleblend.cli.main", "pretrain"]
     here = {**os.environ, "OMP_NUM_THREADS": "1"}
-    told = {**here, **SLURM, "SLURM_NODELIST": "localhost", "SLURM_NTASKS_PER_NODE": "2"}
+    environment = {**here, **SLURM, "SLURM_NODELIST": "localhost", "SLURM_NTASKS_PER_NODE": "2"}
     by_slurm, by_lightning = (elsewhere(alone, name, devices=2) for name in ("slurm", "lightning"))
     tasks = [
         subprocess.Popen(
             [*command, *flags(by_slurm)],
-            env={**told, "SLURM_PROCID": str(k), "SLURM_LOCALID": str(k), "SLURM_NODEID": "0"},
+            env={
+                **environment,
+                "SLURM_PROCID": str(k),
+                "SLURM_LOCALID": str(k),
+                "SLURM_NODEID": "0",
+            },
             stderr=subprocess.DEVNULL,
         )
         for k in range(2)
@@ -406,7 +411,7 @@ def test_bf16_and_fp16_are_near_float32(store: MoleculeStore, config: PretrainCo
         assert {value.dtype for value in losses.values()} == {near.dtype} == {torch.float32}
         for name, value in losses.items():
             assert value.item() == pytest.approx(exact[name].item(), rel=5e-3)
-            assert part.item() != exact[name].item()
+            assert value.item() != exact[name].item()
         assert 0 < (near - gradient).norm() < tolerance * gradient.norm()
 
 

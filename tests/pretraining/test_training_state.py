@@ -128,13 +128,11 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
 def test_the_last_state_is_described(tmp_path):
     assert describe_last_state(tmp_path) == "no state was saved yet"
     save(tmp_path, 5, 1_000)
-    assert describe_last_state(tmp_path).endswith(
-        "state.ckpt is complete and has step 1,000, from which --resume goes on"
-    )
+    text = f"--resume continues from step 1,000 ({tmp_path / LAST})"
+    assert describe_last_state(tmp_path) == text
     os.truncate(tmp_path / LAST, 100)
-    assert describe_last_state(tmp_path).endswith(
-        "state.before.ckpt is complete and has step 5, from which --resume goes on"
-    )
+    text = f"--resume continues from step 5 ({tmp_path / BEFORE})"
+    assert describe_last_state(tmp_path) == text
     os.truncate(tmp_path / BEFORE, 100)
     assert "there is no other state" in describe_last_state(tmp_path)
 

@@ -44,7 +44,7 @@ class TrainingCallback(pl.Callback):
 
     Attributes:
         scores: scores of the last validation.
-        log: mean losses and speed.
+        loss_log: mean losses and speed.
         interrupts: whether the run was interrupted.
     """
 
@@ -59,7 +59,7 @@ class TrainingCallback(pl.Callback):
     ) -> None:
         self.model, self.dataset, self.config, self.console = model, dataset, config, console
         self.out = Path(config.out)
-        self.log, self.progress = LossLog(), TrainingProgress(console)
+        self.loss_log, self.progress = LossLog(), TrainingProgress(console)
         self.validator = validator
         self.finite = FiniteGuard(dataset, self.out)
         self.unlearned = UnlearnedViewWarning(constant_losses, config.schedule, console)
@@ -69,11 +69,11 @@ class TrainingCallback(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The losses since the last row of the log."""
-        return self.log.state_dict()
+        return self.loss_log.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the losses since the last row of the log."""
-        self.log.load_state_dict(state_dict)
+        self.loss_log.load_state_dict(state_dict)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Remove log rows after the resumed step, record this start, and start the clock."""
@@ -85,7 +85,7 @@ class TrainingCallback(pl.Callback):
         if trainer.global_step:
             self.console.print(f"resumed at step {trainer.global_step:,}")
         self.progress.start(trainer.global_step, self.config.schedule.steps)
-        self.log.start_clock()
+        self.loss_log.start_clock()
 
     def on_before_backward(
         self,
@@ -151,7 +151,7 @@ class TrainingCallback(pl.Callback):
         values = torch.stack([*self._losses_of_step.values(), interrupted])
         *losses, n_interrupted = trainer.strategy.reduce(values, reduce_op="sum").tolist()
         n_molecules = len(self.dataset.rows_of(trainer.global_step - 1))
-        self.log.add(dict(zip(self._losses_of_step, losses, strict=True)), n_molecules)
+        self.loss_log.add(dict(zip(self._losses_of_step, losses, strict=True)), n_molecules)
         self._losses_of_step = {}
         self.interrupts.is_interrupted |= n_interrupted > 0
         return n_interrupted > 0
@@ -159,13 +159,13 @@ class TrainingCallback(pl.Callback):
     def _log(self, trainer: pl.Trainer) -> None:
         """Write the mean losses and the speed since the last row, and show them."""
         step, rate = trainer.global_step, trainer.optimizers[0].param_groups[0]["lr"]
-        means, speed = self.log.next_row()
+        means, speed = self.loss_log.next_row()
         row = {"step": step, "learning_rate": rate, **means, "molecules_per_s": speed}
         self._append(trainer, "log.csv", [row])
         log_metrics(trainer, row)
         self.progress.report(step, means, speed)
         self.unlearned.check(step, means, rate)
-        self.log.start_clock()
+        self.loss_log.start_clock()
 
     def _validate(self, trainer: pl.Trainer) -> None:
         """Score the held-out molecules and write the model file, in the first process."""
@@ -181,7 +181,7 @@ class TrainingCallback(pl.Callback):
                 self.validator.save_model(model, step, path)
             if self.scores:
                 self.console.print(score_table(self.scores, step))
-        self.log.exclude(time.perf_counter() - started)
+        self.loss_log.exclude(time.perf_counter() - started)
 
     @contextmanager
     def _writing(self, path: Path) -> Generator[None, None, None]:

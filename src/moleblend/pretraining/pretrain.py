@@ -158,7 +158,7 @@ def pretrain(
     return PretrainResult(
         model=out / "model.safetensors",
         scores=callback.scores,
-        molecules_per_s=callback.log.molecules_per_s,
+        molecules_per_s=callback.loss_log.molecules_per_s,
         peak_mb=peak_mb(),
         is_first=is_first,
     )
