@@ -27,17 +27,17 @@ def main(n_processes: int | None) -> None:
         if not is_here(name):
             print(f"{name} is not available", file=sys.stderr)
             continue
-        found = check(name, n_processes=n_processes)
-        print(f"{name}: {found.hash}, {found.counts}, {found.surprises}", file=sys.stderr)
+        checked = check(name, n_processes=n_processes)
+        print(f"{name}: {checked.hash}, {checked.counts}, {checked.surprises}", file=sys.stderr)
         rows.append(
             {
                 "date": datetime.now(UTC).date().isoformat(),
                 "dataset": name,
                 "literature": known.literature,
-                **asdict(found.counts),
-                "hash": found.hash,
+                **asdict(checked.counts),
+                "hash": checked.hash,
                 "content_sha256": content_sha256(find(name)),
-                "not_as_known": "; ".join(found.surprises),
+                "not_as_known": "; ".join(checked.surprises),
             }
         )
     with replacing(OUT) as temporary:

@@ -1,4 +1,4 @@
-"""The csv files with the benchmark results: read, appended to by a row per run, or written anew."""
+"""The csv files with the benchmark results: read, appended to by a row per run, or rewritten."""
 
 import csv
 from collections.abc import Mapping, Sequence

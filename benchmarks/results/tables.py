@@ -76,7 +76,7 @@ def datasets() -> str:
 
 
 def dataset_counts() -> str:
-    """Tabulate the counts of the files beside the counts in the literature."""
+    """Tabulate the counts of the files and the counts in the literature."""
     lines = [
         "| set | rows | molecules | literature | labels | hash | defects |",
         "|---|--:|--:|--:|--:|---|---|",

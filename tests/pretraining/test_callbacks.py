@@ -15,7 +15,7 @@ from moleblend.model.heads import HeadsConfig
 from moleblend.pretraining.config import PretrainConfig, ScheduleConfig
 from moleblend.pretraining.csv_log import append, cut_after
 from moleblend.pretraining.guards import warning_step
-from moleblend.pretraining.validation import Score, score_table
+from moleblend.pretraining.validation import Score, read_scores, read_validations, score_table
 from tests.helpers.pretraining import run
 
 TINY = EncoderConfig(width=8, ffn_width=8, n_layers=1, n_heads=2, n_kernels=4)
@@ -175,3 +175,22 @@ def test_a_validation_is_shown_as_a_table() -> None:
     assert lines[1] == ["visible", "hidden", "modality", "hidden"]
     assert lines[2] == ["path_length", "(accuracy)", "0.988", "(0.500)", "–", "0.750", "(0.250)"]
     assert lines[3] == ["direction", "(cosine)", "–", "0.125", "–"]
+
+
+@pytest.mark.parametrize("column", ["lookup_baseline", "trivial"])  # the latter until 2026-11
+def test_validations_are_read_with_today_and_former_columns(tmp_path: Path, column: str) -> None:
+    (tmp_path / "validation.csv").write_text(
+        f"step,view,shown,metric,value,{column},n\n"
+        "2,bonds,hidden,accuracy,0.5,0.25,9\n4,bonds,hidden,accuracy,0.75,,9\n"
+    )
+    first = Score("bonds", "hidden", "accuracy", 0.5, 0.25, 9)
+    last = Score("bonds", "hidden", "accuracy", 0.75, None, 9)
+    assert read_validations(tmp_path / "validation.csv") == {2: [first], 4: [last]}
+    assert read_scores(tmp_path) == [last]
+
+
+def test_a_run_without_a_validation_has_no_scores_to_read(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"validation\.csv: there is no such file"):
+        read_scores(tmp_path)
+    (tmp_path / "validation.csv").touch()
+    assert read_scores(tmp_path) == []

@@ -51,7 +51,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(
         self,
-        path: str | os.PathLike[str],
+        path: str | Path,
         map_location: Any = lambda storage, _: storage,  # noqa: ANN401
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
