@@ -28,7 +28,7 @@ from moleblend.chem.fingerprints import count_ecfp4, nearest_packed, packed_ecfp
 from moleblend.data.formats import read_table
 from moleblend.data.splits import Split, grouped_folds, read_split, scaffolds
 from moleblend.data.table import numbers
-from moleblend.evaluation.calibration import ProbabilityCalibration, SpreadCalibration
+from moleblend.evaluation.calibration import ProbabilityCalibration, StdCalibration
 from moleblend.evaluation.conformal import IntervalCalibration, SetCalibration
 from moleblend.evaluation.uncertainty_metrics import (
     error_curve,
@@ -89,9 +89,9 @@ class Predictions:
 
 def evaluate_regression(known: Predictions, test: Predictions) -> dict[str, object]:
     """Calibrate on one set of predictions and evaluate on the other."""
-    fitted = SpreadCalibration.fit(known.predicted, known.label, known.std)
+    fitted = StdCalibration.fit(known.predicted, known.label, known.std)
     calibrated = fitted.apply(test.predicted, test.std)
-    constant = SpreadCalibration.fit(known.predicted, known.label)
+    constant = StdCalibration.fit(known.predicted, known.label)
     unscaled = IntervalCalibration.fit(known.predicted, known.label)
     scaled = IntervalCalibration.fit(
         known.predicted, known.label, fitted.apply(known.predicted, known.std)
@@ -102,8 +102,10 @@ def evaluate_regression(known: Predictions, test: Predictions) -> dict[str, obje
     before = np.stack([test.predicted - half, test.predicted + half], 1)
     intervals_by_method = {
         "coverage before": before,
-        "coverage, constant width": unscaled.intervals(test.predicted, confidence=CONFIDENCE),
-        "coverage, by std": scaled.intervals(test.predicted, calibrated, CONFIDENCE),
+        "coverage, constant width": unscaled.predict_intervals(
+            test.predicted, confidence=CONFIDENCE
+        ),
+        "coverage, by std": scaled.predict_intervals(test.predicted, calibrated, CONFIDENCE),
         "coverage, weighted": weighted,
     }
     row: dict[str, object] = {"factor": f"{fitted.factor:.3f}", "has_std": fitted.has_spread}
@@ -141,7 +143,7 @@ def evaluate_binary(known: Predictions, test: Predictions) -> dict[str, object]:
             row[f"ECE if calibrated {name}"] = f"{curve.error_if_calibrated:.4f}"
             row[f"ECE if calibrated {name}, 95 %"] = f"{curve.error_if_calibrated_95:.4f}"
         row[f"Brier {name}"] = f"{((probability - test.label) ** 2).mean():.4f}"
-    sets = SetCalibration.fit(known.predicted, known.label).sets(test.predicted, CONFIDENCE)
+    sets = SetCalibration.fit(known.predicted, known.label).predict_sets(test.predicted, CONFIDENCE)
     coverage = set_coverage(sets, test.label, CONFIDENCE)
     row["coverage, sets"] = f"{coverage.observed:.4f}"
     row["coverage, sets, low"] = f"{coverage.low:.4f}"

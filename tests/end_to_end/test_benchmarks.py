@@ -87,7 +87,9 @@ def test_equal_weights_give_split_conformal_intervals():
     known = Predictions(predicted[:19], np.ones(19), label[:19], np.full(19, 0.4))
     test = Predictions(predicted[19:], np.ones(10), label[19:], np.full(10, 0.4))
     weighted = weighted_intervals(known, np.ones(19), test, np.ones(10))
-    unweighted = IntervalCalibration.fit(predicted[:19], label[:19]).intervals(predicted[19:])
+    unweighted = IntervalCalibration.fit(predicted[:19], label[:19]).predict_intervals(
+        predicted[19:]
+    )
     assert weighted == pytest.approx(unweighted)
     far = Predictions(predicted[19:], np.ones(10), label[19:], np.full(10, 1.0))
     assert np.isinf(weighted_intervals(known, np.ones(19), far, np.ones(10))).all()

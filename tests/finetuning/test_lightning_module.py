@@ -10,7 +10,7 @@ from rich.console import Console
 from moleblend.chem.parsing import read_smiles
 from moleblend.data.dataset import MoleculeDataset
 from moleblend.data.targets import Target, scale_labels
-from moleblend.evaluation.metrics import score
+from moleblend.evaluation.metrics import metrics_by_target
 from moleblend.finetuning import lightning_module as finetuning
 from moleblend.finetuning.config import TrainConfig
 from moleblend.finetuning.lightning_module import FineTuning, fit, property_loss, scaled_rmse
@@ -192,7 +192,7 @@ def test_lower_layers_learn_more_slowly() -> None:
 def test_every_target_of_classes_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
     run, _ = tuned(replace(CONFIG, epochs=1))
     areas = {"a": {"ROC-AUC": 0.9}, "b": {"ROC-AUC": 0.8}, "m": {"macro ROC-AUC": 0.4}, "c": {}}
-    monkeypatch.setattr(finetuning, "score", lambda *_: areas)
+    monkeypatch.setattr(finetuning, "metrics_by_target", lambda *_: areas)
     monkeypatch.setattr(finetuning, "scaled_rmse", lambda *_: 0.1)
     assert run._figure()[0] == pytest.approx(0.7 - 0.1)
 
@@ -205,9 +205,13 @@ def test_each_kind_of_target_has_its_figures() -> None:
         np.array([[0, 0, 0], [1, 0, 0]], np.int8),
     )
     molecules = [read_smiles("C"), read_smiles("CC")]
-    found = score(
+    found = metrics_by_target(
         targets, predicted, MoleculeDataset(molecules, labels, censoring, np.zeros((2, 0), "f4"))
     )
-    assert (found["r"]["RMSE"], found["r"]["n"], found["r"]["bounds respected"]) == (1, 1, 1)
+    assert (found["r"]["RMSE"], found["r"]["n"], found["r"]["censored labels respected"]) == (
+        1,
+        1,
+        1,
+    )
     assert (found["b"]["accuracy"], found["b"]["ROC-AUC"]) == (1, 1)
     assert (found["m"]["accuracy"], found["m"]["macro ROC-AUC"]) == (0.5, None)

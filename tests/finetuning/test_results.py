@@ -29,12 +29,12 @@ def test_the_forest_has_the_same_parts_and_stands_in_the_record(tmp_path):
     found = metrics["random_forest_on_ecfp4"]
     error = expected[:, 0] - labels[test_rows]
     assert found["test"]["y"]["RMSE"] == pytest.approx(np.sqrt((error**2).mean()))
-    assert (found["n_trees"], found["not_learnt"], found["note"]) == (10, {}, "")
-    compared = found["compared"]["y"]
+    assert (found["n_trees"], found["not_trained"], found["note"]) == (10, {}, "")
+    compared = found["comparison"]["y"]
     assert compared["metric"] == "RMSE"
     assert compared["model"] == pytest.approx(metrics["test"]["y"]["RMSE"])
     assert compared["forest"] == pytest.approx(found["test"]["y"]["RMSE"])
-    assert compared["gain"] == pytest.approx(compared["forest"] - compared["model"])
+    assert compared["improvement"] == pytest.approx(compared["forest"] - compared["model"])
     without, _, metrics = trained(tmp_path, split="part", forest=0)
     assert np.array_equal(without.predicted, result.predicted)  # the forest changes no model
     assert metrics["random_forest_on_ecfp4"]["test"] == {}
@@ -64,8 +64,8 @@ def test_folds_have_a_forest_each_and_all_stands_in_the_order_of_the_file(tmp_pa
         assert result.scores.row[asked].tolist() == (rows[place] + 1).tolist()  # of the file
     forest = metrics["random_forest_on_ecfp4"]
     assert forest["test"]["y"]["RMSE"] == pytest.approx(np.mean(errors))
-    assert forest["compared"]["y"]["forest"] == pytest.approx(np.mean(errors))
-    assert forest["compared"]["y"]["model"] == pytest.approx(metrics["test"]["y"]["RMSE"])
+    assert forest["comparison"]["y"]["forest"] == pytest.approx(np.mean(errors))
+    assert forest["comparison"]["y"]["model"] == pytest.approx(metrics["test"]["y"]["RMSE"])
     spread = metrics["spread"]["test_of_random_forest"]["y"]["RMSE"]
     assert spread["sd"] == pytest.approx(np.std(errors, ddof=1))
 
@@ -75,7 +75,10 @@ def test_with_seeds_the_first_is_compared(tmp_path):
     one, _, alone = trained(tmp_path, split="part")
     two, _, both = trained(tmp_path, split="part", seeds=2)
     assert np.array_equal(one.baseline.predicted, two.baseline.predicted)
-    assert alone["random_forest_on_ecfp4"]["compared"] == both["random_forest_on_ecfp4"]["compared"]
+    assert (
+        alone["random_forest_on_ecfp4"]["comparison"]
+        == both["random_forest_on_ecfp4"]["comparison"]
+    )
     assert both["spread"]["test_of_random_forest"]["y"]["RMSE"]["sd"] > 0
 
 

@@ -95,7 +95,7 @@ def test_what_a_run_leaves_behind(config: TrainConfig, table: Path) -> None:
         "kept_epoch": result.kept_epoch,
         "undefined": {"validation": {}, "test": {}},
         "uncertainty": {
-            part: {"y": found["y"].figures()} for part, found in result.uncertainty_metrics.items()
+            part: {"y": found["y"].summary()} for part, found in result.uncertainty_metrics.items()
         },
         "random_forest_on_ecfp4": metrics["random_forest_on_ecfp4"],
         "spread": {"over": "seeds", "n": 1},
@@ -583,9 +583,9 @@ def test_bad_cells_cost_themselves_and_bounds_are_learnt_as_bounds(config: Train
     known = [y for y in N_CARBONS[1:] if y <= 9]
     test = result.test["y"]
     n_censored = sum(PARTS[k] == "test" for k, y in enumerate(N_CARBONS) if y > 9)
-    assert test["n_bounds"] == n_censored
+    assert test["n_censored"] == n_censored
     assert test["n"] == 12 - n_censored
-    assert 0 <= figure(result.test, "y", "bounds respected") <= 1
+    assert 0 <= figure(result.test, "y", "censored labels respected") <= 1
     # Exact labels alone scale the target.
     assert result.targets[0].mean < np.mean(known) + 0.5
     assert result.choices["targets"]["y"]["n_bounds"] == 24
@@ -687,7 +687,7 @@ def test_the_threshold_of_all_folds_is_that_of_their_probabilities(config: Train
     result, _ = run(replace(config, split="random", folds=3))
     rows = np.concatenate([one.parts.validation for one in result.runs])
     judged = np.concatenate([one.judged for one in result.runs])
-    right = result.uncertainty.calibrated(result.targets, judged)[:, 0]
+    right = result.uncertainty.calibrate_probabilities(result.targets, judged)[:, 0]
     expected = best_threshold(right, np.array(HAS_OXYGEN)[rows])
     assert result.targets[0].threshold == expected
     assert checkpoint.load(result.model).config.targets[0].threshold == expected
@@ -835,7 +835,7 @@ def test_too_few_validation_molecules_leave_the_columns_out(config: TrainConfig)
     result, told = run(config)
     notes = result.choices["sureness"]["notes"]
     assert "they need 9 labelled validation molecules and there are 1" in notes[0]
-    assert "two validation molecules are needed" in notes[1]
+    assert "needs at least 1 training molecule and 2 validation molecules, got 56 and 1" in notes[1]
     assert all(f"note: {note}" in told for note in notes)
     table = Predictor(result.model).predict(["CCO"])
     assert table.column_names == ["smiles", "status", "reason", "y_pred"]

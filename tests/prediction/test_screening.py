@@ -251,7 +251,7 @@ def test_how_sure_it_is_comes_with_every_piece(model: Path, source: Path, tmp_pa
     (note,) = predict_file(model, source, tmp_path / "sure.parquet", confidence=0.99).notes
     assert note.startswith("gap: the 99% intervals are infinite, since they need 99 labelled")
     for refused in (1.0, 90.0, float("nan")):
-        with pytest.raises(ValueError, match=rf"between 0 and 1, {refused} came"):
+        with pytest.raises(ValueError, match=f"got confidence={refused}, expected"):
             predict_file(model, source, tmp_path / "other.parquet", confidence=refused)
     source.write_text("smiles,nearest\nC,\n")
     with pytest.raises(ValueError, match="has a column 'nearest' already"):

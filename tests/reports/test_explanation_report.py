@@ -12,7 +12,7 @@ import torch
 
 from moleblend.data.formats import read_table
 from moleblend.data.targets import Target
-from moleblend.evaluation.applicability_domain import EDGE, DomainScores
+from moleblend.evaluation.applicability_domain import BORDERLINE, DomainScores
 from moleblend.model import checkpoint
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import Model, ModelConfig
@@ -180,11 +180,11 @@ def test_the_nearest_training_molecule_stands_beside_each_prediction(
     source.write_text("smiles\nCCO\nC1CC\n")
     found = explained(source)
     scores = DomainScores(
-        [EDGE, ""], np.zeros(2), np.array([0.5, np.nan]), np.array([7, -1]), ["CCN", ""]
+        [BORDERLINE, ""], np.zeros(2), np.array([0.5, np.nan]), np.array([7, -1]), ["CCN", ""]
     )
     page = read_page(write_explanation_report(replace(found, scores=scores), tmp_path / "out.html"))
     first, second = (s for s in page.iter("section") if s.get("class") == "card")
-    told = f"Nearest training molecule: CCN, similarity 0.50. This molecule is {EDGE}."
+    told = f"Nearest training molecule: CCN, similarity 0.50. This molecule is {BORDERLINE}."
     assert words(first).count(told) == len(TARGETS)
     assert len(drawings(first)) == 2 * len(TARGETS)
     assert "Nearest" not in words(second)

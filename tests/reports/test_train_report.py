@@ -8,7 +8,7 @@ import pytest
 from moleblend.data.duplicates import find_duplicates
 from moleblend.data.splits import Split
 from moleblend.data.targets import Target
-from moleblend.evaluation.applicability_domain import LIKE, DomainScores
+from moleblend.evaluation.applicability_domain import IN_DOMAIN, DomainScores
 from moleblend.evaluation.baseline import BaselineResult
 from moleblend.evaluation.comparison import Comparison
 from moleblend.evaluation.metrics import binary_metrics, regression_metrics
@@ -135,13 +135,13 @@ def test_the_forest_stands_beside_the_model(result, tmp_path):
     assert ["toxic", "ROC-AUC", "0.5", "0.5", "1", "0.5", "4"] in rows
     assert ["one class", "accuracy", "1", "1", "–", "1", "3"] in rows
     told = words(page)
-    assert "toxic: a random forest on ECFP4 is better than this model (ROC-AUC 0.5" in told
+    assert "toxic: a random forest on ECFP4 is better than the model: ROC-AUC 0.5" in told
     assert "class='warning'" in page.read_text()
     assert "Fewer trees." in told
     assert "one class: no forest, since of a reason." in told
     assert "The random forest has 7 trees" in told
     assert "random forest" in pictures(page)["toxic: ROC-AUC 0.5"]
-    won = replace(CONTEST, gain=0.25, low=0.1, high=0.4)
+    won = replace(CONTEST, improvement=0.25, low=0.1, high=0.4)
     page = write_train_report(replace(shown, comparisons=(won,)), tmp_path / "2.html")
     assert "toxic: the model is better" in words(page)
     assert "class='warning'" not in page.read_text()
@@ -154,7 +154,7 @@ def spread_out(result, smiles, **changes):
     labels = np.stack([np.ones(n), np.arange(n) % 2, np.ones(n)], 1)
     predicted = np.stack([1 + error, np.full(n, 0.5), np.ones(n)], 1)
     near = DomainScores(
-        [LIKE] * n,
+        [IN_DOMAIN] * n,
         error,
         1 / error,
         np.arange(n) + 100,

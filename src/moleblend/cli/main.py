@@ -143,7 +143,7 @@ def _train(arguments: list[str]) -> None:
         say(f"test, mean and standard deviation over {len(result.runs)} {over}  {target}  {told}")
     _print_metrics("test, random forest", result.baseline.test)
     for verdict in summarise(result.comparisons):
-        say(("note: " if verdict.is_lost else "compared: ") + verdict.text)
+        say(("note: " if verdict.is_baseline_better else "compared: ") + verdict.text)
     report = _report(lambda: write_train_report(result, config.folder / "report.html"))
     say(f"the model is {result.model}, {report}")
 

@@ -22,7 +22,7 @@ from moleblend.chem.molecule import Molecule
 from moleblend.data.dataset import MoleculeDataset
 from moleblend.data.targets import Target, output_slices, scale_labels, unscale_outputs
 from moleblend.evaluation.metrics import (
-    score,
+    metrics_by_target,
 )
 from moleblend.finetuning.config import TrainConfig
 from moleblend.model.batch import Batch, collate, pieces, shuffled_batches
@@ -253,7 +253,7 @@ class FineTuning(pl.LightningModule):
         outputs = self._outputs(part)
         if not bool(outputs.isfinite().all()):
             raise self._diverged("a prediction")
-        found = score(targets, unscale_outputs(outputs.numpy(), targets), part)
+        found = metrics_by_target(targets, unscale_outputs(outputs.numpy(), targets), part)
         areas = [m.get("ROC-AUC", m.get("macro ROC-AUC")) for m in found.values()]
         areas = [area for area in areas if area is not None]
         auc = float(np.mean(areas)) if areas else None

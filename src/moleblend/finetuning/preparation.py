@@ -137,7 +137,8 @@ def prepared(
         label_column.name: label_column.classes for label_column in target_columns.label_columns
     }
     duplicates = find_duplicates(texts, usable, data.labels, data.censoring, classes, splits)
-    n_trees, forest_note = plan_forest(config.forest, target_columns, data, splits, config.seeds)
+    kinds = [label_column.kind for label_column in target_columns.label_columns]
+    n_trees, forest_note = plan_forest(config.forest, kinds, data, splits, config.seeds)
     return Prepared(
         config=config,
         start=Start(source, encoder, views, target_columns),

@@ -20,9 +20,9 @@ from moleblend.evaluation.uncertainty import Uncertainty
 from moleblend.evaluation.uncertainty_evaluation import (
     UncertaintyEstimate,
     UncertaintyMetrics,
+    concatenate_estimates,
     evaluate_uncertainty,
-    joined,
-    reordered,
+    reorder_estimate,
 )
 from moleblend.finetuning.config import TrainConfig
 from moleblend.finetuning.hyperparameter_search import Search
@@ -178,12 +178,12 @@ def aggregate_runs(
         domain=domain,
         raw=raw,
         uncertainty_metrics={
-            part: evaluate_uncertainty(joined([run.said[part] for run in shown]))
+            part: evaluate_uncertainty(concatenate_estimates([run.said[part] for run in shown]))
             for part in ("validation", "test")
         },
         said={
-            name: reordered(one, order)
-            for name, one in joined([run.said["test"] for run in shown]).items()
+            name: reorder_estimate(one, order)
+            for name, one in concatenate_estimates([run.said["test"] for run in shown]).items()
         },
         smiles=tuple(data.molecules[k].smiles for k in tested),
         scores=_nearness(shown, usable, order),
@@ -193,6 +193,7 @@ def aggregate_runs(
             first.baseline,
             predicted=forest,
             test=_means(_forests(shown)) if config.folds else first.baseline.test,
+            n_censored=sum(run.baseline.n_censored for run in shown),
         ),
         comparisons=compare_with_baseline(
             targets,
@@ -221,7 +222,7 @@ def _nearness(
         place = run.scores.row
         row = np.where(place < 0, -1, usable[run.parts.train[place]])
         found.append(replace(run.scores, row=row))
-    return DomainScores.joined(found, order)
+    return DomainScores.concatenate(found, order)
 
 
 def _of_folds(runs: Sequence[Run], data: MoleculeDataset) -> tuple[tuple[Target, ...], Uncertainty]:
@@ -233,7 +234,9 @@ def _of_folds(runs: Sequence[Run], data: MoleculeDataset) -> tuple[tuple[Target,
     rows = np.concatenate([run.parts.validation for run in runs])
     labels = data.labels[rows]
     uncertainty = Uncertainty.fit(targets, judged, None, labels, data.censoring[rows])
-    return with_thresholds(targets, uncertainty.calibrated(targets, judged), labels), uncertainty
+    return with_thresholds(
+        targets, uncertainty.calibrate_probabilities(targets, judged), labels
+    ), uncertainty
 
 
 def _sureness_choices(config: TrainConfig, first: Run, uncertainty: Uncertainty) -> dict[str, Any]:

@@ -19,8 +19,13 @@ from moleblend.evaluation.applicability_domain import (
     DomainScores,
     domain_scores,
 )
-from moleblend.evaluation.baseline import BaselineResult, learn_forest
-from moleblend.evaluation.metrics import Metrics, best_threshold, regression_metrics, score
+from moleblend.evaluation.baseline import BaselineResult, train_forest
+from moleblend.evaluation.metrics import (
+    Metrics,
+    best_threshold,
+    metrics_by_target,
+    regression_metrics,
+)
 from moleblend.evaluation.uncertainty import Uncertainty
 from moleblend.evaluation.uncertainty_evaluation import UncertaintyEstimate, estimate_uncertainty
 from moleblend.finetuning.config import TrainConfig
@@ -151,12 +156,12 @@ def train_and_test(
     raw, spread = answer(validation)
     uncertainty = Uncertainty.fit(targets, raw, spread, validation.labels, validation.censoring)
     domain, missing = _domain(members[0], training, validation, config)
-    judged = uncertainty.calibrated(targets, raw)
+    judged = uncertainty.calibrate_probabilities(targets, raw)
     final = with_thresholds(targets, judged, validation.labels)
     for member in members:
         member.model.config = replace(member.model.config, targets=final)
     raw_test, test_spread = answer(test)
-    predicted = uncertainty.calibrated(final, raw_test)
+    predicted = uncertainty.calibrate_probabilities(final, raw_test)
     near_validation, near_test = (_nearness(domain, members[0], p) for p in (validation, test))
     said = {
         name: estimate_uncertainty(
@@ -192,7 +197,7 @@ def train_and_test(
         domain=domain,
         said=said,
         scores=near_test,
-        baseline=learn_forest(n_trees, final, training, validation, test, seed),
+        baseline=train_forest(n_trees, final, training, validation, test, seed),
         notes=(*uncertainty.notes, *missing),
     )
 
@@ -320,7 +325,7 @@ def _scored(
     Isotonic regression ties molecules and was fitted to validation, whose order it makes better
     than it is.
     """
-    found, before = score(targets, right, part), score(targets, raw, part)
+    found, before = metrics_by_target(targets, right, part), metrics_by_target(targets, raw, part)
     for name, metrics in found.items():
         metrics |= {key: value for key, value in before[name].items() if "AUC" in key}
     return found

@@ -16,9 +16,8 @@ from moleblend.config import to_dict
 from moleblend.data.formats import write_table
 from moleblend.data.labels.target_detection import TargetColumns
 from moleblend.data.targets import Target, output_slices
-from moleblend.evaluation.baseline import about_forest
-from moleblend.evaluation.comparison import record
-from moleblend.evaluation.metrics import why_undefined
+from moleblend.evaluation.comparison import baseline_record
+from moleblend.evaluation.metrics import undefined_reasons
 from moleblend.files import alone_with, replacing
 from moleblend.finetuning.results import TrainResult
 from moleblend.model import checkpoint
@@ -55,20 +54,17 @@ def write_run_folder(result: TrainResult, target_columns: TargetColumns, views: 
         "test_of_predicting_the_training_mean": result.trivial,
         "kept_epoch": result.kept_epoch,
         "undefined": {
-            part: {target: why for target, m in found.items() if (why := why_undefined(m))}
+            part: {target: why for target, m in found.items() if (why := undefined_reasons(m))}
             for part, found in (("validation", result.validation), ("test", result.test))
         },
         "uncertainty": {
             part: {
-                name: uncertainty_metrics.figures() for name, uncertainty_metrics in found.items()
+                name: uncertainty_metrics.summary() for name, uncertainty_metrics in found.items()
             }
             for part, found in result.uncertainty_metrics.items()
         },
-        "random_forest_on_ecfp4": record(
-            result.baseline,
-            result.comparisons,
-            about_forest(result.targets, result.choices),
-            result.forest_note,
+        "random_forest_on_ecfp4": baseline_record(
+            result.targets, result.baseline, result.comparisons, result.forest_note
         ),
         "spread": {
             "over": "folds" if config.folds else "seeds",

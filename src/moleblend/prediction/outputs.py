@@ -8,7 +8,7 @@ from jaxtyping import Float64
 
 from moleblend.data.targets import Target, class_names, output_slices
 from moleblend.evaluation.applicability_domain import ApplicabilityDomain, DomainScores
-from moleblend.evaluation.uncertainty import Uncertainty, names_where_known
+from moleblend.evaluation.uncertainty import Uncertainty, possible_column_names
 
 
 def mean_over_members(
@@ -57,7 +57,7 @@ def result_names(
         ends += ["log10_pred"] if target.log10 else []
         if n_members > 1 and target.name not in known.values:
             ends += ["members_std", "members_log10_std"] if target.log10 else ["members_std"]
-        names += [f"{target.name}_{end}" for end in ends] + known.names(target)
+        names += [f"{target.name}_{end}" for end in ends] + known.column_names(target)
     return names
 
 
@@ -71,7 +71,7 @@ def check_names(targets: Sequence[Target], n_members: int) -> None:
     """
     owners: dict[str, str] = {}
     for target in targets:
-        for column in (*result_names([target], n_members), *names_where_known(target)):
+        for column in (*result_names([target], n_members), *possible_column_names(target)):
             owner = owners.setdefault(column, target.name)
             if owner != target.name:
                 raise ValueError(
@@ -88,7 +88,7 @@ def result_columns(
 ) -> dict[str, pa.Array]:
     """Make the columns that `result_names` names."""
     raw, spreads = mean_over_members(values, targets), std_over_members(values, targets)
-    means = uncertainty.calibrated(targets, raw)
+    means = uncertainty.calibrate_probabilities(targets, raw)
     columns: list[pa.Array] = []
     for target, where in zip(targets, output_slices(targets), strict=True):
         mean, each = means[:, where], values[..., where]
@@ -107,7 +107,7 @@ def result_columns(
             if target.log10:
                 columns.append(pa.array(np.log10(each).std(0)[:, 0], from_pandas=True))
         found = None if spreads is None else spreads[:, where]
-        told = uncertainty.columns(target, raw[:, where], found, confidence)
+        told = uncertainty.output_columns(target, raw[:, where], found, confidence)
         columns += [pa.array(column, from_pandas=True) for column in told.values()]
     return dict(zip(result_names(targets, len(values), uncertainty), columns, strict=True))
 
@@ -115,9 +115,10 @@ def result_columns(
 def domain_names(domain: ApplicabilityDomain | None) -> list[str]:
     """Name the columns that say how near the training set is; none where the file has none.
 
-    `domain` is in words (see `domain.LIKE` and so on), `similarity` that of the most similar
-    training molecule (Tanimoto, ECFP4), and `nearest` its SMILES; or, where the file keeps no
-    SMILES, `nearest_row` its row in the training file, counted from 1.
+    `domain` is one of the values in `applicability_domain`, such as `in domain`. `similarity` is
+    the Tanimoto similarity (ECFP4) to the most similar training molecule. `nearest` is the SMILES
+    of that molecule; if the model file has no SMILES, `nearest_row` is its row in the training
+    file, counted from 1.
     """
     if domain is None:
         return []
@@ -128,7 +129,7 @@ def domain_columns(domain: ApplicabilityDomain, scores: DomainScores) -> dict[st
     """Make the columns that `domain_names` names."""
     is_unknown = np.isnan(scores.similarity)
     nearest = scores.row + 1 if domain.smiles is None else np.array(scores.smiles, object)
-    columns = (np.array(scores.words, object), scores.similarity, nearest)
+    columns = (np.array(scores.category, object), scores.similarity, nearest)
     kinds = (pa.string(), pa.float64(), pa.int64() if domain.smiles is None else pa.string())
     told = [pa.array(c, kind, mask=is_unknown) for c, kind in zip(columns, kinds, strict=True)]
     return dict(zip(domain_names(domain), told, strict=True))

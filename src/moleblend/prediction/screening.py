@@ -367,7 +367,7 @@ def _answer(
     notes = list(rows.notes)
     if verb == "predict":
         targets = predictor.model.config.targets
-        notes += predictor.uncertainty.remarks(targets, options["confidence"])
+        notes += predictor.uncertainty.limitations(targets, options["confidence"])
         table = predictor.predict(rows, **options)
         vectors = np.zeros((len(table), 0), np.float32)
     else:

@@ -9,13 +9,13 @@ from moleblend.chem.drawing import draw_svg
 from moleblend.chem.molecule import MoleculeError
 from moleblend.data.targets import Target, class_names, output_slices
 from moleblend.evaluation.error_analysis import (
-    FEWEST_IN_FAMILY,
+    MIN_GROUP_SIZE,
     ErrorTrend,
     ScaffoldGroup,
     ScaffoldGroups,
     error_trend,
-    errors_of,
-    extremes_of,
+    extreme_errors,
+    prediction_errors,
     scaffold_groups,
 )
 from moleblend.evaluation.uncertainty_evaluation import ClassificationEstimate, RegressionEstimate
@@ -38,7 +38,9 @@ def mistakes_part(result: TrainResult) -> list[str]:
         censoring = np.zeros(len(result.labels), np.int8)
         if result.censoring is not None:
             censoring = result.censoring[:, k]
-        error = errors_of(target, result.predicted[:, where], result.labels[:, k], censoring)
+        error = prediction_errors(
+            target, result.predicted[:, where], result.labels[:, k], censoring
+        )
         n = int((~np.isnan(error)).sum())
         told = f"{_kind_of_error(target)}, over {n:,} test molecules with a label."
         body.append(f"<h3>{escape(target.name)}</h3><p>The error here is the {escape(told)}</p>")
@@ -63,9 +65,9 @@ def _unit(target: Target) -> str:
 
 def _families(families: ScaffoldGroups, target: Target, n: int) -> str:
     """Draw the families in a table, each with its error and that of the rest."""
-    if not families.found:
+    if not families.groups:
         return (
-            f"<p>No family of test molecules has {FEWEST_IN_FAMILY} members and a rest as large "
+            f"<p>No family of test molecules has {MIN_GROUP_SIZE} members and a rest as large "
             f"among these {n:,}, so errors are not told by family.</p>"
         )
     by = (
@@ -77,11 +79,11 @@ def _families(families: ScaffoldGroups, target: Target, n: int) -> str:
         (
             _drawn(family.smiles, 130, 80) if family.smiles else "no ring",
             f"{family.n:,}",
-            f"{family.error:.3g} ± {family.uncertainty:.2g}",
+            f"{family.error:.3g} ± {family.standard_error:.2g}",
             f"{family.rest:.3g}",
             _verdict(family),
         )
-        for family in families.found
+        for family in families.groups
     ]
     head = ("family", "n", _name(target), "the rest", "verdict")
     note = (
@@ -97,7 +99,7 @@ def _name(target: Target) -> str:
 
 
 def _verdict(family: ScaffoldGroup) -> str:
-    return f"<b>{family.verdict}</b>" if family.verdict else "as the rest"
+    return f"<b>{family.difficulty}</b>" if family.difficulty else "as the rest"
 
 
 def _drawn(smiles: str, width: int, height: int) -> str:
@@ -132,7 +134,9 @@ def _trends(result: TrainResult, target: Target, error: Float64[np.ndarray, " m"
 
 def _trend(title: str, x: str, y: str, trend: ErrorTrend) -> str:
     plot = axes_of(title, x, y, height=3.2)
-    plot.errorbar(trend.middle, trend.error, trend.uncertainty, color=BLUE, marker=".", capsize=2)
+    plot.errorbar(
+        trend.median, trend.error, trend.standard_error, color=BLUE, marker=".", capsize=2
+    )
     plot.set_ylim(bottom=0)
     sizes = sorted({int(n) for n in trend.n})
     about = (
@@ -148,7 +152,7 @@ def _extremes(
     result: TrainResult, k: int, target: Target, where: slice, error: Float64[np.ndarray, " m"]
 ) -> list[str]:
     """Draw the worst and the best predicted molecules."""
-    best, worst = extremes_of(error, _MOST_DRAWN)
+    best, worst = extreme_errors(error, _MOST_DRAWN)
     body = []
     for name, places in (("Worst predicted", worst), ("Best predicted", best)):
         if places:

@@ -177,7 +177,7 @@ def _card(
 
 def _nearest(scores: DomainScores, row: int) -> str:
     """Show the training molecule that is most similar, and say how near all of them are."""
-    words, smiles = scores.words[row], scores.smiles[row]
+    words, smiles = scores.category[row], scores.smiles[row]
     if not words:
         return ""
     which = f"<code>{escape(smiles)}</code>" if smiles else f"row {scores.row[row] + 1}"

@@ -9,7 +9,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from moleblend.config import to_dict
 from moleblend.data.targets import Target, output_slices
-from moleblend.evaluation.baseline import about_forest
+from moleblend.evaluation.baseline import describe_forest
 from moleblend.evaluation.comparison import summarise
 from moleblend.evaluation.metrics import Metrics
 from moleblend.finetuning.train import TrainResult
@@ -99,7 +99,7 @@ def _metrics_table(result: TrainResult) -> str:
         test = result.test[target.name]
         constant = _constant_answer(test, result.trivial.get(target.name))
         for metric, value in test.items():
-            if metric in ("n", "n_positive", "n_bounds"):
+            if metric in ("n", "n_positive", "n_censored"):
                 continue
             found = number(result.validation[target.name].get(metric))
             told = number(constant[metric]) if metric in constant else "–"
@@ -110,7 +110,7 @@ def _metrics_table(result: TrainResult) -> str:
             if result.baseline.test:
                 forest = result.baseline.test.get(target.name, {})
                 row.append(number(forest[metric]) if metric in forest else "–")
-            n_labels = test["n_bounds" if metric == "bounds respected" else "n"]
+            n_labels = test["n_censored" if metric == "censored labels respected" else "n"]
             rows.append([*row, told, number(n_labels)])
     head = ["target", "metric", "validation", "test"]
     note = (
@@ -132,12 +132,14 @@ def _forest(result: TrainResult) -> list[str]:
         return []
     told = []
     for verdict in summarise(result.comparisons):
-        style = " class='warning'" if verdict.is_lost else ""
+        style = " class='warning'" if verdict.is_baseline_better else ""
         told.append(f"<p{style}>{_sentence(verdict.text)}</p>")
     about = [result.forest_note] if result.forest_note else []
-    about += [f"{name}: no forest, since {why}" for name, why in result.baseline.not_learnt.items()]
+    about += [
+        f"{name}: no forest, since {why}" for name, why in result.baseline.not_trained.items()
+    ]
     if result.baseline.test:
-        about.append(about_forest(result.targets, result.choices).removesuffix("."))
+        about.append(describe_forest(result.targets, result.baseline).removesuffix("."))
     return [*told, *(f"<p>{_sentence(text)}</p>" for text in about)]
 
 

@@ -9,7 +9,7 @@ from moleblend.evaluation.uncertainty_metrics import ErrorCurve, QuantileCurve, 
 from moleblend.reports.html_page import BLUE, GREY, ORANGE, axes_of, number, picture
 
 _RANKS = {
-    "spread": "the spread of the members",
+    "std": "the standard deviation of the error",
     "distance": "the distance to the training set",
     "probability": "the doubt (1 less the greatest probability)",
 }
