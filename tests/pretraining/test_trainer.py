@@ -181,11 +181,11 @@ def test_micro_batches_train_as_the_whole_batch_does(
 
 KILLED = """
 on_batch_end = callbacks.TrainingCallback.on_train_batch_end
-def killed(self, trainer, *rest):
+def kill(self, trainer, *rest):
     on_batch_end(self, trainer, *rest)
     if trainer.global_step == 7 and trainer.global_rank == 1:
         os._exit(9)
-callbacks.TrainingCallback.on_train_batch_end = killed
+callbacks.TrainingCallback.on_train_batch_end = kill
 """
 PRESSED = """
 predict, n_calls = pretrain.blend_then_predict, iter(range(1, 100))
@@ -198,19 +198,19 @@ pretrain.blend_then_predict = pressed
 
 
 def test_killed_and_interrupted_processes_resume_to_the_last_digit(config: PretrainConfig) -> None:
-    whole = with_dropout(elsewhere(config, "whole", devices=2))
-    assert torchrun(whole).returncode == 0
-    broken = elsewhere(whole, "broken")
-    assert torchrun(broken, patch=KILLED).returncode != 0
-    stopped = torchrun(broken, "--resume", patch=PRESSED)
+    uninterrupted = with_dropout(elsewhere(config, "uninterrupted", devices=2))
+    assert torchrun(uninterrupted).returncode == 0
+    killed = elsewhere(uninterrupted, "killed")
+    assert torchrun(killed, patch=KILLED).returncode != 0
+    stopped = torchrun(killed, "--resume", patch=PRESSED)
     assert "resumed at step 5" in stopped.stderr
     assert "stopped after step 8; the state is saved" in stopped.stderr
-    done = torchrun(broken, "--resume")
+    done = torchrun(killed, "--resume")
     assert "resumed at step 8" in done.stderr
-    assert rows_of(broken) == rows_of(whole)
-    assert rows_of(broken, "validation.csv") == rows_of(whole, "validation.csv")
-    ours, unbroken = weights(broken), weights(whole)
-    assert all(torch.equal(ours[name], unbroken[name]) for name in unbroken)
+    assert rows_of(killed) == rows_of(uninterrupted)
+    assert rows_of(killed, "validation.csv") == rows_of(uninterrupted, "validation.csv")
+    ours, expected = weights(killed), weights(uninterrupted)
+    assert all(torch.equal(ours[name], expected[name]) for name in expected)
 
 
 def test_an_occupied_folder_is_refused_by_all_processes(alone: PretrainConfig) -> None:
@@ -441,17 +441,19 @@ def test_runs_in_half_precision_learn_and_resume_to_the_last_digit(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(devices, "MixedPrecision", quick)
-        whole = run(with_dropout(elsewhere(config, f"whole {precision}", **changed)))
-        broken = elsewhere(whole, f"broken {precision}")
+        uninterrupted = run(
+            with_dropout(elsewhere(config, f"uninterrupted {precision}", **changed))
+        )
+        killed = elsewhere(uninterrupted, f"killed {precision}")
         with pytest.MonkeyPatch.context() as breaking:
             breaking.setattr(pretrain, "blend_then_predict", failing(7))
             with pytest.raises(FloatingPointError):
-                run(broken)
-        run(broken, resume=True)
-    assert rows_of(broken) == rows_of(whole)
-    losses = [float(row["loss"]) for row in rows_of(whole)]
+                run(killed)
+        run(killed, resume=True)
+    assert rows_of(killed) == rows_of(uninterrupted)
+    losses = [float(row["loss"]) for row in rows_of(uninterrupted)]
     assert losses[-1] < losses[0]
-    state = torch.load(Path(whole.out) / "state.ckpt", weights_only=True)
+    state = torch.load(Path(uninterrupted.out) / "state.ckpt", weights_only=True)
     if precision == "fp16":
         assert state["MixedPrecision"]["scale"] == 256.0 * 2**4
 
