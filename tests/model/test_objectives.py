@@ -25,7 +25,7 @@ from moleblend.model.objectives import (
     path_classes,
 )
 from moleblend.model.relations import N_BOND_KINDS, relate
-from moleblend.pretraining.data_loader import batch_of
+from moleblend.pretraining.data_loader import collate_for_heads
 
 Setting = namedtuple("Setting", "model blend objective")
 SETTINGS = {
@@ -69,7 +69,7 @@ def lively(config):
 
 
 def batched(molecules, setting):
-    return batch_of(molecules, setting.model.heads)
+    return collate_for_heads(molecules, setting.model.heads)
 
 
 @pytest.fixture(autouse=True)
@@ -392,12 +392,14 @@ def test_the_losses_of_a_constant_guess_by_hand():
 
 def test_what_guessing_the_mean_of_descriptors_costs():
     heads = HeadsConfig(descriptors=True)
-    batches = [batch_of([read_smiles(s) for s in pair], heads) for pair in (("C", "CC"), ("O",))]
-    descriptors = torch.cat([batch.descriptors for batch in batches]).numpy().astype(float)
-    losses = constant_losses(batches, heads, ObjectiveConfig())["descriptors"]
-    std = descriptors.std(0)
-    off = np.abs(descriptors - descriptors.mean(0)) / np.where(std > 1e-6, std, 1)
-    assert losses == pytest.approx(np.where(off < 1, off**2 / 2, off - 0.5).mean(), rel=1e-4)
+    batches = [
+        collate_for_heads([read_smiles(s) for s in pair], heads) for pair in (("C", "CC"), ("O",))
+    ]
+    described = torch.cat([batch.descriptors for batch in batches]).numpy().astype(float)
+    told = constant_losses(batches, heads, ObjectiveConfig())["descriptors"]
+    spread = described.std(0)
+    off = np.abs(described - described.mean(0)) / np.where(spread > 1e-6, spread, 1)
+    assert told == pytest.approx(np.where(off < 1, off**2 / 2, off - 0.5).mean(), rel=1e-4)
 
 
 def test_what_is_unknown_of_a_molecule_costs_nothing():

@@ -39,7 +39,7 @@ def pretraining(tmp_path):
             "shown": shown,
             "metric": metric,
             "value": value,
-            "trivial": t,
+            "lookup_baseline": t,
             "n": 9,
         }
         for step, value in ((15, 0.11), (30, 0.22))

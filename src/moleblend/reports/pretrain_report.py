@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from moleblend.pretraining.validation import SHOWN, named_metric
+from moleblend.pretraining.validation import SHOWN_AS, Score, metric_label, read_validations
 from moleblend.reports.html_page import Table, flat_settings, format_number, write_page
 from moleblend.reports.plots import (
     BLUE,
@@ -155,36 +155,42 @@ def read_validation(folder: Path) -> Validation:
     Raises:
         FileNotFoundError: the folder has none.
     """
-    scores = _read_csv(folder / "validation.csv")
-    last = {(row["view"], row["shown"]): row for row in scores if row["step"] == scores[-1]["step"]}
+    validations = read_validations(folder / "validation.csv")
+    last = {(score.view, score.shown): score for score in validations[max(validations)]}
     rows = []
     for view in dict.fromkeys(view for view, _ in last):
-        known = {shown: last[view, shown] for shown in SHOWN if (view, shown) in last}
-        cells = [_score_cell(known[shown]) if shown in known else ScoreCell() for shown in SHOWN]
-        metric = named_metric(next(iter(known.values()))["metric"])
-        rows.append(ScoreRow(_VIEW_NAMES[view], metric, cells))
-    return Validation(SHOWN, rows, _validation_plots(scores, folder))
+        cells = [_score_cell(last.get((view, shown))) for shown in SHOWN_AS]
+        metric = next(score.metric for (other, _), score in last.items() if other == view)
+        rows.append(ScoreRow(_VIEW_NAMES[view], metric_label(metric), cells))
+    return Validation(SHOWN_AS, rows, _validation_plots(validations, folder))
 
 
-def _score_cell(score: dict[str, str]) -> ScoreCell:
-    lookup = score["trivial"]
-    return ScoreCell(format_number(score["value"]), format_number(lookup) if lookup else "")
+def _score_cell(score: Score | None) -> ScoreCell:
+    if score is None:
+        return ScoreCell()
+    lookup = score.lookup_baseline
+    return ScoreCell(format_number(score.value), "" if lookup is None else format_number(lookup))
 
 
-def _validation_plots(scores: list[dict[str, str]], folder: Path) -> list[Plot]:
+def _validation_plots(validations: dict[int, list[Score]], folder: Path) -> list[Plot]:
     """Plot the validation score of each view over the steps."""
     plots = []
-    for view in dict.fromkeys(row["view"] for row in scores):
-        chosen = [row for row in scores if row["view"] == view]
-        metric = named_metric(chosen[0]["metric"])
+    for view in dict.fromkeys(score.view for scores in validations.values() for score in scores):
+        chosen = [
+            (step, score)
+            for step, scores in validations.items()
+            for score in scores
+            if score.view == view
+        ]
+        _, first = chosen[0]
+        metric = metric_label(first.metric)
         axes = new_axes("step", metric)
-        for shown, colour in zip(SHOWN, (BLUE, ORANGE, GREEN), strict=True):
-            line = [row for row in chosen if row["shown"] == shown]
-            steps, values = [int(row["step"]) for row in line], [float(r["value"]) for r in line]
+        for shown, colour in zip(SHOWN_AS, (BLUE, ORANGE, GREEN), strict=True):
+            line = [(step, score.value) for step, score in chosen if score.shown == shown]
+            steps, values = [step for step, _ in line], [value for _, value in line]
             axes.plot(steps, values, color=colour, marker=".", label=shown)
-        if lookup := chosen[0]["trivial"]:
-            label = "lookup baseline"
-            axes.axhline(float(lookup), color=GREY, linestyle=":", label=label)
+        if first.lookup_baseline is not None:
+            axes.axhline(first.lookup_baseline, color=GREY, linestyle=":", label="lookup baseline")
         _mark_starts(axes, folder)
         add_legend(axes)
         plots.append(finish_plot(axes, f"{_VIEW_NAMES[view]}: {metric}", "Held-out molecules."))
