@@ -270,7 +270,7 @@ def test_a_training_report_names_molecules_that_repeat(result, tmp_path):
     )
     assert "Duplicate molecules: 1 (in 2 rows)" in text
     assert "'toxic': duplicate molecules with different labels: 1 (row 3: 1, row 7: 2)" in text
-    assert "Rows of test whose molecule is also in train" in text
+    assert "Rows of the test set whose molecule is also in the training or validation set" in text
 
 
 def test_without_matplotlib_one_sentence_says_what_to_install(result, tmp_path, monkeypatch):
