@@ -65,7 +65,7 @@ class ScheduleConfig:
             )
 
     def factor(self, step: int) -> float:
-        """Share of the learning rate at a step."""
+        """Compute the factor of the learning rate at a step."""
         decay_steps = self.fall_steps or self.steps - self.warmup_steps
         return warmup_cosine(
             step,
