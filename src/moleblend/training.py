@@ -19,9 +19,9 @@ _IGNORED_WARNINGS = (
 def warmup_cosine(
     step: int,
     *,
-    warmup_steps: float,
-    decay_start: float,
-    decay_steps: float,
+    warmup_steps: int | float,
+    decay_start: int | float,
+    decay_steps: int | float,
     offset: int = 0,
 ) -> float:
     """Compute the factor of the learning rate: a linear warm-up, a plateau, then a cosine to 0.
