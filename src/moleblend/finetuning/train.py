@@ -77,19 +77,21 @@ def train(
     for sentence in prepared.describe(settings):
         say(sentence)
     with reserved(config.folder):
-        found = None
+        search_result = None
         if config.search:
-            found, data = _search_settings(
+            search_result, data = _search_settings(
                 prepared, say, search_features=has_auto_features, resume=resume
             )
-            config = found.config
-            settings = replace(prepared.settings(config, data), search=found.summary())
+            config = search_result.config
+            settings = replace(prepared.settings(config, data), search=search_result.summary())
         runs = _train_runs(prepared, config, data, say, console)
-        result = replace(aggregate_runs(config, settings, runs, prepared, data), search=found)
+        result = replace(
+            aggregate_runs(config, settings, runs, prepared, data), search=search_result
+        )
         assert result.settings.uncertainty is not None
         for note in result.settings.uncertainty.notes:
             say(f"note: {note}")
-        if found is None:
+        if search_result is None:
             remove_record(config.folder)
         seconds = round(time.monotonic() - started, 1)
         write_run_folder(
@@ -98,7 +100,7 @@ def train(
             prepared.start.views,
             {**environment, "seconds": seconds},
         )
-        if found is not None:
+        if search_result is not None:
             finish(config.folder)
     return result
 
@@ -164,7 +166,7 @@ def _search_settings(
             should_continue,
         )
 
-    found = search(
+    search_result = search(
         config,
         attempt,
         say,
@@ -175,7 +177,7 @@ def _search_settings(
         search_features=search_features,
         resume=resume,
     )
-    return found, with_features(found.config.extra_features)
+    return search_result, with_features(search_result.config.extra_features)
 
 
 def _check_run_folder(config: TrainConfig, *, resume: bool) -> None:
