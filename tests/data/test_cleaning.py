@@ -422,7 +422,7 @@ def test_the_command(tmp_path, monkeypatch, capfd):
         said = capfd.readouterr().err
         assert told in said
         assert said.count("\n") == 1
-    assert cli.main(["data", "clean", *"in.csv o.csv --duplicates first".split()]) == 2
+    assert cli.main(["data", "clean", *["in.csv", "o.csv", "--duplicates", "first"]]) == 2
     assert "first" in capfd.readouterr().err  # tyro's own error has several lines
     assert set(tmp_path.rglob("*")) == before
 

@@ -197,7 +197,7 @@ def test_a_training_report_compares_with_the_random_forest(result, tmp_path):
     assert 'class="warning"' not in page.read_text()
 
 
-def with_test_molecules(result, smiles, **changes):
+def with_test_molecules(result, smiles):
     """The same run with more test molecules, whose prediction is off by how long they are."""
     n = len(smiles)
     error = np.array([float(len(text)) for text in smiles])

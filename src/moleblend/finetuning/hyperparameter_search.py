@@ -20,6 +20,7 @@ from moleblend.config import to_dict
 from moleblend.files import alone_with, file_sha256, replacing
 from moleblend.finetuning.callbacks import ShouldContinue
 from moleblend.finetuning.config import TrainConfig
+from moleblend.model.compat import upgrade_search_record
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -50,9 +51,6 @@ _WITHOUT_EFFECT = (
     *("data", "source", "out", "search", "seeds", "ensemble", "keep_training_smiles", "forest"),
 )
 """Settings that do not change a trial, or whose files are identified by their hash."""
-
-_OLD_NAMES = {"relation": "qualifier", "figure": "score", "figures": "scores"}
-"""Earlier names of settings in search.json and of columns in search.csv."""
 
 
 @dataclass(frozen=True)
@@ -361,7 +359,7 @@ def _read_trials(
     """Read the earlier trials and check that their data and settings are the same."""
     path = config.folder / ORIGIN
     saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    saved = _with_new_names(saved)
+    saved = upgrade_search_record(saved)
     saved.pop(_IS_FINISHED, None)
     origin = _origin(config, model, space)
     changed = [name for name in {**saved, **origin} if saved.get(name) != origin.get(name)]
@@ -371,13 +369,8 @@ def _read_trials(
             f"{', '.join(changed)}; start a new search in another --out, without --resume"
         )
     with (config.folder / TRIALS).open(newline="", encoding="utf-8") as file:
-        rows = map(_with_new_names, csv.DictReader(file))
+        rows = map(upgrade_search_record, csv.DictReader(file))
         return [_parse_trial(row, space) for row in rows][: config.search]
-
-
-def _with_new_names(record: dict[str, Any]) -> dict[str, Any]:
-    """Replace earlier names of settings and columns."""
-    return {_OLD_NAMES.get(name, name): value for name, value in record.items()}
 
 
 def _parse_trial(row: dict[str, str], space: dict[str, "BaseDistribution"]) -> Trial:
