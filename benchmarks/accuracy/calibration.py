@@ -26,8 +26,8 @@ from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from benchmarks.results.csv_files import RESULTS, read_rows, write_rows
 from moleblend.chem.fingerprints import count_ecfp4, nearest_packed, packed_ecfp4
 from moleblend.data.formats import read_table
+from moleblend.data.labels.cell_values import read_numbers
 from moleblend.data.splits import Split, grouped_folds, read_split, scaffolds
-from moleblend.data.table import numbers
 from moleblend.evaluation.calibration import ProbabilityCalibration, StdCalibration
 from moleblend.evaluation.conformal import IntervalCalibration, SetCalibration
 from moleblend.evaluation.uncertainty_metrics import (
@@ -190,7 +190,7 @@ def main(options: Options) -> None:
         target, kind = SETS[name]
         table = read_table(Path(folder) / "unimol_split" / f"{name}.csv.gz")
         smiles, published, _ = read_split(table, "split", smiles="smiles")
-        label = numbers(table, target)
+        label = read_numbers(table, target)
         pool = np.sort(np.concatenate([published.train, published.validation]))
         for split_name, split in (("U", published), ("inner", inner_split(smiles, pool, seed))):
             if (name, split_name, str(seed)) in keys:

@@ -31,8 +31,9 @@ from benchmarks.speed.commands import run_timed
 from moleblend.data.datasets.catalogue import known_datasets
 from moleblend.data.datasets.fetch import read
 from moleblend.data.formats import read_table, write_table
+from moleblend.data.labels.cell_values import read_numbers
 from moleblend.data.splits import read_split, scaffold_split
-from moleblend.data.table import Rejected, numbers, read_molecules
+from moleblend.data.table import Rejected, read_molecules
 from moleblend.evaluation.metrics import binary_metrics, mean_metric, regression_metrics
 
 Protocol = Literal["U", "H"]
@@ -194,7 +195,7 @@ def prepare(name: str, protocol: Protocol, out: Path) -> Task:
     kept = sorted(set_of)
     columns: dict[str, pa.Array] = {"smiles": pa.array([texts[row] for row in kept])}
     for target in targets:
-        columns[target] = pa.array(numbers(table, target)[kept], from_pandas=True)
+        columns[target] = pa.array(read_numbers(table, target)[kept], from_pandas=True)
     columns["split"] = pa.array([set_of[row] for row in kept])
     table_of_all = pa.table(columns)
     out.mkdir(parents=True, exist_ok=True)
@@ -236,13 +237,13 @@ def train_and_predict(
         ending = "pred" if task.is_regression else "prob"
         names = [f"{target}_{ending}" for target in targets]
     table = read_table(predicted)
-    return minutes, peak_mb, np.stack([numbers(table, name) for name in names], 1)
+    return minutes, peak_mb, np.stack([read_numbers(table, name) for name in names], 1)
 
 
 def score(task: Task, predicted: Float64[np.ndarray, "m t"]) -> float:
     """Mean of the metric over the targets for which it is defined on the test set."""
     table = read_table(task.test)
-    labels = np.stack([numbers(table, name) for name in task.targets], 1)
+    labels = np.stack([read_numbers(table, name) for name in task.targets], 1)
     measure = regression_metrics if task.is_regression else binary_metrics
     metrics = [measure(predicted[:, k], labels[:, k]) for k in range(len(task.targets))]
     value = mean_metric(metrics, task.metric)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import tyro
 
 from moleblend.data.formats import read_table, write_table
-from moleblend.data.table import numbers
+from moleblend.data.labels.cell_values import read_numbers
 from moleblend.data.targets import Target
 from moleblend.evaluation.baseline import count_matrix, forest_predictions
 
@@ -44,7 +44,7 @@ def main(options: Options) -> None:
     for name in table.columns.column_names:
         if name in ("smiles", "split"):
             continue
-        labels = numbers(table, name)[train]
+        labels = read_numbers(table, name)[train]
         target, censoring = Target(name, options.kind), np.zeros(len(labels), np.int8)
         values = forest_predictions(target, x[train], labels, censoring, x[test], seed=options.seed)
         predicted[name] = pa.array(values[:, 0])

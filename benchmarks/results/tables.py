@@ -24,23 +24,21 @@ DOCS = REPOSITORY / "docs"
 def main(is_check: bool) -> int:
     """Rewrite or check the tables."""
     pages = {
-        README: {
-            "views": views(),
-            "properties": properties("U", is_short=True),
-            "step": step(),
-            "featurise": featurization(),
-            "build": build_store(),
-        },
-        DOCS / "guide.md": {"leakage": split_leakage()},
-        DOCS / "decisions.md": {"defaults": finetuning_settings()},
-        DOCS / "results.md": {
+        README: {"properties": properties("U", is_short=True)},
+        DOCS / "benchmarks.md": {
             "properties": properties("U"),
             "own splits": properties("H"),
             "costs": costs(),
             "uncertainty": uncertainty(),
+            "views": views(),
+            "step": step(),
+            "featurization": featurization(),
+            "stores": build_store(),
         },
         DOCS / "datasets.md": {"sets": datasets(), "counts": dataset_counts()},
-        DOCS / "scale.md": {"waiting": thread_waiting()},
+        DOCS / "experiment-log.md": {"fine-tuning settings": finetuning_settings()},
+        DOCS / "guide" / "data.md": {"leakage": split_leakage()},
+        DOCS / "multi-gpu.md": {"threads": thread_waiting()},
     }
     stale = [page for page, tables in pages.items() if not _write(page, tables, is_check)]
     for page in stale:

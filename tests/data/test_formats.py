@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from moleblend.chem.molecule import Molecule
 from moleblend.data.formats import read_pieces, read_table, write_table
-from moleblend.data.table import Rejected, find_smiles_column, numbers, read_molecules
+from moleblend.data.labels.cell_values import read_numbers
+from moleblend.data.table import Rejected, find_smiles_column, read_molecules
 from tests.helpers.tables import read, reason, write_file
 
 METHANOL = """methanol
@@ -124,7 +125,7 @@ def test_sdf_keeps_broken_records_and_every_property(tmp_path, name):
         {"name": "broken", "y": None, "note": "x"},
         {"name": "methanol", "y": "2", "note": None},
     ]
-    np.testing.assert_array_equal(numbers(table, "y"), [1.5, np.nan, 2])
+    np.testing.assert_array_equal(read_numbers(table, "y"), [1.5, np.nan, 2])
     first, second, third = read(table)
     assert isinstance(second, Rejected)
     assert (second.row, second.id) == (2, "broken")
@@ -343,7 +344,7 @@ def test_moleculenet_files(data_folder, name, n_rows, smiles, label, n_missing):
     assert not table.flaws
     assert find_smiles_column(table) == smiles
     if label:
-        assert np.isnan(numbers(table, label)).sum() == n_missing
+        assert np.isnan(read_numbers(table, label)).sum() == n_missing
 
 
 @pytest.mark.parametrize("n_rows", [1, 2, None])

@@ -1,6 +1,6 @@
 """A table with a defect of every kind: no row is lost, moved or made up, and each says what it is.
 
-`KINDS` states of each kind what becomes of its row; docs/guide.md has the same for readers.
+`KINDS` states of each kind what becomes of its row; docs/guide/data.md has the same for readers.
 """
 
 import csv

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from moleblend.config import from_dict, to_dict
 from moleblend.data.formats import read_table
-from moleblend.data.table import numbers
+from moleblend.data.labels.cell_values import read_numbers
 from moleblend.data.targets import Target
 from moleblend.evaluation.applicability_domain import BORDERLINE, IN_DOMAIN, OUT_OF_DOMAIN
 from moleblend.model import checkpoint
@@ -43,7 +43,7 @@ def test_the_first_golden_model_predicts_the_same():
     predictor = Predictor(GOLDEN / "model-1.safetensors")
     table = predictor.predict(expected.column("smiles").to_pylist(), views="2d")
     for name in ("gap_pred", "toxic_prob"):
-        np.testing.assert_allclose(table[name].to_numpy(), numbers(expected, name), atol=2e-5)
+        np.testing.assert_allclose(table[name].to_numpy(), read_numbers(expected, name), atol=2e-5)
     assert len(table) == 5
     assert predictor.card.notes == {"k": 1}
     assert predictor.model.config.targets[0] == Target("gap", "regression", "eV", 6.8, 1.3)
@@ -61,7 +61,9 @@ def test_the_second_golden_model_predicts_the_same():
             values = [DOMAIN_WORDS[words] for words in expected.column(name).to_pylist()]
             assert table[name].to_pylist() == values
         elif pa.types.is_floating(table[name].type):
-            np.testing.assert_allclose(table[name].to_numpy(), numbers(expected, name), rtol=1e-5)
+            np.testing.assert_allclose(
+                table[name].to_numpy(), read_numbers(expected, name), rtol=1e-5
+            )
         else:
             assert table[name].to_pylist() == expected.column(name).to_pylist()
     assert len(predictor.members) == 2

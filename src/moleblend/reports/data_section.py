@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -108,8 +108,7 @@ def data_section(
 
 def _rows_of_sets(split: Split) -> dict[str, np.ndarray]:
     """Rows of each set that is not empty."""
-    sets = {one.name: getattr(split, one.name) for one in fields(split)}
-    return {name: rows for name, rows in sets.items() if len(rows)}
+    return {name: rows for name, rows in split.sets().items() if len(rows)}
 
 
 def _labels_of_sets(column: np.ndarray, sets: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
