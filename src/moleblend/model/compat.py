@@ -6,6 +6,8 @@ Files are not changed. Their names are translated when they are read:
   model. Fields that a configuration lacks get their defaults (`config.from_dict`).
 * `metrics.json` of a run folder, of which a model file has a copy in the notes of its card: see
   `METRICS_KEYS`.
+* `validation.csv` and the saved states of a pretraining run: see `VALIDATION_COLUMNS` and
+  `CALLBACKS`.
 * `config.json` of a pretraining run: see `BLEND_KEYS`.
 * `search.json` and `search.csv` of an unfinished hyperparameter search: see `SEARCH_KEYS`.
 """
@@ -26,6 +28,12 @@ METRICS_KEYS = {
     "spread": "std",
 }
 """Former keys of `metrics.json`, and the keys of today."""
+
+VALIDATION_COLUMNS = {"trivial": "lookup_baseline"}
+"""Former columns of `validation.csv`, and the columns of today."""
+
+CALLBACKS = {"Journal": "TrainingCallback"}
+"""Former names of callbacks in a saved state, and the names of today."""
 
 SETTINGS_KEYS = {
     "sureness": "uncertainty",
@@ -180,6 +188,18 @@ def upgrade_pretrain_config(config: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(blend, dict):
         return dict(config)
     return dict(config) | {"blend": _renamed(blend, BLEND_KEYS)}
+
+
+def upgrade_validation(row: Mapping[str, str]) -> dict[str, str]:
+    """Give a row of `validation.csv` today's columns."""
+    return _renamed(row, VALIDATION_COLUMNS)
+
+
+def upgrade_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the callbacks in a saved state of a pretraining run today's names."""
+    if not isinstance(callbacks := state.get("callbacks"), dict):
+        return dict(state)
+    return dict(state) | {"callbacks": _renamed(callbacks, CALLBACKS)}
 
 
 def _renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from moleblend.files import replacing
+from moleblend.model.compat import upgrade_state
 
 LAST, BEFORE = "state.ckpt", "state.before.ckpt"
 
@@ -55,12 +56,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         map_location: Any = lambda storage, _: storage,  # noqa: ANN401
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Load a state; the former name of the callback is translated."""
-        checkpoint = super().load_checkpoint(path, map_location, weights_only)
-        callbacks = checkpoint.get("callbacks", {})
-        if "Journal" in callbacks:
-            callbacks["TrainingCallback"] = callbacks.pop("Journal")
-        return checkpoint
+        """Load a state; former names are translated."""
+        return upgrade_state(super().load_checkpoint(path, map_location, weights_only))
 
 
 def find_state(out: Path) -> tuple[SavedState | None, list[str]]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from moleblend.model.batch import Batch
 from moleblend.model.blending import Blend, BlendConfig, draw_blend, show
+from moleblend.model.compat import upgrade_validation
 from moleblend.model.functional import pair_vectors
 from moleblend.model.heads import HeadsConfig, Model, ViewPredictions
 from moleblend.model.objectives import bond_classes, path_classes
@@ -226,9 +227,8 @@ def read_validations(path: Path) -> dict[int, list[Score]]:
         raise FileNotFoundError(f"{path}: there is no such file; the run has no validation yet")
     validations: dict[int, list[Score]] = {}
     with path.open(newline="", encoding="utf-8") as file:
-        for row in DictReader(file):
-            # The column was called `trivial` in run folders of 2026-11.
-            baseline = row["lookup_baseline"] if "lookup_baseline" in row else row["trivial"]
+        for row in map(upgrade_validation, DictReader(file)):
+            baseline = row["lookup_baseline"]
             score = Score(
                 view=row["view"],
                 shown=row["shown"],

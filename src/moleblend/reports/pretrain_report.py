@@ -51,7 +51,7 @@ class ScoreRow:
     Attributes:
         view: its name.
         metric: with its unit.
-        cells: for each of `SHOWN`.
+        cells: for each of `SHOWN_AS`.
     """
 
     view: str
