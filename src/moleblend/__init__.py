@@ -5,10 +5,9 @@ model predicts all of them (MoleBLEND: Yu et al., ICLR 2024, arXiv:2307.06235).
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from moleblend.environment import set_library_defaults
+from moleblend.environment import VERSION, set_library_defaults
 
 if TYPE_CHECKING:
     from moleblend.chem.parsing import read_smiles
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from moleblend.prediction.predictor import Predictor, embed
     from moleblend.pretraining.pretrain import pretrain
 
-__version__ = version("moleblend")
+__version__ = VERSION
 
 __all__ = [
     "MoleBlendClassifier",

@@ -10,6 +10,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+VERSION = version("moleblend")
+
 _UNKNOWN = "unknown"
 
 
@@ -17,7 +19,7 @@ def set_library_defaults() -> None:
     """Set defaults of OpenMP and oneDNN, except those that the user has set.
 
     `import moleblend` calls this function, because OpenMP reads its variables when torch is
-    imported. Measurements: docs/scale.md.
+    imported. Measurements: docs/multi-gpu.md.
 
     * `GOMP_SPINCOUNT`: waiting threads go to sleep after 1,000 loops. The default is much longer:
       with another busy process on a two-core machine, pretraining is 40 times slower.
@@ -42,7 +44,7 @@ def describe_environment() -> dict[str, str]:
 
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "moleblend": version("moleblend"),
+        "moleblend": VERSION,
         "code": code_version(Path(__file__).parent),
         "python": platform.python_version(),
         "torch": torch.__version__,

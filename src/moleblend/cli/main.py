@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from moleblend import __version__
 from moleblend.cli.data_commands import data
 from moleblend.cli.terminal import (
     CONSOLE,
@@ -22,6 +21,7 @@ from moleblend.cli.terminal import (
     say,
     unknown_command,
 )
+from moleblend.environment import VERSION
 from moleblend.parallel import Engine
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         print_commands("moleblend", _PURPOSES)
         return 0
     if arguments == ["--version"]:
-        print(__version__)
+        print(VERSION)
         return 0
     try:
         if arguments[0] not in COMMANDS:

@@ -16,13 +16,13 @@ from typing import Literal
 
 import pyarrow as pa
 
-from moleblend import __version__
 from moleblend.chem.conformers import ConformerConfig, Conformers
 from moleblend.chem.molecule import FeatureVersion, Molecule, MoleculeError
 from moleblend.chem.parsing import RDKIT_VERSION
 from moleblend.data.formats import read_pieces, write_tables
 from moleblend.data.store import STORE_VERSION, pack, read_batches, write_batches, write_manifest
 from moleblend.data.table import Rejected, Table, read_molecules
+from moleblend.environment import VERSION
 from moleblend.files import PartialOutput, alone_with, file_sha256, partial_output_folder, replacing
 from moleblend.parallel import Engine, map_in_order
 
@@ -109,7 +109,7 @@ def build_store(
         raise ValueError(f"got shard_rows={shard_rows}, expected at least 1")
     tables = read_pieces(source, shard_rows)
     origin: dict[str, object] = {
-        "moleblend": __version__,
+        "moleblend": VERSION,
         "store": STORE_VERSION,
         "rdkit": RDKIT_VERSION,
         "source": file_sha256(source),

@@ -15,10 +15,10 @@ import pyarrow as pa
 import torch
 from jaxtyping import Float32
 
-from moleblend import __version__
 from moleblend.chem.parsing import RDKIT_VERSION
 from moleblend.data.formats import check_ending, read_pieces, write_tables
 from moleblend.data.table import Table
+from moleblend.environment import VERSION
 from moleblend.evaluation.conformal import check_confidence
 from moleblend.evaluation.uncertainty import CONFIDENCE
 from moleblend.files import PartialOutput, alone_with, file_sha256, replacing
@@ -343,7 +343,7 @@ class _FileRun:
     def _origin(self) -> dict[str, object]:
         """Describe everything that the output depends on; a resumed run must have the same."""
         return {
-            "moleblend": __version__,
+            "moleblend": VERSION,
             "rdkit": RDKIT_VERSION,
             "torch": str(torch.__version__),
             "command": self.command,
