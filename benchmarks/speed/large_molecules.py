@@ -6,22 +6,20 @@ Writes `benchmarks/results/large_molecules.csv`. The molecules are carbon chains
 peak memory of a process that does three steps from the packaged model, and their median time.
 """
 
-import io
 import statistics
 import sys
 import time
 
 import numpy as np
 import torch
-from rich.console import Console
 
 from benchmarks.results.csv_files import RESULTS, append_row
 from benchmarks.speed.commands import run_timed
 from moleblend.chem.parsing import read_smiles
 from moleblend.data.dataset import MoleculeDataset
 from moleblend.data.targets import Target
-from moleblend.finetuning import lightning_module as finetuning
 from moleblend.finetuning.config import TrainConfig
+from moleblend.finetuning.lightning_module import FineTuning
 from moleblend.model import checkpoint
 from moleblend.model.batch import collate
 from moleblend.model.heads import ModelConfig
@@ -33,16 +31,14 @@ BATCHES = ((30, 32), (150, 32), (400, 8))
 
 def steps(method: str, n_atoms: int, n_molecules: int) -> None:
     """Do three steps and print their median seconds."""
-    if method == "one pass":
-        finetuning._PAIRS_AT_ONCE = sys.maxsize
     source = checkpoint.load(checkpoint.packaged())
     config = ModelConfig(source.config.encoder, None, (Target("y", "regression"),))
     molecules = [read_smiles("C" * n_atoms)] * n_molecules
     labels, censoring = np.zeros((n_molecules, 1)), np.zeros((n_molecules, 1), np.int8)
     data = MoleculeDataset(molecules, labels, censoring, np.zeros((n_molecules, 0), np.float32))
     model = checkpoint.transfer(source, config).train()
-    quiet = Console(file=io.StringIO())
-    run = finetuning.FineTuning(model, TrainConfig("x"), "2d", data, data, quiet, seed=0)
+    limit = {"max_pairs": sys.maxsize} if method == "one pass" else {}
+    run = FineTuning(model, TrainConfig("x"), "2d", data, seed=0, **limit)
     arrays = (data.features, labels.astype(np.float32), censoring)
     batch = (collate(molecules), *map(torch.from_numpy, arrays))
     seconds = []

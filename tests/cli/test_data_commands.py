@@ -116,7 +116,7 @@ def test_export(capfd: Capture, folder: Path) -> None:
     ogb_zip(zipped)
     run(capfd, "export pcqm4mv2 pcqm.parquet")
     assert pq.read_table("pcqm.parquet").column_names == ["index", "smiles", "gap", "split"]
-    assert "the name of the output" in run(capfd, "export pcqm4mv2 pcqm.csv", code=2)[1]
+    assert "output name that ends in" in run(capfd, "export pcqm4mv2 pcqm.csv", code=2)[1]
     assert "data fetch qm9" in run(capfd, "export qm9 qm9.csv", code=2)[1]
     assert not Path("pcqm.csv").exists()
 

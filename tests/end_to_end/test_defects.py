@@ -1,4 +1,4 @@
-"""A table with a defect of every kind: no row is lost, moved or made up, and each says what it is.
+"""A table with a defect of every kind: no row is lost, moved or invented, and each has a reason.
 
 `KINDS` states of each kind what becomes of its row; docs/guide/data.md has the same for readers.
 """
@@ -17,9 +17,11 @@ import pytest
 
 from moleblend.chem.parsing import read_smiles
 from moleblend.cli import main as cli
+from moleblend.data.dataset import MoleculeDataset
 from moleblend.finetuning import run as runs
 from moleblend.finetuning import train
 from moleblend.finetuning.lightning_module import FineTuning
+from moleblend.finetuning.trainer import TrainedModel
 from moleblend.prediction.predictor import Predictor
 from tests.helpers.molecules import QM9
 
@@ -47,7 +49,7 @@ class Kind:
         reason: part of the reason, of a row that is not `ok`.
         written: canonical SMILES of what is read; that of `smiles` if empty.
         learnt: label that is learnt, NaN where there is none.
-        bound: 1 or -1 where it is one.
+        censoring: 1 or -1 where the label is censored.
         problem: part of what is said of the label's cell.
         line: the row as a csv line, of {key}, {smiles} and {y}, where the structure is the defect.
         cells: what the malformed line gives; empty strings are added.
@@ -62,7 +64,7 @@ class Kind:
     reason: str = ""
     written: str = ""
     learnt: float = OWN
-    bound: int = 0
+    censoring: int = 0
     problem: str = ""
     line: str = ""
     cells: tuple[str, ...] = ()
@@ -84,8 +86,8 @@ def bad(label: str, problem: str) -> Kind:
     return Kind(f"label {label!r}", label=label, learnt=np.nan, problem=problem)
 
 
-def value(label: str, learnt: float, bound: int = 0) -> Kind:
-    return Kind(f"label {label!r}", label=label, learnt=learnt, bound=bound)
+def value(label: str, learnt: float, censoring: int = 0) -> Kind:
+    return Kind(f"label {label!r}", label=label, learnt=learnt, censoring=censoring)
 
 
 def malformed(name: str, line: str, reason: str, *cells: str) -> Kind:
@@ -260,28 +262,28 @@ def files(folder: Path) -> dict[str, tuple[Path, list[Planted]]]:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a training learnt and tested, as it was handed on."""
+    """The training and validation sets of each model, and the results."""
 
-    learnt: list[FineTuning]
+    sets: list[MoleculeDataset]
     results: list[train.TrainResult]
 
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
-    found = Seen([], [])
-    fit, whole = runs.fit, train.train
+    seen = Seen([], [])
+    fit, original_train = runs.fit, train.train
 
-    def watched_fit(run: FineTuning) -> None:
-        found.learnt.append(run)
-        fit(run)
+    def watched_fit(module: FineTuning, validation: MoleculeDataset, *others: Any) -> TrainedModel:
+        seen.sets.extend([module.training_set, validation])
+        return fit(module, validation, *others)
 
     def watched_train(*arguments: Any, **named: Any) -> train.TrainResult:
-        found.results.append(whole(*arguments, **named))
-        return found.results[-1]
+        seen.results.append(original_train(*arguments, **named))
+        return seen.results[-1]
 
     monkeypatch.setattr(runs, "fit", watched_fit)
     monkeypatch.setattr(train, "train", watched_train)
-    return found
+    return seen
 
 
 def run(*arguments: object) -> None:
@@ -311,24 +313,25 @@ def check_training(rows: list[Planted], out: Path, seen: Seen) -> None:
         assert bool(row["reason"]) == (status != "ok")
         assert bool(row["labels"]) == bool(kind.problem)
         assert kind.problem in row["labels"], (kind.name, row)
-        assert bool(row["part"]) == is_usable(expected), (kind.name, row)
+        assert bool(row["set"]) == is_usable(expected), (kind.name, row)
 
-    for run in seen.learnt:
-        for part in (run.training_set, run.validation_set):
-            for molecule, label, bound in zip(
-                part.molecules, part.labels[:, 0], part.censoring[:, 0], strict=True
-            ):
-                check_label(rows, molecule.id, molecule.smiles, label, bound)
+    for dataset in seen.sets:
+        for molecule, label, censoring in zip(
+            dataset.molecules, dataset.labels[:, 0], dataset.censoring[:, 0], strict=True
+        ):
+            check_label(rows, molecule.id, molecule.smiles, label, censoring)
     (result,) = seen.results
-    assert result.censoring is not None
-    for row, label, bound in zip(result.parts.test, result.labels, result.censoring, strict=True):
-        check_label(rows, f"row {row + 1}", "", label[0], bound[0])
+    predictions = result.predictions
+    for row, label, censoring in zip(
+        result.table.split.test, predictions.labels, predictions.censoring, strict=True
+    ):
+        check_label(rows, f"row {row + 1}", "", label[0], censoring[0])
 
 
-def check_label(rows: list[Planted], name: str, smiles: str, label: float, bound: int) -> None:
+def check_label(rows: list[Planted], name: str, smiles: str, label: float, censoring: int) -> None:
     row = rows[int(name.removeprefix("row ")) - 1]
     assert is_usable(row)
-    assert (label, bound) == (row.label, row.kind.bound), row
+    assert (label, censoring) == (row.label, row.kind.censoring), row
     if smiles:
         assert smiles == (row.kind.written or read_smiles(row.cells[1]).smiles), row
 
@@ -367,7 +370,7 @@ def test_a_csv_table_with_a_defect_of_every_kind(
     assert len(KINDS) == len({kind.name for kind in KINDS}) >= 60
     run("train", path, *TINY, "--folds", "3", "--out", "run")
     check_training(rows, tmp_path / "run", seen)
-    assert len(seen.results[0].parts.test) == sum(map(is_usable, rows))
+    assert len(seen.results[0].table.split.test) == sum(map(is_usable, rows))
     model = tmp_path / "run" / "model.safetensors"
     run("predict", model, path, "predicted.csv")
     out = rows_of(tmp_path / "predicted.csv")
@@ -388,8 +391,8 @@ def test_the_same_in_other_formats(
     run("train", path, *TINY, "--out", "run")
     check_training(rows, tmp_path / "run", seen)
     model = tmp_path / "run" / "model.safetensors"
-    for verb, out in (("predict", f"predicted{ending}"), ("embed", f"embedded{ending}")):
-        run(verb, model, path, out)
+    for command, out in (("predict", f"predicted{ending}"), ("embed", f"embedded{ending}")):
+        run(command, model, path, out)
     if ending == ".tsv":
         out = rows_of(tmp_path / "predicted.tsv")
         predicted = floats([row["y_pred"] for row in out])
@@ -415,7 +418,7 @@ def test_rows_without_a_geometry_beside_rows_with_one(
     (tmp_path / "defects.csv").write_bytes(text_of(rows, ","))
     run("train", "defects.csv", *TINY, "--conformers", "1", "--out", "run")
     check_training(rows, tmp_path / "run", seen)
-    learnt = [molecule for run in seen.learnt for molecule in run.training_set.molecules]
+    learnt = [molecule for dataset in seen.sets for molecule in dataset.molecules]
     assert {molecule.n_conformers for molecule in learnt} <= {0, 1}
     assert sum(molecule.n_conformers for molecule in learnt) > 50
     run("predict", tmp_path / "run" / "model.safetensors", "defects.csv", "predicted.csv")

@@ -121,8 +121,22 @@ def test_former_names_are_translated_and_all_else_stays():
             "compared": {"gain": {"gain": 0.1, "is_beyond_noise": True, "n": 9}},
         },
         "uncertainty": {"test": {"y": {"ranked_by": "spread"}, "z": {"ranked_by": "distance"}}},
-        "spread": {"n": 3, "test": {"y": {"n_bounds": 0}}},
-        "choices": {"sureness": {"notes": []}, "seed": 0},
+        "spread": {
+            "n": 3,
+            "test": {"y": {"n_bounds": 0, "MAE": {"mean": 1.0, "sd": 0.5}}},
+            "test_of_random_forest": {"y": {"MAE": {"mean": 2.0, "sd": None}}},
+        },
+        "choices": {
+            "sureness": {"notes": []},
+            "seed": 0,
+            "rows": 9,
+            "usable": 8,
+            "parts": {"train": 8},
+            "relations": {},
+            "repeats": {"rows": 2},
+            "targets": {"rows": {"n_bounds": 1, "n_labels": 8}},
+            "search": {"figure": 0.5, "figure_of_trial_1": 0.4, "found": {"ema": 0.9}},
+        },
     }
     before = json.dumps(metrics)
     today = {
@@ -134,8 +148,22 @@ def test_former_names_are_translated_and_all_else_stays():
             "comparison": {"gain": {"improvement": 0.1, "is_significant": True, "n": 9}},
         },
         "uncertainty": {"test": {"y": {"ranked_by": "std"}, "z": {"ranked_by": "distance"}}},
-        "std": {"n": 3, "test": {"y": {"n_censored": 0}}},
-        "settings": {"uncertainty": {"notes": []}, "seed": 0},
+        "std": {
+            "n": 3,
+            "test": {"y": {"n_censored": 0, "MAE": {"mean": 1.0, "std": 0.5}}},
+            "baseline_test": {"y": {"MAE": {"mean": 2.0, "std": None}}},
+        },
+        "settings": {
+            "uncertainty": {"notes": []},
+            "seed": 0,
+            "n_rows": 9,
+            "n_usable": 8,
+            "set_sizes": {"train": 8},
+            "qualifiers": {},
+            "duplicates": {"rows": 2},
+            "targets": {"rows": {"n_censored": 1, "n_labels": 8}},
+            "search": {"score": 0.5, "score_of_trial_1": 0.4, "best_settings": {"ema": 0.9}},
+        },
     }
     assert upgrade_metrics(metrics) == today
     assert upgrade_metrics(today) == today

@@ -5,13 +5,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moleblend.data.duplicates import find_duplicates
+from moleblend.data.duplicates import Duplicates, find_duplicates
 from moleblend.data.splits import Split
 from moleblend.data.targets import Target
 from moleblend.evaluation.applicability_domain import IN_DOMAIN, DomainScores
 from moleblend.evaluation.baseline import BaselineResult
 from moleblend.evaluation.comparison import Comparison
 from moleblend.evaluation.metrics import binary_metrics, regression_metrics
+from moleblend.evaluation.uncertainty import Uncertainty
+from moleblend.finetuning.callbacks import EpochHistory
+from moleblend.finetuning.resolved_settings import ResolvedSettings, TargetSettings
+from moleblend.finetuning.results import (
+    BaselineComparison,
+    LabelledPredictions,
+    TableSummary,
+)
+from moleblend.finetuning.run import Evaluation
 from moleblend.finetuning.train import TrainConfig, TrainResult
 from moleblend.model import checkpoint
 from moleblend.model.encoder import EncoderConfig
@@ -29,6 +38,28 @@ TARGETS = (
     Target("one class", "binary"),
 )
 LABELS = np.array([[1.0, 0, 1], [3.0, 1, 1], [np.nan, 1, 1], [5.0, 0, np.nan]])
+SETTINGS = ResolvedSettings(
+    smiles="smiles",
+    targets={},
+    targets_from="flag",
+    left_out={},
+    qualifiers={},
+    n_rows=10,
+    n_usable=8,
+    split="scaffold",
+    folds=0,
+    set_sizes={"train": 2, "validation": 2, "test": 4},
+    fold_sizes=(),
+    views="2d",
+    source="scratch",
+    features=(),
+    freeze=False,
+    seeds=1,
+    ensemble=1,
+    epoch_from="the last",
+    threshold_from="validation",
+    notes=(),
+)
 PREDICTED = np.array([[1.5, 0.2, 0.9], [3.0, 0.8, 0.9], [9.0, 0.1, 0.9], [4.5, 0.15, 0.9]])
 
 
@@ -58,19 +89,30 @@ def result(tmp_path):
     ]
     rows = [Row(None, "invalid", "a < b is no SMILES"), Row(None, "too_large", "600 atoms")]
     rows += [Row(None, "ok")] * 8
+    split = Split(np.array([2, 3]), np.array([4, 5]), np.array([6, 7, 8, 9]))
+    constant = {TARGETS[0].name: regression_metrics(np.ones(4), LABELS[:, 0])}
     return TrainResult(
         config=config,
+        settings=SETTINGS,
         model=model,
         targets=TARGETS,
-        validation=metrics,
-        test=metrics,
-        trivial={TARGETS[0].name: regression_metrics(np.ones(4), LABELS[:, 0])},
-        history=history,
-        kept_epoch=2,
-        parts=Split(np.array([2, 3]), np.array([4, 5]), np.array([6, 7, 8, 9])),
-        predicted=PREDICTED,
-        labels=LABELS,
-        rows=rows,
+        uncertainty=Uncertainty(),
+        domain=None,
+        evaluation=Evaluation(metrics, metrics, constant),
+        uncertainty_metrics={},
+        statistics={},
+        predictions=LabelledPredictions(
+            smiles=(),
+            labels=LABELS,
+            censoring=np.zeros(LABELS.shape, np.int8),
+            predicted=PREDICTED,
+            uncalibrated=PREDICTED,
+            estimates={},
+            domain_scores=DomainScores.unknown(0),
+        ),
+        baseline=BaselineComparison(BaselineResult(), (), ""),
+        table=TableSummary(rows, np.full((10, 3), np.nan), split, Duplicates()),
+        histories=(EpochHistory(tuple(history), 2, 0.625),),
     )
 
 
@@ -101,8 +143,9 @@ def test_a_training_report_accounts_for_the_rows(result, tmp_path):
 
 def test_a_training_report_says_whether_validation_still_improves(result, tmp_path):
     for last, is_improving in ((0.625, True), (0.502, False), (0.4, False)):
-        history = [result.history[0], result.history[1] | {"validation": last}]
-        page = write_train_report(replace(result, history=history), tmp_path / "report.html")
+        first, second = result.histories[0].epochs
+        history = EpochHistory((first, second | {"validation": last}), 2, last)
+        page = write_train_report(replace(result, histories=(history,)), tmp_path / "report.html")
         assert ("Validation still improved in the last epoch." in words(page)) == is_improving
 
 
@@ -132,7 +175,7 @@ def test_a_training_report_compares_with_the_random_forest(result, tmp_path):
         {TARGETS[0].name: forest, "toxic": binary_metrics(predicted[:, 1], LABELS[:, 1])},
         {"one class": "of a reason"},
     )
-    shown = replace(result, baseline=baseline, comparisons=(COMPARISON,), forest_note="fewer trees")
+    shown = replace(result, baseline=BaselineComparison(baseline, (COMPARISON,), "fewer trees"))
     page = write_train_report(shown, tmp_path / "report.html")
     rows = table_rows(page)
     assert rows[0][4] == "random forest, test"
@@ -148,12 +191,13 @@ def test_a_training_report_compares_with_the_random_forest(result, tmp_path):
     assert "The random forest has 7 trees" in text
     assert "random forest" in pictures(page)["toxic: ROC-AUC 0.5"]
     won = replace(COMPARISON, improvement=0.25, low=0.1, high=0.4)
-    page = write_train_report(replace(shown, comparisons=(won,)), tmp_path / "2.html")
+    shown = replace(shown, baseline=replace(shown.baseline, comparisons=(won,)))
+    page = write_train_report(shown, tmp_path / "2.html")
     assert "toxic: the model is better" in words(page)
     assert 'class="warning"' not in page.read_text()
 
 
-def with_test_molecules(result, smiles, **changes):
+def with_test_molecules(result, smiles):
     """The same run with more test molecules, whose prediction is off by how long they are."""
     n = len(smiles)
     error = np.array([float(len(text)) for text in smiles])
@@ -166,15 +210,17 @@ def with_test_molecules(result, smiles, **changes):
         np.arange(n) + 100,
         ["CC" if k else "" for k in range(n)],
     )
-    return replace(
-        result,
+    predictions = LabelledPredictions(
         smiles=tuple(smiles),
         labels=labels,
+        censoring=np.zeros(labels.shape, np.int8),
         predicted=predicted,
-        scores=near,
-        parts=replace(result.parts, test=np.arange(n) + 1000),
-        **changes,
+        uncalibrated=predicted,
+        estimates={},
+        domain_scores=near,
     )
+    split = replace(result.table.split, test=np.arange(n) + 1000)
+    return replace(result, predictions=predictions, table=replace(result.table, split=split))
 
 
 def test_a_training_report_analyses_errors(result, tmp_path):
@@ -201,7 +247,8 @@ def test_too_few_test_molecules_say_so(result, tmp_path):
     text = words(write_train_report(few, tmp_path / "report.html"))
     assert "No group of test molecules has 5 members" in text
     assert "There are too few test molecules to plot errors over the distance to the" in text
-    lost = replace(few, scores=DomainScores.unknown(4))
+    unknown = DomainScores.unknown(4)
+    lost = replace(few, predictions=replace(few.predictions, domain_scores=unknown))
     text = words(write_train_report(lost, tmp_path / "2.html"))
     assert "The distance to the training set is not known" in text
     assert "nearest training molecule" not in text
@@ -210,7 +257,8 @@ def test_too_few_test_molecules_say_so(result, tmp_path):
 
 def test_a_training_molecule_is_named_by_its_row_alone_where_none_is_kept(result, tmp_path):
     kept = with_test_molecules(result, ["CCO", "CCN", "c1ccccc1", "CO"])
-    hidden = replace(kept, scores=replace(kept.scores, smiles=[""] * 4))
+    scores = replace(kept.predictions.domain_scores, smiles=[""] * 4)
+    hidden = replace(kept, predictions=replace(kept.predictions, domain_scores=scores))
     assert "<code>CC</code>" in write_train_report(kept, tmp_path / "1.html").read_text()
     page = write_train_report(hidden, tmp_path / "2.html")
     assert "<code>CC</code>" not in page.read_text()
@@ -218,10 +266,10 @@ def test_a_training_molecule_is_named_by_its_row_alone_where_none_is_kept(result
 
 
 def test_every_run_has_its_learning_curve(tmp_path):
-    write(tmp_path / "table.csv", smiles=CHAINS, y=N_CARBONS, part=PARTS)
+    write(tmp_path / "table.csv", smiles=CHAINS, y=N_CARBONS, set=PARTS)
     for flags, n_thin, text in (
-        ({"split": "part"}, 0, "The dotted line marks the kept epoch"),
-        ({"split": "part", "seeds": 2}, 1, "Thick line: the first of 2 seeds; the dotted line"),
+        ({"split": "set"}, 0, "The dotted line marks the kept epoch"),
+        ({"split": "set", "seeds": 2}, 1, "Thick line: the first of 2 seeds; the dotted line"),
         (
             {"split": "random", "folds": 3, "ensemble": 2},
             5,
@@ -245,9 +293,24 @@ def test_a_training_report_shows_the_labels_of_each_set(result, tmp_path):
     measured = np.full((10, 3), np.nan)
     measured[2:, 0] = np.arange(8.0)
     measured[2:, 1] = [0, 0, 0, 1, 0, 1, 1, 1]
-    text = {"n_labels": 8, "n_bounds": 1, "n_bad_cells": 2}
-    choices = {"targets": {target.name: text for target in TARGETS}}
-    shown = replace(result, measured=measured, choices=choices)
+    settings = replace(
+        result.settings,
+        targets={
+            target.name: TargetSettings(
+                kind=target.kind,
+                unit=target.unit,
+                unit_from="",
+                log10=False,
+                classes=(),
+                n_labels=8,
+                n_censored=1,
+                n_approximate=0,
+                n_bad_cells=2,
+            )
+            for target in TARGETS
+        },
+    )
+    shown = replace(result, table=replace(result.table, labels=measured), settings=settings)
     page = write_train_report(shown, tmp_path / "report.html")
     rows = table_rows(page)
     assert ["toxic", "binary", "8", "1", "0", "2"] in rows
@@ -266,11 +329,14 @@ def test_a_training_report_names_molecules_that_repeat(result, tmp_path):
         [Split(np.array([0]), np.array([], np.int64), np.array([1]))],
     )
     text = words(
-        write_train_report(replace(result, duplicates=duplicates), tmp_path / "report.html")
+        write_train_report(
+            replace(result, table=replace(result.table, duplicates=duplicates)),
+            tmp_path / "report.html",
+        )
     )
     assert "Duplicate molecules: 1 (in 2 rows)" in text
     assert "'toxic': duplicate molecules with different labels: 1 (row 3: 1, row 7: 2)" in text
-    assert "Rows of test whose molecule is also in train" in text
+    assert "Rows of the test set whose molecule is also in the training or validation set" in text
 
 
 def test_without_matplotlib_one_sentence_says_what_to_install(result, tmp_path, monkeypatch):

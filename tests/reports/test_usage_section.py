@@ -22,9 +22,9 @@ def test_every_command_runs(tmp_path, monkeypatch, kind):
         targets = {"y": [("a", "b", "c")[k % 3] for k in range(len(CHAINS))]}
     if kind == "many":
         targets = {f"t {k}": HAS_OXYGEN for k in range(5)}
-    write(tmp_path / "table.csv", smiles=CHAINS, part=PARTS, **targets)
+    write(tmp_path / "table.csv", smiles=CHAINS, set=PARTS, **targets)
     features = ("ecfp4", "descriptors") if kind == "descriptors" else ("auto",)
-    result, _, _ = trained(tmp_path, split="part", target=tuple(targets), features=features)
+    result, _, _ = trained(tmp_path, split="set", target=tuple(targets), features=features)
     page = write_train_report(result, tmp_path / "report.html")
     write(tmp_path / "molecules.csv", smiles=["CCO", "CCN", "nonsense"])
     monkeypatch.chdir(tmp_path)
@@ -42,13 +42,13 @@ def test_every_command_runs(tmp_path, monkeypatch, kind):
     assert names["table"].num_rows == 2
     assert len(names["frame"]) == 3
     assert names["vectors"].shape == (2, 16)
-    for name in result.choices["prediction_columns"]:
+    for name in result.settings.prediction_columns:
         assert name in names["frame"].columns
 
 
 def test_computed_geometries_need_a_guard_in_a_script(tmp_path):
-    write(tmp_path / "table.csv", smiles=CHAINS, y=N_CARBONS, part=PARTS)
-    result, _, _ = trained(tmp_path, split="part")
+    write(tmp_path / "table.csv", smiles=CHAINS, y=N_CARBONS, set=PARTS)
+    result, _, _ = trained(tmp_path, split="set")
     page = write_train_report(result, tmp_path / "report.html")
     assert "__main__" not in words(page)
     computed = replace(result, config=replace(result.config, conformers=1))

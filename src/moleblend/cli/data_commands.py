@@ -13,7 +13,7 @@ from rich.table import Table as RichTable
 from moleblend.chem.molecule import FeatureVersion
 from moleblend.cli.dataset_commands import DATASET_COMMANDS
 from moleblend.cli.terminal import (
-    SHOWN,
+    CONSOLE,
     Argument,
     call,
     check_out,
@@ -21,6 +21,7 @@ from moleblend.cli.terminal import (
     progress,
     say,
     say_some,
+    unknown_command,
 )
 from moleblend.parallel import Engine
 
@@ -35,9 +36,7 @@ def data(arguments: list[str]) -> None:
         )
         return
     if arguments[0] not in DATA_COMMANDS:
-        raise ValueError(
-            f"unknown command 'data {arguments[0]}'; available: {', '.join(DATA_COMMANDS)}"
-        )
+        raise unknown_command(f"data {arguments[0]}", DATA_COMMANDS)
     function, _ = DATA_COMMANDS[arguments[0]]
     function(arguments[1:])
 
@@ -213,14 +212,14 @@ def _leakage(
         cells.setdefault(one.kind, []).append(count)
     for kind, counts in cells.items():
         shared.add_row(kind, *counts)
-    SHOWN.print(shared)
+    CONSOLE.print(shared)
     near = RichTable(title="Tanimoto similarity (ECFP4) to the nearest training molecule")
     near.add_column("set")
     for heading in QUANTILES:
         near.add_column(heading, justify="right")
     for part in result.nearest:
         near.add_row(part.part, *(f"{value:.2f}" for value in part.quantiles.values()))
-    SHOWN.print(near)
+    CONSOLE.print(near)
     if file is not None:
         with replacing(file) as temporary:
             temporary.write_text(json.dumps(result.to_dict()) + "\n", encoding="utf-8")

@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from moleblend.cli.terminal import SHOWN, Argument, call, check_out, say
+from moleblend.cli.terminal import CONSOLE, Argument, call, check_out, say
 
 
 def _list() -> None:
@@ -52,7 +52,9 @@ def _fetch(name: Argument[str], out: Path | None = None) -> None:
     from moleblend.data.datasets.fetch import fetch
 
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=SHOWN, transient=True, disable=not SHOWN.is_terminal) as bar:
+    with Progress(
+        *columns, console=CONSOLE, transient=True, disable=not CONSOLE.is_terminal
+    ) as bar:
         task = bar.add_task(name, total=None)
         path = fetch(name, out, lambda done, size: bar.update(task, completed=done, total=size))
     say(f"{name} is at {path}")
@@ -74,7 +76,7 @@ def _check(names: Argument[tuple[str, ...]] = (), processes: int | None = None) 
     columns = ("set", "rows", "molecules", "literature", "labels", "hash", "defects")
     table = RichTable(*columns)
     differences: list[str] = []
-    with Progress(console=SHOWN, transient=True, disable=not SHOWN.is_terminal) as bar:
+    with Progress(console=CONSOLE, transient=True, disable=not CONSOLE.is_terminal) as bar:
         for name in names or filter(is_here, known_datasets()):
             task = bar.add_task(name, total=None)
             result = check(

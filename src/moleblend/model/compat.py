@@ -9,6 +9,7 @@ Files are not changed. Their names are translated when they are read:
 * `validation.csv` and the saved states of a pretraining run: see `VALIDATION_COLUMNS` and
   `CALLBACKS`.
 * `config.json` of a pretraining run: see `BLEND_KEYS`.
+* `search.json` and `search.csv` of an unfinished hyperparameter search: see `SEARCH_KEYS`.
 """
 
 from collections.abc import Mapping
@@ -34,8 +35,31 @@ VALIDATION_COLUMNS = {"trivial": "lookup_baseline"}
 CALLBACKS = {"Journal": "TrainingCallback"}
 """Former names of callbacks in a saved state, and the names of today."""
 
-SETTINGS_KEYS = {"sureness": "uncertainty"}
+SETTINGS_KEYS = {
+    "sureness": "uncertainty",
+    "relations": "qualifiers",
+    "rows": "n_rows",
+    "usable": "n_usable",
+    "parts": "set_sizes",
+    "repeats": "duplicates",
+}
 """Former keys of the settings in `metrics.json`, and the keys of today."""
+
+TARGET_SETTINGS_KEYS = {"n_bounds": "n_censored"}
+"""Former keys of a target in the settings, and the keys of today."""
+
+SEARCH_SUMMARY_KEYS = {
+    "figure": "score",
+    "figure_of_trial_1": "score_of_trial_1",
+    "found": "best_settings",
+}
+"""Former keys of the search in the settings, and the keys of today."""
+
+SEARCH_KEYS = {"relation": "qualifier", "figure": "score", "figures": "scores"}
+"""Former settings in `search.json` and columns of `search.csv`, and the names of today."""
+
+STATISTICS_KEYS = {"test_of_random_forest": "baseline_test"}
+"""Former keys of the statistics over runs in `metrics.json`, and the keys of today."""
 
 TARGET_METRICS_KEYS = {"bounds respected": "censored labels respected", "n_bounds": "n_censored"}
 """Former names of metrics of a target, and the names of today."""
@@ -79,8 +103,8 @@ def upgrade_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     upgraded = _with_target_metrics(_renamed(metrics, METRICS_KEYS))
     for name, upgrade in (
         ("constant_baseline", lambda values: _each_renamed(values, TARGET_METRICS_KEYS)),
-        ("std", _with_target_metrics),
-        ("settings", lambda values: _renamed(values, SETTINGS_KEYS)),
+        ("std", _upgrade_statistics),
+        ("settings", _upgrade_settings),
         ("baseline", _upgrade_baseline),
         ("uncertainty", _upgrade_uncertainty),
     ):
@@ -97,6 +121,34 @@ def _with_target_metrics(values: dict[str, Any]) -> dict[str, Any]:
         if isinstance(values.get(name), dict)
     }
     return values | sets
+
+
+def _upgrade_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    upgraded = _renamed(settings, SETTINGS_KEYS)
+    if isinstance(targets := upgraded.get("targets"), dict):
+        upgraded["targets"] = _each_renamed(targets, TARGET_SETTINGS_KEYS)
+    if isinstance(search := upgraded.get("search"), dict):
+        upgraded["search"] = _renamed(search, SEARCH_SUMMARY_KEYS)
+    return upgraded
+
+
+def _upgrade_statistics(statistics: dict[str, Any]) -> dict[str, Any]:
+    """Rename the sets, the metrics of all targets, and the standard deviation of each metric."""
+    upgraded = _with_target_metrics(_renamed(statistics, STATISTICS_KEYS))
+    for name, targets in upgraded.items():
+        if isinstance(targets, dict):
+            upgraded[name] = {
+                target: _each_renamed(metrics, {"sd": "std"})
+                if isinstance(metrics, dict)
+                else metrics
+                for target, metrics in targets.items()
+            }
+    return upgraded
+
+
+def upgrade_search_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Give `search.json`, or a row of `search.csv`, today's names."""
+    return _renamed(record, SEARCH_KEYS)
 
 
 def _upgrade_baseline(baseline: dict[str, Any]) -> dict[str, Any]:

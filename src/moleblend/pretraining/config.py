@@ -1,6 +1,5 @@
 """Configuration of a pretraining run, as a recipe file contains it."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -10,6 +9,7 @@ from moleblend.model.blending import BlendConfig
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Readout
 from moleblend.model.objectives import ObjectiveConfig
+from moleblend.training import warmup_cosine
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,14 @@ class ScheduleConfig:
             )
 
     def factor(self, step: int) -> float:
-        """Share of the learning rate at a step."""
-        if step < self.warmup_steps:
-            return step / self.warmup_steps
-        n_falling = self.fall_steps or self.steps - self.warmup_steps
-        fallen = (step - (self.steps - n_falling)) / n_falling
-        return 0.5 * (1 + math.cos(math.pi * min(max(fallen, 0.0), 1.0)))
+        """Compute the factor of the learning rate at a step."""
+        decay_steps = self.fall_steps or self.steps - self.warmup_steps
+        return warmup_cosine(
+            step,
+            warmup_steps=self.warmup_steps,
+            decay_start=self.steps - decay_steps,
+            decay_steps=decay_steps,
+        )
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,9 @@ from moleblend.pretraining.pretrain import (
     new_model,
     open_store,
 )
-from moleblend.pretraining.trainer import make_trainer, quiet_lightning
+from moleblend.pretraining.trainer import make_trainer
 from moleblend.pretraining.validation import score_views
+from moleblend.training import quiet_lightning
 
 _N_TIMED = 12
 """Number of timed steps, in addition to the step with the largest batch."""

@@ -35,10 +35,11 @@ from moleblend.pretraining.data_loader import (
     collate_for_heads,
 )
 from moleblend.pretraining.trackers import open_trackers, require_trackers
-from moleblend.pretraining.trainer import first_process_first, make_trainer, quiet_lightning
+from moleblend.pretraining.trainer import first_process_first, make_trainer
 from moleblend.pretraining.training_state import LAST, find_state, make_last
 from moleblend.pretraining.validation import Score, read_scores, score_table
 from moleblend.pretraining.validator import Validator
+from moleblend.training import exit_as_interrupt, quiet_lightning
 
 _OUTPUTS = ("config.json", LAST, "log.csv", "validation.csv", "model.safetensors", "report.html")
 
@@ -150,10 +151,8 @@ def pretrain(
         held.enter_context(quiet_lightning())
         trainer.loggers = open_trackers(config, step)
         run = Pretraining(model, config, dataset, callback)
-        try:
+        with exit_as_interrupt():
             trainer.fit(run, ckpt_path=out / LAST if state else None, weights_only=True)
-        except SystemExit as stopped:  # what Lightning makes of Ctrl-C and SIGTERM
-            raise KeyboardInterrupt from stopped
     if callback.interrupts.is_interrupted:
         raise KeyboardInterrupt
     return PretrainResult(

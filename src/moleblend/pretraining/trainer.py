@@ -1,8 +1,6 @@
 """The Lightning trainer of a pretraining run: devices, strategy and precision."""
 
-import logging
 import os
-import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Literal
@@ -19,6 +17,7 @@ from moleblend.model.encoder import Layer
 from moleblend.model.heads import Model
 from moleblend.pretraining.config import PretrainConfig
 from moleblend.pretraining.training_state import AtomicCheckpointIO
+from moleblend.training import quiet_lightning
 
 _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "fp32": "32-true",
@@ -59,28 +58,27 @@ def make_trainer(config: PretrainConfig, n_steps: int | None = None) -> pl.Train
     # Lightning would replace fp16 by bf16 on a CPU, although torch supports it.
     is_by_hand = config.precision == "fp16" and on_cpu
     by_hand = [MixedPrecision("16-mixed", "cpu")] if is_by_hand else []
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     try:
-        return pl.Trainer(
-            accelerator=config.device,
-            devices=n_devices,
-            num_nodes=config.nodes,
-            strategy=strategy,
-            precision=None if by_hand else _PRECISIONS[config.precision],
-            plugins=[AtomicCheckpointIO(), *by_hand],
-            accumulate_grad_batches=config.accumulate,
-            use_distributed_sampler=False,
-            max_steps=config.schedule.steps if n_steps is None else n_steps,
-            max_epochs=-1,
-            gradient_clip_val=config.schedule.clip_norm,
-            logger=False,
-            log_every_n_steps=1,  # the journal decides; Lightning warns of runs shorter than this
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            limit_val_batches=0,
-        )
+        with quiet_lightning():
+            return pl.Trainer(
+                accelerator=config.device,
+                devices=n_devices,
+                num_nodes=config.nodes,
+                strategy=strategy,
+                precision=None if by_hand else _PRECISIONS[config.precision],
+                plugins=[AtomicCheckpointIO(), *by_hand],
+                accumulate_grad_batches=config.accumulate,
+                use_distributed_sampler=False,
+                max_steps=config.schedule.steps if n_steps is None else n_steps,
+                max_epochs=-1,
+                gradient_clip_val=config.schedule.clip_norm,
+                logger=False,
+                log_every_n_steps=1,  # Lightning warns of runs with fewer steps than this
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                limit_val_batches=0,
+            )
     except (MisconfigurationException, ValueError) as error:
         raise ValueError(f"{n_devices} devices: {' '.join(str(error).split())}") from error
 
@@ -125,16 +123,3 @@ def first_process_first(trainer: pl.Trainer) -> Generator[None, None, None]:
     yield
     if trainer.is_global_zero:
         strategy.barrier()
-
-
-@contextmanager
-def quiet_lightning() -> Generator[None, None, None]:
-    """Let Lightning say only what concerns the user."""
-    with warnings.catch_warnings():
-        # Batches are made in the training process on purpose: for small molecules that is fastest.
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        # Lightning 2.6 asks torch 2.13 in a way that torch has renamed.
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-        # With fp16 a first step whose gradients overflow is left out, and torch wonders.
-        warnings.filterwarnings("ignore", message=".*lr_scheduler.step\\(\\)` before.*")
-        yield

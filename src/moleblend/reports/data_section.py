@@ -1,15 +1,15 @@
 """Data section of a training report: rows, sets, labels and duplicate molecules."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from moleblend.data.duplicates import Duplicates
 from moleblend.data.splits import Split
 from moleblend.data.targets import Target, class_names
+from moleblend.finetuning.resolved_settings import ResolvedSettings, TargetSettings
 from moleblend.prediction.inputs import Row
 from moleblend.reports.html_page import Table, in_parentheses
 from moleblend.reports.plots import (
@@ -58,8 +58,8 @@ def data_section(
     rows: Sequence[Row],
     split: Split,
     targets: Sequence[Target],
-    measured: np.ndarray | None,
-    settings: dict[str, Any],
+    measured: np.ndarray,
+    settings: ResolvedSettings,
     duplicates: Duplicates,
 ) -> DataSection:
     """Summarise rows, sets, labels and duplicates.
@@ -83,9 +83,8 @@ def data_section(
     sets = _rows_of_sets(split)
     labels = classes = None
     plots: list[Plot] = []
-    counts = settings.get("targets", {})
-    if measured is not None and counts:
-        labels = _label_table(targets, counts, len(rows))
+    if settings.targets:
+        labels = _label_table(targets, settings.targets, len(rows))
         known = [_labels_of_sets(measured[:, k], sets) for k in range(len(targets))]
         classes = _class_table(targets, known, list(sets))
         plots = [
@@ -98,7 +97,7 @@ def data_section(
         n_usable=sum(map(len, sets.values())),
         statuses=Table(("status", "rows", "first reasons"), statuses, is_text=True),
         sets=Table(("set", "molecules"), [(name, f"{len(one):,}") for name, one in sets.items()]),
-        n_folds=settings.get("folds", 0),
+        n_folds=settings.folds,
         duplicates=duplicates.sentences(),
         labels=labels,
         classes=classes,
@@ -117,12 +116,14 @@ def _labels_of_sets(column: np.ndarray, sets: dict[str, np.ndarray]) -> dict[str
     return {name: values[~np.isnan(values)] for name, values in labels.items()}
 
 
-def _label_table(targets: Sequence[Target], counts: dict[str, Any], n_rows: int) -> Table:
+def _label_table(
+    targets: Sequence[Target], counts: Mapping[str, TargetSettings], n_rows: int
+) -> Table:
     rows = []
     for target in targets:
         count = counts[target.name]
-        n_labels, n_bad = count["n_labels"], count["n_bad_cells"]
-        cells = (n_labels, count["n_bounds"], n_rows - n_labels - n_bad, n_bad)
+        n_labels, n_bad = count.n_labels, count.n_bad_cells
+        cells = (n_labels, count.n_censored, n_rows - n_labels - n_bad, n_bad)
         rows.append([target.name, target.kind, *(f"{n:,}" for n in cells)])
     return Table(("target", "task", "labels", "censored", "missing", "unreadable cells"), rows)
 

@@ -110,9 +110,9 @@ def write_demo_report(shown: Demonstration, path: Path) -> Path:
         title="moleblend: a demonstration",
         target=target,
         n_pretrained_on=shown.n_pretrained_on,
-        n_train=len(run.parts.train),
-        n_validation=len(run.parts.validation),
-        n_test=len(run.parts.test),
+        n_train=len(run.table.split.train),
+        n_validation=len(run.table.split.validation),
+        n_test=len(run.table.split.test),
         comparison=_comparison_table(shown),
         gain=_gain(shown),
         comparison_plots=_comparison_plots(shown),
@@ -144,7 +144,7 @@ def _comparison_table(shown: Demonstration) -> Table:
     ):
         validation = run.validation[target.name]["MAE"]
         rows.append((name, f"{validation:.3f}", *_test_cells(run.test[target.name])))
-    constant = shown.from_random.trivial[target.name]
+    constant = shown.from_random.evaluation.constant_baseline[target.name]
     rows.append(("constant baseline (mean)", "–", *_test_cells(constant)))
     unit = target.unit
     head = (
@@ -167,7 +167,7 @@ def _gain(shown: Demonstration) -> Gain:
 
 
 def _absolute_errors(run: TrainResult) -> Float64[np.ndarray, " m"]:
-    return np.abs(run.predicted[:, 0] - run.labels[:, 0])
+    return np.abs(run.predictions.predicted[:, 0] - run.predictions.labels[:, 0])
 
 
 def _comparison_plots(shown: Demonstration) -> list[Plot]:
@@ -179,11 +179,20 @@ def _comparison_plots(shown: Demonstration) -> list[Plot]:
     plots = []
     for name, run, colour in runs:
         title = f"{name}: MAE {format_number(run.test[target.name]['MAE'])} {target.unit}"
-        plots.append(parity_plot(run.predicted[:, 0], run.labels[:, 0], target, title, colour))
+        plots.append(
+            parity_plot(
+                run.predictions.predicted[:, 0], run.predictions.labels[:, 0], target, title, colour
+            )
+        )
     axes = new_axes("epoch", "", height=3.6)
     for name, run, colour in runs:
-        epochs = [epoch["epoch"] for epoch in run.history]
-        axes.plot(epochs, [epoch["validation"] for epoch in run.history], color=colour, label=name)
+        epochs = [epoch["epoch"] for epoch in run.histories[0].epochs]
+        axes.plot(
+            epochs,
+            [epoch["validation"] for epoch in run.histories[0].epochs],
+            color=colour,
+            label=name,
+        )
     add_legend(axes)
     caption = "Both runs have the same settings. Each keeps its best epoch."
     plots.append(finish_plot(axes, validation_metric(shown.from_random), caption))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from moleblend.finetuning.hyperparameter_search import FIGURE, NOTE, Search, Trial
+from moleblend.finetuning.hyperparameter_search import NOTE, SCORE, Search, Trial
 from moleblend.reports.html_page import Table, format_number
 from moleblend.reports.plots import BLUE, GREY, ORANGE, Plot, add_legend, finish_plot, new_axes
 
@@ -46,14 +46,14 @@ def search_section(search: Search) -> SearchSection:
     """Summarise a hyperparameter search."""
     first, states = search.trials[0], [trial.state for trial in search.trials]
     finished = [trial for trial in search.trials if trial.state == "done"]
-    best = sorted(finished, key=lambda trial: -trial.figure)[:_MOST_TRIALS]
+    best = sorted(finished, key=lambda trial: -trial.score)[:_MOST_TRIALS]
     shown = best + [trial for trial in search.trials[:1] if trial not in best]
     names = list(search.best.settings)
     rows = [
         [
             str(trial.number),
             *(_setting(trial, name) for name in names),
-            format_number(trial.figure) if trial.figures else "failed",
+            format_number(trial.score) if trial.scores else "failed",
         ]
         for trial in shown
     ]
@@ -64,9 +64,9 @@ def search_section(search: Search) -> SearchSection:
         n_shown=len(best),
         n_finished=len(finished),
         best=search.best.number,
-        best_score=search.best.figure,
-        first_score=first.figure if first.figures else None,
-        score=FIGURE,
+        best_score=search.best.score,
+        first_score=first.score if first.scores else None,
+        score=SCORE,
         note=NOTE,
         trials=Table(["trial", *names, "validation score"], rows),
         plot=_plot(search, finished),
@@ -83,13 +83,13 @@ def _plot(search: Search, finished: list[Trial]) -> Plot:
     axes = new_axes("trial", "validation score")
     for state, colour, label in (("done", BLUE, "finished"), ("stopped", GREY, "stopped early")):
         chosen = [trial for trial in search.trials if trial.state == state]
-        numbers, scores = [t.number for t in chosen], [t.figure for t in chosen]
+        numbers, scores = [t.number for t in chosen], [t.score for t in chosen]
         axes.scatter(numbers, scores, s=18, color=colour, label=label)
-    best = [max(t.figure for t in finished[: k + 1]) for k in range(len(finished))]
+    best = [max(t.score for t in finished[: k + 1]) for k in range(len(finished))]
     numbers = [trial.number for trial in finished]
     axes.step(numbers, best, where="post", color=ORANGE, label="best so far")
-    if search.trials[0].figures:
-        first = search.trials[0].figure
+    if search.trials[0].scores:
+        first = search.trials[0].score
         axes.axhline(first, color=GREY, linewidth=1, linestyle=":", label="initial settings")
     axes.xaxis.get_major_locator().set_params(integer=True)
     add_legend(axes)

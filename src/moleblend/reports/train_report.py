@@ -91,8 +91,10 @@ def write_train_report(result: TrainResult, path: Path) -> Path:
         ValueError: matplotlib is not installed.
     """
     config, targets = result.config, result.targets
+    evaluation, baseline, table = result.evaluation, result.baseline, result.table
+    uncertainty = result.settings.uncertainty
     test_uncertainty = result.uncertainty_metrics.get("test", {})
-    forest_notes = [f"{name}: {why}" for name, why in result.baseline.not_trained.items()]
+    forest_notes = [f"{name}: {why}" for name, why in baseline.forest.not_trained.items()]
     return write_page(
         path,
         "train_report.html",
@@ -100,48 +102,50 @@ def write_train_report(result: TrainResult, path: Path) -> Path:
         header=_header(result),
         summary=summarise_run(
             targets,
-            result.test,
-            result.trivial,
-            result.comparisons,
+            evaluation.test,
+            evaluation.constant_baseline,
+            baseline.comparisons,
             test_uncertainty,
             _data_facts(result),
             epochs=config.epochs,
-            still_improving=_is_still_improving(result.history, validation_metric(result)),
+            still_improving=_is_still_improving(
+                result.histories[0].epochs, validation_metric(result)
+            ),
         ),
         metrics=_metrics_table(result),
         prediction_plots=_prediction_plots(result),
-        n_trees=result.baseline.n_trees if result.baseline.test else 0,
-        comparisons=summarise(result.comparisons) if config.forest else [],
+        n_trees=baseline.forest.n_trees if baseline.forest.test else 0,
+        comparisons=summarise(baseline.comparisons) if config.forest else [],
         forest_description=(
-            describe_forest(targets, result.baseline)
-            if config.forest and result.baseline.test
+            describe_forest(targets, baseline.forest)
+            if config.forest and baseline.forest.test
             else ""
         ),
-        forest_note=result.forest_note if config.forest else "",
+        forest_note=baseline.note if config.forest else "",
         forest_failures=forest_notes if config.forest else [],
-        uncertainty_notes=result.choices.get("sureness", {}).get("notes", []),
+        uncertainty_notes=[] if uncertainty is None else list(uncertainty.notes),
         uncertainty=uncertainty_section(targets, test_uncertainty, result.uncertainty),
         errors=error_analysis_section(targets, _tested(result)),
         n_targets=len(targets),
         training_plots=_training_plots(result),
         search=None if result.search is None else search_section(result.search),
         data=data_section(
-            result.rows,
-            result.parts,
+            table.rows,
+            table.split,
             targets,
-            result.measured,
-            result.choices,
-            result.duplicates,
+            table.labels,
+            result.settings,
+            table.duplicates,
         ),
         usage=usage_section(
             result.model,
             config,
             targets,
-            result.choices,
+            result.settings.prediction_columns,
             result.domain,
             has_intervals=bool(result.uncertainty.values or result.uncertainty.classes),
         ),
-        settings=flat_settings(to_dict(config) | {"resolved": result.choices}),
+        settings=flat_settings(to_dict(config) | {"resolved": result.settings.to_dict()}),
     )
 
 
@@ -152,10 +156,10 @@ def _header(result: TrainResult) -> RunHeader:
         source=config.source,
         views=checkpoint.read_card(result.model).views,
         split=config.split,
-        features=config.joined,
-        n_test=len(result.labels),
+        features=config.extra_features,
+        n_test=len(result.predictions.labels),
         kept_epoch=result.kept_epoch,
-        n_epochs=len(result.history),
+        n_epochs=len(result.histories[0].epochs),
         keeps_best=bool(config.patience),
         n_folds=config.folds,
         n_members=config.ensemble,
@@ -163,31 +167,31 @@ def _header(result: TrainResult) -> RunHeader:
 
 
 def _tested(result: TrainResult) -> TestedMolecules:
-    censoring = result.censoring
+    predictions = result.predictions
     return TestedMolecules(
-        rows=result.parts.test,
-        smiles=result.smiles,
-        labels=result.labels,
-        censoring=np.zeros(result.labels.shape, np.int8) if censoring is None else censoring,
-        predicted=result.predicted,
-        scores=result.scores,
-        estimates=result.said,
+        rows=result.table.split.test,
+        smiles=predictions.smiles,
+        labels=predictions.labels,
+        censoring=predictions.censoring,
+        predicted=predictions.predicted,
+        scores=predictions.domain_scores,
+        estimates=predictions.estimates,
     )
 
 
 def _data_facts(result: TrainResult) -> DataFacts:
     """Count what the summary warns of."""
-    n_training = None
-    if result.measured is not None and len(result.parts.train):
-        n_training = int((~np.isnan(result.measured[result.parts.train])).sum(0).min())
-    targets = result.choices.get("targets", {}).values()
+    n_training, table = None, result.table
+    if len(table.split.train):
+        n_training = int((~np.isnan(table.labels[table.split.train])).sum(0).min())
+    targets = result.settings.targets.values()
     return DataFacts(
         n_training_labels=n_training,
-        n_conflicts=len({one.rows for one in result.duplicates.contradictions}),
-        n_known_test_rows=len(result.duplicates.known_test_rows),
-        n_unusable_rows=sum(not row.status.startswith("ok") for row in result.rows),
-        n_unreadable_cells=sum(target["n_bad_cells"] for target in targets),
-        domain=result.scores.category,
+        n_conflicts=len({one.rows for one in table.duplicates.contradictions}),
+        n_known_test_rows=len(table.duplicates.known_test_rows),
+        n_unusable_rows=sum(not row.status.startswith("ok") for row in table.rows),
+        n_unreadable_cells=sum(target.n_bad_cells for target in targets),
+        domain=result.predictions.domain_scores.category,
     )
 
 
@@ -198,27 +202,27 @@ def _metrics_table(result: TrainResult) -> Table:
         is_named = target.unit in target.name  # also where there is no unit
         name = target.name if is_named else f"{target.name}{in_parentheses(target.unit)}"
         test = result.test[target.name]
-        constant = _constant_metrics(test, result.trivial.get(target.name))
+        constant = _constant_metrics(test, result.evaluation.constant_baseline.get(target.name))
         for metric, value in test.items():
             if metric in _COUNTS:
                 continue
             validation = format_number(result.validation[target.name].get(metric))
             row = [name, metric.replace("R2", "R²"), validation, format_number(value)]
-            if result.spread:
-                over_runs = result.spread["test"][target.name][metric]
-                mean, std = format_number(over_runs["mean"]), format_number(over_runs["sd"])
+            if result.statistics:
+                over_runs = result.statistics["test"][target.name][metric]
+                mean, std = format_number(over_runs["mean"]), format_number(over_runs["std"])
                 row.append(f"{mean} ± {std}")
-            if result.baseline.test:
-                forest = result.baseline.test.get(target.name, {})
+            if result.baseline.forest.test:
+                forest = result.baseline.forest.test.get(target.name, {})
                 row.append(format_number(forest[metric]) if metric in forest else "–")
             row.append(format_number(constant[metric]) if metric in constant else "–")
             n_labels = test["n_censored" if metric == "censored labels respected" else "n"]
             rows.append([*row, format_number(n_labels)])
     head = ["target", "metric", "validation", "test"]
-    if result.spread:
+    if result.statistics:
         repeats = "folds" if result.config.folds else "seeds"
         head.append(f"test, mean ± std over {len(result.runs)} {repeats}")
-    if result.baseline.test:
+    if result.baseline.forest.test:
         head.append("random forest, test")
     return Table([*head, "constant baseline, test", "test labels"], rows)
 
@@ -243,22 +247,20 @@ def _constant_metrics(test: Metrics, regression: Metrics | None) -> Metrics:
 def _prediction_plots(result: TrainResult) -> list[Plot]:
     """Plot predicted over measured values, or ROC and precision-recall curves, of some targets."""
     plots = []
-    slices = output_slices(result.targets)
+    slices, predictions = output_slices(result.targets), result.predictions
+    forest = result.baseline.forest
     for k, target in enumerate(result.targets[:MOST_TARGETS_PLOTTED]):
-        predicted, label = result.predicted[:, slices[k].start], result.labels[:, k]
-        is_known = ~np.isnan(label)
-        if result.censoring is not None:
-            is_known &= result.censoring[:, k] == 0
+        predicted, label = predictions.predicted[:, slices[k].start], predictions.labels[:, k]
+        is_known = ~np.isnan(label) & (predictions.censoring[:, k] == 0)
         predicted, label = predicted[is_known], label[is_known]
         if target.kind == "regression" and len(label):
             mae = format_number(result.test[target.name]["MAE"])
             title = f"{target.name}: MAE {mae} {target.unit}".strip()
             plots.append(parity_plot(predicted, label, target, title))
         elif target.kind == "binary" and len(np.unique(label)) == 2:
-            ranked = result.predicted if result.raw is None else result.raw
-            scores = {"model": ranked[is_known, slices[k].start]}
-            if target.name in result.baseline.test:
-                scores["random forest"] = result.baseline.predicted[is_known, slices[k].start]
+            scores = {"model": predictions.uncalibrated[is_known, slices[k].start]}
+            if target.name in forest.test:
+                scores["random forest"] = forest.predicted[is_known, slices[k].start]
             plots += _ranking_plots(scores, label, target.name, result.test[target.name])
     return plots
 
@@ -327,7 +329,7 @@ def _ranking_plots(
 
 def _training_plots(result: TrainResult) -> list[Plot]:
     """Plot the curves of the first run, and thin curves of all other runs and members."""
-    histories = [history for run in result.runs for history in run.histories] or [result.history]
+    histories = [history.epochs for history in result.histories]
     caption = f"The dotted line marks the kept epoch, {result.kept_epoch}."
     if len(histories) > 1:
         config = result.config
@@ -355,7 +357,7 @@ def _training_plots(result: TrainResult) -> list[Plot]:
 
 
 def validation_metric(result: TrainResult) -> str:
-    """Name the validation metric of `TrainResult.history`."""
+    """Name the validation metric of `TrainResult.histories`."""
     defined = {
         name
         for metrics in result.validation.values()

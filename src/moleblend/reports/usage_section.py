@@ -4,7 +4,6 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from moleblend.data.targets import Target
 from moleblend.evaluation.applicability_domain import ApplicabilityDomain
@@ -39,7 +38,7 @@ def usage_section(
     model: Path,
     config: TrainConfig,
     targets: Sequence[Target],
-    settings: dict[str, Any],
+    prediction_columns: Sequence[str],
     domain: ApplicabilityDomain | None,
     *,
     has_intervals: bool,
@@ -50,7 +49,7 @@ def usage_section(
         model: path of the model file.
         config: of the run.
         targets: of the model.
-        settings: of the run, see `resolve_settings`.
+        prediction_columns: columns that `predict` adds to a table.
         domain: applicability domain of the model; None if there is none.
         has_intervals: the model gives intervals or sets of classes.
     """
@@ -58,7 +57,7 @@ def usage_section(
     predict = f"moleblend predict {file} molecules.csv predictions.csv"
     shell = [predict, f"{predict} --confidence 0.8"] if has_intervals else [predict]
     not_explained = ""
-    if "descriptors" in config.joined:
+    if "descriptors" in config.extra_features:
         not_explained = "descriptors"
     elif any(target.kind == "multiclass" for target in targets):
         not_explained = "multiclass"
@@ -81,7 +80,7 @@ def usage_section(
         has_intervals=has_intervals,
         not_explained=not_explained,
         needs_main_guard=bool(config.conformers),
-        columns=_columns(targets, domain, settings.get("prediction_columns", [])),
+        columns=_columns(targets, domain, prediction_columns),
     )
 
 
