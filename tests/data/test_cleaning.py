@@ -238,7 +238,7 @@ def test_qualifiers_beside_a_label_are_read_and_move_with_it(tmp_path):
     assert column(cleaned, "Standard Value") == ["13", "7", "2.5", "9", "1"]
     assert column(cleaned, "Standard Relation") == ["=", "<", "=", ">", ""]
     assert "qualifiers of 'Standard Value' are read from column" in cleaned.notes[0]
-    ignored = clean(table, replace(config, relation="none"), ["Standard Value"])
+    ignored = clean(table, replace(config, qualifier="none"), ["Standard Value"])
     assert column(ignored, "Standard Value") == ["12", "7", "2.5", "5"]
     assert column(ignored, "Standard Relation") == [">", "=", "=", ">"]
 

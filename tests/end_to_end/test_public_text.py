@@ -43,7 +43,7 @@ NOT_USED = {
 # Text in which a pattern is meant as it is written.
 ALLOWED = {
     "{spread,random}": "a value of --encoder.kernel-start",
-    "`spread` over 0 to 10 Å": "the same value, explained",
+    "10 Å (`spread`)": "the same value, explained",
     "(default: spread)": "the same value",
     "upper bounds": "limits of a measured time",
     "distance bounds": "RDKit's bounds matrix",

@@ -62,7 +62,7 @@ class CleaningConfig:
             target.
         outliers: robust z-score (3.5 is usual) above which an exact label is flagged; 0 flags none.
             Outliers are never removed.
-        relation: column of qualifiers (>, <) of the target; auto detects it by name, none ignores
+        qualifier: column of qualifiers (>, <) of the target; auto detects it by name, none ignores
             such columns.
     """
 
@@ -74,7 +74,7 @@ class CleaningConfig:
     duplicates: Duplicates = "off"
     tolerance: float = 0.0
     outliers: float = 0.0
-    relation: str = "auto"
+    qualifier: str = "auto"
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
@@ -209,7 +209,7 @@ def clean(
             "a molecule that changes; clean a table without this column"
         )
     columns, name, items = read_with_smiles(table, smiles)
-    labels = _read_labels(table, targets, name, config.relation)
+    labels = _read_labels(table, targets, name, config.qualifier)
     rows = [
         _standardise(item, text, config)
         for item, text in zip(items, columns.column(name).to_pylist(), strict=True)
@@ -289,7 +289,7 @@ class _Merging:
     n_not_merged: int
 
 
-def _read_labels(table: Table, targets: Sequence[str], smiles: str, relation: str) -> _Labels:
+def _read_labels(table: Table, targets: Sequence[str], smiles: str, qualifier: str) -> _Labels:
     """Read the labels and their qualifiers as `moleblend train` does; a column may be empty."""
     cells = TableCells(table)
     label_columns = []
@@ -303,11 +303,11 @@ def _read_labels(table: Table, targets: Sequence[str], smiles: str, relation: st
             label_columns.append(read_label_column(cells, target))
     if not targets:
         return _Labels((), cells, {}, ())
-    others = {smiles, relation}
+    others = {smiles, qualifier}
     columns, relations, notes = read_qualifiers(
         cells,
         label_columns,
-        relation,
+        qualifier,
         others,
         lambda: measured_columns(cells, {*targets, *others}),
     )

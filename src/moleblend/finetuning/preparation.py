@@ -182,7 +182,7 @@ def _read_targets(table: Table, smiles: str, config: TrainConfig) -> TargetColum
         tasks=config.task,
         units=config.units,
         log_scale=config.log_scale,
-        relation=config.qualifier,
+        qualifier=config.qualifier,
         not_targets=[smiles, *([config.split] if config.split not in SPLITS else [])],
     )
     check_names(

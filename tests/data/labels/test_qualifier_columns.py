@@ -23,8 +23,8 @@ def table(columns: dict[str, list]) -> Table:
     return Table(Path("assay.csv"), pa.table({"smiles": ["C"] * 6} | given))
 
 
-def read(columns: dict[str, list], *targets: str, relation: str = "auto") -> TargetColumns:
-    return read_target_columns(table(columns), targets, relation=relation, not_targets=["smiles"])
+def read(columns: dict[str, list], *targets: str, qualifier: str = "auto") -> TargetColumns:
+    return read_target_columns(table(columns), targets, qualifier=qualifier, not_targets=["smiles"])
 
 
 def test_qualifiers_of_the_only_target_censor_it_and_this_is_reported() -> None:
@@ -37,14 +37,14 @@ def test_qualifiers_of_the_only_target_censor_it_and_this_is_reported() -> None:
     (note,) = target_columns.notes
     assert note == (
         "the qualifiers of 'Standard Value' are read from column 'Standard Relation'; "
-        "--relation none ignores it"
+        "--qualifier none ignores it"
     )
     cell_notes = notes_of_cells(table(columns), target_columns.label_columns[0])
     assert "censored labels, such as >10: 3;" in cell_notes[0]
 
 
 def test_none_ignores_them_and_equal_signs_censor_nothing() -> None:
-    target_columns = read({"Relation": QUALIFIERS, "Value": VALUES}, relation="none")
+    target_columns = read({"Relation": QUALIFIERS, "Value": VALUES}, qualifier="none")
     assert (target_columns.relations, target_columns.notes) == ({}, ())
     assert not target_columns.censoring.any()
     equal = read({"Relation": ["="] * 5 + ["~"], "Value": VALUES})
@@ -63,7 +63,7 @@ def test_none_ignores_them_and_equal_signs_censor_nothing() -> None:
         (
             {"sign": QUALIFIERS, "op": QUALIFIERS, "Ki": VALUES},
             (),
-            "2 such columns may belong to 'Ki'; --rel",
+            "2 such columns may belong to 'Ki'; --qual",
         ),
         (
             {"sign": QUALIFIERS, "Ki": VALUES, "IC50": OTHERS},
@@ -109,7 +109,7 @@ def test_names_assign_qualifiers_to_targets() -> None:
 
 
 def test_a_named_column_is_read_whatever_it_is_called() -> None:
-    target_columns = read({"flag": QUALIFIERS, "pIC50": VALUES}, relation="flag")
+    target_columns = read({"flag": QUALIFIERS, "pIC50": VALUES}, qualifier="flag")
     assert target_columns.relations == {"pIC50": "flag"}
     assert target_columns.censoring[:, 0].tolist() == CENSORING
 
@@ -125,7 +125,7 @@ def test_other_spellings_of_qualifiers(qualifiers: list) -> None:
 def test_a_contradicting_or_unknown_qualifier_makes_the_label_missing(relation: str) -> None:
     cells = ["<10", ">20", "30.5", "65", ">55", "~45"]
     columns = {"sign": [">", ">", "approx", "=", None, "~"], "Value": cells}
-    target_columns = read(columns, relation=relation)
+    target_columns = read(columns, qualifier=relation)
     np.testing.assert_equal(target_columns.values[:, 0], [NAN, 20, NAN, 65, 55, 45])
     assert target_columns.censoring[:, 0].tolist() == [0, 1, 0, 0, 1, 0]
     assert target_columns.label_columns[0].n_approximate == 1
@@ -139,25 +139,25 @@ def test_a_contradicting_or_unknown_qualifier_makes_the_label_missing(relation: 
 def test_impossible_requests_are_refused_in_a_sentence() -> None:
     columns = {"sign": QUALIFIERS, "Ki": VALUES, "IC50": OTHERS, "y": ["0", "1"] * 3}
     with pytest.raises(
-        ValueError, match=r"--relation 'sign' needs exactly one regression target, got"
+        ValueError, match=r"--qualifier 'sign' needs exactly one regression target, got"
     ):
-        read(columns, "Ki", "IC50", relation="sign")
+        read(columns, "Ki", "IC50", qualifier="sign")
     with pytest.raises(ValueError, match=r"'sign' needs exactly one regression .* 'y' \(binary\)"):
-        read(columns, "y", relation="sign")
+        read(columns, "y", qualifier="sign")
     with pytest.raises(ValueError, match="no column 'relation'"):
-        read(columns, "Ki", relation="relation")
+        read(columns, "Ki", qualifier="relation")
     note = {"note": ["a", "b"] * 3, "Ki": VALUES}
     with pytest.raises(ValueError, match="should hold qualifiers such as >, = and <, got 'a', 'b'"):
-        read(note, "Ki", relation="note")
+        read(note, "Ki", qualifier="note")
     lists = {"note": [[1.0]] * 6, "Ki": VALUES}
     with pytest.raises(ValueError, match="should hold qualifiers such as >, = and <, got lists"):
-        read(lists, "Ki", relation="note")
+        read(lists, "Ki", qualifier="note")
     other = {"rel": ["="] * 5 + ["<"], "Ki": [f">{value}" for value in VALUES]}
     with pytest.raises(
         ValueError, match=r"row 1: labels of 'Ki' and their qualifiers in 'rel' do not"
     ):
         read(other)
-    assert read(other, relation="none").censoring[:, 0].tolist() == [1] * 6
+    assert read(other, qualifier="none").censoring[:, 0].tolist() == [1] * 6
 
 
 UNITS = ["nM"] * 5 + [None]

@@ -101,7 +101,7 @@ def test_a_column_may_be_called_none_or_auto() -> None:
     for name in ("none", "auto"):
         assert targets_of(table(**{name: VALUES})) == (name,)
         assert (
-            read_target_columns(table(**{name: VALUES}), relation=name).label_columns[0].name
+            read_target_columns(table(**{name: VALUES}), qualifier=name).label_columns[0].name
             == name
         )
 

@@ -35,7 +35,7 @@ _UNIT_WORDS = frozenset(["unit", "units"])
 def read_qualifiers(
     table_cells: TableCells,
     label_columns: Sequence[LabelColumn],
-    relation: str,
+    qualifier_column: str,
     not_qualifiers: Collection[str],
     other_measured: Callable[[], Sequence[str]],
 ) -> tuple[tuple[LabelColumn, ...], dict[str, str], list[str]]:
@@ -44,8 +44,8 @@ def read_qualifiers(
     Args:
         table_cells: cells of the table.
         label_columns: labels of each target.
-        relation: name of the column with the qualifiers of the only, numeric target. `auto` uses a
-            column whose name contains the name of its target (`IC50_relation`, `Standard
+        qualifier_column: name of the column with the qualifiers of the only, numeric target. `auto`
+            uses a column whose name contains the name of its target (`IC50_relation`, `Standard
             Relation`), or that can belong to no other column. `none` reads no such column.
         not_qualifiers: columns with another purpose.
         other_measured: returns the columns that look measured, but are not targets.
@@ -58,17 +58,20 @@ def read_qualifiers(
             labels, or it was named for several targets or for classes.
     """
     by_name = {label_column.name: label_column for label_column in label_columns}
-    if relation not in ("auto", "none"):
+    if qualifier_column not in ("auto", "none"):
         if len(by_name) > 1 or label_columns[0].kind != "regression":
             kinds = ", ".join(f"{m.name!r} ({m.kind})" for m in label_columns)
             raise ValueError(
-                f"--relation {relation!r} needs exactly one regression target, got {kinds}; with "
-                "several targets, write qualifiers into the cells of the labels, such as >10000"
+                f"--qualifier {qualifier_column!r} needs exactly one regression target, got "
+                f"{kinds}; with several targets, write qualifiers into the cells of the labels, "
+                "such as >10000"
             )
-        censored = _censored(table_cells, label_columns[0], relation)
-        return (censored,), {censored.name: relation}, []
+        censored = _censored(table_cells, label_columns[0], qualifier_column)
+        return (censored,), {censored.name: qualifier_column}, []
     columns = (
-        {} if relation == "none" else _qualifier_columns(table_cells, {*by_name, *not_qualifiers})
+        {}
+        if qualifier_column == "none"
+        else _qualifier_columns(table_cells, {*by_name, *not_qualifiers})
     )
     if not columns:
         return tuple(label_columns), {}, []
@@ -90,7 +93,7 @@ def read_qualifiers(
         by_name[owner] = _censored(table_cells, by_name[owner], column)
         relations[owner] = column
         notes.append(
-            f"the qualifiers of {owner!r} are read from column {column!r}; --relation none "
+            f"the qualifiers of {owner!r} are read from column {column!r}; --qualifier none "
             "ignores it"
         )
     return tuple(by_name.values()), relations, notes
@@ -203,17 +206,17 @@ def _doubt(owner: str, label_column: LabelColumn | None, n_columns: int) -> str:
     """Explain why a column of qualifiers is not used; empty if it is used."""
     if label_column is None:
         return (
-            "its target is ambiguous; --relation assigns it to the only target, otherwise censored "
-            "labels are used as exact values"
+            "its target is ambiguous; --qualifier assigns it to the only target, otherwise "
+            "censored labels are used as exact values"
         )
     if label_column.kind != "regression":
         return f"{owner!r} has classes, which cannot be censored"
     if n_columns > 1:
-        return f"{n_columns} such columns may belong to {owner!r}; --relation COLUMN selects one"
+        return f"{n_columns} such columns may belong to {owner!r}; --qualifier COLUMN selects one"
     if may_be_negative_log(owner):
         return (
             f"{owner!r} may be a negative logarithm, for which > of the value itself means <; "
-            f"--relation uses it if the qualifiers belong to {owner!r}, otherwise censored labels "
+            f"--qualifier uses it if the qualifiers belong to {owner!r}, otherwise censored labels "
             "are used as exact values"
         )
     return ""
@@ -255,7 +258,7 @@ def _censored(table_cells: TableCells, label_column: LabelColumn, name: str) -> 
         raise ValueError(
             f"{table.source}, {table.place(first)}: labels of {label_column.name!r} and their "
             f"qualifiers in {name!r} do not match ({problem}), in {len(problems):,} of "
-            f"{len(labelled):,} labels; --relation none ignores {name!r}"
+            f"{len(labelled):,} labels; --qualifier none ignores {name!r}"
         )
     values = label_column.values.copy()
     values[list(problems)], censoring[list(problems)] = np.nan, 0

@@ -164,7 +164,7 @@ def read_target_columns(
     tasks: Sequence[Task] = ("auto",),
     units: Sequence[str] = (),
     log_scale: Sequence[str] = (),
-    relation: str = "auto",
+    qualifier: str = "auto",
     not_targets: Sequence[str] = (),
 ) -> TargetColumns:
     """Read the labels of a table. Each column is read once.
@@ -175,7 +175,7 @@ def read_target_columns(
         tasks: the kind of each target, or one kind for all.
         units: of each target; by default from column names and columns of units.
         log_scale: targets on whose logarithm the model will be trained.
-        relation: the column of qualifiers, see `qualifier_columns.read_qualifiers`.
+        qualifier: the column of qualifiers, see `qualifier_columns.read_qualifiers`.
         not_targets: columns with another purpose: the SMILES, the split.
 
     Raises:
@@ -185,8 +185,8 @@ def read_target_columns(
     table_cells = TableCells(table)
     left_out: dict[str, str] = {}
     notes: list[str] = []
-    if relation not in ("auto", "none"):
-        not_targets = [*not_targets, relation]
+    if qualifier not in ("auto", "none"):
+        not_targets = [*not_targets, qualifier]
     if not targets:
         targets, left_out, notes = find_targets(table_cells, not_targets)
     for argument, given in (("units", units), ("tasks", tasks if len(tasks) > 1 else ())):
@@ -212,7 +212,7 @@ def read_target_columns(
         return measured_columns(table_cells, {*targets, *not_targets})
 
     label_columns, relations, qualifier_notes = read_qualifiers(
-        table_cells, label_columns, relation, not_targets, other_measured
+        table_cells, label_columns, qualifier, not_targets, other_measured
     )
     target_units, units_from, unit_notes = read_units(
         table_cells, label_columns, units, not_targets, other_measured
