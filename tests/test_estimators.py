@@ -238,7 +238,7 @@ def test_no_model_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         lambda: MoleBlendEmbedder().transform(["C"]),
         lambda: Predictor("packaged"),
     ):
-        with pytest.raises(FileNotFoundError, match="no pretrained model comes with this copy"):
+        with pytest.raises(FileNotFoundError, match="this copy of moleblend has no packaged model"):
             call()
 
 

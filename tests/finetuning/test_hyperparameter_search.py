@@ -348,4 +348,4 @@ def test_the_command(
     assert "continuing after 2 earlier trials" in printed
     assert "trial 3 of 3" in printed
     page = Path("runs/chains/report.html").read_text()
-    assert "Search of the settings" in page
+    assert "Hyperparameter search" in page

@@ -94,7 +94,7 @@ def test_molecules_that_repeat_are_told_and_recorded(tmp_path):
     result, output, metrics = trained(tmp_path, split="set")
     assert "note: duplicate molecules: 2 (in 4 rows)" in output
     assert "'y': duplicate molecules with different labels: 1 (row 6: 2, row 62: 9)" in output
-    assert "rows of test whose molecule is also in train or validation" in output
+    assert "rows of the test set whose molecule is also in the training or validation set" in output
     record = metrics["settings"]["duplicates"]
     assert record["first"] == [[2, 61], [6, 62]]
     assert record["test_rows_known_before"] == [61]

@@ -63,7 +63,7 @@ def test_binary(config: TrainConfig) -> None:
 
 def test_binary_by_order(config: TrainConfig) -> None:
     with pytest.raises(
-        ValueError, match="column 'y' is to be binary, but has the labels 1, 2, 3, 4, 5"
+        ValueError, match="binary target 'y' needs two classes, got the labels 1, 2, 3, 4, 5"
     ):
         run(replace(config, task=("binary",)))
     write(Path(config.data), smiles=CHAINS, y=HAS_OXYGEN, set=PARTS)
@@ -139,7 +139,7 @@ def test_a_logarithm_is_learned_and_inverted(config: TrainConfig) -> None:
     decades = [float(f"{10 ** (y / 2):.4g}") for y in N_CARBONS]
     write(Path(config.data), smiles=CHAINS, y=decades, set=PARTS)
     _, hinted = run(replace(config, epochs=1))
-    assert "--log-scale y learns its logarithm" in hinted
+    assert "--log-scale y trains on its logarithm" in hinted
     result, output = run(replace(config, log_scale=("y",), epochs=12))
     assert "on a log10 scale" in output
     target = result.targets[0]
