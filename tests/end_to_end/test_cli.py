@@ -121,12 +121,12 @@ def test_from_a_table_to_predictions(folder: Path, capfd: pytest.CaptureFixture[
     assert len(MoleculeStore(folder / "molecules.arrow")) == 30
     said = do("pretrain recipe.toml --data molecules.arrow --out pre --schedule.steps 6")
     assert "25 molecules, 5 held out; 6 steps" in said
-    assert "step 6, on held-out molecules" in said
+    assert "step 6, held-out molecules" in said
     assert "model: pre/model.safetensors" in said
     assert json.loads((folder / "pre/config.json").read_text())["config"]["schedule"]["steps"] == 6
     said = do("pretrain recipe.toml --data molecules.arrow --out pre --schedule.steps 6 --resume")
-    assert "the run is finished, all 6 steps were done before" in said
-    assert "step 6, on held-out molecules" in said
+    assert "the run is already finished (6 steps)" in said
+    assert "step 6, held-out molecules" in said
     assert "0 molecules/s" not in said
     said = do(
         "train chains.csv --target y --from pre/model.safetensors --split random --epochs 1 "
@@ -159,11 +159,11 @@ def test_an_explanation(folder: Path, refuse: Refuse, capfd: pytest.CaptureFixtu
     assert capfd.readouterr().err == f"{first}; page: new/why.html, atom table: new/why.csv\n"
     table = pyarrow.csv.read_csv(folder / "new/why.csv")
     assert table.column("row").to_pylist() == [1, 2, 2, 3, 3]
-    assert (folder / "new/why.html").read_text().count("class='card'") == 3
+    assert (folder / "new/why.html").read_text().count('class="panel card"') == 3
     assert "expected an output name that ends in .html" in refuse(f"{explain} why.csv")
     assert "would overwrite the input; use another name" in refuse(f"{explain} chains.html")
     assert "no target 'z'; available: y" in refuse(f"{explain} why.html --target z")
-    assert "at least one row, not 0" in refuse(f"{explain} why.html --n 0")
+    assert "got n_rows=0, expected at least 1" in refuse(f"{explain} why.html --n 0")
     targets = tuple(Target(f"y{k}", "binary") for k in range(5))
     model = Model(ModelConfig(encoder=TINY, heads=None, targets=targets))
     card = checkpoint.Card(trained_by="train", views="2d")
@@ -391,7 +391,7 @@ def test_outputs_that_cannot_be(folder: Path, refuse: Refuse) -> None:
     )
     (folder / "run").mkdir()
     (folder / "run/config.json").write_text("{}")
-    occupied = "run holds a run already: --resume continues it, another --out starts a new one"
+    occupied = "run already contains a run: use --resume to continue it, or another --out"
     assert refuse("pretrain recipe.toml --data chains.csv --out run") == occupied
 
 
@@ -439,7 +439,7 @@ def test_ctrl_c_has_its_own_exit_code(
         patch.setattr(pretrain, "blend_then_predict", pressed)
         assert cli.main(command) == 130
     said = capfd.readouterr().err
-    assert "stopped after step 1, which is saved: --resume goes on" in said
+    assert "stopped after step 1; the state is saved: use --resume" in said
     assert said.endswith("moleblend: stopped\n")
     assert (folder / "run/state.ckpt").is_file()
     assert cli.main([*command, "--resume"]) == 0
@@ -495,7 +495,15 @@ def test_nobody_else_talks_to_the_terminal(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    ours = ("30 of 30", "step", "peak", "epoch", "validation", "test", "model: ")
+    ours = (
+        "pre/data.arrow: 30 of 30 rows",
+        "step",
+        "peak",
+        "epoch",
+        "validation",
+        "test",
+        "model: ",
+    )
     ours += (
         "visible",
         "path_length",
