@@ -306,7 +306,7 @@ def test_killed_twice_and_resumed_is_the_unbroken_build(tmp_path):
     assert 4 <= counts[0] <= counts[1] < 20
     end = subprocess.run([*command, str(out), *options, "--resume"], capture_output=True, text=True)
     assert end.returncode == 0
-    assert "of 20 shards were there already" in end.stderr
+    assert "of 20 shards were already finished" in end.stderr
     assert "3,999 of 4,000 rows" in end.stderr
     unbroken = tmp_path / "unbroken.arrow"
     build_store(source, unbroken, shard_rows=200, n_processes=1)

@@ -29,7 +29,7 @@ def data_csv(rows=ROWS, header=("idx", "smiles", "homolumogap")) -> bytes:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows((k, *row) for k, row in enumerate(rows))
-    return gzip.compress(text.getvalue().encode())
+    return gzip.compress(text.getvalue().encode(), mtime=0)
 
 
 def split_pt(parts: Any, **options: Any) -> bytes:
@@ -42,9 +42,12 @@ def ogb_zip(path: Path, rows=None, parts=None) -> Path:
     """Write a zip in the layout of OGB's."""
     arrays = {name: np.array(part) for name, part in PARTS.items()}
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("pcqm4m-v2/RELEASE_v1.txt", "")
-        archive.writestr("pcqm4m-v2/raw/data.csv.gz", rows or data_csv())
-        archive.writestr("pcqm4m-v2/split_dict.pt", parts or split_pt(arrays))
+        for name, content in (
+            ("RELEASE_v1.txt", ""),
+            ("raw/data.csv.gz", rows or data_csv()),
+            ("split_dict.pt", parts or split_pt(arrays)),
+        ):  # a ZipInfo has no time of day, so that the same content has the same hash
+            archive.writestr(zipfile.ZipInfo(f"pcqm4m-v2/{name}"), content)
     return path
 
 

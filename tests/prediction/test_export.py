@@ -76,7 +76,7 @@ def expected(path: Path, batch: Batch, views: ShownViews) -> np.ndarray:
 def test_onnx_for_every_shape(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     model, out = saved(tmp_path, TARGETS), tmp_path / "model.onnx"
     assert cli.main(["export", str(model), str(out)]) == 0
-    assert capfd.readouterr().err == f"the graph is {out}\n"
+    assert capfd.readouterr().err == f"exported to {out}\n"
     session = onnxruntime.InferenceSession(out)
     assert tuple(item.name for item in session.get_inputs()) == INPUTS_3D
     metadata = json.loads(session.get_modelmeta().custom_metadata_map["moleblend"])
