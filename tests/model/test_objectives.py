@@ -54,6 +54,12 @@ SETTINGS["with descriptors"] = SETTINGS["default"]._replace(
     ),
     objective=ObjectiveConfig(descriptors=0.7),
 )
+SETTINGS["with pair states"] = SETTINGS["default"]._replace(
+    model=ModelConfig(
+        encoder=replace(SETTINGS["default"].model.encoder, pair_width=6),
+        heads=HeadsConfig(pairs="states", hidden=10),
+    ),
+)
 """Every test below holds for each of these."""
 
 

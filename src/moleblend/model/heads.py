@@ -17,6 +17,7 @@ from moleblend.model.batch import Batch
 from moleblend.model.blending import Blend
 from moleblend.model.encoder import Encoded, Encoder, EncoderConfig, initialise
 from moleblend.model.functional import Dropout, pair_vectors, softmax
+from moleblend.model.pair_states import PairReader
 from moleblend.model.relations import N_HOPS
 
 
@@ -25,6 +26,9 @@ class HeadsConfig:
     """The heads of pretraining. The defaults are ours; `HeadsConfig.published()` are the paper's.
 
     Attributes:
+        pairs: what the heads of a pair read: its two `atoms` (published), or its state as well, see
+            `pair_states`; the encoder then needs a `pair_width`.
+        hidden: width of the hidden vector of a pair, where its state is read.
         rank: width of the row and column vectors whose outer product describes a pair.
         n_path_classes: path lengths told apart, the last one is "this long or longer".
         bond_vocabulary: bond types, stereos and conjugations told apart. The published one knows no
@@ -38,6 +42,8 @@ class HeadsConfig:
             other head reads; not published.
     """
 
+    pairs: Literal["atoms", "states"] = "atoms"
+    hidden: int = 64
     rank: int = 32
     n_path_classes: int = 11
     bond_vocabulary: tuple[int, int, int] = (5, 6, 2)
@@ -88,6 +94,14 @@ class ModelConfig:
     readout: Readout = "mean"
     features: tuple[str, ...] = ()
     n_features: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse heads that read what the encoder does not have."""
+        if self.heads and self.heads.pairs == "states":
+            if not self.encoder.pair_width:
+                raise ValueError("heads that read pair states need an encoder with a pair_width")
+            if self.heads.geometry != "distance":
+                raise ValueError("heads that read pair states predict distances, not directions")
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,23 +194,67 @@ class PairHeads(nn.Module):
         super().__init__()
         heads, width = config.heads, config.encoder.width
         assert heads is not None
-        self.path_length = OuterProduct(width, heads.rank, heads.n_path_classes)
-        self.bonds = OuterProduct(width, heads.rank, N_HOPS * heads.n_bond_classes)
-        is_distance = heads.geometry == "distance"
-        self.geometry = Distance(width, heads.rank) if is_distance else Direction(width, heads.rank)
+        self.readers = None
+        if heads.pairs == "states":
+            self.readers = PairReaders(config)
+        else:
+            n_bonds = N_HOPS * heads.n_bond_classes
+            self.path_length = OuterProduct(width, heads.rank, heads.n_path_classes)
+            self.bonds = OuterProduct(width, heads.rank, n_bonds)
+            is_distance = heads.geometry == "distance"
+            self.geometry = (Distance if is_distance else Direction)(width, heads.rank)
         self.noise = Denoising(config)
         initialise(self)
 
     def forward(self, batch: Batch, blend: Blend, encoded: Encoded) -> ViewPredictions:
-        """Read all views off the atoms."""
+        """Read all views off the atoms, and off the pairs where they have states."""
         atoms = encoded.atoms
         has_geometry = bool(batch.has_positions.any())
+        if self.readers is not None:
+            symmetric, ordered = self.readers(encoded)
+            return ViewPredictions(
+                path_length=self.readers.path_length(symmetric),
+                bonds=self.readers.bonds(ordered).unflatten(-1, (N_HOPS, -1)),
+                geometry=self.readers.distances(symmetric),
+                noise=self.noise(batch, blend, encoded) if has_geometry else None,
+            )
         return ViewPredictions(
             path_length=self.path_length(atoms),
             bonds=self.bonds(atoms).unflatten(-1, (N_HOPS, -1)),
             geometry=self.geometry(atoms),
             noise=self.noise(batch, blend, encoded) if has_geometry else None,
         )
+
+
+class PairReaders(nn.Module):
+    """Path length, bonds and distance of a pair, read from its atoms and its state."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        heads, width, pair_width = config.heads, config.encoder.width, config.encoder.pair_width
+        assert heads is not None
+        self.symmetric = PairReader(width, pair_width, heads.hidden, is_symmetric=True)
+        self.ordered = PairReader(width, pair_width, heads.hidden, is_symmetric=False)
+        self.path_length = nn.Linear(heads.hidden, heads.n_path_classes)
+        self.distance = nn.Linear(heads.hidden, 1)
+        self.bonds = nn.Linear(heads.hidden, N_HOPS * heads.n_bond_classes)
+
+    def forward(
+        self, encoded: Encoded
+    ) -> tuple[Float[Tensor, "b n n k"], Float[Tensor, "b n n k"]]:
+        """Give the hidden vectors of pairs: equal for (i, j) and (j, i), and of ordered pairs."""
+        assert encoded.pairs is not None
+        return (
+            self.symmetric(encoded.atoms, encoded.pairs),
+            self.ordered(encoded.atoms, encoded.pairs),
+        )
+
+    def distances(self, symmetric: Float[Tensor, "b n n k"]) -> Float[Tensor, "b n n 1"]:
+        """Distance in Å, never negative; 0 of an atom to itself."""
+        # Softplus of 3 is about 3 Å, a usual distance, so that training starts near one.
+        distance = F.softplus(self.distance(symmetric) + 3.0)
+        n = distance.shape[1]
+        return distance * ~torch.eye(n, dtype=torch.bool, device=distance.device)[..., None]
 
 
 class OuterProduct(nn.Module):

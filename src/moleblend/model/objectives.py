@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from moleblend.chem.molecule import BOND_FEATURE_SIZES
 from moleblend.model.batch import Batch
@@ -118,19 +118,30 @@ def blend_then_predict(
     heads, chosen = model.views_heads(), model.config.heads
     assert chosen is not None
     encoded = model.encoder(batch, blend)
-    path_sides, bond_sides = (
-        head.sides(encoded.atoms) for head in (heads.path_length, heads.bonds)
-    )
-    geometry = heads.geometry(encoded.atoms)
+    if heads.readers is None:
+        path_sides, bond_sides = (
+            head.sides(encoded.atoms) for head in (heads.path_length, heads.bonds)
+        )
+        geometry = heads.geometry(encoded.atoms)
+    else:
+        symmetric, ordered = heads.readers(encoded)
+        geometry = heads.readers.distances(symmetric)
     noise = heads.noise(batch, blend, encoded) if bool(batch.has_positions.any()) else None
     describer = model.descriptor_head
     described = describer(model.read_out(batch.is_atom, encoded)) if describer else None
     # Exponents, logarithms and sums over many pairs want all the digits of float32.
     with torch.autocast(batch.is_atom.device.type, enabled=False):
         lengths = path_classes(batch, chosen.n_path_classes)[..., None]
+        bonds = bond_classes(batch, chosen)
+        if heads.readers is None:
+            of_paths = _cross_entropy(heads.path_length, path_sides, lengths)
+            of_bonds = _cross_entropy(heads.bonds, bond_sides, bonds)
+        else:
+            of_paths = _cross_entropy_of_pairs(heads.readers.path_length, symmetric, lengths)
+            of_bonds = _cross_entropy_of_pairs(heads.readers.bonds, ordered, bonds)
         parts = {
-            "path_length": _cross_entropy(heads.path_length, path_sides, lengths),
-            "bonds": _cross_entropy(heads.bonds, bond_sides, bond_classes(batch, chosen)),
+            "path_length": of_paths,
+            "bonds": of_bonds,
             chosen.geometry: GEOMETRY_LOSSES[chosen.geometry](geometry.float(), batch),
             "denoising": denoising_loss(noise, batch, blend, config),
         }
@@ -323,3 +334,22 @@ def _cross_entropy(
     rows, columns = (side.float() for side in sides)
     error = PairCrossEntropy.apply(rows, columns, head.linear.weight, head.linear.bias, classes)
     return LossTerm(error, (classes != IGNORED).sum().float())
+
+
+def _cross_entropy_of_pairs(
+    linear: nn.Linear, hidden: Float[Tensor, "b n n h"], classes: Int64[Tensor, "b n n k"]
+) -> LossTerm:
+    """Cross entropy of logits that are linear in the vectors of pairs, hop by hop.
+
+    Only the logits of what is scored are computed.
+    """
+    hidden, classes = hidden.float().flatten(0, 2), classes.flatten(0, 2)
+    n_hops = classes.shape[-1]
+    errors = []
+    for hop, (weight, bias) in enumerate(
+        zip(linear.weight.chunk(n_hops), linear.bias.chunk(n_hops), strict=True)
+    ):
+        scored = (classes[:, hop] != IGNORED).nonzero()[:, 0]
+        logits = F.linear(hidden.index_select(0, scored), weight, bias)
+        errors.append(F.cross_entropy(logits, classes[scored, hop], reduction="sum"))
+    return LossTerm(torch.stack(errors).sum(), (classes != IGNORED).sum().float())

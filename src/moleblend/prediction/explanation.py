@@ -372,7 +372,7 @@ def _integrated(
         for blend in (_shown_part(shown, False, False), shown):
             kernels = encoder.kernels(batch, blend) if blend.shows_3d else None
             tokens = encoder.tokens(batch, blend, kernels)
-            ends.append((tokens, encoder.pair_bias(batch, blend, kernels)))
+            ends.append((tokens, encoder.relations(batch, blend, kernels)))
     (tokens, bias), (last_tokens, last_bias) = ends
     more_tokens, more_bias = last_tokens - tokens, last_bias - bias
     alone, all_known = (_counted(known, np.ones((1, n), bool), r) for r in (0, 2))
