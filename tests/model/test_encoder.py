@@ -158,7 +158,8 @@ def test_each_pair_is_biased_by_the_views_it_shows_and_the_virtual_node_by_its_o
     bias, n_heads = encoder(batch, blend).pair_bias, encoder.config.n_heads
     starts = encoder.relations(batch, blend, kernels)[:, n_heads:]
     assert_same(starts[:, :, 1:, 1:], expected[..., n_heads:].permute(0, 3, 1, 2), 1e-6)
-    assert not starts[:, :, 0].any() and not starts[..., 0].any()
+    assert not starts[:, :, 0].any()
+    assert not starts[..., 0].any()
     expected = expected[..., :n_heads]
     seen = batch.is_atom[:, None, None, :].expand_as(bias[:, :, 1:, 1:])
     assert_same(bias[:, :, 1:, 1:][seen], expected.permute(0, 3, 1, 2)[seen], 1e-6)

@@ -157,3 +157,23 @@ def test_with_both_views_shown_every_path_and_distance_is_learned(molecules) -> 
     error = (found.geometry[..., 0] - true).abs()[batch.is_pair]
     assert error.max() < 0.1  # Å
     assert np.isfinite(error.numpy()).all()
+
+
+def test_masked_atoms_show_nothing_but_their_element(molecules) -> None:
+    config = replace(
+        CONFIG,
+        encoder=replace(CONFIG.encoder, masks_features=True),
+        heads=replace(CONFIG.heads, atom_features=True),
+    )
+    model, batch = lively(config), collate(molecules)
+    blend = replace(show(batch, "3d"), masked=batch.is_atom)
+    others = batch.atoms.clone()
+    others[..., 1:] = 0
+    changed = replace(batch, atoms=others, degree=torch.zeros_like(batch.degree))
+    with torch.no_grad():
+        found, same = (model.encoder(one, blend).atoms for one in (batch, changed))
+        shown = model.encoder(changed, show(batch, "3d")).atoms
+    assert torch.equal(found, same)
+    assert not torch.allclose(found, shown)
+    with pytest.raises(ValueError, match="need an encoder that masks_features"):
+        replace(config, encoder=CONFIG.encoder)

@@ -29,6 +29,10 @@ class BlendConfig:
             published recipe has none; with some, pretraining has seen what fine-tuning and recovery
             show.
         noise: standard deviation of the noise added to each coordinate, in Å.
+        masked: probability that a molecule hides the features of all its atoms but the element, and
+            that it hides those of some; not published. They are predicted back, see
+            `objectives.atom_feature_loss`.
+        masked_atoms: probability that an atom of a molecule of the second kind hides them.
     """
 
     pair_shares: tuple[float, float, float] = (0.2, 0.2, 0.6)
@@ -36,6 +40,8 @@ class BlendConfig:
     draw: Literal["molecule", "batch"] = "molecule"
     whole: tuple[float, float] = (0.15, 0.15)
     noise: float = 0.2
+    masked: tuple[float, float] = (0.0, 0.0)
+    masked_atoms: float = 0.3
 
     def __post_init__(self) -> None:
         """Refuse shares that are not shares."""
@@ -46,6 +52,10 @@ class BlendConfig:
                 )
         if not (min(self.whole) >= 0 and sum(self.whole) <= 1):
             raise ValueError(f"whole must be two shares that sum to at most 1, {self.whole} came")
+        if not (min(self.masked) >= 0 and sum(self.masked) <= 1):
+            raise ValueError(f"masked must be two probabilities of sum <= 1, got {self.masked}")
+        if not 0 <= self.masked_atoms <= 1:
+            raise ValueError(f"masked_atoms must be a probability, got {self.masked_atoms}")
         if not 0 <= self.noise < math.inf:
             raise ValueError(f"noise is a standard deviation in Å, {self.noise} came")
 
@@ -58,11 +68,13 @@ class Blend:
         pairs: the views shown of each ordered pair, in the order of `VIEWS`.
         atoms: whether each atom shows its degree, its 3D centrality.
         noise: what is added to the positions, in Å.
+        masked: which atoms hide their features but the element; None where none does.
     """
 
     pairs: Bool[Tensor, "b n n 3"]
     atoms: Bool[Tensor, "b n 2"]
     noise: Float32[Tensor, "b n 3"]
+    masked: Bool[Tensor, "b n"] | None = None
 
     @property
     def shows_3d(self) -> bool:
@@ -79,7 +91,8 @@ class Blend:
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> "Blend":
         """Change every tensor."""
-        return Blend(change(self.pairs), change(self.atoms), change(self.noise))
+        masked = None if self.masked is None else change(self.masked)
+        return Blend(change(self.pairs), change(self.atoms), change(self.noise), masked)
 
 
 def draw_blend(
@@ -114,16 +127,19 @@ def draw_blend(
     n_seeds = 2 + int(places.max())
     seeds = torch.randint(2**32, (n_seeds,), generator=generator, device=generator.device).tolist()
     shared = torch.Generator().manual_seed(seeds[0])
-    draws: list[tuple[Tensor, ...]] = []  # for whole molecule, atoms, pairs, noise
+    draws: list[tuple[Tensor, ...]] = []  # for whole molecule, atoms, pairs, noise, masks
     for place, k in zip(places.tolist(), batch.is_atom.sum(1).tolist(), strict=True):
         rng = torch.Generator().manual_seed(seeds[1 + place])
         draws.append(
             (
                 *torch.rand(1 + k + k * k, generator=rng).split((1, k, k * k)),
                 torch.randn(3 * k, generator=rng).view(k, 3),
+                *torch.rand(1 + k, generator=rng).split((1, k)),
             )
         )
-    of_whole, of_atoms, of_pairs, of_noise = (torch.cat(draw) for draw in zip(*draws, strict=True))
+    of_whole, of_atoms, of_pairs, of_noise, of_masks, of_masked = (
+        torch.cat(draw) for draw in zip(*draws, strict=True)
+    )
 
     def padded(drawn: Tensor, is_real: Bool[Tensor, "*s"]) -> Tensor:
         full = drawn.new_zeros(*is_real.shape, *drawn.shape[1:], device=device)
@@ -150,7 +166,14 @@ def draw_blend(
         atoms = torch.where(chosen[:, None, None], shown.atoms, atoms)
 
     noise = padded(of_noise, batch.is_atom) * batch.has_positions[:, None, None]
-    return Blend(pairs=pairs, atoms=atoms, noise=config.noise * noise)
+    masked = None
+    if any(config.masked):
+        mask = of_masks.to(device)
+        of_all = (mask < config.masked[0])[:, None]
+        of_some = (mask < sum(config.masked))[:, None]
+        drawn = padded(of_masked, batch.is_atom) < config.masked_atoms
+        masked = batch.is_atom & (of_all | of_some & drawn)
+    return Blend(pairs=pairs, atoms=atoms, noise=config.noise * noise, masked=masked)
 
 
 def _square(n: int, generator: torch.Generator) -> Float32[Tensor, "n n"]:

@@ -40,6 +40,7 @@ class EncoderConfig:
         n_kernels: Gaussians that encode a distance (K).
         pair_width: channels of the state of each pair of atoms, see `pair_states`; 0 for none, as
             published.
+        masks_features: atoms may hide their features but the element, see `BlendConfig.masked`.
         longest_path: paths longer than this share its encoding.
         most_bonds: atoms with more neighbours share its encoding.
         n_degree_tables: degree embeddings that are added; the published code has an "in" and an
@@ -63,6 +64,7 @@ class EncoderConfig:
     n_heads: int = 8
     n_kernels: int = 64
     pair_width: int = 0
+    masks_features: bool = False
     longest_path: int = 20
     most_bonds: int = 12
     n_degree_tables: int = 1
@@ -242,7 +244,7 @@ class Encoder(nn.Module):
     ) -> Float[Tensor, "b t d"]:
         """Embed the virtual node and the atoms."""
         has_degree, has_centrality = blend.atoms.unbind(-1)
-        virtual, atoms = self.atom_embedding(batch, has_degree)
+        virtual, atoms = self.atom_embedding(batch, has_degree, blend.masked)
         if kernels is not None:
             # The sum runs over real atoms, the atom itself included.
             seen = (batch.is_atom[:, None, None].to(kernels.dtype) @ kernels)[:, :, 0]
@@ -264,11 +266,16 @@ class AtomEmbedding(nn.Module):
             nn.Embedding(config.most_bonds + 1, config.width) for _ in range(config.n_degree_tables)
         )
         self.virtual = nn.Parameter(torch.zeros(config.width))
+        if config.masks_features:
+            self.masked = nn.Parameter(torch.zeros(config.width))
         starts = torch.tensor((0, *ATOM_FEATURE_SIZES[:-1])).cumsum(0)
         self.register_buffer("starts", starts, persistent=False)
 
     def forward(
-        self, batch: Batch, has_degree: Bool[Tensor, "b n"]
+        self,
+        batch: Batch,
+        has_degree: Bool[Tensor, "b n"],
+        masked: Bool[Tensor, "b n"] | None = None,
     ) -> tuple[Float[Tensor, "b 1 d"], Float[Tensor, "b n d"]]:
         """Give the virtual node's vector and those of the atoms."""
         b, n, _ = batch.atoms.shape
@@ -277,6 +284,10 @@ class AtomEmbedding(nn.Module):
         for table in self.degrees:
             degree = table(batch.degree.clamp(max=self.most_bonds))
             atoms = atoms + degree * has_degree[..., None]
+        if masked is not None:
+            # Its features, its degree among them, are hidden but for the element.
+            element = self.features(batch.atoms[..., 0]) + self.masked
+            atoms = torch.where(masked[..., None], element, atoms)
         return self.virtual.expand(b, 1, -1), atoms
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from moleblend.chem.molecule import N_DESCRIPTORS
+from moleblend.chem.molecule import ATOM_FEATURE_SIZES, N_DESCRIPTORS
 from moleblend.data.targets import Target
 from moleblend.model.batch import Batch
 from moleblend.model.blending import Blend
@@ -38,6 +38,7 @@ class HeadsConfig:
         denoising: the noise is read off through one projection for all axes (`equivariant`) or
             through one `per_axis` (published).
         denoising_dropout: on the attention weights of the denoising head.
+        atom_features: predict the features of atoms that hide them; not published.
         descriptors: predict `descriptors.compute_descriptors` from the molecule's vector, which no
             other head reads; not published.
     """
@@ -50,6 +51,7 @@ class HeadsConfig:
     geometry: Literal["distance", "direction"] = "distance"
     denoising: Literal["equivariant", "per_axis"] = "equivariant"
     denoising_dropout: float = 0.1
+    atom_features: bool = False
     descriptors: bool = False
 
     @classmethod
@@ -102,6 +104,8 @@ class ModelConfig:
                 raise ValueError("heads that read pair states need an encoder with a pair_width")
             if self.heads.geometry != "distance":
                 raise ValueError("heads that read pair states predict distances, not directions")
+        if self.heads and self.heads.atom_features and not self.encoder.masks_features:
+            raise ValueError("heads that predict atom features need an encoder that masks_features")
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +118,8 @@ class ViewPredictions:
         geometry: distance in Å (x = 1) or direction (x = 3).
         noise: the predicted noise in Å, or its direction only; None where no geometry is shown.
         descriptors: of the molecule, scaled; None where the model does not predict them.
+        atom_features: logits of every feature of an atom but its element, one block after the other
+            (`ATOM_FEATURE_SIZES`); None where the model does not predict them.
     """
 
     path_length: Float[Tensor, "b n n p"]
@@ -121,6 +127,7 @@ class ViewPredictions:
     geometry: Float[Tensor, "b n n x"]
     noise: Float[Tensor, "b n 3"] | None
     descriptors: Float[Tensor, "b f"] | None = None
+    atom_features: Float[Tensor, "b n a"] | None = None
 
 
 class Model(nn.Module):
@@ -133,6 +140,8 @@ class Model(nn.Module):
         self.pair_heads = PairHeads(config) if config.heads else None
         describes = config.heads is not None and config.heads.descriptors
         self.descriptor_head = DescriptorHead(config.encoder.width) if describes else None
+        asks_atoms = config.heads is not None and config.heads.atom_features
+        self.atom_head = AtomFeatureHead(config.encoder.width) if asks_atoms else None
         self.property_head = PropertyHead(config) if config.targets else None
 
     def forward(
@@ -171,6 +180,8 @@ class Model(nn.Module):
         """
         encoded = self.encoder(batch, blend)
         views = self.views_heads()(batch, blend, encoded)
+        if self.atom_head is not None:
+            views = replace(views, atom_features=self.atom_head(encoded.atoms))
         if self.descriptor_head is None:
             return views
         vectors = self.read_out(batch.is_atom, encoded)
@@ -412,6 +423,20 @@ class DescriptorHead(DescriptorScaler):
     def forward(self, molecule: Float[Tensor, "b d"]) -> Float[Tensor, "b f"]:
         """Predict (descriptor - mean) / scale."""
         return self.out(F.gelu(self.hidden(molecule)))
+
+
+class AtomFeatureHead(nn.Module):
+    """Linear, GELU, Linear on an atom's vector: logits of its features but the element."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(width, width)
+        self.out = nn.Linear(width, sum(ATOM_FEATURE_SIZES[1:]))
+        initialise(self)
+
+    def forward(self, atoms: Float[Tensor, "*s d"]) -> Float[Tensor, "*s a"]:
+        """Predict the features of atoms."""
+        return self.out(F.gelu(self.hidden(atoms)))
 
 
 class PropertyHead(nn.Module):

@@ -9,13 +9,20 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from moleblend.chem.molecule import BOND_FEATURE_SIZES
+from moleblend.chem.molecule import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES
 from moleblend.model.batch import Batch
 from moleblend.model.blending import Blend
 from moleblend.model.functional import IGNORED, PairCrossEntropy, pair_vectors
-from moleblend.model.heads import DescriptorScaler, HeadsConfig, Model, OuterProduct
+from moleblend.model.heads import (
+    AtomFeatureHead,
+    DescriptorScaler,
+    HeadsConfig,
+    Model,
+    OuterProduct,
+)
 from moleblend.model.relations import N_BOND_KINDS
 
+_N_MASKED_FEATURES = len(ATOM_FEATURE_SIZES) - 1
 _LEAST = 1e-8
 """Where nothing was scored the error is 0, and is divided by this."""
 
@@ -33,6 +40,8 @@ class ObjectiveConfig:
         denoising: weight of the noise error.
         descriptors: weight of the error of the molecule's descriptors, in standard deviations,
             where the heads predict them.
+        atom_features: weight of the cross entropy of hidden atom features, where the heads predict
+            them.
         noise_error: `squared`, in units of the noise's variance, so that predicting nothing costs
             1; or `cosine`, which ignores length (published).
     """
@@ -42,6 +51,7 @@ class ObjectiveConfig:
     geometry: float = 1.0
     denoising: float = 0.5
     descriptors: float = 1.0
+    atom_features: float = 1.0
     noise_error: Literal["squared", "cosine"] = "squared"
 
     def __post_init__(self) -> None:
@@ -51,8 +61,15 @@ class ObjectiveConfig:
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """In the order of `Loss.parts`."""
-        return self.path_length, self.bonds, self.geometry, self.denoising, self.descriptors
+        """Of every part of the loss."""
+        return (
+            *(self.path_length, self.bonds, self.geometry, self.denoising),
+            *(self.descriptors, self.atom_features),
+        )
+
+    def weight(self, part: str) -> float:
+        """Weight of a part of the loss by its name in `Loss.parts`."""
+        return getattr(self, "geometry" if part in GEOMETRY_LOSSES else part)
 
     @classmethod
     def published(cls) -> "ObjectiveConfig":
@@ -148,9 +165,11 @@ def blend_then_predict(
         if describer and described is not None:
             expected = describer.scaled(_descriptors_of(batch))
             parts["descriptors"] = descriptor_loss(described.float(), expected)
+        if model.atom_head is not None:
+            parts["atom_features"] = atom_feature_loss(model.atom_head, encoded.atoms, batch, blend)
         scored = torch.stack([part.scored for part in parts.values()]) if joined is None else joined
         losses = torch.stack([part.error for part in parts.values()]) / scored.clamp(min=_LEAST)
-        weights = torch.tensor(config.weights[: len(parts)], device=losses.device)
+        weights = torch.tensor([config.weight(part) for part in parts], device=losses.device)
         total = (losses * weights).sum()
     return Loss(total=total, parts=dict(zip(parts, losses, strict=True)))
 
@@ -172,6 +191,8 @@ def denominators(
     ]
     if heads.descriptors:
         scored.append(_descriptors_of(batch).isfinite().sum())
+    if heads.atom_features:
+        scored.append(_masked_atoms(batch, blend).sum() * _N_MASKED_FEATURES)
     return torch.stack([part.float() for part in scored])
 
 
@@ -195,12 +216,13 @@ def constant_losses(
     """
     lengths = torch.zeros(heads.n_path_classes, dtype=torch.int64)
     bonds = torch.zeros(heads.n_bond_classes, dtype=torch.int64)
-    distances, described = [torch.zeros(0)], []
+    distances, described, atoms = [torch.zeros(0)], [], []
     for batch in batches:
         lengths += _counted(path_classes(batch, heads.n_path_classes), heads.n_path_classes)
         bonds += _counted(bond_classes(batch, heads), heads.n_bond_classes)
         distances.append(pair_vectors(batch.positions).norm(dim=-1)[_placed_pairs(batch)])
         described += [_descriptors_of(batch)] if heads.descriptors else []
+        atoms.append(batch.atoms[batch.is_atom][:, 1:])
     distance = torch.cat(distances)
     spread = (distance - distance.median()).abs().mean().item() if len(distance) else 0.0
     has_pairs = float(len(distance) > 0)
@@ -210,6 +232,13 @@ def constant_losses(
         heads.geometry: (config.geometry, spread if heads.geometry == "distance" else has_pairs),
         "denoising": (config.denoising, has_pairs),
     }
+    if heads.atom_features:
+        entropies = [
+            _entropy(_counted(column, size))
+            for column, size in zip(torch.cat(atoms).T, ATOM_FEATURE_SIZES[1:], strict=True)
+        ]
+        mean = sum(entropies) / len(entropies)
+        constant["atom_features"] = (config.atom_features, mean)
     if described:
         constant["descriptors"] = (config.descriptors, _constant_huber(torch.cat(described)))
     return {name: loss for name, (weight, loss) in constant.items() if weight and loss}
@@ -277,6 +306,25 @@ def descriptor_loss(predicted: Float[Tensor, "b f"], expected: Float[Tensor, "b 
     # NaN times 0 is NaN, in the gradient too, so the unknown are replaced first.
     known = torch.where(is_known, expected, 0)
     return _part(F.huber_loss(predicted, known, reduction="none"), is_known)
+
+
+def atom_feature_loss(
+    head: AtomFeatureHead, atoms: Float[Tensor, "b n d"], batch: Batch, blend: Blend
+) -> LossTerm:
+    """Cross entropy of the features that atoms hide, mean over masked atoms and their features."""
+    masked = _masked_atoms(batch, blend)
+    logits, features = head(atoms[masked]).float(), batch.atoms[masked]
+    blocks = logits.split(ATOM_FEATURE_SIZES[1:], -1)
+    errors = [
+        F.cross_entropy(block, features[:, 1 + k], reduction="sum")
+        for k, block in enumerate(blocks)
+    ]
+    scored = masked.sum() * _N_MASKED_FEATURES
+    return LossTerm(torch.stack(errors).sum(), scored.float())
+
+
+def _masked_atoms(batch: Batch, blend: Blend) -> Bool[Tensor, "b n"]:
+    return torch.zeros_like(batch.is_atom) if blend.masked is None else blend.masked
 
 
 def _descriptors_of(batch: Batch) -> Float[Tensor, "b f"]:

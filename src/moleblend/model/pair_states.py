@@ -1,6 +1,6 @@
 """Pair states: one vector per ordered pair of atoms that the layers of the encoder update.
 
-Atoms that a symmetry of the molecule exchanges have equal vectors. A head that reads nothing but two
+Atoms that a symmetry of the molecule exchanges have equal vectors. A head that reads only two
 atoms' vectors must give all their pairs one answer: inside benzene no path and no distance can be
 told from another. A pair state starts from the blended view of its own pair, so it can.
 """

@@ -254,7 +254,8 @@ def _of_geometry(
 
     # Which views are shown: none, the bond graph, the geometry, both.
     games = [_shown_part(shown, bonds, space) for space in (False, True) for bonds in (False, True)]
-    together = Blend(*(torch.cat([getattr(game, f.name) for game in games]) for f in fields(Blend)))
+    shown_of_all = ("pairs", "atoms", "noise")
+    together = Blend(*(torch.cat([getattr(game, name) for game in games]) for name in shown_of_all))
     if features is not None and alone is not None:
         features = torch.cat([alone, features, alone, features])
     there = all_there.expand(4, n)

@@ -142,6 +142,10 @@ class PretrainConfig:
         ):
             if getattr(self, name) != "auto" and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, {getattr(self, name)} came")
+        if any(self.blend.masked) and not self.encoder.masks_features:
+            raise ValueError(
+                "blend.masked hides atom features: encoder.masks_features must be true"
+            )
         if self.seed < 0 or self.n_workers < 0:
             raise ValueError(
                 f"seed and n_workers must not be negative, {self.seed} and {self.n_workers} came"
