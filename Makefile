@@ -36,7 +36,7 @@ check: $(INSTALLED) ## format, lint, import directions, types, documentation
 	$(BIN)/ruff check
 	$(BIN)/lint-imports
 	$(BIN)/ty check src
-	$(BIN)/python -m benchmarks.tables --check
+	$(BIN)/python -m benchmarks.results.tables --check
 	$(MAKE) --no-print-directory docs
 
 # Never with --quiet: it hides warnings from --strict too, and the build passes.

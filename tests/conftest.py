@@ -59,6 +59,7 @@ def parity_fixture(pytestconfig: pytest.Config) -> Path:
 def ray_here() -> Iterator[None]:
     """Ray on this machine, started once for all tests of a worker."""
     ray = pytest.importorskip("ray")
+    root = Path(__file__).parents[1]  # workers import this checkout, not an installed package
     # Ray leaves the log files of its own processes open, and warns of what it will do with GPUs.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
@@ -69,7 +70,7 @@ def ray_here() -> Iterator[None]:
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.CRITICAL,
-            runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[1])}},
+            runtime_env={"env_vars": {"PYTHONPATH": f"{root}{os.pathsep}{root / 'src'}"}},
         )
         yield
         ray.shutdown()

@@ -86,36 +86,39 @@ def test_whole_numbers_and_lists_are_taken_as_numbers_and_tuples():
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ([1], "a table was expected, [1] came"),
+        ([1], "got [1], expected a table"),
         (
             {"widht": 3},
-            "widht is unknown, known are inner, maybe, items, names, shares, is_on, seed",
+            "unknown name widht; available: inner, maybe, items, names, shares, is_on, seed",
         ),
-        ({"inner": {"hight": 3}}, "inner: hight is unknown, known are width, n_heads, rate, kind"),
+        (
+            {"inner": {"hight": 3}},
+            "inner: unknown name hight; available: width, n_heads, rate, kind",
+        ),
         ({"inner": {"width": 5}}, "inner: width must be a multiple of n_heads: 5, 2 came"),
-        ({"inner": {"width": "8"}}, "inner.width: a whole number was expected, '8' came"),
-        ({"inner": {"width": 8.0}}, "inner.width: a whole number was expected, 8.0 came"),
-        ({"inner": {"width": True}}, "inner.width: a whole number was expected, True came"),
-        ({"inner": {"rate": "1"}}, "inner.rate: a number was expected, '1' came"),
-        ({"inner": {"rate": False}}, "inner.rate: a number was expected, False came"),
+        ({"inner": {"width": "8"}}, "inner.width: got '8', expected an integer"),
+        ({"inner": {"width": 8.0}}, "inner.width: got 8.0, expected an integer"),
+        ({"inner": {"width": True}}, "inner.width: got True, expected an integer"),
+        ({"inner": {"rate": "1"}}, "inner.rate: got '1', expected a number"),
+        ({"inner": {"rate": False}}, "inner.rate: got False, expected a number"),
         (
             {"inner": {"kind": "tiny"}},
-            "inner.kind: one of 'big', 'small' was expected, 'tiny' came",
+            "inner.kind: got 'tiny', expected one of 'big', 'small'",
         ),
-        ({"inner": "big"}, "inner: a table was expected, 'big' came"),
-        ({"inner": None}, "inner: a table was expected, None came"),
-        ({"maybe": {"rate": "x"}}, "maybe.rate: a number was expected, 'x' came"),
-        ({"maybe": 3}, "maybe: a table was expected, 3 came"),
-        ({"items": [{"name": "y"}, {"scale": 1}]}, "items[1].name: a value is needed"),
-        ({"items": {"name": "y"}}, "items: a list was expected, {'name': 'y'} came"),
-        ({"names": "gap"}, "names: a list was expected, 'gap' came"),
-        ({"names": ["gap", 5]}, "names[1]: a text was expected, 5 came"),
-        ({"shares": [1]}, "shares: 2 values were expected, [1] came"),
-        ({"shares": [0.5, "x"]}, "shares[1]: a number was expected, 'x' came"),
-        ({"is_on": "false"}, "is_on: true or false was expected, 'false' came"),
-        ({"is_on": 1}, "is_on: true or false was expected, 1 came"),
-        ({"seed": 1.5}, "seed: a whole number was expected, 1.5 came"),
-        ({"notes": [1]}, "notes: a table was expected, [1] came"),
+        ({"inner": "big"}, "inner: got 'big', expected a table"),
+        ({"inner": None}, "inner: got None, expected a table"),
+        ({"maybe": {"rate": "x"}}, "maybe.rate: got 'x', expected a number"),
+        ({"maybe": 3}, "maybe: got 3, expected a table"),
+        ({"items": [{"name": "y"}, {"scale": 1}]}, "items[1].name: a value is required"),
+        ({"items": {"name": "y"}}, "items: got {'name': 'y'}, expected a list"),
+        ({"names": "gap"}, "names: got 'gap', expected a list"),
+        ({"names": ["gap", 5]}, "names[1]: got 5, expected a text"),
+        ({"shares": [1]}, "shares: got [1], expected 2 values"),
+        ({"shares": [0.5, "x"]}, "shares[1]: got 'x', expected a number"),
+        ({"is_on": "false"}, "is_on: got 'false', expected true or false"),
+        ({"is_on": 1}, "is_on: got 1, expected true or false"),
+        ({"seed": 1.5}, "seed: got 1.5, expected an integer"),
+        ({"notes": [1]}, "notes: got [1], expected a table"),
     ],
 )
 def test_a_wrong_value_is_named_in_one_sentence(values, sentence):
@@ -128,7 +131,7 @@ def test_a_type_is_checked_in_every_dataclass_that_has_it(kind):
     # cattrs keeps what it once built for a type
     for name in ("First", "Second"):
         config = make_dataclass(name, [("field", kind)], frozen=True)
-        with pytest.raises(ValueError, match=r"^mini\.toml: field: a \w+ was expected, 5\.5 came$"):
+        with pytest.raises(ValueError, match=r"^mini\.toml: field: got 5\.5, expected a \w+$"):
             from_dict(config, {"field": 5.5}, "mini.toml")
 
 
@@ -146,17 +149,15 @@ def test_recipe(tmp_path):
 
 
 def test_bad_recipes(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no such recipe"):
+    with pytest.raises(FileNotFoundError, match="no such recipe"):
         read_recipe(Outer, tmp_path / "absent.toml")
     path = tmp_path / "bad.toml"
     for content in (b"shares = [1,", b"\xff\xfe"):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"bad\.toml: not a TOML file"):
+        with pytest.raises(ValueError, match=r"bad\.toml: not a valid TOML file"):
             read_recipe(Outer, path)
     path.write_text("seed = 'one'")
-    with pytest.raises(
-        ValueError, match=r"bad\.toml: seed: a whole number was expected, 'one' came"
-    ):
+    with pytest.raises(ValueError, match=r"bad\.toml: seed: got 'one', expected an integer"):
         read_recipe(Outer, path)
 
 

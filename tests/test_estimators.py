@@ -64,7 +64,7 @@ def test_a_regressor_learns_and_repeats() -> None:
     np.testing.assert_array_equal(again.predict(pd.Series(SMILES)), found)
 
 
-def test_a_regressor_is_what_the_shell_predicts(tmp_path: Path) -> None:
+def test_a_regressor_predicts_what_the_command_predicts(tmp_path: Path) -> None:
     ours = MoleBlendRegressor(**QUICK).fit(SMILES, LENGTHS)
     ours.save(tmp_path / "model.safetensors")
     table = Predictor(tmp_path / "model.safetensors").predict(SMILES)
@@ -115,13 +115,13 @@ def test_a_pickle_holds_the_model_file_and_nothing_of_torch(tmp_path: Path) -> N
         "import pickle, sys; ours = pickle.load(open(sys.argv[1], 'rb')); "
         "print(*(value.hex() for value in ours.predict(sys.argv[2:]).tolist()))"
     )
-    said = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", program, tmp_path / "ours.pkl", *SMILES],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert [float.fromhex(value) for value in said.stdout.split()] == expected.tolist()
+    assert [float.fromhex(value) for value in done.stdout.split()] == expected.tolist()
 
 
 def test_several_targets_with_missing_labels() -> None:
@@ -141,12 +141,12 @@ def test_classes_of_every_kind(labels: list[Any]) -> None:
     settings = {"epochs": 30, "learning_rate": 5e-3, "batch_size": 4, "validation_fraction": 0.4}
     ours = MoleBlendClassifier(**QUICK | settings).fit(SMILES, y)
     assert ours.classes_.tolist() == sorted(labels)
-    chances = ours.predict_proba(SMILES)
-    assert chances.shape == (24, len(labels))
-    np.testing.assert_allclose(chances.sum(1), 1)
-    np.testing.assert_array_equal(ours.predict(SMILES), ours.classes_[chances.argmax(1)])
+    probabilities = ours.predict_proba(SMILES)
+    assert probabilities.shape == (24, len(labels))
+    np.testing.assert_allclose(probabilities.sum(1), 1)
+    np.testing.assert_array_equal(ours.predict(SMILES), ours.classes_[probabilities.argmax(1)])
     if len(labels) == 3:  # the last atom; an epoch is chosen by how well each class is ranked
-        assert roc_auc_score(y, chances, multi_class="ovr") > 0.8
+        assert roc_auc_score(y, probabilities, multi_class="ovr") > 0.8
 
 
 def test_searches_and_cross_validation() -> None:
@@ -169,31 +169,31 @@ def test_frames_and_columns() -> None:
     np.testing.assert_array_equal(ours.predict(pl.from_pandas(frame)), expected)
     np.testing.assert_array_equal(ours.predict(np.array(SMILES, object)[:, None]), expected)
     twice = frame.assign(mol=SMILES)
-    with pytest.raises(ValueError, match="'structure' and 'mol' could each be the SMILES"):
+    with pytest.raises(ValueError, match="'structure' and 'mol' may each be the SMILES column"):
         ours.predict(twice)
     np.testing.assert_array_equal(clone(ours).set_params(smiles="mol")._read(twice), SMILES)
 
 
 @pytest.mark.parametrize(
-    ("X", "y", "told"),
+    ("X", "y", "message"),
     [
         (["CCO", "C1CC"], [1.0, 2.0], "C1CC"),
-        (["CCO", 3], [1.0, 2.0], "row 2: a SMILES is text, 3 came"),
-        ("CCO", [1.0], "a list of SMILES was expected, not one"),
-        ([["CCO", "C"]], [1.0], r"one SMILES for each molecule was expected, not shape \(1, 2\)"),
+        (["CCO", 3], [1.0, 2.0], "row 2: got 3, expected a SMILES"),
+        ("CCO", [1.0], "got one SMILES, expected a list"),
+        ([["CCO", "C"]], [1.0], r"got shape \(1, 2\), expected one SMILES for each molecule"),
         (["CCO", "CC"], [1.0], "inconsistent numbers of samples"),
-        (["CCO"], [1.0], "at least 2 molecules"),
-        ([], [], "no molecule came"),
+        (["CCO"], [1.0], "expected at least 2 molecules"),
+        ([], [], "expected at least 1 molecule"),
         (["CCO", "CC"], [1.0, np.inf], "infinity"),
         (["CCO", "CC"], [[1.0, np.nan], [2.0, np.nan]], "y has no label in column 2"),
     ],
 )
-def test_what_cannot_be_fitted(X: Any, y: Any, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_what_cannot_be_fitted(X: Any, y: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         MoleBlendRegressor(**QUICK).fit(X, y)
 
 
-def test_molecules_of_one_scaffold_are_not_put_aside_together() -> None:
+def test_a_large_scaffold_does_not_fill_the_validation_set() -> None:
     benzenes = ["C" * k + "c1ccccc1" + end for k in range(19) for end in ("", "O", "N", "F", "Cl")]
     others = ["C1CC1", "C1CCC1", "C1CCCC1", "C1CCCCC1", "c1ccncc1"]
     for smiles in (benzenes + others, benzenes[:60] + others * 8, benzenes):
@@ -208,18 +208,18 @@ def test_a_few_molecules_are_enough_to_fit(n: int) -> None:
     assert MoleBlendRegressor(**QUICK).fit(SMILES[:n], LENGTHS[:n]).predict(SMILES).shape == (24,)
 
 
-def test_a_molecule_that_is_not_learnt_is_an_error_that_names_its_row() -> None:
+def test_a_molecule_that_cannot_be_used_is_an_error_that_names_its_row() -> None:
     smiles = [*SMILES[:10], "C" * 600, *SMILES[10:]]
-    told = r"^X and y, row 11: 600 atoms, the model takes at most 512"
-    with pytest.raises(MoleculeError, match=told):
+    message = r"^X and y, row 11: 600 atoms, the model takes at most 512"
+    with pytest.raises(MoleculeError, match=message):
         MoleBlendRegressor(**QUICK).fit(smiles, np.arange(25.0))
 
 
-def test_a_class_that_is_put_aside_as_a_whole_is_told() -> None:
+def test_a_class_without_training_molecules_gets_a_warning() -> None:
     aside = MoleBlendClassifier()._validation(SMILES).validation
     y = np.isin(np.arange(24), aside)
     with pytest.warns(
-        UserWarning, match="class .*True.* put aside for validation, so it is not learnt"
+        UserWarning, match="class .*True.* are in the validation set, so the model cannot"
     ):
         MoleBlendClassifier(**QUICK).fit(SMILES, y)
 
@@ -259,7 +259,9 @@ def test_vectors(packaged: Path) -> None:
     vectors = moleblend.embed(SMILES)
     assert vectors.dtype == np.float32
     np.testing.assert_array_equal(vectors, Predictor(packaged).embed(SMILES))
-    with pytest.warns(UserWarning, match=r"2 of 3 molecules have no vector but NaN; .* row 2: "):
+    with pytest.warns(
+        UserWarning, match=r"2 of 3 molecules cannot be used, their vectors are NaN; .* row 2: "
+    ):
         some = moleblend.embed(pd.Series(["CCO", "C1CC", None]))
     assert np.isnan(some).any(1).tolist() == [False, True, True]
     with pytest.raises(MoleculeError, match="row 2"):
@@ -285,8 +287,8 @@ def test_public_names() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = moleblend.nothing
     program = "import moleblend, sys; print('torch' in sys.modules, 'sklearn' in sys.modules)"
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert said.stdout == "False False\n"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "False False\n"
 
 
 class Numeric:

@@ -6,6 +6,7 @@ import pytest
 from moleblend.files import (
     PartialOutput,
     alone_with,
+    cache_folder,
     file_sha256,
     partial_output_folder,
     replacing,
@@ -52,7 +53,7 @@ def test_a_folder_is_not_replaced(tmp_path):
 def test_one_at_a_time(tmp_path):
     path = tmp_path / "new" / "out.arrow"
     with alone_with(path):
-        told = r"out\.arrow: another process is working on it"
+        told = r"out\.arrow: another process is using it"
         with pytest.raises(ValueError, match=told), alone_with(path):
             pass
         with alone_with(tmp_path / "new" / "other.arrow"):
@@ -82,15 +83,15 @@ def test_what_is_begun_can_be_resumed_as_it_began(parts: PartialOutput) -> None:
     parts.path(2).touch()
     (parts.folder / ".shard-00012.arrow.ab").touch()  # what a killed process was writing
     assert [path.name for path in parts.finished()] == ["shard-00002.arrow", "shard-00011.arrow"]
-    with pytest.raises(ValueError, match="holds an unfinished run: --resume goes on with it"):
+    with pytest.raises(ValueError, match="contains an unfinished run: continue it with --resume"):
         parts.start_or_resume({"model": "a", "rows": 3}, resume=False)
-    with pytest.raises(ValueError, match="these differ: model, views; remove the folder"):
+    with pytest.raises(ValueError, match="it was started with: model, views; remove the folder"):
         parts.start_or_resume({"model": "b", "rows": 3, "views": "2d"}, resume=True)
     parts.start_or_resume({"model": "a", "rows": 3}, resume=True)
     assert len(list(parts.folder.iterdir())) == 3
     parts.remove()
     assert not parts.folder.exists()
-    with pytest.raises(ValueError, match="there is no unfinished run to be resumed"):
+    with pytest.raises(ValueError, match="there is no unfinished run to resume"):
         parts.start_or_resume({}, resume=True)
 
 
@@ -104,3 +105,10 @@ def test_names_and_hashes(tmp_path: Path) -> None:
     assert partial_output_folder(tmp_path / "a.csv") == tmp_path / ".a.csv.parts"
     (tmp_path / "a").write_bytes(b"abc")
     assert file_sha256(tmp_path / "a").startswith("ba7816bf8f01cfea")
+
+
+def test_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "moleblend"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder().parts[-2:] == (".cache", "moleblend")

@@ -1,39 +1,63 @@
 """Learn from molecules seen two ways at once: the 2D bond graph and the 3D geometry.
 
-For every pair of atoms one view is shown (how many bonds apart, which bonds, or how far), and the
-model predicts them all (MoleBLEND: Yu et al., ICLR 2024, arXiv:2307.06235).
+For every pair of atoms one view is shown (path length, bonds on the path, or distance), and the
+model predicts all of them (MoleBLEND: Yu et al., ICLR 2024, arXiv:2307.06235).
 """
 
-import os
 from importlib import import_module
-from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__version__ = version("moleblend")
+from moleblend.environment import VERSION, set_library_defaults
 
-# Threads of torch look for each other before they sleep, by default so long that beside one busy
-# core of two pretraining is forty times slower than on one thread; 1,000 looks cost 5 % at most on
-# a quiet machine (benchmarks/waiting.csv). OpenMP reads this once, when torch is imported.
-if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
-    os.environ["GOMP_SPINCOUNT"] = "1000"
+if TYPE_CHECKING:
+    from moleblend.chem.parsing import read_smiles
+    from moleblend.data.splits import scaffold_split
+    from moleblend.estimators import MoleBlendClassifier, MoleBlendEmbedder, MoleBlendRegressor
+    from moleblend.finetuning.train import train
+    from moleblend.model.checkpoint import load_model, save_model
+    from moleblend.prediction.predictor import Predictor, embed
+    from moleblend.pretraining.pretrain import pretrain
 
-_PUBLIC = {
-    "Predictor": "prediction.predictor",
-    "embed": "prediction.predictor",
-    "MoleBlendRegressor": "estimators",
+__version__ = VERSION
+
+__all__ = [
+    "MoleBlendClassifier",
+    "MoleBlendEmbedder",
+    "MoleBlendRegressor",
+    "Predictor",
+    "__version__",
+    "embed",
+    "load_model",
+    "pretrain",
+    "read_smiles",
+    "save_model",
+    "scaffold_split",
+    "train",
+]
+
+set_library_defaults()  # before torch is imported
+
+_MODULES = {
     "MoleBlendClassifier": "estimators",
     "MoleBlendEmbedder": "estimators",
+    "MoleBlendRegressor": "estimators",
+    "Predictor": "prediction.predictor",
+    "embed": "prediction.predictor",
+    "load_model": "model.checkpoint",
+    "pretrain": "pretraining.pretrain",
+    "read_smiles": "chem.parsing",
+    "save_model": "model.checkpoint",
+    "scaffold_split": "data.splits",
+    "train": "finetuning.train",
 }
-
-__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604 (they are strings)
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401
-    """Import a public name when it is first asked for: `import moleblend` alone takes no time."""
-    if name not in _PUBLIC:
+    """Import a public name on first use, so that `import moleblend` stays fast."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'moleblend' has no attribute {name!r}")
-    return getattr(import_module(f"moleblend.{_PUBLIC[name]}"), name)
+    return getattr(import_module(f"moleblend.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_PUBLIC])
+    return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""Configurations: frozen dataclasses from TOML or JSON, which refuse what they do not know."""
+"""Configurations: frozen dataclasses from TOML or JSON; unknown names and types are errors."""
 
 import tomllib
 from collections.abc import Callable, Sequence
@@ -16,46 +16,47 @@ _CONVERTER = cattrs.Converter(forbid_extra_keys=True)
 
 
 def from_dict(kind: type[T], values: object, source: str) -> T:
-    """Fill the dataclass `kind` from plain values.
+    """Create the dataclass `kind` from plain values.
 
-    A value is taken as it stands: `1` is a number, `"1"` and `true` are not, and a text is no list.
+    Values are not converted: `1` is a number, but `"1"` and `true` are not; a text is not a list.
 
     Args:
         kind: a frozen dataclass, whose fields may be dataclasses.
-        values: a dict as JSON or TOML gives it; what is left out keeps its default.
-        source: where the values came from, for the error.
+        values: a dict from JSON or TOML; missing fields keep their defaults.
+        source: where the values come from, for error messages.
 
     Raises:
-        ValueError: an unknown name, a value of another type, or one that the dataclass refuses; the
-            message names each such field.
+        ValueError: a name is unknown, or a value has another type or is invalid; the message names
+            each such field.
     """
     try:
         return _CONVERTER.structure(values, kind)
     except (cattrs.BaseValidationError, TypeError) as error:
-        told = []
+        messages = []
         for reason in cattrs.transform_error(error, format_exception=_reason):
-            text, _, place = reason.rpartition(" @ $")
-            told.append(f"{place.removeprefix('.')}: {text}" if place else text)
-        raise ValueError(f"{source}: {'; '.join(told)}") from error
+            text, _, field = reason.rpartition(" @ $")
+            messages.append(f"{field.removeprefix('.')}: {text}" if field else text)
+        raise ValueError(f"{source}: {'; '.join(messages)}") from error
 
 
 def to_dict(config: object) -> dict[str, Any]:
-    """Give the plain values of a dataclass: what `from_dict` takes."""
+    """Return the plain values of a dataclass, as `from_dict` reads them."""
     return _CONVERTER.unstructure(config)
 
 
 def check_choices(config: object) -> None:
-    """Refuse values that a field of a dataclass does not list, and texts where it holds several.
+    """Check the `Literal` and tuple fields of a dataclass.
 
     Raises:
-        ValueError: the message names the field, what it may be, and what came.
+        ValueError: a value is not one of the choices, or not a tuple; the message names the field,
+            the choices and the value.
     """
     for name, kind in get_type_hints(type(config)).items():
         value = getattr(config, name)
         each, values = kind, [value]
         if get_origin(kind) is tuple:
             if not isinstance(value, (tuple, list)):
-                raise ValueError(f"{name}: a tuple was expected, {value!r} came")
+                raise ValueError(f"{name}: got {value!r}, expected a tuple")
             each, values = get_args(kind)[0], list(value)
         if get_origin(each) is Literal:
             for one in values:
@@ -70,32 +71,32 @@ def read_recipe(kind: type[T], path: Path) -> T:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not TOML, or a field is unknown or refused.
+        ValueError: it is not TOML, or a field is unknown or invalid.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such recipe")
+        raise FileNotFoundError(f"{path}: no such recipe")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a TOML file ({error})") from error
+        raise ValueError(f"{path}: not a valid TOML file ({error})") from error
     return from_dict(kind, values, str(path))
 
 
 def _reason(error: BaseException, _: object) -> str:
-    """Say in words why a value was refused."""
+    """Explain an error of cattrs in one phrase."""
     if isinstance(error, cattrs.ForbiddenExtraKeysError):
         unknown, known = ", ".join(sorted(error.extra_fields)), ", ".join(get_type_hints(error.cl))
-        return f"{unknown} is unknown, known are {known}"
-    return "a value is needed" if isinstance(error, KeyError) else str(error)
+        return f"unknown name {unknown}; available: {known}"
+    return "a value is required" if isinstance(error, KeyError) else str(error)
 
 
-def _checked(accepted: type | tuple[type, ...], told: str, structure: _Structure) -> _Structure:
-    """Refuse a value of another type before it is structured."""
+def _checked(accepted: type | tuple[type, ...], expected: str, structure: _Structure) -> _Structure:
+    """Wrap a structure function with a check of the type."""
 
     def check(value: object, kind: object) -> object:
-        # Python counts True as the number 1; a recipe that says so is mistaken.
+        # In Python True is an int, but in a recipe it is not a number.
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-            raise TypeError(f"{told} was expected, {value!r} came")
+            raise TypeError(f"got {value!r}, expected {expected}")
         return structure(value, kind)
 
     return check
@@ -112,7 +113,7 @@ def _tuple_structure(kind: Any) -> _Structure:  # noqa: ANN401 (tuple[int, ...] 
 
     def check(values: Sequence[object], _: object) -> object:
         if len(values) != length:
-            raise ValueError(f"{length} values were expected, {list(values)} came")
+            raise ValueError(f"got {list(values)}, expected {length} values")
         return structure(values, kind)
 
     return check
@@ -121,22 +122,22 @@ def _tuple_structure(kind: Any) -> _Structure:  # noqa: ANN401 (tuple[int, ...] 
 def _one_of(value: object, kind: object) -> object:
     choices = get_args(kind)
     if value not in choices:
-        raise ValueError(f"one of {', '.join(map(repr, choices))} was expected, {value!r} came")
+        raise ValueError(f"got {value!r}, expected one of {', '.join(map(repr, choices))}")
     return value
 
 
 def _number_or_auto(value: object, _: object) -> object:
     if value != "auto" and (not isinstance(value, int) or isinstance(value, bool)):
-        raise TypeError(f"a whole number or 'auto' was expected, {value!r} came")
+        raise TypeError(f"got {value!r}, expected an integer or 'auto'")
     return value
 
 
 def _register_hooks() -> None:
-    scalars = ((float, (int, float), "a number"), (int, int, "a whole number"))
+    scalars = ((float, (int, float), "a number"), (int, int, "an integer"))
     scalars += ((bool, bool, "true or false"), (str, str, "a text"))
-    for kind, accepted, told in scalars:
-        take = _checked(accepted, told, lambda value, kind: kind(value))
-        _CONVERTER.register_structure_hook(kind, take)
+    for kind, accepted, expected in scalars:
+        convert = _checked(accepted, expected, lambda value, kind: kind(value))
+        _CONVERTER.register_structure_hook(kind, convert)
     _CONVERTER.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _one_of)
     _CONVERTER.register_structure_hook(int | Literal["auto"], _number_or_auto)
     containers = (
@@ -144,9 +145,9 @@ def _register_hooks() -> None:
         (lambda kind: get_origin(kind) is dict, dict, "a table", _mapping_structure),
         (lambda kind: get_origin(kind) is tuple, (list, tuple), "a list", _tuple_structure),
     )
-    for is_such, accepted, told, make in containers:
+    for applies_to, accepted, expected, make in containers:
         _CONVERTER.register_structure_hook_factory(
-            is_such, lambda kind, a=accepted, t=told, make=make: _checked(a, t, make(kind))
+            applies_to, lambda kind, a=accepted, e=expected, make=make: _checked(a, e, make(kind))
         )
 
 

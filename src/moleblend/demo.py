@@ -1,4 +1,4 @@
-"""The whole method on 2,000 molecules that come with the package, in a few minutes."""
+"""The end-to-end demo on 2,000 molecules that come with the package."""
 
 import json
 import shutil
@@ -31,33 +31,33 @@ from moleblend.prediction.predictor import Predictor
 from moleblend.pretraining.config import PretrainConfig, ScheduleConfig
 from moleblend.pretraining.pretrain import PretrainResult, pretrain
 from moleblend.reports.demo_report import Demonstration, Example, write_demo_report
-from moleblend.reports.html_page import require_matplotlib
+from moleblend.reports.plots import require_matplotlib
 
 DEFAULT_SMILES = "OCc1ccco1"
-"""Predicted where the user names no molecule: furfuryl alcohol."""
+"""Molecule to predict if the user gives none: furfuryl alcohol."""
 
 _FOLDERS = ("data", "pretrain", "from_pretrained", "from_random")
-_NOTE = "demo.json"
+_RECORD = "demo.json"
 _QM9_ELEMENTS = (6, 7, 8, 9)
 _QM9_ATOMS = 9
 
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Sizes of the demo. They were chosen on the validation part.
+    """Sizes of the demo, which were chosen on the validation set.
 
     Attributes:
-        n_molecules: how many of the embedded molecules are used.
-        n_train: molecules with a label to fine-tune on.
-        n_validation: molecules with a label that decide on the epoch.
-        n_test: molecules that no training sees.
-        n_held_out: molecules on which pretraining is scored; none of the test part is among them.
-        epochs: of fine-tuning.
-        batch_size: of fine-tuning.
-        learning_rate: of fine-tuning.
-        seed: of everything random.
-        encoder: of both models.
-        schedule: of pretraining.
+        n_molecules: number of included molecules to use.
+        n_train: labelled molecules in the training set.
+        n_validation: labelled molecules in the validation set, which select the epoch.
+        n_test: molecules in the test set, which neither pretraining nor fine-tuning uses.
+        n_held_out: molecules that validate pretraining; they are not test molecules.
+        epochs: epochs of fine-tuning.
+        batch_size: batch size of fine-tuning.
+        learning_rate: learning rate of fine-tuning.
+        seed: seed of all random choices.
+        encoder: encoder of both models.
+        schedule: schedule of pretraining.
     """
 
     n_molecules: int = 2_000
@@ -82,36 +82,37 @@ class DemoConfig:
 def demo(
     out: Path, smiles: str | None, *, console: Console, config: DemoConfig | None = None
 ) -> Path:
-    """Pretrain, fine-tune, predict, and write a page about it.
+    """Pretrain, fine-tune, predict, and write a report.
 
-    `out` gets the folders data, pretrain, from_pretrained and from_random, the file demo.json with
-    the figures, and report.html. Those of an earlier demo are replaced.
+    `out` gets the folders data, pretrain, from_pretrained and from_random, the metrics in
+    demo.json, and report.html. Those of an earlier demo are replaced.
 
     Args:
-        out: the folder.
-        smiles: a molecule to predict; asked for at a terminal, else `DEFAULT_SMILES`.
-        console: where progress and the result are shown.
+        out: the output folder.
+        smiles: molecule to predict. By default the user is asked at a terminal; else it is
+            `DEFAULT_SMILES`.
+        console: where progress and the result are printed.
         config: sizes; the default takes two to three minutes on two cores.
 
     Returns:
-        The path of the page.
+        The path of the report.
 
     Raises:
         ValueError: `out` has folders of these names that no demo wrote, or matplotlib is missing.
-        MoleculeError: `smiles` is no molecule, or no geometry is found for it.
+        MoleculeError: `smiles` cannot be parsed, or no geometry can be computed for it.
     """
     config = config or DemoConfig()
-    require_matplotlib()  # now rather than after the work is done
+    require_matplotlib()  # before the work, not after it
     typed = ask_molecule(console) if smiles is None else _with_geometry(smiles)
     _clear(out, config)
 
     console.rule("1. molecules")
-    table = _embedded(config.n_molecules)
+    table = _read_molecules(config.n_molecules)
     example = _write_data(table, out, config)
     store = out / "data" / "pretrain.arrow"
     build_store(store.with_suffix(".parquet"), store, n_processes=1)
     console.print(
-        f"{len(table):,} molecules of QM9 with geometry, {config.n_test:,} of them only to test"
+        f"{len(table):,} molecules of QM9 with geometry; {config.n_test:,} of them are the test set"
     )
 
     console.rule("2. pretraining by blending")
@@ -137,32 +138,32 @@ def demo(
 
     console.rule("4. result")
     gap = runs[0].targets[0].name
-    answers = tuple(
+    predictions = tuple(
         Predictor(run.model, device="cpu").predict([typed])[f"{gap}_pred"][0].as_py()
         for run in runs
     )
-    shown = Demonstration(
+    demonstration = Demonstration(
         pretraining=out / "pretrain",
         n_pretrained_on=len(table) - config.n_test - config.n_held_out,
         from_pretrained=runs[0],
         from_random=runs[1],
-        example=_example(example, pretrained, pretraining),
+        example=_predict_distances(example, pretrained, pretraining),
         typed=typed,
-        answers=answers,
+        answers=predictions,
         warning=training_differs(typed),
     )
-    _write_note(out, config, figures=_figures(shown))
-    report = write_demo_report(shown, out / "report.html")
-    _print_result(shown, console)
-    console.print(f"the report is {report}", soft_wrap=True)
+    _write_record(out, config, metrics=_metrics(demonstration))
+    report = write_demo_report(demonstration, out / "report.html")
+    _print_result(demonstration, console)
+    console.print(f"report: {report}", soft_wrap=True)
     return report
 
 
 def ask_molecule(console: Console) -> Molecule:
-    """Let the user type a SMILES, until it is one; nothing typed, or no terminal: the default.
+    """Ask the user for a SMILES until it can be parsed.
 
     Returns:
-        The molecule with a computed geometry.
+        The molecule with a computed geometry; the default without input or without a terminal.
     """
     while sys.stdin.isatty():
         try:
@@ -178,42 +179,41 @@ def ask_molecule(console: Console) -> Molecule:
 
 
 def _with_geometry(smiles: str) -> Molecule:
-    """The models are trained with geometries, so the typed molecule gets one too."""
+    """Read a SMILES and compute a geometry, as the models are trained with geometries."""
     return add_positions(read_smiles(smiles))
 
 
 def _clear(out: Path, config: DemoConfig) -> None:
-    """Remove what an earlier demo wrote, and nothing else."""
-    note = out / _NOTE
-    there = [name for name in _FOLDERS if (out / name).exists()]
-    if there and not note.is_file():
+    """Remove the files of an earlier demo, and no others."""
+    existing = [name for name in _FOLDERS if (out / name).exists()]
+    if existing and not (out / _RECORD).is_file():
         raise ValueError(
-            f"{out} has {', '.join(there)} already, which no demo wrote; another --out is needed"
+            f"{out} already has {', '.join(existing)}, which no demo wrote; choose another --out"
         )
-    _write_note(out, config, figures=None)
+    _write_record(out, config, metrics=None)
     (out / "report.html").unlink(missing_ok=True)
-    for name in there:
+    for name in existing:
         shutil.rmtree(out / name)
 
 
-def _embedded(n_molecules: int) -> Table:
+def _read_molecules(n_molecules: int) -> Table:
     with as_file(files("moleblend") / "assets" / "qm9_2000.parquet") as path:
         return read_table(path).piece(0, n_molecules)
 
 
 def _write_data(table: Table, out: Path, config: DemoConfig) -> Molecule:
-    """Write what is pretrained on and what has labels; give a molecule of the test part to show."""
+    """Write the tables of both trainings; return a test molecule for the report."""
     order = np.random.default_rng(config.seed).permutation(len(table))
     sizes = (config.n_test, config.n_validation, config.n_train)
     test, validation, train, _ = np.split(order, np.cumsum(sizes))
     write_table(_rows(table.columns, order[config.n_test :]), out / "data" / "pretrain.parquet")
     labelled = pa.concat_tables(
-        _rows(table.columns, part).append_column("part", pa.array([name] * len(part)))
-        for name, part in (("train", train), ("validation", validation), ("test", test))
+        _rows(table.columns, rows).append_column("set", pa.array([name] * len(rows)))
+        for name, rows in (("train", train), ("validation", validation), ("test", test))
     )
     write_table(labelled, out / "data" / "labels.parquet")
     unseen = Table(source=table.source, columns=_rows(table.columns, test))
-    # A hydrogen written in the SMILES is drawn, but not in the record: the numbers would differ.
+    # RDKit draws explicit hydrogens, which the molecule lacks, so that atom numbers would differ.
     return _most_varied(
         item
         for item in read_molecules(unseen)
@@ -226,7 +226,7 @@ def _rows(columns: pa.Table, rows: Int64[np.ndarray, " m"]) -> pa.Table:
 
 
 def _most_varied(molecules: Iterable[Molecule]) -> Molecule:
-    """Give the molecule with the most kinds of bonds, elements and atoms."""
+    """Return the molecule with the most kinds of bonds, then of elements, then the most atoms."""
 
     def variety(molecule: Molecule) -> tuple[int, int, int]:
         kinds = len(np.unique(molecule.bond_features[:, 0]))
@@ -238,7 +238,7 @@ def _most_varied(molecules: Iterable[Molecule]) -> Molecule:
 def _fine_tune(
     out: Path, name: str, source: str, config: DemoConfig, console: Console
 ) -> TrainResult:
-    """Train on the gap; both runs differ in their source alone."""
+    """Fine-tune on the HOMO-LUMO gap; the two runs differ in their source model only."""
     return train(
         TrainConfig(
             data=str(out / "data" / "labels.parquet"),
@@ -246,10 +246,10 @@ def _fine_tune(
             units=("eV",),
             out=str(out / name),
             source=source,
-            split="part",
+            split="set",
             task=("regression",),
             views="both",
-            features=("none",),  # what the two are compared for is the encoder
+            features=("none",),  # the runs compare encoders
             epochs=config.epochs,
             patience=config.epochs,
             batch_size=config.batch_size,
@@ -264,11 +264,13 @@ def _fine_tune(
 
 
 @torch.inference_mode()
-def _example(molecule: Molecule, pretrained: PretrainResult, config: PretrainConfig) -> Example:
-    """Let the pretrained model fill in the distances of a molecule."""
+def _predict_distances(
+    molecule: Molecule, pretrained: PretrainResult, config: PretrainConfig
+) -> Example:
+    """Predict the distances of a molecule with the pretrained model."""
     model = checkpoint.load(pretrained.model)
     batch = collate([molecule])
-    blended = replace(config.blend, whole=(0.0, 0.0))
+    blended = replace(config.blend, unblended=(0.0, 0.0))
     blend = draw_blend(batch, blended, torch.Generator().manual_seed(config.seed))
     from_2d, from_blend = (
         model.predict_views(batch, seen).geometry[0, :, :, 0].numpy()
@@ -278,32 +280,36 @@ def _example(molecule: Molecule, pretrained: PretrainResult, config: PretrainCon
 
 
 def training_differs(typed: Molecule) -> str:
-    """Say where a molecule is unlike all that the models have seen."""
+    """Warn if a molecule is unlike all training molecules; empty if it is not."""
     reasons = []
     if typed.n_atoms > _QM9_ATOMS:
-        reasons.append(f"{typed.n_atoms} heavy atoms, the training molecules at most {_QM9_ATOMS}")
+        reasons.append(
+            f"{typed.n_atoms} heavy atoms (training molecules have at most {_QM9_ATOMS})"
+        )
     if set((typed.atoms[:, 0] + 1).tolist()) - set(_QM9_ELEMENTS):
-        reasons.append("elements beyond C, N, O and F")
+        reasons.append("elements other than C, N, O and F")
     return (
-        f"Do not trust these figures: the molecule has {', and '.join(reasons)}." if reasons else ""
+        f"These predictions are not reliable: the molecule has {', and '.join(reasons)}."
+        if reasons
+        else ""
     )
 
 
-def _figures(shown: Demonstration) -> dict[str, object]:
+def _metrics(shown: Demonstration) -> dict[str, object]:
     gap = shown.from_random.targets[0].name
     return {
         "from_pretrained": shown.from_pretrained.test[gap],
         "from_random": shown.from_random.test[gap],
-        "mean": shown.from_random.trivial[gap],
+        "mean": shown.from_random.evaluation.constant_baseline[gap],
         "typed": {"smiles": shown.typed.id, "predicted": shown.answers},
     }
 
 
-def _write_note(out: Path, config: DemoConfig, figures: dict[str, object] | None) -> None:
-    """Mark the folder as one of ours, with the figures once they are known."""
+def _write_record(out: Path, config: DemoConfig, metrics: dict[str, object] | None) -> None:
+    """Write demo.json, which marks the folder as one of a demo; the metrics follow at the end."""
     out.mkdir(parents=True, exist_ok=True)
-    told = json.dumps({"config": to_dict(config), "test": figures}, indent=2)
-    (out / _NOTE).write_text(told + "\n", encoding="utf-8")
+    text = json.dumps({"config": to_dict(config), "test": metrics}, indent=2)
+    (out / _RECORD).write_text(text + "\n", encoding="utf-8")
 
 
 def _print_result(shown: Demonstration, console: Console) -> None:
@@ -311,19 +317,23 @@ def _print_result(shown: Demonstration, console: Console) -> None:
     runs = (
         ("from the pretrained model", shown.from_pretrained.test, f"{shown.answers[0]:.2f}"),
         ("from random weights", shown.from_random.test, f"{shown.answers[1]:.2f}"),
-        ("always the mean", shown.from_random.trivial, f"{target.mean:.2f}"),
+        (
+            "constant baseline (training mean)",
+            shown.from_random.evaluation.constant_baseline,
+            f"{target.mean:.2f}",
+        ),
     )
     table = RichTable(title=f"{target.name}, in {target.unit}")
     table.add_column("")
-    for title in ("MAE, test", "test molecules", f"predicted for {shown.typed.id}"):
+    for title in ("MAE, test", "test molecules", f"prediction for {shown.typed.id}"):
         table.add_column(title, justify="right")
-    for name, metrics, answer in runs:
-        figures = metrics[target.name]
-        table.add_row(name, f"{figures['MAE']:.3f}", f"{figures['n']:,}", answer)
+    for name, by_target, prediction in runs:
+        metrics = by_target[target.name]
+        table.add_row(name, f"{metrics['MAE']:.3f}", f"{metrics['n']:,}", prediction)
     console.print(table)
     console.print(
-        "One seed of a tiny model: a demonstration, no benchmark. The geometry of "
-        f"{shown.typed.id} was computed (ETKDGv3 and MMFF94).",
+        "This is one seed of a tiny model: a demonstration, not a benchmark. The geometry of "
+        f"{shown.typed.id} was computed with ETKDGv3 and MMFF94.",
         soft_wrap=True,
         markup=False,
     )

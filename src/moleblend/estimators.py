@@ -1,12 +1,11 @@
-"""The door from scikit-learn: estimators whose X is a list, array, Series or frame of SMILES.
+"""scikit-learn estimators: X is a list, array, Series or data frame of SMILES.
 
-They train and predict by the same functions as the verbs of the shell. A fitted estimator holds the
-bytes of its model file, so its pickle needs no class of torch, and no file beside it.
+They use the same functions as the commands. A fitted estimator holds the bytes of its model file,
+so that its pickle needs no torch class and no other file.
 """
 
 import tempfile
 import warnings
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,24 +26,24 @@ from moleblend.finetuning.train import TrainConfig, train
 from moleblend.model.blending import ShownViews
 from moleblend.model.checkpoint import PACKAGED
 from moleblend.model.encoder import EncoderConfig
-from moleblend.prediction.predictor import Predictor, embed
+from moleblend.prediction.predictor import embed, open_predictor
 
 
 class _SmilesEstimator(BaseEstimator):
-    """What all of them share: X is SMILES."""
+    """Base class of estimators whose X is SMILES."""
 
     smiles: str | None
 
     def _read(self, X: Any, *, is_fit: bool = False) -> list[str]:  # noqa: ANN401, N803
-        """Give the SMILES of X; fitting remembers the names of its columns."""
-        found = smiles_list(X, self.smiles)
-        if not found:
-            raise ValueError("no molecule came: found array with 0 sample(s), at least 1 is needed")
+        """Return the SMILES of X; fitting stores the names of its columns."""
+        smiles = smiles_list(X, self.smiles)
+        if not smiles:
+            raise ValueError("found array with 0 sample(s), expected at least 1 molecule")
         if is_fit:
             self.n_features_in_ = len(X.columns) if is_frame(X) else 1
             if is_frame(X):
                 self.feature_names_in_ = np.array(list(X.columns), object)
-        return found
+        return smiles
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -55,7 +54,7 @@ class _SmilesEstimator(BaseEstimator):
 
 
 class _FineTuned(_SmilesEstimator):
-    """A model fine-tuned in a temporary folder, and kept as the bytes of its file."""
+    """Base class of fine-tuned models; the model is kept as the bytes of its file."""
 
     def __init__(
         self,
@@ -103,13 +102,13 @@ class _FineTuned(_SmilesEstimator):
         labels: dict[str, Float64[np.ndarray, " n"]],
         task: Literal["regression", "binary"],
     ) -> None:
-        """Fine-tune on labels by the name of their target."""
-        # A run reads a test part at its end. Here the user's own y is the test, so the validation
-        # molecules stand in for it once more, and nobody reads those figures.
+        """Fine-tune on the labels of each target, in a temporary folder."""
+        # A run needs a test set. Users of an estimator test it themselves, so the validation
+        # molecules are also the test set, whose metrics are not used.
         rows = np.concatenate([np.arange(len(smiles)), split.validation])
-        parts = np.full(len(rows), "test", object)
-        parts[split.train], parts[split.validation] = "train", "valid"
-        columns = {"smiles": pa.array([smiles[row] for row in rows]), "part": pa.array(parts)}
+        sets = np.full(len(rows), "test", object)
+        sets[split.train], sets[split.validation] = "train", "valid"
+        columns = {"smiles": pa.array([smiles[row] for row in rows]), "set": pa.array(sets)}
         for name, values in labels.items():
             columns[name] = pa.array(values[rows], from_pandas=True)
         with tempfile.TemporaryDirectory(prefix="moleblend-") as folder:
@@ -121,7 +120,7 @@ class _FineTuned(_SmilesEstimator):
                 out=str(Path(folder) / "run"),
                 source=str(self.model),
                 smiles="smiles",
-                split="part",
+                split="set",
                 task=(task,),
                 views=self.views,
                 conformers=self.conformers,
@@ -141,39 +140,41 @@ class _FineTuned(_SmilesEstimator):
             console = Console(stderr=True, quiet=not self.verbose)
             try:
                 result = train(config, errors="raise", console=console)
-            except ValueError as error:  # its row is that of X
+            except ValueError as error:  # its row number is that of X
                 kind = MoleculeError if isinstance(error, MoleculeError) else ValueError
                 raise kind(str(error).replace(str(data), "X and y")) from error
             self.model_file_ = result.model.read_bytes()
         self.kept_epoch_ = result.kept_epoch
 
     def _validation(self, smiles: list[str]) -> Split:
-        """Put a part aside for validation: by scaffold, or at random if that is far from it."""
+        """Split off a validation set by scaffold, or at random if its size would be far off."""
         if not 0 < self.validation_fraction < 1:
             raise ValueError(
-                f"validation_fraction must be in (0, 1), {self.validation_fraction} came"
+                f"got validation_fraction={self.validation_fraction}, expected a number between 0 "
+                "and 1"
             )
         if len(smiles) < 2:
-            raise ValueError("at least 2 molecules are needed to fit, 1 sample came")
+            raise ValueError("got 1 sample, expected at least 2 molecules")
         n = len(smiles)
         wanted = min(max(round(self.validation_fraction * n), 1), n - 1)
         fractions = (1 - wanted / n, wanted / n, 0.0)
         split = scaffold_split(smiles, fractions)
-        # Room is rounded down, and what found none is left over for validation here.
+        # Sizes are rounded down; the molecules left over belong to the validation set.
         split = Split(split.train, np.sort(np.concatenate([split.validation, split.test])), _NONE)
-        # Molecules of one scaffold stay together, and may be too many to be put aside.
+        # Molecules of one scaffold stay together, which may make the set too large.
         if not 0 < len(split.validation) <= min(2 * wanted, n - 1):
             split = random_split(n, fractions, self.random_state)
         return split
 
     def _predict(self, X: Any) -> Float64[np.ndarray, "n t"]:  # noqa: ANN401, N803
-        """Predict every target, in its unit or as a probability."""
+        """Predict every target: values in their unit, or probabilities."""
         check_is_fitted(self, "model_file_")
-        predictor = _opened(self.model_file_, None if self.device == "auto" else self.device)
+        device = None if self.device == "auto" else self.device
+        predictor = open_predictor(self.model_file_, device=device)
         table = predictor.predict(self._read(X), errors="raise")
         targets = predictor.model.config.targets
-        ending = {"regression": "pred", "binary": "prob"}
-        columns = [table.column(f"{t.name}_{ending[t.kind]}").to_numpy() for t in targets]
+        suffix = {"regression": "pred", "binary": "prob"}
+        columns = [table.column(f"{t.name}_{suffix[t.kind]}").to_numpy() for t in targets]
         return np.stack(columns, 1)
 
     def save(self, path: str | Path) -> None:
@@ -186,34 +187,33 @@ _NONE: Int64[np.ndarray, " n"] = np.zeros(0, np.int64)
 
 
 class MoleBlendRegressor(RegressorMixin, _FineTuned):
-    """Predicts measured numbers of molecules by a fine-tuned model.
+    """Regression of molecular properties with a fine-tuned model.
 
     Args:
         model: model file to start from, `packaged`, or `scratch` for random weights.
-        smiles: column of the SMILES where X is a data frame; found by name if left out.
-        views: what is used of each molecule, as in `settings.TrainConfig`; likewise `conformers`,
-            `epochs`, `patience`, `batch_size`, `learning_rate`, `head_dropout` and `device`.
-        conformers: geometries computed for each molecule.
-        features: joined to the property head, as in `settings.TrainConfig`.
-        freeze: train the property head alone, on vectors that are computed once.
-        ensemble: members of the model, which differ by their seed; the prediction is their mean.
-        validation_fraction: part of the molecules, put aside by scaffold (at random where that
-            would be none, or more than twice as many), by which probabilities and intervals are put
-            right and, with patience, the epoch is chosen.
-        epochs: of training; at most, with patience.
-        patience: epochs without a better validation figure after which training stops and the best
-            epoch is kept; 0 keeps the last.
-        batch_size: molecules in a step.
-        learning_rate: at the end of the warm-up.
-        head_dropout: before the last layer of the property head.
-        random_state: seed of everything random.
+        smiles: SMILES column if X is a data frame. By default it is detected by its name.
+        views: what the model sees of each molecule, see `finetuning.config.TrainConfig`.
+        conformers: number of geometries to compute for each molecule.
+        features: extra features for the property head, see `finetuning.config.TrainConfig`.
+        freeze: train the property head only, on molecule vectors that are computed once.
+        ensemble: number of models that differ in their seed. The prediction is their mean.
+        validation_fraction: fraction of the molecules in the validation set. It is a scaffold
+            split, or a random split if the set would be empty or more than twice as large. The set
+            calibrates probabilities and intervals and, with patience, selects the epoch.
+        epochs: number of training epochs; the maximum if patience is set.
+        patience: number of epochs without a better validation score after which training stops and
+            the best epoch is kept. 0 keeps the last epoch.
+        batch_size: molecules per optimiser step.
+        learning_rate: learning rate at the end of the warm-up.
+        head_dropout: dropout before the last layer of the property head.
+        random_state: seed of all random choices.
         device: `auto`, `cpu` or `cuda`.
-        encoder: of a model from scratch.
-        verbose: show what happens in each epoch.
+        encoder: encoder of a model with random weights.
+        verbose: print each epoch.
 
     Attributes:
         model_file_: bytes of the fitted model's safetensors file; `save` writes them.
-        kept_epoch_: whose weights were kept; of an ensemble, in its first member.
+        kept_epoch_: epoch of the kept weights, in an ensemble of its first member.
         n_outputs_: number of targets.
         n_features_in_: columns of X.
 
@@ -230,11 +230,11 @@ class MoleBlendRegressor(RegressorMixin, _FineTuned):
             y: [n], or [n t] for several targets; NaN is a missing label.
 
         Raises:
-            ValueError: a SMILES cannot be read, or X and y do not fit each other.
+            ValueError: a SMILES cannot be parsed, or X and y have different lengths.
         """
         smiles = self._read(X, is_fit=True)
         labels = check_array(
-            _given(self, y), dtype=np.float64, ensure_2d=False, ensure_all_finite="allow-nan"
+            _require_y(self, y), dtype=np.float64, ensure_2d=False, ensure_all_finite="allow-nan"
         )
         check_consistent_length(smiles, labels)
         self._is_flat = labels.ndim == 1
@@ -242,13 +242,13 @@ class MoleBlendRegressor(RegressorMixin, _FineTuned):
         self.n_outputs_ = columns.shape[1]
         empty = np.flatnonzero(np.isnan(columns).all(0))
         if len(empty):
-            raise ValueError(f"y has no label in column {empty[0] + 1}: all its values are NaN")
+            raise ValueError(f"y has no label in column {empty[0] + 1}: all values are NaN")
         targets = {f"y{k}": column for k, column in enumerate(columns.T)}
         self._train(smiles, self._validation(smiles), targets, "regression")
         return self
 
     def predict(self, X: Any) -> Float64[np.ndarray, "..."]:  # noqa: ANN401, N803
-        """Predict; shape [n], or [n t] if y had two axes.
+        """Predict values; the shape is [n], or [n t] if y had two axes.
 
         Raises:
             MoleculeError: a molecule cannot be used; the message names its row.
@@ -263,14 +263,14 @@ class MoleBlendRegressor(RegressorMixin, _FineTuned):
 
 
 class MoleBlendClassifier(ClassifierMixin, _FineTuned):
-    """Predicts classes of molecules by a fine-tuned model. Arguments as of `MoleBlendRegressor`.
+    """Classification of molecules with a fine-tuned model; arguments as in `MoleBlendRegressor`.
 
-    Two classes are one target; of more, each against all others is one, and their probabilities are
-    divided by their sum.
+    Two classes are one target. More classes are one target each (one against the rest), and their
+    probabilities are normalised by their sum.
 
     Attributes:
         classes_: the labels, sorted.
-        model_file_: as of `MoleBlendRegressor`, as are the others.
+        model_file_: as in `MoleBlendRegressor`, like the others.
     """
 
     def fit(self, X: Any, y: Any) -> "MoleBlendClassifier":  # noqa: ANN401, N803
@@ -278,33 +278,34 @@ class MoleBlendClassifier(ClassifierMixin, _FineTuned):
 
         Args:
             X: SMILES of n molecules.
-            y: a label for each, of two or more classes; numbers or text.
+            y: labels of two or more classes; numbers or text.
 
         Raises:
-            ValueError: a SMILES cannot be read, only one class came, or X and y do not fit.
+            ValueError: a SMILES cannot be parsed, y has one class only, or X and y have different
+                lengths.
         """
         smiles = self._read(X, is_fit=True)
-        labels = column_or_1d(_given(self, y), warn=True)
+        labels = column_or_1d(_require_y(self, y), warn=True)
         assert_all_finite(labels, input_name="y")
         check_consistent_length(smiles, labels)
         check_classification_targets(labels)
         self.classes_, codes = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError("two or more classes are needed, y has one class only")
+            raise ValueError("y has one class only, expected two or more classes")
         wanted = range(1, 2) if len(self.classes_) == 2 else range(len(self.classes_))
         columns = {f"class{k}": (codes == k).astype(np.float64) for k in wanted}
         split = self._validation(smiles)
         for code in np.setdiff1d(codes, codes[split.train]):
             warnings.warn(
-                f"all molecules of class {self.classes_[code]!r} were put aside for validation, so "
-                "it is not learnt; another random_state or validation_fraction may do",
+                f"all molecules of class {self.classes_[code]!r} are in the validation set, so the "
+                "model cannot learn it; try another random_state or validation_fraction",
                 stacklevel=2,
             )
         self._train(smiles, split, columns, "binary")
         return self
 
     def predict_proba(self, X: Any) -> Float64[np.ndarray, "n c"]:  # noqa: ANN401, N803
-        """Give the probability of each of `classes_`.
+        """Predict the probability of each of `classes_`.
 
         Raises:
             MoleculeError: a molecule cannot be used; the message names its row.
@@ -315,19 +316,19 @@ class MoleBlendClassifier(ClassifierMixin, _FineTuned):
         return values / values.sum(1, keepdims=True)
 
     def predict(self, X: Any) -> np.ndarray:  # noqa: ANN401, N803
-        """Give the most probable of `classes_`."""
+        """Predict the most probable of `classes_`."""
         probabilities = self.predict_proba(X)
         return self.classes_[probabilities.argmax(1)]
 
 
 class MoleBlendEmbedder(TransformerMixin, _SmilesEstimator):
-    """Turns molecules into vectors, for any estimator behind it; there is nothing to fit.
+    """Transformer of molecules to vectors of a model; it needs no fitting.
 
     Args:
         model: model file, or `packaged`.
-        smiles: column of the SMILES where X is a data frame; found by name if left out.
-        views: what is used of each molecule; by default what the model was trained to see.
-        errors: a molecule that cannot be used gets NaN, with a warning (`keep`), or raises.
+        smiles: SMILES column if X is a data frame. By default it is detected by its name.
+        views: what the model sees of each molecule. The default is that of its training.
+        errors: a molecule that cannot be used gets NaN and a warning (`keep`), or raises an error.
 
     Example:
         >>> from sklearn.linear_model import Ridge
@@ -349,12 +350,12 @@ class MoleBlendEmbedder(TransformerMixin, _SmilesEstimator):
         self.errors = errors
 
     def fit(self, X: Any, y: Any = None) -> "MoleBlendEmbedder":  # noqa: ANN401, ARG002, N803
-        """Look at the columns of X only."""
+        """Check X and store its column names."""
         self._read(X, is_fit=True)
         return self
 
     def transform(self, X: Any) -> Float32[np.ndarray, "n d"]:  # noqa: ANN401, N803
-        """Give a vector per molecule.
+        """Compute one vector per molecule.
 
         Raises:
             MoleculeError: a molecule cannot be used and `errors` is "raise".
@@ -362,7 +363,7 @@ class MoleBlendEmbedder(TransformerMixin, _SmilesEstimator):
         return embed(self._read(X), model=self.model, views=self.views, errors=self.errors)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:  # noqa: ANN401, ARG002
-        """Name the axes of a vector: e0, e1, ..."""
+        """Return the names of the vector components: e0, e1, ..."""
         width = embed(["C"], model=self.model).shape[1]
         return np.array([f"e{k}" for k in range(width)], object)
 
@@ -373,16 +374,7 @@ class MoleBlendEmbedder(TransformerMixin, _SmilesEstimator):
         return tags
 
 
-@lru_cache(maxsize=2)
-def _opened(model_file: bytes, device: Literal["cpu", "cuda"] | None) -> Predictor:
-    """Read a fitted model from its bytes, once for all predictions."""
-    with tempfile.TemporaryDirectory(prefix="moleblend-") as folder:
-        path = Path(folder) / "model.safetensors"
-        path.write_bytes(model_file)
-        return Predictor(path, device=device)
-
-
-def _given(estimator: BaseEstimator, y: Any) -> Any:  # noqa: ANN401
+def _require_y(estimator: BaseEstimator, y: Any) -> Any:  # noqa: ANN401
     if y is None:
         name = type(estimator).__name__
         raise ValueError(f"{name} requires y to be passed, but the target y is None")

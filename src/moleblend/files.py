@@ -1,9 +1,11 @@
-"""Files that are whole or not there, that one process at a time works on, or made part by part.
+"""Atomic writing of files, locks, output in resumable shards, file hashes and the cache folder.
 
-A part gets its name only when it is whole, so what a killed process leaves is as good as new.
+A file or shard gets its final name only when it is complete. Shards that a killed process left
+behind can therefore be used.
 """
 
 import hashlib
+import io
 import json
 import os
 import secrets
@@ -17,24 +19,27 @@ from filelock import FileLock, Timeout
 
 @contextmanager
 def replacing(path: Path) -> Generator[Path, None, None]:
-    """Give a temporary name beside `path` to write to; it gets the name `path` when it is whole.
+    """Yield a temporary file in the folder of `path`; it replaces `path` when it is complete.
 
-    If writing fails or is interrupted, `path` stays what it was.
+    If writing fails or is interrupted, `path` is not changed.
+
+    Raises:
+        ValueError: `path` is a folder.
     """
     if path.is_dir():
-        raise ValueError(f"{path}: this is a folder, a file is to be written")
+        raise ValueError(f"{path}: this is a folder, expected a file to write")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         temporary.touch()
-        mode = temporary.stat().st_mode  # what the user's umask allows; safetensors gives less
+        mode = temporary.stat().st_mode  # as the user's umask allows; safetensors restricts it
         yield temporary
         temporary.chmod(mode)
         with temporary.open("rb+") as file:
-            # Else a crash of the machine could leave the name without the bytes.
+            # Without this, a crash of the machine could leave the name without the content.
             os.fsync(file.fileno())
         temporary.replace(path)
-        if os.name == "posix":  # nor could the bytes be there without the name
+        if os.name == "posix":  # the same for the content without the name
             folder = os.open(path.parent, os.O_RDONLY)
             try:
                 os.fsync(folder)
@@ -45,7 +50,7 @@ def replacing(path: Path) -> Generator[Path, None, None]:
 
 
 def sweep(folder: Path, names: Iterable[str]) -> None:
-    """Remove what killed processes left of files of these names that they were replacing."""
+    """Remove the temporary files of `replacing` that killed processes left for these names."""
     for name in names:
         for temporary in folder.glob(f".{name}.{'[0-9a-f]' * 8}"):
             temporary.unlink()
@@ -53,12 +58,12 @@ def sweep(folder: Path, names: Iterable[str]) -> None:
 
 @contextmanager
 def alone_with(path: Path) -> Generator[None, None, None]:
-    """Keep other processes from working on `path` meanwhile; `.NAME.lock` beside it says so.
+    """Lock `path` against other processes, with the file `.NAME.lock` in the same folder.
 
-    What a killed process leaves of it holds nobody up.
+    The lock file of a killed process does not block others.
 
     Raises:
-        ValueError: another process does.
+        ValueError: another process holds the lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     name = path.with_name(f".{path.name}.lock")
@@ -66,7 +71,7 @@ def alone_with(path: Path) -> Generator[None, None, None]:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise ValueError(f"{path}: another process is working on it") from error
+        raise ValueError(f"{path}: another process is using it") from error
     try:
         yield
     finally:
@@ -75,12 +80,12 @@ def alone_with(path: Path) -> Generator[None, None, None]:
 
 
 class PartialOutput:
-    """The folder `.OUT.parts`, with `shard-00000.ENDING` and so on.
+    """The folder `.OUT.parts` with the finished shards of an output, `shard-00000.ENDING` etc.
 
     Args:
-        out: the file that is to be.
-        ending: of each part.
-        what: makes the parts; errors name it.
+        out: the final output file.
+        ending: file ending of the shards.
+        what: name of the operation in error messages.
     """
 
     def __init__(self, out: Path, ending: str, what: str) -> None:
@@ -88,60 +93,74 @@ class PartialOutput:
         self._ending, self._what = ending, what
 
     def path(self, number: int) -> Path:
-        """Where a part is once it is whole."""
+        """Return the path of a finished shard."""
         return self.folder / f"shard-{number:05}.{self._ending}"
 
     def finished(self) -> list[Path]:
-        """Those that are there, in order."""
+        """List the finished shards, in order."""
         return sorted(self.folder.glob(f"shard-*.{self._ending}"))
 
     def start_or_resume(self, origin: dict[str, object], *, resume: bool) -> None:
-        """Begin, or check that what is resumed goes on as it began.
+        """Start a new output, or check that an unfinished one can be resumed.
 
         Args:
-            origin: all that the parts are a function of, as JSON knows it.
-            resume: go on with the parts that are there.
+            origin: everything that the shards depend on, as JSON values.
+            resume: continue with the existing shards.
 
         Raises:
-            ValueError: nothing is there to be resumed, it began otherwise, or it is there and
-                `resume` false.
+            ValueError: there is nothing to resume, or it was started with another `origin`; or
+                there is an unfinished output and `resume` is false.
         """
         path = self.folder / "origin.json"
-        told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
         if resume:
-            if told is None:
-                raise ValueError(
-                    f"{self.folder}: there is no unfinished {self._what} to be resumed"
-                )
-            changed = [name for name in {**told, **origin} if told.get(name) != origin.get(name)]
+            if stored is None:
+                raise ValueError(f"{self.folder}: there is no unfinished {self._what} to resume")
+            changed = [
+                name for name in {**stored, **origin} if stored.get(name) != origin.get(name)
+            ]
             if changed:
                 raise ValueError(
-                    f"{self.folder}: a resumed {self._what} goes on as it began, but these differ: "
-                    f"{', '.join(changed)}; remove the folder to begin anew"
+                    f"{self.folder}: cannot resume the {self._what}, because these settings differ "
+                    f"from those it was started with: {', '.join(changed)}; remove the folder to "
+                    "start again"
                 )
-            for stray in self.folder.glob(".*"):  # what was being written when the process died
-                stray.unlink()
+            for temporary in self.folder.glob(".*"):  # incomplete files of a killed process
+                temporary.unlink()
             return
         if any(self.folder.glob("shard-*")):
             raise ValueError(
-                f"{self.folder} holds an unfinished {self._what}: --resume goes on with it, "
-                "removing the folder begins anew"
+                f"{self.folder} contains an unfinished {self._what}: continue it with --resume, or "
+                "remove the folder to start again"
             )
         self.remove()
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
 
     def remove(self) -> None:
-        """Forget all parts."""
+        """Remove the folder with all shards."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def partial_output_folder(out: Path) -> Path:
-    """The folder that holds the parts of a file until it is whole."""
+    """Return the folder that holds the shards of a file until it is complete."""
     return out.with_name(f".{out.name}.parts")
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of the bytes of a file, by which it is known again."""
+    """Compute the SHA-256 of the bytes of a file, as hexadecimal digits."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return stream_sha256(file)
+
+
+def stream_sha256(stream: io.BufferedIOBase) -> str:
+    """Compute the SHA-256 of the remaining bytes of an open file, as hexadecimal digits."""
+    return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def cache_folder() -> Path:
+    """Return the user's cache folder: `moleblend` in `$XDG_CACHE_HOME`, by default in `~/.cache`.
+
+    It holds conformers and downloaded data sets, the same on all platforms.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moleblend"

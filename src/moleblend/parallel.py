@@ -1,4 +1,4 @@
-"""A function over many items, in order, on the cores of this machine or on Ray."""
+"""Parallel map that keeps the order of the items, on the cores of this machine or on Ray."""
 
 import logging
 import os
@@ -17,10 +17,10 @@ Engine = Literal["processes", "ray"]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-_Ticket = TypeVar("_Ticket")
+_Handle = TypeVar("_Handle")
 
-_UNDER_WAY = 2
-"""Items that are under way at a time, for each worker: none waits, and memory stays bounded."""
+_IN_PROGRESS = 2
+"""Items in progress per worker: workers do not wait, and memory stays bounded."""
 
 
 def map_in_order(
@@ -33,32 +33,35 @@ def map_in_order(
 ) -> Iterator[_Result]:
     """Apply a function to items in several workers; results come in the order of the items.
 
-    Items are taken as workers need them, so that they may be more than memory holds.
+    Items are consumed as workers need them, so they need not fit into memory together.
 
     Args:
-        function: at the top level of a module, or a `partial` of such a one.
-        items: what can be sent to another process.
+        function: a function at the top level of a module, or a `partial` of one.
+        items: picklable items.
         engine: `processes` of this machine, or the workers of `ray`. Processes are spawned, so a
-            script needs `if __name__ == "__main__":`; one worker, or one item, needs none.
-        n_workers: left out, one for each core (of the cluster).
-        address: of a Ray cluster, whose machines need this moleblend; left out, Ray is started on
-            this machine, or used as it runs in this process.
+            script needs `if __name__ == "__main__":`. With one worker or one item the function runs
+            in this process.
+        n_workers: by default one for each core (of the cluster).
+        address: of a Ray cluster, whose machines need this version of moleblend. By default Ray is
+            started on this machine, or a running one of this process is used.
 
     Raises:
-        ValueError: an argument is refused, or Ray is not installed.
-        ChildProcessError: a worker died (no memory left, or a crash).
+        ValueError: an argument is invalid, or Ray is not installed.
+        ChildProcessError: a worker died (out of memory, or a crash).
     """
     if n_workers is not None and n_workers < 1:
-        raise ValueError(f"at least one worker is needed, not {n_workers}")
+        raise ValueError(f"got n_workers={n_workers}, expected at least 1")
     if engine == "ray":
         return _on_ray(function, items, n_workers, address)
     if address is not None:
-        raise ValueError(f"an address ({address}) is that of a Ray cluster: it needs engine ray")
+        raise ValueError(
+            f"got address={address} and engine={engine}, but only engine ray has an address"
+        )
     return _on_processes(function, items, n_workers or os.cpu_count() or 1)
 
 
 def end_with_parent() -> None:
-    """Let this process end when the one that spawned it is gone, even by SIGKILL."""
+    """End this process when its parent process ends, even by SIGKILL."""
     parent = parent_process()
     if parent is None:
         return
@@ -78,7 +81,7 @@ def _on_processes(
     if n_workers == 1 or len(first) < 2:
         yield from map(function, chain(first, remaining))
         return
-    # Spawned, not forked: torch and Arrow have threads, which a fork would break.
+    # Spawned, not forked: forking breaks the threads of torch and Arrow.
     pool = ProcessPoolExecutor(
         n_workers, mp_context=get_context("spawn"), initializer=end_with_parent
     )
@@ -87,12 +90,12 @@ def _on_processes(
             lambda item: pool.submit(function, item),
             lambda future: future.result(),
             chain(first, remaining),
-            _UNDER_WAY * n_workers,
+            _IN_PROGRESS * n_workers,
             deque(),
         )
     except BrokenProcessPool as error:
         raise ChildProcessError(
-            "a process died: out of memory, a crash inside RDKit, or a script without "
+            "a worker process died: out of memory, a crash in RDKit, or a script without "
             "`if __name__ == '__main__':`"
         ) from error
     finally:
@@ -110,10 +113,10 @@ def _on_ray(
         from ray.exceptions import RayError, RayTaskError
     except ImportError as error:
         raise ValueError("engine ray needs Ray: pip install 'moleblend[ray]'") from error
-    is_ours = not ray.is_initialized()
-    if is_ours:
+    starts_ray = not ray.is_initialized()
+    if starts_ray:
         if address is not None:
-            _knock(address)
+            _check_address(address)
         ray.init(
             address=address or "local",
             num_cpus=None if address else n_workers,
@@ -123,50 +126,50 @@ def _on_ray(
         )
     task = ray.remote(_apply)
     n_cores = max(int(ray.cluster_resources().get("CPU", 1)), 1)
-    most = _UNDER_WAY * (n_workers or n_cores)
-    under_way: deque[ray.ObjectRef] = deque()
+    limit = _IN_PROGRESS * (n_workers or n_cores)
+    in_progress: deque[ray.ObjectRef] = deque()
     try:
-        yield from _bounded(partial(task.remote, function), ray.get, items, most, under_way)
-    except RayTaskError as error:  # its own text is the traceback of the other process
+        yield from _bounded(partial(task.remote, function), ray.get, items, limit, in_progress)
+    except RayTaskError as error:  # its message is the traceback of the other process
         raise error.cause from error
     except RayError as error:
-        raise ChildProcessError(f"Ray gave up: {str(error).splitlines()[0]}") from error
+        raise ChildProcessError(f"Ray failed: {str(error).splitlines()[0]}") from error
     finally:
-        for reference in under_way:
+        for reference in in_progress:
             ray.cancel(reference)
-        if is_ours:
+        if starts_ray:
             ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """Refuse an address where nobody answers: Ray itself would go on asking for many minutes."""
+def _check_address(address: str) -> None:
+    """Check that the address accepts connections: Ray itself would retry for many minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not (host and port.isdecimal()):
         raise ValueError(
-            f"{address}: the address of a Ray cluster is a host and a port, as in a:6379"
+            f"got address={address}, expected a host and a port of a Ray cluster, such as a:6379"
         )
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:
-        raise ValueError(f"{address}: no Ray cluster answers there ({error})") from error
+        raise ValueError(f"{address}: no Ray cluster at this address ({error})") from error
 
 
 def _apply(function: Callable[[_Item], _Result], item: _Item) -> _Result:
-    """What Ray runs, as it takes no `partial` for a function."""
+    """Call the function: Ray's remote functions cannot be a `partial`."""
     return function(item)
 
 
 def _bounded(
-    begin: Callable[[_Item], _Ticket],
-    end: Callable[[_Ticket], _Result],
+    submit: Callable[[_Item], _Handle],
+    result: Callable[[_Handle], _Result],
     items: Iterable[_Item],
-    most: int,
-    under_way: deque[_Ticket],
+    limit: int,
+    in_progress: deque[_Handle],
 ) -> Iterator[_Result]:
-    """Begin items ahead, at most so many; end them in order."""
+    """Submit at most `limit` items ahead; yield results in order."""
     for item in items:
-        under_way.append(begin(item))
-        if len(under_way) > most:
-            yield end(under_way.popleft())
-    while under_way:
-        yield end(under_way.popleft())
+        in_progress.append(submit(item))
+        if len(in_progress) > limit:
+            yield result(in_progress.popleft())
+    while in_progress:
+        yield result(in_progress.popleft())

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moleblend.chem.conformers import ConformerConfig, Conformers, ConformerWorker, cache_folder
+from moleblend.chem.conformers import ConformerConfig, Conformers, ConformerWorker
 from moleblend.chem.geometry import TooSlowError, add_positions
 from moleblend.chem.molecule import MoleculeError
 from moleblend.chem.parsing import read_smiles
@@ -161,21 +161,14 @@ def test_lack_of_time_is_remembered_only_for_so_much_time(tmp_path, calls):
 
 def test_what_cannot_be_a_cache(tmp_path):
     (tmp_path / "conformers.sqlite").write_text("no database" * 1000)
-    with pytest.raises(OSError, match="cache of conformers cannot be used") as caught:
+    with pytest.raises(OSError, match="conformer cache cannot be used") as caught:
         Conformers(ConformerConfig(cache=tmp_path))
     assert "\n" not in str(caught.value)
-
-
-def test_the_users_cache_folder(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "moleblend"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_folder().parts[-2:] == (".cache", "moleblend")
 
 
 @pytest.mark.parametrize(
     "wrong", [{"n_conformers": 0}, {"seed": -1}, {"prune_rms": -0.1}, {"limit_s": 0.0}]
 )
-def test_what_cannot_be_wanted(wrong):
-    with pytest.raises(ValueError, match="not"):
+def test_settings_out_of_range(wrong):
+    with pytest.raises(ValueError, match=r"got .*, expected at least"):
         ConformerConfig(**wrong)

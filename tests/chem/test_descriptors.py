@@ -3,10 +3,17 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import Crippen, Descriptors, rdMolDescriptors
 
-from moleblend.chem.descriptors import DESCRIPTORS, FEATURES, compute_descriptors, molecule_features
-from moleblend.chem.fingerprints import count_ecfp4
-from moleblend.chem.molecule import N_DESCRIPTORS
-from moleblend.chem.parsing import read_smiles
+from moleblend.chem.descriptors import (
+    DESCRIPTORS,
+    FEATURES,
+    compute_descriptors,
+    features_and_fingerprint,
+    molecule_features,
+)
+from moleblend.chem.fingerprints import count_ecfp4, packed_ecfp4
+from moleblend.chem.molecule import N_DESCRIPTORS, FeatureVersion
+from moleblend.chem.parsing import read_mol_block, read_smiles
+from tests.helpers.molecules import AWKWARD, DRUGS
 
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
 
@@ -50,3 +57,46 @@ def test_what_rdkit_cannot_compute_is_not_known():
     assert np.isnan(nonsense).all()
     assert np.isfinite(empty).all()
     assert compute_descriptors([]).shape == (0, N_DESCRIPTORS)
+
+
+@pytest.mark.parametrize("features", ["cip-1", "ogb-1"])
+@pytest.mark.parametrize("smiles", [*AWKWARD, *DRUGS, "OCC", "[CH3:1][CH2:2]O"])
+def test_one_parse_gives_the_features_and_the_fingerprint_of_separate_parses(
+    smiles: str, features: FeatureVersion
+):
+    molecule = read_smiles(smiles, features=features)
+    kinds = ("ecfp4", "descriptors")
+    values, fingerprint = features_and_fingerprint(molecule, kinds)
+    np.testing.assert_array_equal(values, molecule_features([molecule.smiles], kinds)[0])
+    np.testing.assert_array_equal(fingerprint, packed_ecfp4([molecule.smiles])[0])
+    read_smiles("CCCCCC")
+    again, same = features_and_fingerprint(molecule, kinds[::-1])
+    np.testing.assert_array_equal(again, np.roll(values, len(DESCRIPTORS)))
+    np.testing.assert_array_equal(same, fingerprint)
+    assert features_and_fingerprint(molecule)[0].shape == (0,)
+
+
+def test_a_molecule_that_was_just_read_is_not_parsed_again(monkeypatch: pytest.MonkeyPatch):
+    parsed: list[str] = []
+    read = Chem.MolFromSmiles
+
+    def count(text: str, *parameters: Chem.SmilesParserParams) -> Chem.Mol | None:
+        parsed.append(text)
+        return read(text, *parameters)
+
+    monkeypatch.setattr(Chem, "MolFromSmiles", count)
+    first = read_smiles(ASPIRIN)
+    features_and_fingerprint(first, ("ecfp4", "descriptors"))
+    assert parsed == [ASPIRIN]
+    second = read_smiles("OCC")  # is written as CCO, and read again
+    features_and_fingerprint(second, ("ecfp4", "descriptors"))
+    assert parsed == [ASPIRIN, "OCC", "CCO"]
+    features_and_fingerprint(first, ("ecfp4", "descriptors"))  # another molecule was read since
+    assert parsed == [ASPIRIN, "OCC", "CCO", ASPIRIN]
+
+
+def test_the_fingerprint_of_a_mol_block_is_that_of_its_smiles():
+    block = Chem.MolToMolBlock(Chem.MolFromSmiles("OCC"))
+    molecule = read_mol_block(block, features="ogb-1")
+    _, fingerprint = features_and_fingerprint(molecule)
+    np.testing.assert_array_equal(fingerprint, packed_ecfp4(["CCO"])[0])

@@ -35,11 +35,11 @@ def test_counts():
                 "positions": np.zeros((0, 0, 3), np.float32),
                 "source_atoms": np.zeros(0, np.int32),
             },
-            "ethanol: a molecule needs at least one atom, this one has none",
+            "ethanol: a molecule needs at least one atom, got none",
         ),
         (
             {"bonds": np.array([[0, 1], [1, 3]], np.int32)},
-            "ethanol: a bond names atom 3, but there are 3 atoms",
+            "ethanol: a bond refers to atom 3, but there are 3 atoms",
         ),
         (
             {"positions": np.full((1, 3, 3), np.nan, np.float32)},

@@ -172,12 +172,12 @@ def test_awkward_molecules_are_ordinary_input(smiles, features):
         ("", "the SMILES is empty"),
         ("  ", "the SMILES is empty"),
         ("C1CC", "unclosed ring"),
-        ("CC(", "parenthesis .*without its partner"),
+        ("CC(", "unmatched parenthesis"),
         ("C(C)(C)(C)(C)C", "atom 1, C, has a valence of 5"),
         ("c1ccnc1", "kekulize"),
-        ("CC ethane", "blank inside"),
-        ("CCé", r"it has the character 'é' \(latin small letter e with acute\)"),
-        ("CCO\x00", r"it has the character '\\x00' \(control character\)"),
+        ("CC ethane", "contains a space"),
+        ("CCé", r"it contains the character 'é' \(latin small letter e with acute\)"),
+        ("CCO\x00", r"it contains the character '\\x00' \(control character\)"),
     ],
 )
 def test_a_refused_smiles_says_why(smiles, words, capfd):
@@ -228,7 +228,7 @@ def test_geometry_of_another_molecule_is_refused():
     water = np.array([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]])
     assert read_xyz(np.array([8, 1, 1]), water, "O").n_conformers == 1
     assert read_xyz(np.array([1, 8, 1]), water[[1, 0, 2]], "O").source_atoms.tolist() == [1]
-    with pytest.raises(MoleculeError, match="3 atoms are not those"):
+    with pytest.raises(MoleculeError, match="the 3 atoms of the geometry do not match"):
         read_xyz(np.array([8, 1, 1]), water, "CO")
     with pytest.raises(MoleculeError, match="distances"):
         read_xyz(np.array([8, 1, 1]), 3 * water, "O")

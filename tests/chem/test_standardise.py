@@ -97,4 +97,4 @@ def test_what_rdkit_says_of_a_failure():
         raise RuntimeError("too odd")
 
     with pytest.raises(MoleculeError, match="CCO: RDKit cannot standardise it: too odd"):
-        standardise._after("CCO", fail)
+        standardise._apply("CCO", fail)

@@ -233,7 +233,7 @@ def test_a_stopped_build_goes_on_with_the_missing_shards(source, tmp_path):
     assert count_unfinished(out) == 4
     whole = {path: path.stat().st_mtime_ns for path in parts.glob("shard-*")}
     (parts / ".shard-00004.arrow.1234abcd").write_text("what a killed build leaves")
-    assert "unfinished build: --resume" in reason(source, out, **options)
+    assert "unfinished build: continue it with --resume" in reason(source, out, **options)
     (parts / "shard-00001.arrow").unlink()
     with pytest.raises(KeyboardInterrupt):
         build_store(source, out, **options, resume=True, on_progress=stopped(210))
@@ -267,9 +267,11 @@ def test_a_resumed_build_goes_on_as_it_began(tmp_path):
         ({"conformers": None}, "conformers.n_conformers"),
     ]:
         text = reason(source, out, **{**options, **changed}, resume=True)
-        assert f"these differ: {name}" in text
+        assert f"it was started with: {name}" in text
     source.write_text(source.read_text().replace(" m7\n", " m8\n"))
-    assert "these differ: source; remove the folder" in reason(source, out, **options, resume=True)
+    assert "it was started with: source; remove the folder" in reason(
+        source, out, **options, resume=True
+    )
     assert contents(tmp_path / ".out.arrow.parts") == before
 
 
@@ -381,19 +383,21 @@ def test_notes_reach_the_account(tmp_path):
 
 
 def test_refused_before_anything_is_read(source, tmp_path):
-    assert "ends in .arrow" in reason(source, tmp_path / "out.parquet")
-    assert "make a folder" in reason(source, tmp_path / "out.arrow", shard_format="parquet")
+    assert "must end in .arrow" in reason(source, tmp_path / "out.parquet")
+    assert "need a folder" in reason(source, tmp_path / "out.arrow", shard_format="parquet")
     copy = tmp_path / "copy.arrow"
     copy.symlink_to(source)
     assert "overwrite" in reason(source, copy)
-    assert "at least one worker" in reason(source, tmp_path / "out.arrow", n_processes=0)
-    assert "at least one row" in reason(source, tmp_path / "out.arrow", shard_rows=0)
+    assert "expected at least 1" in reason(source, tmp_path / "out.arrow", n_processes=0)
+    assert "got shard_rows=0, expected at least 1" in reason(
+        source, tmp_path / "out.arrow", shard_rows=0
+    )
     reason(tmp_path / "no.csv", tmp_path / "out.arrow", kind=FileNotFoundError)
     assert "'smiles', 'name'" in reason(
         source, tmp_path / "out.arrow", smiles="structure", n_processes=1
     )
     (tmp_path / "folder").mkdir()
-    assert "a folder of that name" in reason(source, tmp_path / "folder")
+    assert "already a folder with this name" in reason(source, tmp_path / "folder")
     assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "copy.arrow", "folder"}
 
 
@@ -440,8 +444,8 @@ def test_two_builds_of_one_store(source, tmp_path):
     """The second would remove what the first is writing."""
     out = tmp_path / "out.arrow"
     with alone_with(out):
-        assert "another process is working on it" in reason(source, out)
-        assert "another process is working on it" in reason(source, out, resume=True)
+        assert "another process is using it" in reason(source, out)
+        assert "another process is using it" in reason(source, out, resume=True)
     assert not out.exists()
     build_store(source, out, n_processes=1)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".out")]

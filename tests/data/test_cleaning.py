@@ -13,6 +13,7 @@ from moleblend.chem.parsing import read_smiles
 from moleblend.cli import main as cli
 from moleblend.data.cleaning import CleaningConfig, clean, robust_z
 from moleblend.data.formats import read_table
+from moleblend.data.labels.target_detection import read_target_columns
 from moleblend.data.table import Table
 
 MEMORY = Path("memory")
@@ -177,6 +178,132 @@ def test_classes_have_no_mean(tmp_path):
     assert column(clean(table, config, ["z"]), "z") == ["3.5", ""]
 
 
+# --- the labels that train reads -----------------------------------------------------------------
+
+CENSORED = [
+    "CCO,>10",  # 1: with 2 and 3; an exact label takes precedence, the mean is that of exact ones
+    "OCC,12",
+    "C(O)C,13",
+    "CC,>5",  # 4: with 5; the larger of two lower limits
+    "CC,>20",
+    "CN,<8",  # 6: with 7; the smaller of two upper limits
+    "NC,<7",
+    "CF,>10",  # 8: with 9 and 10; the mean of 5 and 6 contradicts >10
+    "FC,5",
+    "FC,6",
+    "CCl,>1",  # 11: with 12; no cell holds both limits
+    "ClC,<9",
+    "CBr,n.d.",  # 13: with 14
+    "BrC,>3",
+]
+
+
+def test_censored_labels_are_not_averaged_which_is_reported(tmp_path):
+    table = table_of(tmp_path, "smiles,y", *CENSORED)
+    cleaned = clean(table, CleaningConfig(duplicates="mean"), ["y"])
+    assert cleaned.rows.tolist() == [0, 3, 5, 7, 8, 9, 10, 11, 12]
+    assert column(cleaned, "y") == ["12.5", ">20", "<7", ">10", "5", "6", ">1", "<9", ">3"]
+    reasons = [account.reason for account in cleaned.account]
+    conflict = "y contradicts, row 1: ≥10, row 2: 12, row 3: 13"
+    assert reasons[0] == (
+        "y was ≥10; y: censored labels not used, row 1: ≥10; merged with rows 2, 3; " + conflict
+    )
+    assert reasons[3] == "y was ≥5; y: censored labels not used, row 4: ≥5; merged with row 5"
+    conflict = "y contradicts, row 8: ≥10, row 9: 5, row 10: 6"
+    assert reasons[7:10] == [f"{conflict}; not merged, y: censored labels have no mean"] * 3
+    assert reasons[10] == "not merged, y: one cell cannot hold a lower and an upper limit"
+    assert reasons[12] == "y was empty; merged with row 14"
+    summary = cleaned.summary()
+    assert "censored labels that are not part of a merged label: 3" in summary
+    assert "molecules not merged because of censored labels: 2" in summary
+    dropped = clean(table, CleaningConfig(duplicates="drop"), ["y"])
+    assert column(dropped, "y") == [">20", "<7", ">1", "<9", ">3"]
+
+
+def test_qualifiers_beside_a_label_are_read_and_move_with_it(tmp_path):
+    rows = [
+        "CC,>,10",
+        "CC,=,12",
+        "CC,=,14",
+        "CO,=,",
+        "OC,<,7",
+        "CN,=,2",
+        "NC,=,3",
+        "CF,>,9",
+        "CF,,1",
+    ]
+    table = table_of(tmp_path, "smiles,Standard Relation,Standard Value", *rows)
+    config = CleaningConfig(duplicates="mean")
+    cleaned = clean(table, config, ["Standard Value"])
+    assert column(cleaned, "Standard Value") == ["13", "7", "2.5", "9", "1"]
+    assert column(cleaned, "Standard Relation") == ["=", "<", "=", ">", ""]
+    assert "qualifiers of 'Standard Value' are read from column" in cleaned.notes[0]
+    ignored = clean(table, replace(config, relation="none"), ["Standard Value"])
+    assert column(ignored, "Standard Value") == ["12", "7", "2.5", "5"]
+    assert column(ignored, "Standard Relation") == [">", "=", "=", ">"]
+
+
+def test_the_mean_of_decimal_commas_has_a_comma(tmp_path):
+    rows = ["CC;1,5", "CC;2,25", "CO;0,5", "CN;n.d."]
+    table = table_of(tmp_path, "smiles;y", *rows)
+    cleaned = clean(table, CleaningConfig(duplicates="mean"), ["y"])
+    assert column(cleaned, "y") == ["1,875", "0,5", "n.d."]
+
+
+def test_a_cell_that_is_not_a_label_stays_and_is_reported(tmp_path):
+    table = table_of(tmp_path, "smiles,y", "CC,2", "CO,high", "CN,3", "CF,bad", "FC,4")
+    cleaned = clean(table, CleaningConfig(duplicates="mean"), ["y"])
+    assert column(cleaned, "y") == ["2", "high", "3", "4"]
+    assert cleaned.account[1].reason == "y: 'high' is not a number"
+    assert cleaned.account[3].reason == (
+        "y: 'bad' is not a number; y was not a label; merged with row 5"
+    )
+
+
+def test_classes_may_be_words_or_truth_values(tmp_path):
+    rows = ["CC,active", "CC,inactive", "CO,Active", "OC,active", "CN,inactive"]
+    table = table_of(tmp_path, "smiles,y", *rows)
+    with pytest.raises(ValueError, match=r"row 1: active, row 2: inactive; classes have no mean"):
+        clean(table, CleaningConfig(duplicates="mean"), ["y"])
+    cleaned = clean(table, CleaningConfig(duplicates="drop", tolerance=2.0), ["y"])
+    assert column(cleaned, "y") == ["Active", "inactive"]
+    columns = pa.table({"smiles": ["CC", "CC", "CO"], "y": [None, True, False]})
+    cleaned = clean(Table(MEMORY, columns), CleaningConfig(duplicates="mean"), ["y"])
+    assert column(cleaned, "y") == [True, False]
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [">10", "n.d.", "3", "#N/A", "~4", "bad"],
+        ["1,5", "0,25", "not tested", "-", "<2,5", "7,0"],
+        ["active", "inactive", "n.t.", "active", "", "inactive"],
+    ],
+)
+def test_train_and_clean_read_the_same_labels(tmp_path, cells):
+    """Whatever train reads, clean reads; a clean table is read as the table before."""
+    smiles = ["CC", "CO", "CN", "CF", "CCl", "CBr"]
+    path = tmp_path / "in.tsv"
+    rows = zip(["smiles", *smiles], ["y", *cells], strict=True)
+    path.write_text("".join(f"{text}\t{cell}\n" for text, cell in rows))
+    table = read_table(path)
+    cleaned = clean(table, CleaningConfig(duplicates="mean", outliers=3.5), ["y"])
+    before = read_target_columns(table, ["y"])
+    after = read_target_columns(Table(MEMORY, cleaned.columns), ["y"])
+    np.testing.assert_array_equal(before.values, after.values)
+    np.testing.assert_array_equal(before.censoring, after.censoring)
+    assert np.isnan(before.values).sum() == sum(
+        cell in ("n.d.", "#N/A", "bad", "not tested", "-", "n.t.", "") for cell in cells
+    )
+
+
+def test_censored_labels_and_classes_are_no_outliers(tmp_path):
+    values = [*map(str, range(10)), ">1000", "500"]
+    table = table_of(tmp_path, "smiles,y", *(f"{'C' * (k + 1)},{v}" for k, v in enumerate(values)))
+    cleaned = clean(table, CleaningConfig(outliers=3.5), ["y"])
+    assert [account.row for account in cleaned.account if account.reason] == [12]
+
+
 def test_outliers_are_flagged_and_stay(tmp_path):
     values = [*range(10), 100, ""]
     rows = [f"{'C' * (k + 1)},{v},{v == 3:d},{5 if v else 9}" for k, v in enumerate(values)]
@@ -249,31 +376,35 @@ def test_numbers_of_a_parquet_table_stay_numbers():
 
 
 def test_what_is_refused(tmp_path):
-    table = table_of(tmp_path, "smiles,y", "CC,1", "CO,high")
+    table = table_of(
+        tmp_path, "smiles,y", "CC,1", "CO,high", *(f"{'C' * k}O,n{k}" for k in range(9))
+    )
     with pytest.raises(ValueError, match="name at least one target"):
         clean(table, CleaningConfig(duplicates="keep"))
     with pytest.raises(ValueError, match="name at least one target"):
         clean(table, CleaningConfig(outliers=3.5))
-    with pytest.raises(ValueError, match=r"row 2 \(line 3\).* not 'high'"):
+    with pytest.raises(ValueError, match=r"row 2 \(line 3\): .* 'high' is not a number \(10 of 11"):
         clean(table, CleaningConfig(), ["y"])
     columns = pa.table({"smiles": ["CC.Cl"], "coordinates": [[0.0] * 9]})
-    with pytest.raises(ValueError, match=r"what column 'coordinates' lists .* would not follow"):
+    with pytest.raises(
+        ValueError, match=r"column 'coordinates' has values for each atom, .* would not follow"
+    ):
         clean(Table(MEMORY, columns), EVERYTHING)
     assert len(clean(Table(MEMORY, columns), CleaningConfig(drop_invalid=True)).account) == 1
     with pytest.raises(ValueError, match="not negative"):
         CleaningConfig(tolerance=-1.0)
 
 
-def test_the_verb(tmp_path, monkeypatch, capfd):
+def test_the_command(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     rows = ["CC(=O)[O-].[Na+],1", "CC(O)=O,2", "C1CC,3", "CCC,4"]
     table_of(tmp_path, "smiles,y", *rows)
     command = "data clean in.csv out/o.csv --largest-fragment --neutralise --duplicates mean"
     assert cli.main([*command.split(), "--target", "y"]) == 0
     said = capfd.readouterr().err
-    assert "4 rows came, 3 are left" in said
-    assert "largest_fragment: 1 rows changed" in said
-    assert "molecules with labels that contradict: 1" in said
+    assert "rows in the input: 4, in the output: 3" in said
+    assert "rows changed by largest_fragment: 1" in said
+    assert "molecules with contradicting labels: 1" in said
     assert (tmp_path / "out/o.csv").read_text() == "smiles,y\nCC(=O)O,1.5\nC1CC,3\nCCC,4\n"
     with (tmp_path / "out/o.csv.account.csv").open(newline="") as file:
         account = list(csv.DictReader(file))
@@ -286,12 +417,13 @@ def test_the_verb(tmp_path, monkeypatch, capfd):
         "in.csv o.csv --duplicates mean --target z": "no column 'z'",
         "in.csv in.csv": "overwrite",
         "in.csv o.txt": "ends in",
-        "in.csv o.csv --duplicates first": "first",
     }.items():
         assert cli.main(["data", "clean", *command.split()]) == 2
         said = capfd.readouterr().err
         assert told in said
         assert said.count("\n") == 1
+    assert cli.main(["data", "clean", *["in.csv", "o.csv", "--duplicates", "first"]]) == 2
+    assert "first" in capfd.readouterr().err  # tyro's own error has several lines
     assert set(tmp_path.rglob("*")) == before
 
 

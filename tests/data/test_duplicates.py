@@ -23,7 +23,7 @@ def test_the_same_molecule_is_found_however_it_is_written() -> None:
     assert duplicates.groups == ((0, 2, 5), (3, 8))
     assert duplicates.contradictions == ()
     assert duplicates.sentences() == [
-        "molecules that stand in several rows: 2 (in 5 rows); each row is used as it is"
+        "duplicate molecules: 2 (in 5 rows); each row is used separately"
     ]
     assert duplicates.others() == {0: "3 6", 2: "1 6", 5: "1 3", 3: "9", 8: "4"}
 
@@ -35,7 +35,10 @@ def test_labels_that_contradict_are_named_with_their_rows_the_widest_first() -> 
         ((0, 2), ("1", "1.5")),
     ]
     told = duplicates.sentences()[1]
-    assert "differ from row to row: 2 (row 4: 2, row 9: 7; row 1: 1, row 3: 1.5)" in told
+    assert (
+        "duplicate molecules with different labels: 2 (row 4: 2, row 9: 7; row 1: 1, row 3: 1.5)"
+        in told
+    )
     record = json.loads(json.dumps(duplicates.to_dict()))
     assert record["contradicting"] == 2
     assert record["first_contradicting"][0] == {"target": "y", "rows": [4, 9], "labels": ["2", "7"]}
@@ -45,7 +48,7 @@ def test_labels_that_contradict_are_named_with_their_rows_the_widest_first() -> 
 
 
 @pytest.mark.parametrize(
-    ("labels", "bounds", "is_odd"),
+    ("labels", "censoring", "is_conflict"),
     [
         ([10, 12, 1, 15, 1, 1], [1, 0, 0, 1, 0, 0], True),  # >10, 12 and >15
         ([10, 12, 1, 11, 1, 1], [1, 0, 0, 1, 0, 0], False),  # >10, 12 and >11
@@ -54,9 +57,11 @@ def test_labels_that_contradict_are_named_with_their_rows_the_widest_first() -> 
         ([10, 9, 1, np.nan, 1, 1], [1, -1, 0, 0, 0, 0], True),  # >10 and <9
     ],
 )
-def test_bounds_contradict_what_they_exclude(labels, censoring, is_odd) -> None:
+def test_censored_labels_conflict_with_values_that_they_exclude(
+    labels, censoring, is_conflict
+) -> None:
     duplicates = found(labels, censoring)
-    assert bool(duplicates.contradictions) == is_odd
+    assert bool(duplicates.contradictions) == is_conflict
     if labels[3] == 15:
         assert duplicates.contradictions[0].labels == ("≥10", "12", "≥15")
 
@@ -73,9 +78,14 @@ def test_a_molecule_in_two_parts_is_a_leak() -> None:
     duplicates = found([1.0] * 6, splits=[split])
     assert (duplicates.known_test_rows, duplicates.known_validation_rows) == ((3, 5), (2,))
     told = duplicates.sentences()
-    assert "rows of test whose molecule is also in train or validation" in told[1]
+    assert (
+        "rows of the test set whose molecule is also in the training or validation set" in told[1]
+    )
     assert "2 (rows 4, 6)" in told[1]
-    assert "rows of validation whose molecule is also in train: 1 (row 3)" in told[2]
+    assert (
+        "rows of the validation set whose molecule is also in the training set: 1 (row 3)"
+        in told[2]
+    )
     assert duplicates.to_dict()["test_rows_known_before"] == [4, 6]
     chosen_on = Split(np.array([5]), np.array([0, 1, 3]), np.array([2, 4]))
     assert found([1.0] * 6, splits=[chosen_on]).known_test_rows == ()

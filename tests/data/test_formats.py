@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from moleblend.chem.molecule import Molecule
 from moleblend.data.formats import read_pieces, read_table, write_table
-from moleblend.data.table import Rejected, find_smiles_column, numbers, read_molecules
+from moleblend.data.labels.cell_values import read_numbers
+from moleblend.data.table import Rejected, find_smiles_column, read_molecules
 from tests.helpers.tables import read, reason, write_file
 
 METHANOL = """methanol
@@ -68,7 +69,7 @@ def test_a_csv_of_a_spreadsheet_that_separates_otherwise(tmp_path, sign, told):
     table = read_table(write_file(tmp_path / "t.csv", text, "utf-8-sig"))
     assert table.names == ["Name", "Smiles", "y"]
     assert cells(table) == [('x, "z', "C", "1,5")]
-    assert f"{told} separate its cells" in table.notes[0]
+    assert f"read with {told} as delimiters" in table.notes[0]
     alone = read_table(write_file(tmp_path / "alone.csv", f'"a{sign}b"\nC\n'))
     assert (alone.names, alone.notes) == ([f"a{sign}b"], ())
 
@@ -89,7 +90,9 @@ def test_latin_1_is_read_and_noted(tmp_path):
     path = write_file(tmp_path / "t.csv", "smiles,name\nC,Müller\n", encoding="latin-1")
     table = read_table(path)
     assert cells(table) == [("C", "Müller")]
-    assert table.notes == (f"{path} is not UTF-8 from line 2 on; what is not was read as Latin-1",)
+    assert table.notes == (
+        f"{path} is not UTF-8 from line 2 on; invalid bytes are read as Latin-1",
+    )
 
 
 def test_one_latin_1_letter_leaves_the_others_as_they_are(tmp_path):
@@ -122,7 +125,7 @@ def test_sdf_keeps_broken_records_and_every_property(tmp_path, name):
         {"name": "broken", "y": None, "note": "x"},
         {"name": "methanol", "y": "2", "note": None},
     ]
-    np.testing.assert_array_equal(numbers(table, "y"), [1.5, np.nan, 2])
+    np.testing.assert_array_equal(read_numbers(table, "y"), [1.5, np.nan, 2])
     first, second, third = read(table)
     assert isinstance(second, Rejected)
     assert (second.row, second.id) == (2, "broken")
@@ -228,8 +231,8 @@ def test_a_file_that_ends_too_early_is_refused_before_a_row_is_given(tmp_path):
     random = np.random.default_rng(0)  # else all would be packed into one block
     records = [record(METHANOL) + random.bytes(300).hex() + "\n" for _ in range(200)]
     path.write_bytes(gzip.compress("".join(records).encode())[:-9])
-    assert "ends too early" in reason(next, read_pieces(path, 40))
-    assert "at least one row" in reason(read_pieces, path, 0)
+    assert "is truncated or damaged" in reason(next, read_pieces(path, 40))
+    assert "expected at least 1" in reason(read_pieces, path, 0)
 
 
 @pytest.mark.parametrize(
@@ -239,8 +242,12 @@ def test_a_file_that_ends_too_early_is_refused_before_a_row_is_given(tmp_path):
         ("t.csv", b"\n \n", "t.csv: the file is empty"),
         ("t.sdf", b"", "t.sdf: the file is empty"),
         ("t.csv.gz", gzip.compress(b""), "t.csv.gz: the file is empty"),
-        ("t.csv.gz", gzip.compress(b"smiles\nC\n" * 99)[:-9], "not a whole gzip file"),
-        ("t.csv.gz", b"smiles\nC\n", "not a whole gzip file"),
+        (
+            "t.csv.gz",
+            gzip.compress(b"smiles\nC\n" * 99)[:-9],
+            "the gzip file is truncated or damaged",
+        ),
+        ("t.csv.gz", b"smiles\nC\n", "the gzip file is truncated or damaged"),
         ("t.sdf.gz", gzip.compress(record(METHANOL).encode() * 99)[:-9], "t.sdf.gz"),
         ("t.parquet", b"smiles\nC\n", "not a Parquet file"),
         ("t.xlsx", b"PK", "save a sheet as .csv"),
@@ -337,7 +344,7 @@ def test_moleculenet_files(data_folder, name, n_rows, smiles, label, n_missing):
     assert not table.flaws
     assert find_smiles_column(table) == smiles
     if label:
-        assert np.isnan(numbers(table, label)).sum() == n_missing
+        assert np.isnan(read_numbers(table, label)).sum() == n_missing
 
 
 @pytest.mark.parametrize("n_rows", [1, 2, None])

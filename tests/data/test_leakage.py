@@ -112,8 +112,8 @@ def test_the_verb(tmp_path, monkeypatch, capfd):
     command = "data leakage in.csv --split part --json out/leakage.json"
     assert cli.main(command.split()) == 0
     said = capfd.readouterr().err
-    assert "row 10 (line 11) is in no part: not a valid SMILES" in said
-    assert "row 11 (line 12) is in no part: column 'part' is empty" in said
+    assert "row 10 (line 11) is in no set: not a valid SMILES" in said
+    assert "row 11 (line 12) is in no set: column 'part' is empty" in said
     assert "rows: 4 train, 1 validation, 4 test" in said
     assert "3 (3 + 3)" in said
     told = json.loads((tmp_path / "out/leakage.json").read_text())
@@ -126,7 +126,7 @@ def test_the_verb(tmp_path, monkeypatch, capfd):
     assert told["nearest_in_train"][1]["train_rows"] == [2, 3, 3, 1]
     for command, sentence in {
         "in.csv --split fold": "no column 'fold'",
-        "in.csv --split smiles": "should hold train, validation or test, not 'CCO'",
+        "in.csv --split smiles": "got 'CCO' in column 'smiles', expected train, validation or test",
         "no.csv --split part": "no such file",
     }.items():
         assert cli.main(["data", "leakage", *command.split()]) == 2

@@ -47,7 +47,7 @@ def test_sdf_that_is_missing_or_cut(tmp_path):
     packed = gzip.compress("$$$$\n".join(blocks).encode())
     (tmp_path / "cut.sdf.gz").write_bytes(packed[: len(packed) // 2])
     found = []
-    with pytest.raises(ValueError, match="ends too early"):
+    with pytest.raises(ValueError, match="truncated or damaged"):
         found.extend(read_sdf(tmp_path / "cut.sdf.gz"))
     (tmp_path / "text.sdf.gz").write_bytes(b"not gzip")
     with pytest.raises(ValueError, match="damaged"):

@@ -1,12 +1,15 @@
+import math
 from collections.abc import Hashable, Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rdkit import Chem
 
 from moleblend.chem.molecule import MoleculeError
 from moleblend.cli import main as cli
+from moleblend.data.cleaning import CleaningConfig, clean
 from moleblend.data.formats import read_table
 from moleblend.data.splits import (
     SPLITS,
@@ -87,9 +90,30 @@ def test_scaffold_split_keeps_chirality_apart():
     assert parts(scaffold_split(decalins, (0.5, 0.5, 0.0))) == [[1], [0], []]
 
 
-def test_scaffold_split_names_the_row():
+@pytest.mark.parametrize("wrong", ["C1CC", "", "  ", None, math.nan])
+def test_a_row_without_a_molecule_is_excluded_from_a_scaffold_split(wrong: str | float | None):
+    """The other rows are split as without it, and keep their row numbers."""
+    smiles: list[str | float | None] = [*RINGS]
+    smiles.insert(20, wrong)
+    smiles.append(wrong)
+    split = scaffold_split(smiles)
+    numbers = [row for row in range(len(smiles)) if row not in (20, len(smiles) - 1)]
+    expected = scaffold_split(RINGS)
+    assert parts(split) == [[numbers[row] for row in rows] for rows in parts(expected)]
+    assert split.excluded.tolist() == [20, len(smiles) - 1]
+    assert expected.excluded.tolist() == []
+    assert [len(rows) for rows in parts(scaffold_split([wrong]))] == [0, 0, 0]
+
+
+def test_a_row_is_not_both_in_a_set_and_excluded():
+    rows = np.arange(2)
+    with pytest.raises(ValueError, match="row 1 is in the split more than once"):
+        Split(rows, rows[:0], rows[:0], excluded=rows[1:])
+
+
+def test_other_splits_by_scaffold_name_the_row():
     with pytest.raises(MoleculeError, match=r"row 2: C1CC.*unclosed ring"):
-        scaffold_split(["C", "C1CC"])
+        balanced_scaffold_split(["C", "C1CC"])
 
 
 @given(st.integers(0, 300), st.integers(0, 9))
@@ -122,9 +146,9 @@ def test_fractions_that_are_no_shares(fractions):
 
 def test_a_row_stands_once():
     rows = np.array([0, 1], np.int64)
-    with pytest.raises(ValueError, match="row 1 stands"):
+    with pytest.raises(ValueError, match="row 1 is in the split more than once"):
         Split(rows, rows[1:], rows[:0])
-    with pytest.raises(ValueError, match="start at 0"):
+    with pytest.raises(ValueError, match="got row number -1, expected at least 0"):
         Split(rows - 1, rows[:0], rows[:0])
 
 
@@ -154,7 +178,7 @@ def test_large_groups_come_first():
 @settings(max_examples=60, deadline=None)
 def test_folds_partition_the_rows(groups, n_folds, seed):
     if len(set(groups)) < n_folds:
-        with pytest.raises(ValueError, match=f"make no {n_folds} folds"):
+        with pytest.raises(ValueError, match=f"but {n_folds} folds need"):
             grouped_folds(groups, n_folds, seed)
         return
     found = grouped_folds(groups, n_folds, seed)
@@ -190,9 +214,11 @@ def test_folds_of_every_kind():
     for kind in ("scaffold", "balanced"):
         assert all(is_whole(scaffolds(RINGS), split) for split in folds(kind, RINGS, 3))
     assert [len(rows) for rows in tests("random", 0)] == [13, 13, 13]
-    with pytest.raises(ValueError, match="random, scaffold, balanced, cluster, not by 'scafold'"):
+    with pytest.raises(
+        ValueError, match="unknown split 'scafold'; available: random, scaffold, balanced, cluster"
+    ):
         folds("scafold", RINGS, 3)
-    with pytest.raises(ValueError, match="at least 3 folds are needed"):
+    with pytest.raises(ValueError, match="got 2 folds, expected at least 3"):
         folds("random", RINGS, 2)
 
 
@@ -265,7 +291,9 @@ def test_a_split_is_read_back(tmp_path):
     assert list(reasons) == [1, 3]
     assert reasons[3] == "column 'part' is empty"
     path.write_text("smiles,part\nOCC,train\nCC,tset\n")
-    with pytest.raises(ValueError, match=r"row 2 \(line 3\): column 'part' .* not 'tset'"):
+    with pytest.raises(
+        ValueError, match=r"row 2 \(line 3\): got 'tset' in column 'part', expected"
+    ):
         read_split(read_table(path), "part")
 
 
@@ -279,7 +307,7 @@ def test_the_verb(tmp_path, monkeypatch, capfd):
 
     code, said = do("in.csv out/split.csv --by balanced --seed 4")
     assert code == 0
-    assert "row 2 (line 3) has no part: not a valid SMILES" in said
+    assert "row 2 (line 3) is in no set: not a valid SMILES" in said
     lines = (tmp_path / "out/split.csv").read_text().splitlines()
     assert len(lines) == len(RINGS) + 1
     assert lines[0] == "smiles,series,split,split_reason"
@@ -293,8 +321,8 @@ def test_the_verb(tmp_path, monkeypatch, capfd):
     for command, told in {
         "in.csv o.csv --by scafold": "there is no column 'scafold'",
         "in.csv o.csv --by random --column series": "a column 'series' already",
-        "in.csv o.csv --by random --folds 2": "at least 3 folds",
-        "in.csv o.csv --by random --folds 3 --fractions 0.8 0.1 0.1": "for folds or for fractions",
+        "in.csv o.csv --by random --folds 2": "expected at least 3",
+        "in.csv o.csv --by random --folds 3 --fractions 0.8 0.1 0.1": "folds or fractions, not",
         "in.csv o.csv --by random --fractions 0.5 0.5 0.5": "sum to 1",
         "in.csv in.csv --by random": "overwrite",
         "in.csv o.xlsx --by random": "ends in .csv",
@@ -314,6 +342,25 @@ def test_an_sdf_gets_smiles(tmp_path):
     assert columns.column("smiles").to_pylist() == ["C", None, "C", "C", "C"]
     assert list(reasons) == [1]
     assert 1 not in flat(parts(splits["split"]))
+    assert splits["split"].excluded.tolist() == [1]
+
+
+def test_an_sdf_is_parsed_once(tmp_path, monkeypatch):
+    parsed = []
+    read = Chem.MolFromMolBlock
+
+    def count(block, **options):
+        parsed.append(block)
+        return read(block, **options)
+
+    monkeypatch.setattr(Chem, "MolFromMolBlock", count)
+    blocks = [Chem.MolToMolBlock(Chem.MolFromSmiles(smiles)) for smiles in RINGS[:5]]
+    (tmp_path / "in.sdf").write_text("".join(f"{block}$$$$\n" for block in blocks))
+    table = read_table(tmp_path / "in.sdf")
+    split_table(table, "random")
+    assert len(parsed) == 5
+    clean(table, CleaningConfig())
+    assert len(parsed) == 10
 
 
 def test_bbbp_on_its_scaffolds(data_folder):

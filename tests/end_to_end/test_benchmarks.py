@@ -1,4 +1,4 @@
-"""What the package is compared with computes the same."""
+"""The benchmarks: naive implementations compute the same, tables and timings are right."""
 
 import subprocess
 import sys
@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import compare, defaults, ledger, minutes, plain, plain_model, tables, waiting
-from benchmarks.uncertainty import Predictions, weighted_intervals
+from benchmarks.accuracy import finetuning_settings, model_comparison
+from benchmarks.accuracy.calibration import Predictions, weighted_intervals
+from benchmarks.results import tables
+from benchmarks.results.csv_files import append_row, read_rows, write_rows
+from benchmarks.speed import naive_featurization, naive_model, thread_waiting, training_time
+from benchmarks.speed.commands import run_timed
 from moleblend.chem.parsing import read_smiles
 from moleblend.data.formats import read_table
 from moleblend.evaluation.conformal import IntervalCalibration
@@ -22,14 +26,14 @@ from moleblend.model.objectives import ObjectiveConfig, blend_then_predict
 from tests.helpers.molecules import AWKWARD
 
 
-def test_the_straightforward_way_gives_the_same_batch():
+def test_the_naive_featurization_gives_the_same_batch():
     smiles = [text for text in AWKWARD if len(text) < 100]
     ours = collate([read_smiles(text, features="ogb-1") for text in smiles])
-    theirs = plain.featurise(smiles)
-    assert torch.equal(ours.atoms, theirs.atoms)
-    assert torch.equal(ours.is_atom, theirs.is_atom)
-    assert torch.equal(ours.path_length.long(), theirs.path_length)
-    assert torch.equal(ours.edge_path.long(), theirs.edge_path)
+    naive = naive_featurization.featurise(smiles)
+    assert torch.equal(ours.atoms, naive.atoms)
+    assert torch.equal(ours.is_atom, naive.is_atom)
+    assert torch.equal(ours.path_length.long(), naive.path_length)
+    assert torch.equal(ours.edge_path.long(), naive.edge_path)
 
 
 CONFIGS = {
@@ -43,7 +47,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_the_straightforward_model_has_the_same_losses_and_gradients(name):
+def test_the_naive_model_has_the_same_losses_and_gradients(name):
     torch.manual_seed(0)
     model = Model(CONFIGS[name])
     initialise(model, std=0.3)
@@ -58,7 +62,7 @@ def test_the_straightforward_model_has_the_same_losses_and_gradients(name):
     batch = collate(placed[::2] + molecules[1::2])
     blend = draw_blend(batch, BlendConfig(), torch.Generator().manual_seed(0))
     gradients = []
-    for compute in (blend_then_predict, plain_model.blend_then_predict):
+    for compute in (blend_then_predict, naive_model.blend_then_predict):
         model.eval()  # dropout draws in another order
         model.zero_grad()
         loss = compute(model, batch, blend, objective)
@@ -68,8 +72,8 @@ def test_the_straightforward_model_has_the_same_losses_and_gradients(name):
         )
         if compute is blend_then_predict:
             ours = loss
-    for part, value in ours.parts.items():
-        assert value.item() == pytest.approx(loss.parts[part].item(), rel=1e-5), part
+    for name, value in ours.terms.items():
+        assert value.item() == pytest.approx(loss.terms[name].item(), rel=1e-5), name
     assert gradients[0].keys() == gradients[1].keys()
     for parameter, gradient in gradients[0].items():
         largest = gradient.abs().max().item()
@@ -77,33 +81,35 @@ def test_the_straightforward_model_has_the_same_losses_and_gradients(name):
         assert difference <= 1e-4 * max(largest, 1e-3), (parameter, difference, largest)
 
 
-def test_equal_weights_are_plain_split_conformal():
+def test_equal_weights_give_split_conformal_intervals():
     rng = np.random.default_rng(0)
     predicted, label = rng.normal(size=(2, 29))
     known = Predictions(predicted[:19], np.ones(19), label[:19], np.full(19, 0.4))
-    asked = Predictions(predicted[19:], np.ones(10), label[19:], np.full(10, 0.4))
-    found = weighted_intervals(known, np.ones(19), asked, np.ones(10))
-    plain_ones = IntervalCalibration.fit(predicted[:19], label[:19]).intervals(predicted[19:])
-    assert found == pytest.approx(plain_ones)
+    test = Predictions(predicted[19:], np.ones(10), label[19:], np.full(10, 0.4))
+    weighted = weighted_intervals(known, np.ones(19), test, np.ones(10))
+    unweighted = IntervalCalibration.fit(predicted[:19], label[:19]).predict_intervals(
+        predicted[19:]
+    )
+    assert weighted == pytest.approx(unweighted)
     far = Predictions(predicted[19:], np.ones(10), label[19:], np.full(10, 1.0))
     assert np.isinf(weighted_intervals(known, np.ones(19), far, np.ones(10))).all()
 
 
 @pytest.mark.usefixtures("data_folder")
-def test_defaults_are_chosen_without_any_tested_molecule(tmp_path):
-    data, targets, is_regression = defaults.development_table("freesolv", 0, tmp_path)
+def test_settings_are_chosen_without_any_test_molecule(tmp_path):
+    data, targets, is_regression = finetuning_settings.development_table("freesolv", 0, tmp_path)
     rows = read_table(data)
-    tested = read_table(compare.prepare("freesolv", "U", tmp_path).test)
+    tested = read_table(model_comparison.prepare("freesolv", "U", tmp_path).test)
     assert not set(rows.column("smiles").to_pylist()) & set(tested.column("smiles").to_pylist())
     assert set(rows.column("split").to_pylist()) == {"train", "valid", "test"}
     assert (targets, is_regression, len(rows)) == (("expt",), True, 642 - len(tested))
-    again, _, _ = defaults.development_table("freesolv", 1, tmp_path)
+    again, _, _ = finetuning_settings.development_table("freesolv", 1, tmp_path)
     assert read_table(again).column("split") != rows.column("split")
 
 
-def test_a_way_is_compared_with_the_default_of_its_own_seed(monkeypatch, tmp_path):
+def test_a_setting_is_compared_with_the_default_of_its_own_seed(tmp_path):
     lines = [
-        "dataset,seed,way,metric,validation,test",
+        "dataset,seed,setting,metric,validation,test",
         "a,0,default,RMSE,9,2.0",
         "a,1,default,RMSE,9,1.0",
         "a,0,new,RMSE,9,1.0",
@@ -112,36 +118,36 @@ def test_a_way_is_compared_with_the_default_of_its_own_seed(monkeypatch, tmp_pat
         "b,0,default,ROC-AUC,9,0.8",
         "b,0,new,ROC-AUC,9,0.9",
     ]
-    (tmp_path / "defaults.csv").write_text("\n".join(lines) + "\n")
-    monkeypatch.setattr(tables, "HERE", tmp_path)
+    (tmp_path / "finetuning_settings.csv").write_text("\n".join(lines) + "\n")
     # -50 % and +50 % with a standard error of 50; 0.2 wrong pairs become 0.1
-    assert "| new | +0.0 ± 50.0 (2) | -50.0 (1) | -25.0 |" in tables.defaults()
+    assert "| new | +0.0 ± 50.0 (2) | -50.0 (1) | -25.0 |" in tables.finetuning_settings(tmp_path)
 
 
-def test_minutes_are_medians_of_ways_that_take_turns(tmp_path, monkeypatch):
-    whole = tmp_path / "whole.csv"
-    whole.write_text("smiles,y\n" + "C,1\n" * 9)
-    minutes.first_rows(whole, tmp_path / "part.csv", 4)
-    assert (tmp_path / "part.csv").read_text() == "smiles,y\n" + "C,1\n" * 4
+def test_training_times_are_medians_of_runs_that_take_turns(tmp_path, monkeypatch):
+    source = tmp_path / "source.csv"
+    source.write_text("smiles,y\n" + "C,1\n" * 9)
+    training_time.first_rows(source, tmp_path / "first.csv", 4)
+    assert (tmp_path / "first.csv").read_text() == "smiles,y\n" + "C,1\n" * 4
     seconds = iter([60.0, 10.0, 80.0, 5.0, 70.0, 20.0])
-    asked = []
+    commands = []
 
-    def timed(command, threads):
-        asked.append(("--freeze" in command, threads, Path(command[-1]).exists()))
+    def run_timed(command, threads):
+        commands.append(("--freeze" in command, threads, Path(command[-1]).exists()))
         return next(seconds), 500.0
 
-    monkeypatch.setattr(minutes, "timed", timed)
-    rows = minutes.measure(tmp_path / "part.csv", (2,), 3)
-    assert asked == [(False, 2, False), (True, 2, False)] * 3
-    told = [(row["way"], row["seconds"], row["least"], row["most"], row["ratio"]) for row in rows]
-    assert told == [
-        ("default", "70.0", "60.0", "80.0", "1.0"),
+    monkeypatch.setattr(training_time, "run_timed", run_timed)
+    rows = training_time.measure(tmp_path / "first.csv", (2,), 3)
+    assert commands == [(False, 2, False), (True, 2, False)] * 3
+    columns = ("encoder", "seconds_median", "seconds_min", "seconds_max", "speedup")
+    assert [tuple(row[name] for name in columns) for row in rows] == [
+        ("trained", "70.0", "60.0", "80.0", "1.0"),
         ("frozen", "10.0", "5.0", "20.0", "7.0"),
     ]
 
 
-def test_ways_to_wait_take_turns_and_are_compared_with_torchs_own(monkeypatch, tmp_path):
-    monkeypatch.setattr(waiting, "WAYS", {"as torch has it": {}, "other": {"OMP_WAIT_POLICY": "x"}})
+def test_waiting_settings_take_turns_and_are_compared_with_the_default(monkeypatch, tmp_path):
+    settings = {"PyTorch default": {}, "other": {"OMP_WAIT_POLICY": "x"}}
+    monkeypatch.setattr(thread_waiting, "SETTINGS", settings)
     monkeypatch.setenv("OMP_WAIT_POLICY", "of the shell")
     speeds = iter(["2 10", "4 5", "1 1", "8 1", "4 20", "4 5", "1 1", "8 1"])
     policies = []
@@ -150,34 +156,33 @@ def test_ways_to_wait_take_turns_and_are_compared_with_torchs_own(monkeypatch, t
         policies.append(env.get("OMP_WAIT_POLICY"))
         return subprocess.CompletedProcess(command, 0, stdout=next(speeds))
 
-    monkeypatch.setattr(waiting.subprocess, "run", run)
-    rows = waiting.measure(2, 1.0, [0, 1])
+    monkeypatch.setattr(thread_waiting.subprocess, "run", run)
+    rows = thread_waiting.measure(2, 1.0, [0, 1])
     assert policies == [None, "x"] * 4
-    ledger.write(tmp_path / "waiting.csv", rows)
-    monkeypatch.setattr(tables, "HERE", tmp_path)
-    table = tables.waiting()
-    assert "| as torch has it | 3.0 (1.00x) | 15.0 (1.00x) | 1.0 (1.00x) | 1.0 (1.00x) |" in table
+    write_rows(tmp_path / "thread_waiting.csv", rows)
+    table = tables.thread_waiting(tmp_path)
+    assert "| PyTorch default | 3.0 (1.00x) | 15.0 (1.00x) | 1.0 (1.00x) | 1.0 (1.00x) |" in table
     assert "| other | 4.0 (1.33x) | 5.0 (0.33x) | 8.0 (8.00x) | 1.0 (1.00x) |" in table
 
 
-def test_a_table_has_the_columns_of_all_its_rows(tmp_path):
-    ledger.write(tmp_path / "table.csv", [{"a": 1}, {"b": 2, "a": 3}])
+def test_a_written_file_has_the_columns_of_all_rows(tmp_path):
+    write_rows(tmp_path / "table.csv", [{"a": 1}, {"b": 2, "a": 3}])
     assert (tmp_path / "table.csv").read_text() == "a,b\n1,\n3,2\n"
 
 
-def test_a_timed_command_tells_its_memory_and_may_not_fail():
+def test_a_timed_command_reports_its_memory_and_its_failure():
     command = [sys.executable, "-c", "x = bytearray(200_000_000)"]
-    seconds, peak = ledger.timed(command, threads=1)
+    seconds, peak = run_timed(command, threads=1)
     assert seconds > 0
     assert peak > 200
     with pytest.raises(ChildProcessError, match="failed: 3"):
-        ledger.timed([sys.executable, "-c", "raise SystemExit(3)"], threads=1)
+        run_timed([sys.executable, "-c", "raise SystemExit(3)"], threads=1)
 
 
-def test_a_table_grows_below_its_header(tmp_path):
+def test_rows_are_appended_below_the_header(tmp_path):
     path = tmp_path / "table.csv"
-    assert ledger.rows_of(path) == []
-    ledger.append(path, {"a": 1, "b": "x, y"})
-    ledger.append(path, {"a": 2, "b": None})
+    assert read_rows(path) == []
+    append_row(path, {"a": 1, "b": "x, y"})
+    append_row(path, {"a": 2, "b": None})
     assert path.read_text() == 'a,b\n1,"x, y"\n2,\n'
-    assert ledger.rows_of(path) == [{"a": "1", "b": "x, y"}, {"a": "2", "b": ""}]
+    assert read_rows(path) == [{"a": "1", "b": "x, y"}, {"a": "2", "b": ""}]

@@ -15,7 +15,7 @@ import torch
 
 from moleblend.chem.parsing import read_smiles
 from moleblend.cli import main as cli
-from moleblend.cli.data_commands import DATA_VERBS
+from moleblend.cli.data_commands import DATA_COMMANDS
 from moleblend.data import build_store as build
 from moleblend.data.store import MoleculeStore, write_store
 from moleblend.data.targets import Target
@@ -51,6 +51,7 @@ warmup_steps = 1
 """
 
 Refuse = Callable[[str], str]
+"""Runs a command that must fail, and returns its error."""
 
 
 @pytest.fixture
@@ -68,22 +69,42 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def fails(command: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> str:
+    """Run a command that must fail with exit code 2 and change no file; return what it printed."""
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    capfd.readouterr()
+    assert cli.main(command.split()) == 2
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert after == before
+    return printed.err
+
+
 @pytest.fixture
 def refuse(folder: Path, capfd: pytest.CaptureFixture[str]) -> Refuse:
-    """Run a command that must end in one sentence, exit code 2, and with the disk as it was."""
+    """Run a command that must fail with one line."""
 
     def refuse(command: str) -> str:
-        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-        capfd.readouterr()
-        assert cli.main(command.split()) == 2
-        said = capfd.readouterr()
-        assert said.out == ""
-        assert said.err.startswith("moleblend: ")
-        assert said.err.count("\n") == 1
-        assert "Traceback" not in said.err
-        after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-        assert after == before
-        return said.err.removeprefix("moleblend: ").rstrip("\n")
+        error = fails(command, folder, capfd)
+        assert error.startswith("moleblend: ")
+        assert error.count("\n") == 1
+        return error.removeprefix("moleblend: ").rstrip("\n")
+
+    return refuse
+
+
+@pytest.fixture
+def refuse_flags(
+    folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Refuse:
+    """Run a command whose flags tyro must refuse, in a frame of its own."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def refuse(command: str) -> str:
+        words = fails(command, folder, capfd).replace("│", " ").split()
+        return " ".join(words)
 
     return refuse
 
@@ -96,12 +117,12 @@ def test_from_a_table_to_predictions(folder: Path, capfd: pytest.CaptureFixture[
         return capfd.readouterr().err
 
     said = do("data build chains.csv molecules.arrow --processes 1")
-    assert "30 of 30 rows are in molecules.arrow; 0 rejected" in said
+    assert "30 of 30 rows are in molecules.arrow; rejected: 0" in said
     assert len(MoleculeStore(folder / "molecules.arrow")) == 30
     said = do("pretrain recipe.toml --data molecules.arrow --out pre --schedule.steps 6")
     assert "25 molecules, 5 held out; 6 steps" in said
     assert "step 6, on held-out molecules" in said
-    assert "the model is pre/model.safetensors" in said
+    assert "model: pre/model.safetensors" in said
     assert json.loads((folder / "pre/config.json").read_text())["config"]["schedule"]["steps"] == 6
     said = do("pretrain recipe.toml --data molecules.arrow --out pre --schedule.steps 6 --resume")
     assert "the run is finished, all 6 steps were done before" in said
@@ -111,7 +132,7 @@ def test_from_a_table_to_predictions(folder: Path, capfd: pytest.CaptureFixture[
         "train chains.csv --target y --from pre/model.safetensors --split random --epochs 1 "
         "--out fine --device cpu"
     )
-    assert "24 to train, 3 to validate, 3 to test (random split)" in said
+    assert "24 training, 3 validation, 3 test (random split)" in said
     assert (folder / "fine/report.html").is_file()
     assert "test  y  RMSE" in said
     (folder / "new.csv").write_text("id,smiles\n1,CCO\n2,C1CC\n")
@@ -134,21 +155,21 @@ def test_from_a_table_to_predictions(folder: Path, capfd: pytest.CaptureFixture[
 def test_an_explanation(folder: Path, refuse: Refuse, capfd: pytest.CaptureFixture[str]) -> None:
     explain = "explain model.safetensors chains.csv"
     assert cli.main(f"{explain} new/why.html --n 3".split()) == 0
-    told = "rows explained: 3, the first of chains.csv (--n); the page is new/why.html, the atoms "
-    assert capfd.readouterr().err == f"{told}are in new/why.csv\n"
+    first = "rows explained: 3, the first of chains.csv (--n)"
+    assert capfd.readouterr().err == f"{first}; page: new/why.html, atom table: new/why.csv\n"
     table = pyarrow.csv.read_csv(folder / "new/why.csv")
     assert table.column("row").to_pylist() == [1, 2, 2, 3, 3]
     assert (folder / "new/why.html").read_text().count("class='card'") == 3
-    assert "ends in .html" in refuse(f"{explain} why.csv")
-    assert "would overwrite the input; give the page" in refuse(f"{explain} chains.html")
-    assert "no target 'z', it has y" in refuse(f"{explain} why.html --target z")
+    assert "expected an output name that ends in .html" in refuse(f"{explain} why.csv")
+    assert "would overwrite the input; use another name" in refuse(f"{explain} chains.html")
+    assert "no target 'z'; available: y" in refuse(f"{explain} why.html --target z")
     assert "at least one row, not 0" in refuse(f"{explain} why.html --n 0")
     targets = tuple(Target(f"y{k}", "binary") for k in range(5))
     model = Model(ModelConfig(encoder=TINY, heads=None, targets=targets))
     card = checkpoint.Card(trained_by="train", views="2d")
     checkpoint.save(model, folder / "many.safetensors", card)
     many = "explain many.safetensors chains.csv why.html --n 2"
-    assert "it has 5 targets: --target names those to explain" in refuse(many)
+    assert "the model has 5 targets, expected at most 4; choose some with --target" in refuse(many)
     assert cli.main(f"{many} --target y1 y4".split()) == 0
 
 
@@ -166,14 +187,14 @@ def test_a_build_that_is_stopped_and_resumed(
     with monkeypatch.context() as patch:
         patch.setattr(build._Shards, "write", pressed)
         assert cli.main(command) == 130
-    kept = "what was built is kept in .built.parts: --resume goes on with it"
+    kept = "finished shards are in .built.parts: --resume continues"
     assert capfd.readouterr().err == f"{kept}\nmoleblend: stopped\n"
     assert cli.main(command) == 2
-    assert "--resume goes on with it, removing the folder begins" in capfd.readouterr().err
+    assert "continue it with --resume, or remove the folder" in capfd.readouterr().err
     assert cli.main([*command, "--resume"]) == 0
     said = capfd.readouterr().err
     assert said.startswith(
-        "2 of 3 shards were there already\n30 of 30 rows are in built; 0 rejected"
+        "2 of 3 shards were already finished\n30 of 30 rows are in built; rejected: 0"
     )
     assert len(MoleculeStore(folder / "built")) == 30
     assert not (folder / ".built.parts").exists()
@@ -203,18 +224,18 @@ def test_conformers_are_kept_in_the_users_cache(
     assert (folder / "other/conformers.sqlite").is_file()
     capfd.readouterr()
     assert cli.main(["data", "build", "two.smi", "5.arrow", "--cache", "other", "--no-cache"]) == 2
-    assert "either a cache (other) or none" in capfd.readouterr().err
+    assert "got both --cache other and --no-cache, expected one" in capfd.readouterr().err
 
 
 def test_files_that_are_not_there(refuse: Refuse) -> None:
-    missing = "missing.csv: there is no such file"
+    missing = "missing.csv: no such file"
     assert refuse("train missing.csv --target y --from scratch --out run") == missing
     assert refuse("predict model.safetensors missing.csv out.csv") == missing
     assert refuse("embed model.safetensors missing.csv out.npy") == missing
     assert refuse("data build missing.csv out.arrow") == missing
     assert refuse("pretrain --data missing.csv --out run") == missing
-    assert refuse("pretrain --data no.arrow --out run") == "no.arrow: there is no such store"
-    assert refuse("pretrain no.toml --data x.csv") == "no.toml: there is no such recipe"
+    assert refuse("pretrain --data no.arrow --out run") == "no.arrow: no such store"
+    assert refuse("pretrain no.toml --data x.csv") == "no.toml: no such recipe"
     said = refuse("pretrain recipe.toml --data chains.csv --out run --from no.safetensors")
     assert said == "no.safetensors: there is no such model file"
     no_model = "no.safetensors: there is no such model file"
@@ -232,11 +253,11 @@ def test_empty_files(folder: Path, refuse: Refuse) -> None:
     (folder / "empty.arrow").touch()
     assert "empty.arrow" in refuse("pretrain --data empty.arrow --out run")
     (folder / "empty.safetensors").touch()
-    assert "cut short" in refuse("predict empty.safetensors chains.csv out.csv")
+    assert "truncated" in refuse("predict empty.safetensors chains.csv out.csv")
 
 
 def test_missing_columns(refuse: Refuse) -> None:
-    there = "its columns are 'smiles', 'y'"
+    there = "available: 'smiles', 'y'"
     assert there in refuse("train chains.csv --target z --from scratch --out run")
     assert there in refuse("train chains.csv --target y --from scratch --split fold --out run")
     assert there in refuse("predict model.safetensors chains.csv out.csv --smiles mol")
@@ -247,14 +268,14 @@ def test_a_target_that_is_no_number(folder: Path, refuse: Refuse) -> None:
     (folder / "odd.csv").write_text("smiles,y\nCC,1\nCCC,high\nC,low\n")
     assert refuse("train odd.csv --target y --from scratch --out run") == (
         "odd.csv, row 2 (line 3): column 'y' should hold numbers or a few classes, but 'high' is "
-        "no number, and so it is with 2 of 3 cells"
+        "not a number (2 of 3 cells are not labels)"
     )
 
 
 def test_a_target_that_is_not_clear(folder: Path, refuse: Refuse) -> None:
     (folder / "two.csv").write_text("id,smiles,a,b\nx,CC,1.5,2.5\ny,CCC,2.5,0.5\n")
     assert refuse("train two.csv --from scratch") == (
-        "two.csv: 2 columns could be the target: 'a', 'b'; say which with --target COLUMN ..."
+        "two.csv: 2 columns could be the target: 'a', 'b'; select with --target COLUMN ..."
     )
 
 
@@ -279,15 +300,15 @@ def test_truncated_files_and_those_of_another_version(folder: Path, refuse: Refu
     with pa.ipc.new_file(folder / "newer.arrow", newer):
         pass
     said = refuse("pretrain recipe.toml --data newer.arrow --out run")
-    assert "a store of version 9, but this moleblend reads version 2" in said
+    assert "got store version 9, expected 2" in said
     model = (folder / "model.safetensors").read_bytes()
     (folder / "cut.safetensors").write_bytes(model[: len(model) // 2])
-    for verb in (
+    for command in (
         "predict cut.safetensors chains.csv out.csv",
         "embed cut.safetensors chains.csv o.npy",
     ):
-        assert "cut short" in refuse(verb)
-    assert "cut short" in refuse("train chains.csv --target y --from cut.safetensors --out run")
+        assert "truncated" in refuse(command)
+    assert "truncated" in refuse("train chains.csv --target y --from cut.safetensors --out run")
     old = model.replace(b'"format_version":"1"', b'"format_version":"0"')
     assert old != model
     (folder / "old.safetensors").write_bytes(old)
@@ -301,49 +322,57 @@ def test_weights_that_do_not_fit(folder: Path, refuse: Refuse) -> None:
     (folder / "other.safetensors").write_bytes(other)
     said = refuse("predict other.safetensors chains.csv out.csv")
     assert "does not fit" in said
-    assert "was expected" in said
-    assert "found" in said
+    assert "got shape" in said
+    assert "expected (" in said
 
 
 def test_recipes_that_are_wrong(folder: Path, refuse: Refuse) -> None:
     run = "pretrain wrong.toml --data chains.csv --out run"
     recipe = folder / "wrong.toml"
     recipe.write_text("stepz = 4\n")
-    assert "wrong.toml: stepz is unknown, known are data, out" in refuse(run)
+    assert "wrong.toml: unknown name stepz; available: data, out" in refuse(run)
     recipe.write_text("[encoder]\nwidth = 'big'\n")
-    assert "encoder.width: a whole number was expected, 'big' came" in refuse(run)
-    recipe.write_text("[blend]\npair_shares = [0.5, 0.5, 0.5]\n")
-    assert "sum to 1, (0.5, 0.5, 0.5) sum to 1.5" in refuse(run)
+    assert "encoder.width: got 'big', expected an integer" in refuse(run)
+    recipe.write_text("[blend]\npair_probabilities = [0.5, 0.5, 0.5]\n")
+    said = refuse(run)
+    assert "got pair_probabilities=(0.5, 0.5, 0.5), expected numbers of at least 0 that" in said
     recipe.write_text("[encoder\n")
-    assert "wrong.toml: not a TOML file" in refuse(run)
+    assert "wrong.toml: not a valid TOML file" in refuse(run)
 
 
-def test_flags_that_are_wrong(refuse: Refuse) -> None:
-    """Also those that a dataclass refuses only after they have been read."""
-    said = refuse("pretrain --data chains.csv --blend.pair-shares 0.5 0.5 0.5")
-    assert "sum to 1, (0.5, 0.5, 0.5) sum to 1.5 (see moleblend pretrain --help)" in said
-    said = refuse("pretrain recipe.toml --schedule.warmup-steps 9")
-    assert "warmup_steps must be below steps, 9 of 4 came" in said
-    assert "epochs" in refuse("train chains.csv --target y --from scratch --out run --epochs 0")
-    assert "--split random makes parts of any table" in refuse(
-        "train chains.csv --from scratch --out run"
-    )
-    assert "--nothing" in refuse("train chains.csv --target y --from scratch --out run --nothing 3")
-    assert "'many'" in refuse("train chains.csv --target y --from scratch --out run --epochs many")
+def test_flags_that_are_wrong(refuse_flags: Refuse) -> None:
+    """tyro refuses them, and names the flag; also values that only a dataclass refuses."""
+    error = refuse_flags("pretrain --data chains.csv --blend.pair-probabilities 0.5 0.5 0.5")
+    assert "got pair_probabilities=(0.5, 0.5, 0.5), expected numbers of at least 0 that" in error
+    assert "moleblend pretrain --help" in error
+    assert "warmup_steps" in refuse_flags("pretrain recipe.toml --schedule.warmup-steps 9")
+    train = "train chains.csv --target y --from scratch --out run"
+    assert "got epochs=0, expected a number of at least 1" in refuse_flags(f"{train} --epochs 0")
+    assert "--nothing" in refuse_flags(f"{train} --nothing 3")
+    assert "'many'" in refuse_flags(f"{train} --epochs many")
+    assert "OUT" in refuse_flags("predict model.safetensors chains.csv")
+    assert "4d" in refuse_flags("predict model.safetensors chains.csv out.csv --views 4d")
+
+
+def test_flags_that_do_not_fit_the_data(refuse: Refuse) -> None:
+    said = refuse("train chains.csv --from scratch --out run")
+    assert said.endswith("; --split random fills all sets")
     said = refuse("train chains.csv --from scratch --out run --log-scale --target y")
-    assert "--log-scale needs the names of targets, none came" in said
-    assert "OUT" in refuse("predict model.safetensors chains.csv")
-    assert "4d" in refuse("predict model.safetensors chains.csv out.csv --views 4d")
-    assert "both were asked for" in refuse(
+    assert said == "--log-scale: got no value, expected names of targets"
+    assert "got views 'both', expected '2d'" in refuse(
         "predict model.safetensors chains.csv out.csv --views both"
     )
+    assert refuse("embed chains.csv") == "got 1 file names, expected [MODEL] IN OUT"
 
 
-def test_verbs_that_do_not_exist(refuse: Refuse) -> None:
+def test_commands_that_do_not_exist(refuse: Refuse) -> None:
+    available = ", ".join(cli.COMMANDS)
     said = refuse("pretain --data x")
-    assert said.startswith("there is no verb 'pretain'; demo, data, pretrain, train")
+    assert said == (f"unknown command 'pretain' (did you mean 'pretrain'?); available: {available}")
+    assert refuse("xyz") == f"unknown command 'xyz'; available: {available}"
     said = refuse("data bild")
-    assert said == f"there is no 'data bild'; the verbs are {', '.join(DATA_VERBS)}"
+    assert said.startswith("unknown command 'data bild' (did you mean 'build'?); available: ")
+    assert said.endswith(", ".join(DATA_COMMANDS))
 
 
 def test_outputs_that_cannot_be(folder: Path, refuse: Refuse) -> None:
@@ -352,12 +381,14 @@ def test_outputs_that_cannot_be(folder: Path, refuse: Refuse) -> None:
     assert "ends in .csv or .tsv or .parquet" in refuse(f"{predict} out.txt")
     assert "would overwrite its input" in refuse(f"{predict} ./chains.csv")
     (folder / "folder.csv").mkdir()
-    assert "this is a folder" in refuse(f"{predict} folder.csv")
+    assert "expected a file, got a folder" in refuse(f"{predict} folder.csv")
     assert "ends in .npy or" in refuse("embed model.safetensors chains.csv out")
-    assert "ends in .arrow" in refuse("data build chains.csv out.store")
-    assert "make a folder" in refuse("data build chains.csv out.arrow --format parquet")
+    assert "must end in .arrow" in refuse("data build chains.csv out.store")
+    assert "need a folder" in refuse("data build chains.csv out.arrow --format parquet")
     assert "no unfinished build" in refuse("data build chains.csv out.arrow --resume")
-    assert "needs engine ray" in refuse("data build chains.csv out.arrow --address 10.0.0.1:6379")
+    assert "only engine ray has an address" in refuse(
+        "data build chains.csv out.arrow --address 10.0.0.1:6379"
+    )
     (folder / "run").mkdir()
     (folder / "run/config.json").write_text("{}")
     occupied = "run holds a run already: --resume continues it, another --out starts a new one"
@@ -391,7 +422,7 @@ def test_a_system_error_is_a_sentence_too(
     assert capfd.readouterr().err == f"moleblend: {folder / 'out.csv'}: No space left on device\n"
     assert not (folder / "out.csv").exists()
     assert cli.main([*command, "--resume"]) == 0
-    assert "30 rows were there from before\n30 rows written" in capfd.readouterr().err
+    assert "30 rows were written by the interrupted run\n30 rows written" in capfd.readouterr().err
 
 
 def test_ctrl_c_has_its_own_exit_code(
@@ -414,21 +445,29 @@ def test_ctrl_c_has_its_own_exit_code(
     assert cli.main([*command, "--resume"]) == 0
 
 
-@pytest.mark.parametrize("verb", [*cli.COMMANDS, *(f"data {verb}" for verb in DATA_VERBS)])
-def test_help_of_every_verb(verb: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([*verb.split(), "--help"]) == 0
+@pytest.mark.parametrize("command", [*cli.COMMANDS, *(f"data {name}" for name in DATA_COMMANDS)])
+def test_help_of_every_command(command: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*command.split(), "--help"]) == 0
     said = capfd.readouterr()
-    assert f"moleblend {verb}" in said.out
+    assert f"moleblend {command}" in said.out
     assert said.err == ""
 
 
-def test_the_list_of_verbs(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_list_of_commands(capfd: pytest.CaptureFixture[str]) -> None:
     for arguments in ([], ["--help"], ["-h"]):
         assert cli.main(arguments) == 0
         said = capfd.readouterr().out
-        assert all(f"\n  {verb}" in said for verb in cli.COMMANDS)
+        assert all(f"\n  {command}" in said for command in cli.COMMANDS)
     assert cli.main(["--version"]) == 0
     assert capfd.readouterr().out.count(".") >= 2
+
+
+def test_the_package_is_a_command_of_python() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "moleblend", "unknown"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("moleblend: unknown command 'unknown'; available: demo, data")
 
 
 def test_nobody_else_talks_to_the_terminal(folder: Path) -> None:
@@ -456,7 +495,7 @@ def test_nobody_else_talks_to_the_terminal(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    ours = ("30 of 30", "step", "peak", "epoch", "validation", "test", "the model")
+    ours = ("30 of 30", "step", "peak", "epoch", "validation", "test", "model: ")
     ours += (
         "visible",
         "path_length",
@@ -464,7 +503,7 @@ def test_nobody_else_talks_to_the_terminal(folder: Path) -> None:
         "molecules are read",
         "target",
         "note: ",
-        "compared: ",
+        "comparison: ",
     )
     others = [line for line in lines if not line.startswith(ours) and not line[0].isdigit()]
     assert others == []

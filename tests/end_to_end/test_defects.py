@@ -1,6 +1,6 @@
-"""A table with a defect of every kind: no row is lost, moved or made up, and each says what it is.
+"""A table with a defect of every kind: no row is lost, moved or invented, and each has a reason.
 
-`KINDS` states of each kind what becomes of its row; docs/guide.md has the same for readers.
+`KINDS` states of each kind what becomes of its row; docs/guide/data.md has the same for readers.
 """
 
 import csv
@@ -17,9 +17,11 @@ import pytest
 
 from moleblend.chem.parsing import read_smiles
 from moleblend.cli import main as cli
+from moleblend.data.dataset import MoleculeDataset
 from moleblend.finetuning import run as runs
 from moleblend.finetuning import train
 from moleblend.finetuning.lightning_module import FineTuning
+from moleblend.finetuning.trainer import TrainedModel
 from moleblend.prediction.predictor import Predictor
 from tests.helpers.molecules import QM9
 
@@ -47,7 +49,7 @@ class Kind:
         reason: part of the reason, of a row that is not `ok`.
         written: canonical SMILES of what is read; that of `smiles` if empty.
         learnt: label that is learnt, NaN where there is none.
-        bound: 1 or -1 where it is one.
+        censoring: 1 or -1 where the label is censored.
         problem: part of what is said of the label's cell.
         line: the row as a csv line, of {key}, {smiles} and {y}, where the structure is the defect.
         cells: what the malformed line gives; empty strings are added.
@@ -62,7 +64,7 @@ class Kind:
     reason: str = ""
     written: str = ""
     learnt: float = OWN
-    bound: int = 0
+    censoring: int = 0
     problem: str = ""
     line: str = ""
     cells: tuple[str, ...] = ()
@@ -84,8 +86,8 @@ def bad(label: str, problem: str) -> Kind:
     return Kind(f"label {label!r}", label=label, learnt=np.nan, problem=problem)
 
 
-def value(label: str, learnt: float, bound: int = 0) -> Kind:
-    return Kind(f"label {label!r}", label=label, learnt=learnt, bound=bound)
+def value(label: str, learnt: float, censoring: int = 0) -> Kind:
+    return Kind(f"label {label!r}", label=label, learnt=learnt, censoring=censoring)
 
 
 def malformed(name: str, line: str, reason: str, *cells: str) -> Kind:
@@ -97,29 +99,29 @@ def malformed(name: str, line: str, reason: str, *cells: str) -> Kind:
 KINDS = [
     refused("empty", "", "the SMILES is empty"),
     refused("blanks", "   ", "the SMILES is empty"),
-    refused("nan", "nan", "nan: it stands for a missing value"),
-    refused("None", "None", "None: it stands for a missing value"),
-    refused("NA", "N/A", "N/A: it stands for a missing value"),
-    refused("spreadsheet error", "#REF!", "it is an error of a spreadsheet"),
+    refused("nan", "nan", "nan: it marks a missing value"),
+    refused("None", "None", "None: it marks a missing value"),
+    refused("NA", "N/A", "N/A: it marks a missing value"),
+    refused("spreadsheet error", "#REF!", "it is a spreadsheet error"),
     refused("open ring", "C1CCCC", "C1CCCC: unclosed ring"),
-    refused("ring on one bond", "C12CC12", "joins atoms 1 and 3, which are bonded already"),
-    refused("open bracket", "C[NH2", "bracket '[' without its partner"),
-    refused("open parenthesis", "CC(C", "parenthesis '(' without its partner"),
-    refused("closed parenthesis", "CC)C", "parenthesis ')' without its partner"),
+    refused("ring on one bond", "C12CC12", "connects atoms 1 and 3, which are already bonded"),
+    refused("open bracket", "C[NH2", "unmatched bracket '['"),
+    refused("open parenthesis", "CC(C", "unmatched parenthesis '('"),
+    refused("closed parenthesis", "CC)C", "unmatched parenthesis ')'"),
     refused("wrong valence", "CC(C)(C)(C)C", "atom 2, C, has a valence of 5"),
     refused("not kekulizable", "c1cccc1", "can't kekulize: no double bonds fit the aromatic atoms"),
-    refused("aromatic chain", "c1ccccc1c", "atom 7 is written as aromatic, but is in no ring"),
-    refused("unknown element", "C[Xx]C", "Xx is no element"),
+    refused("aromatic chain", "c1ccccc1c", "atom 7 is written as aromatic, but is not in a ring"),
+    refused("unknown element", "C[Xx]C", "Xx is not an element"),
     refused("capital L", "CCCL", "syntax error at character 4, 'L'"),
     refused("InChI", "InChI=1S/CH4/h1H4", "it is an InChI"),
     refused("InChIKey", "VNWKTOKETHGBQD-UHFFFAOYSA-N", "it is an InChIKey"),
     refused("common name", "aspirin", "aspirin: it looks like a name"),
-    refused("name of two words", "acetic acid", "has a blank inside, one SMILES alone"),
+    refused("name of two words", "acetic acid", "contains a space, expected a single SMILES"),
     refused("CAS number", "64-17-5", "it looks like a CAS number"),
     refused("number", "12.5", "it is a number"),
-    refused("sum formula", "C2H6O", "it looks like a sum formula"),
-    refused("reaction", "CCO>>CC=O", "it is a reaction, one molecule was expected"),
-    refused("R group", "[R1]CC", "an R group stands for many molecules"),
+    refused("sum formula", "C2H6O", "it looks like a molecular formula"),
+    refused("reaction", "CCO>>CC=O", "it is a reaction, expected one molecule"),
+    refused("R group", "[R1]CC", "an R group represents many molecules"),
     refused("SMARTS", "[#6]-[OX2H]", "it looks like SMARTS"),
     refused(
         "full-width letters", "ＣＣＯ", "the character 'Ｃ' (fullwidth latin capital letter c)"
@@ -128,11 +130,11 @@ KINDS = [
     refused("dash", "CC–O", "the character '–' (en dash)"),
     refused("zero-width blank", "CCO\u200b", "(zero width space)"),
     refused("NUL byte", "CCO\x00", "(control character)"),
-    refused("no-break space inside", "CC\u00a0O", "has a blank inside"),
-    refused("line break", "CC\nO", "has a blank inside"),
-    refused("SMILES and name", "CCO ethanol", "has a blank inside"),
+    refused("no-break space inside", "CC\u00a0O", "contains a space"),
+    refused("line break", "CC\nO", "contains a space"),
+    refused("SMILES and name", "CCO ethanol", "contains a space"),
     refused("two SMILES", "CCO,CC", "syntax error at character 4, ','"),
-    refused("20,001 characters", "C" * 20_001, "has 20,001 characters, at most 20,000 are read"),
+    refused("20,001 characters", "C" * 20_001, "has 20,001 characters, at most 20,000 are allowed"),
     Kind("too large", "C" * 201, status="too_large", reason="201 atoms, the model takes at most 2"),
     taken("no-break space at the end", "CCO\u00a0", "CCO"),
     taken("blanks around", "  OCC ", "CCO"),
@@ -156,17 +158,17 @@ KINDS = [
     value("１２", 12),
     value("7.5  ", 7.5),
     value("1.5E+02", 150),
-    bad("1,5", "'1,5' has a comma: a number has a decimal point"),
-    bad("12 mg", "'12 mg' goes on after the number, a number alone was expected"),
-    bad("3±1", "'3±1' goes on after the number"),
-    bad("inf", "'inf' is infinite, a finite number was expected"),
-    bad("1e400", "'1e400' is beyond the numbers that can be computed with"),
-    bad("=1+1", "'=1+1' is a formula, its value was expected"),
-    bad("TRUE", "'TRUE' is no number"),
-    bad("high", "'high' is no number"),
-    bad("2024-01-05", "'2024-01-05' is a date, a number was expected"),
-    bad("1\x002", "goes on after the number"),
-    bad("1\n2", "goes on after the number"),
+    bad("1,5", "'1,5' has a comma, expected a decimal point"),
+    bad("12 mg", "'12 mg' has text after the number, expected only a number"),
+    bad("3±1", "'3±1' has text after the number"),
+    bad("inf", "'inf' is infinite, expected a finite number"),
+    bad("1e400", "'1e400' is outside the range of a 64-bit float"),
+    bad("=1+1", "'=1+1' is a formula, expected its value"),
+    bad("TRUE", "'TRUE' is not a number"),
+    bad("high", "'high' is not a number"),
+    bad("2024-01-05", "'2024-01-05' is a date, expected a number"),
+    bad("1\x002", "has text after the number"),
+    bad("1\n2", "has text after the number"),
     replace(refused("both", "C1CC", "unclosed ring"), label="1,5", learnt=np.nan, problem="comma"),
     Kind("no name", key=""),
     Kind("name of blanks", key="  "),
@@ -184,7 +186,7 @@ KINDS = [
     ),
     malformed("quote that is not closed", '{key},"CC,1,', "cannot be read: a quote"),
     malformed("letters after a quote", '{key},CC,1,"a"b', "cannot be read: a quote"),
-    malformed("last row: a quote", '{key},CC,1,"', "cannot be read: a quote is opened and nowhere"),
+    malformed("last row: a quote", '{key},CC,1,"', "cannot be read: a quote is never closed"),
 ]
 
 
@@ -260,28 +262,28 @@ def files(folder: Path) -> dict[str, tuple[Path, list[Planted]]]:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a training learnt and tested, as it was handed on."""
+    """The training and validation sets of each model, and the results."""
 
-    learnt: list[FineTuning]
+    sets: list[MoleculeDataset]
     results: list[train.TrainResult]
 
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
-    found = Seen([], [])
-    fit, whole = runs.fit, train.train
+    seen = Seen([], [])
+    fit, original_train = runs.fit, train.train
 
-    def watched_fit(run: FineTuning) -> None:
-        found.learnt.append(run)
-        fit(run)
+    def watched_fit(module: FineTuning, validation: MoleculeDataset, *others: Any) -> TrainedModel:
+        seen.sets.extend([module.training_set, validation])
+        return fit(module, validation, *others)
 
     def watched_train(*arguments: Any, **named: Any) -> train.TrainResult:
-        found.results.append(whole(*arguments, **named))
-        return found.results[-1]
+        seen.results.append(original_train(*arguments, **named))
+        return seen.results[-1]
 
     monkeypatch.setattr(runs, "fit", watched_fit)
     monkeypatch.setattr(train, "train", watched_train)
-    return found
+    return seen
 
 
 def run(*arguments: object) -> None:
@@ -311,24 +313,25 @@ def check_training(rows: list[Planted], out: Path, seen: Seen) -> None:
         assert bool(row["reason"]) == (status != "ok")
         assert bool(row["labels"]) == bool(kind.problem)
         assert kind.problem in row["labels"], (kind.name, row)
-        assert bool(row["part"]) == is_usable(expected), (kind.name, row)
+        assert bool(row["set"]) == is_usable(expected), (kind.name, row)
 
-    for run in seen.learnt:
-        for part in (run.training_set, run.validation_set):
-            for molecule, label, bound in zip(
-                part.molecules, part.labels[:, 0], part.censoring[:, 0], strict=True
-            ):
-                check_label(rows, molecule.id, molecule.smiles, label, bound)
+    for dataset in seen.sets:
+        for molecule, label, censoring in zip(
+            dataset.molecules, dataset.labels[:, 0], dataset.censoring[:, 0], strict=True
+        ):
+            check_label(rows, molecule.id, molecule.smiles, label, censoring)
     (result,) = seen.results
-    assert result.censoring is not None
-    for row, label, bound in zip(result.parts.test, result.labels, result.censoring, strict=True):
-        check_label(rows, f"row {row + 1}", "", label[0], bound[0])
+    predictions = result.predictions
+    for row, label, censoring in zip(
+        result.table.split.test, predictions.labels, predictions.censoring, strict=True
+    ):
+        check_label(rows, f"row {row + 1}", "", label[0], censoring[0])
 
 
-def check_label(rows: list[Planted], name: str, smiles: str, label: float, bound: int) -> None:
+def check_label(rows: list[Planted], name: str, smiles: str, label: float, censoring: int) -> None:
     row = rows[int(name.removeprefix("row ")) - 1]
     assert is_usable(row)
-    assert (label, bound) == (row.label, row.kind.bound), row
+    assert (label, censoring) == (row.label, row.kind.censoring), row
     if smiles:
         assert smiles == (row.kind.written or read_smiles(row.cells[1]).smiles), row
 
@@ -367,7 +370,7 @@ def test_a_csv_table_with_a_defect_of_every_kind(
     assert len(KINDS) == len({kind.name for kind in KINDS}) >= 60
     run("train", path, *TINY, "--folds", "3", "--out", "run")
     check_training(rows, tmp_path / "run", seen)
-    assert len(seen.results[0].parts.test) == sum(map(is_usable, rows))
+    assert len(seen.results[0].table.split.test) == sum(map(is_usable, rows))
     model = tmp_path / "run" / "model.safetensors"
     run("predict", model, path, "predicted.csv")
     out = rows_of(tmp_path / "predicted.csv")
@@ -388,8 +391,8 @@ def test_the_same_in_other_formats(
     run("train", path, *TINY, "--out", "run")
     check_training(rows, tmp_path / "run", seen)
     model = tmp_path / "run" / "model.safetensors"
-    for verb, out in (("predict", f"predicted{ending}"), ("embed", f"embedded{ending}")):
-        run(verb, model, path, out)
+    for command, out in (("predict", f"predicted{ending}"), ("embed", f"embedded{ending}")):
+        run(command, model, path, out)
     if ending == ".tsv":
         out = rows_of(tmp_path / "predicted.tsv")
         predicted = floats([row["y_pred"] for row in out])
@@ -415,7 +418,7 @@ def test_rows_without_a_geometry_beside_rows_with_one(
     (tmp_path / "defects.csv").write_bytes(text_of(rows, ","))
     run("train", "defects.csv", *TINY, "--conformers", "1", "--out", "run")
     check_training(rows, tmp_path / "run", seen)
-    learnt = [molecule for run in seen.learnt for molecule in run.training_set.molecules]
+    learnt = [molecule for dataset in seen.sets for molecule in dataset.molecules]
     assert {molecule.n_conformers for molecule in learnt} <= {0, 1}
     assert sum(molecule.n_conformers for molecule in learnt) > 50
     run("predict", tmp_path / "run" / "model.safetensors", "defects.csv", "predicted.csv")

@@ -1,4 +1,4 @@
-"""Broken input of every kind, and what once failed; all of it: `python -m benchmarks.fuzz`."""
+"""Broken input of every kind; more of it: `python -m benchmarks.robustness.fuzz_readers`."""
 
 import time
 
@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.fuzz import Options, fuzz
+from benchmarks.robustness.fuzz_readers import Options, fuzz
 from moleblend.chem.molecule import MoleculeError
 from moleblend.chem.parsing import read_smiles
 from moleblend.data.formats import read_table
@@ -18,13 +18,13 @@ from moleblend.data.table import Rejected, read_molecules
 def test_every_input_comes_back(seed):
     outcome = fuzz(Options(n_inputs=4_000, seed=seed))
     assert not outcome.failures
-    told = {"row read", "row rejected", "mol block read", "mol block refused", "XYZ refused"}
-    assert told <= outcome.counts.keys()
+    expected = {"row read", "row rejected", "mol block read", "mol block refused", "XYZ refused"}
+    assert expected <= outcome.counts.keys()
 
 
 def test_a_failure_is_seen(monkeypatch):
     """The run can fail: a reader that loses a row, one that crashes, one that hangs."""
-    import benchmarks.fuzz as module
+    import benchmarks.robustness.fuzz_readers as module
 
     real = module.read_molecules
     monkeypatch.setattr(module, "read_molecules", lambda piece: list(real(piece))[1:])
@@ -51,8 +51,8 @@ def test_more_positions_than_atoms(tmp_path):
     items = list(read_molecules(read_table(tmp_path / "t.parquet")))
     reasons = [item.reason for item in items if isinstance(item, Rejected)]
     assert reasons[-4:] == [
-        "4 positions for 3 atoms",
-        "0 positions for 3 atoms",
+        "got 4 positions for 3 atoms",
+        "got 0 positions for 3 atoms",
         *["positions must be numbers in Å below 100,000"] * 2,
     ]
 

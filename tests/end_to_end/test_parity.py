@@ -30,8 +30,8 @@ class Fixture:
         self.state = self.under("state.")
         self.model = without_dropout(from_reference(self.state))
         self.molecules = []
-        for k, told in enumerate(self.about["molecules"]):
-            molecule = read_smiles(told["smiles"], features="ogb-1")
+        for k, record in enumerate(self.about["molecules"]):
+            molecule = read_smiles(record["smiles"], features="ogb-1")
             positions = self.tensors[f"in.{k}.pos"].numpy()
             self.molecules.append(replace(molecule, positions=positions[None]))
         self.batch = collate(self.molecules)
@@ -92,9 +92,9 @@ def with_virtual(is_atom):
 
 
 def test_features_from_smiles_and_mol_blocks(fixture):
-    for k, told in enumerate(fixture.about["molecules"]):
+    for k, record in enumerate(fixture.about["molecules"]):
         from_smiles = fixture.molecules[k]
-        from_block = read_mol_block(told["molblock_with_hydrogens"], features="ogb-1")
+        from_block = read_mol_block(record["molblock_with_hydrogens"], features="ogb-1")
         for molecule in (from_smiles, from_block):
             assert (molecule.atoms == fixture.tensors[f"in.{k}.x"].numpy()).all()
             edges = fixture.tensors[f"in.{k}.edge_index"].T.tolist()
@@ -219,7 +219,7 @@ def test_losses_and_gradients(fixture):
     names = {"denoising": "denoising_cosine", "path_length": "spd_ce", "bonds": "edge_ce"}
     names["direction"] = "direction_cosine"
     for ours, name in names.items():
-        assert math.isclose(loss.parts[ours].item(), theirs[name], abs_tol=1e-5)
+        assert math.isclose(loss.terms[ours].item(), theirs[name], abs_tol=1e-5)
     assert math.isclose(loss.total.item(), theirs["total_weighted"], abs_tol=1e-5)
 
     loss.total.backward()

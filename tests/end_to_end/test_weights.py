@@ -1,4 +1,4 @@
-"""The model in the package, and that it was trained on nothing that is tested on."""
+"""The packaged model, and that it was trained on no test molecule."""
 
 import json
 import os
@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import interim
-from benchmarks.interim import LIST, SkeletonList, hashed, skeleton
-from benchmarks.ship import ship
+from benchmarks.packaged_model import training_data
+from benchmarks.packaged_model.publish import publish
+from benchmarks.packaged_model.training_data import SKELETONS, SkeletonList, hashed, skeleton
+from benchmarks.results.csv_files import REPOSITORY
 from moleblend.chem.parsing import read_smiles
 from moleblend.config import to_dict
-from moleblend.data.datasets.catalogue import ON_PROTOCOL_U
+from moleblend.data.datasets.catalogue import on_protocol_u
 from moleblend.data.datasets.fetch import read
 from moleblend.data.splits import scaffold_split
 from moleblend.data.store import MoleculeStore, write_store
@@ -43,16 +44,16 @@ def test_nothing_that_is_tested_on_was_trained_on(listed: SkeletonList) -> None:
 
 
 def readable(smiles: list[str]) -> list[str]:
-    """Canonical SMILES of those that are molecules: a few rows of hiv and tox21 are none."""
+    """Canonical SMILES of the rows that can be parsed."""
     items = read_molecules(smiles_table(smiles))
     return [item.smiles for item in items if not isinstance(item, Rejected)]
 
 
 @pytest.mark.usefixtures("data_folder")
 def test_the_list_is_that_of_the_published_splits(listed: SkeletonList) -> None:
-    """Molecules of every set, drawn from protocol U, stand where they belong."""
+    """Molecules of every set, drawn from protocol U, are in the right list."""
     rng = random.Random(0)
-    for name in ON_PROTOCOL_U:
+    for name in on_protocol_u():
         columns = read(f"{name}-u").columns.select(["smiles", "split"]).to_pylist()
         held = [row["smiles"] for row in columns if row["split"] != "train"]
         others = [row["smiles"] for row in columns if row["split"] == "train"]
@@ -66,24 +67,24 @@ def test_the_list_is_that_of_the_published_splits(listed: SkeletonList) -> None:
 @pytest.mark.usefixtures("data_folder")
 @pytest.mark.parametrize("name", SMALL)
 def test_the_list_has_our_own_splits_of_the_small_sets(name: str, listed: SkeletonList) -> None:
-    rows = read_molecules(read(name))
-    raw = [row.smiles for row in rows if not isinstance(row, Rejected)]
+    items = read_molecules(read(name))
+    raw = [row.smiles for row in items if not isinstance(row, Rejected)]
     split = scaffold_split(raw)
-    drawn = hashed(skeleton(raw[row]) for part in (split.validation, split.test) for row in part)
+    drawn = hashed(skeleton(raw[row]) for rows in (split.validation, split.test) for row in rows)
     assert np.isin(drawn, listed.tested).all()
     assert not np.isin(drawn, listed.trained).any()
 
 
 @pytest.mark.usefixtures("data_folder")
 def test_the_list_is_of_the_sets_as_they_are(listed: SkeletonList) -> None:
-    assert interim.contents() == listed.contents
+    assert training_data.contents() == listed.contents
 
 
 def test_the_packaged_model_is_of_the_listed_data(listed: SkeletonList) -> None:
     try:
         path = checkpoint.packaged()
     except FileNotFoundError:
-        return  # none is shipped with this commit, which another test asks for by name
+        return  # another test fails if there is no packaged model
     card = checkpoint.read_card(path)
     assert card.trained_by == "pretrain"
     assert card.data_fingerprint == listed.fingerprint
@@ -96,12 +97,14 @@ def test_the_packaged_model_is_of_the_listed_data(listed: SkeletonList) -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.usefixtures("data_folder")
 def test_the_list_made_anew(listed: SkeletonList) -> None:
-    np.testing.assert_array_equal(hashed(interim.tested_skeletons()), listed.tested)
-    store = Path(os.environ.get("MOLEBLEND_INTERIM", "runs/interim/data.arrow"))
-    if store.is_file():  # 250,000 molecules, which `python -m benchmarks.interim` makes
+    np.testing.assert_array_equal(hashed(training_data.tested_skeletons()), listed.tested)
+    store = Path(os.environ.get("MOLEBLEND_PACKAGED_STORE", "runs/packaged_model/data.arrow"))
+    if (
+        store.is_file()
+    ):  # 250,000 molecules, which `python -m benchmarks.packaged_model.training_data` makes
         found = MoleculeStore(store)
         assert found.fingerprint == listed.fingerprint
-        np.testing.assert_array_equal(hashed(interim.skeletons_of(found)), listed.trained)
+        np.testing.assert_array_equal(hashed(training_data.skeletons_of(found)), listed.trained)
 
 
 def test_a_skeleton_forgets_salt_and_stereo_and_no_more() -> None:
@@ -115,14 +118,16 @@ def test_a_list_that_shares_a_skeleton_is_refused(
 ) -> None:
     store = tmp_path / "data.arrow"
     write_store([read_smiles(text) for text in ("CCO", "CCN")], store, features="cip-1")
-    monkeypatch.setattr(interim, "skeletons_of", lambda store: [skeleton(m.smiles) for m in store])
-    monkeypatch.setattr(interim, "contents", lambda: {"esol": "00"})
-    monkeypatch.setattr(interim, "tested_skeletons", lambda: {skeleton("CCN")})
+    monkeypatch.setattr(
+        training_data, "skeletons_of", lambda store: [skeleton(m.smiles) for m in store]
+    )
+    monkeypatch.setattr(training_data, "contents", lambda: {"esol": "00"})
+    monkeypatch.setattr(training_data, "tested_skeletons", lambda: {skeleton("CCN")})
     with pytest.raises(ValueError, match="1 of its skeletons are tested on"):
-        interim.main(store, tmp_path / "list.safetensors")
+        training_data.main(store, tmp_path / "list.safetensors")
     assert not (tmp_path / "list.safetensors").exists()
-    monkeypatch.setattr(interim, "tested_skeletons", lambda: {skeleton("CCC")})
-    interim.main(store, tmp_path / "list.safetensors")
+    monkeypatch.setattr(training_data, "tested_skeletons", lambda: {skeleton("CCC")})
+    training_data.main(store, tmp_path / "list.safetensors")
     made = SkeletonList.read(tmp_path / "list.safetensors")
     assert made.contents == {"esol": "00"}
     assert made.fingerprint == MoleculeStore(store).fingerprint
@@ -140,16 +145,16 @@ def run(tmp_path: Path) -> Path:
     config = PretrainConfig(
         data="x", encoder=TINY, schedule=ScheduleConfig(steps=10, warmup_steps=1)
     )
-    told = {"config": to_dict(config), "data_fingerprint": "ab" * 32}
+    stored = {"config": to_dict(config), "data_fingerprint": "ab" * 32}
     (folder / "starts.csv").write_text(
         "step,moleblend,code,python,torch,processor,threads\n0,0.1.0,abcdef01,3.11,2.13.0,a CPU,2\n"
     )
-    (folder / "config.json").write_text(json.dumps(told))
+    (folder / "config.json").write_text(json.dumps(stored))
     (folder / "log.csv").write_text(
         "step,learning_rate,loss,path_length,molecules_per_s\n5,1e-4,7.2,2.2,100\n10,1e-4,4.6,1.8,50\n"
     )
     (folder / "validation.csv").write_text(
-        "step,view,shown,metric,value,trivial,n\n5,bonds,hidden,accuracy,0.5,0.4,9\n"
+        "step,view,shown,metric,value,lookup_baseline,n\n5,bonds,hidden,accuracy,0.5,0.4,9\n"
         "10,bonds,hidden,accuracy,0.875,,1234\n"
     )
     names = hashed(["a", "b"]), hashed(["c"])
@@ -160,7 +165,7 @@ def run(tmp_path: Path) -> Path:
 def test_a_run_becomes_the_packaged_model(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = ship(run, tmp_path / "weights", tmp_path / "list.safetensors")
+    out = publish(run, tmp_path / "weights", tmp_path / "list.safetensors")
     monkeypatch.setattr(checkpoint, "_ASSETS", tmp_path / "weights")
     assert checkpoint.packaged() == checkpoint.locate("packaged") == out
     before, after = checkpoint.load(run / "model.safetensors"), checkpoint.load(out)
@@ -179,21 +184,21 @@ def test_a_run_becomes_the_packaged_model(
         assert f"| {licence} |" in text
 
 
-def test_a_run_in_two_parts_tells_of_both(run: Path, tmp_path: Path) -> None:
-    first = ship(run, tmp_path / "first", tmp_path / "list.safetensors")
-    told = json.loads((run / "config.json").read_text())
-    told["config"] |= {"source": str(first), "readout": "layers"}
-    told["config"]["heads"]["descriptors"] = True
-    (run / "config.json").write_text(json.dumps(told))
+def test_a_run_in_two_stages_describes_both(run: Path, tmp_path: Path) -> None:
+    first = publish(run, tmp_path / "first", tmp_path / "list.safetensors")
+    stored = json.loads((run / "config.json").read_text())
+    stored["config"] |= {"source": str(first), "readout": "layers"}
+    stored["config"]["heads"]["descriptors"] = True
+    (run / "config.json").write_text(json.dumps(stored))
     model, digest = checkpoint.load(run / "model.safetensors"), checkpoint.sha256(first)
     card = checkpoint.read_card(run / "model.safetensors")
     for source_sha256 in ("00" * 32, digest):
         notes = {"source_sha256": source_sha256}
         checkpoint.save(model, run / "model.safetensors", replace(card, notes=notes))
         if source_sha256 != digest:
-            with pytest.raises(ValueError, match="but the run went on from 000000000000"):
-                ship(run, tmp_path / "weights", tmp_path / "list.safetensors")
-    out = ship(run, tmp_path / "weights", tmp_path / "list.safetensors")
+            with pytest.raises(ValueError, match="but the run started from 000000000000"):
+                publish(run, tmp_path / "weights", tmp_path / "list.safetensors")
+    out = publish(run, tmp_path / "weights", tmp_path / "list.safetensors")
     notes = checkpoint.read_card(out).notes
     assert notes["before"] == {"steps": 10, "hours": 0.0, "batch_size": 64, "sha256": digest}
     assert notes["config"]["source"] == first.name
@@ -227,25 +232,25 @@ def spoil(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
-        (cut_log, "the run has 10 steps, but is at"),
+        (cut_log, "the run is not finished: got step"),
         (change_data, "model.safetensors and config.json have different data"),
-        (change_list, "is of data cdcdcdcdcdcdcdcd, the run of abababababababab"),
+        (change_list, "belongs to data cdcdcdcdcdcdcdcd, the run to abababababababab"),
         (spoil, "a weight is not finite"),
     ],
 )
-def test_a_run_that_cannot_be_shipped(
-    change: Callable[[Path], None], told: str, run: Path, tmp_path: Path
+def test_a_run_that_cannot_be_published(
+    change: Callable[[Path], None], message: str, run: Path, tmp_path: Path
 ) -> None:
     change(run)
-    with pytest.raises(ValueError, match=re.escape(told)):
-        ship(run, tmp_path / "weights", tmp_path / "list.safetensors")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        publish(run, tmp_path / "weights", tmp_path / "list.safetensors")
     assert not (tmp_path / "weights").exists()
 
 
 def test_the_wheel_has_what_is_in_the_folder_and_not_the_list() -> None:
-    told = tomllib.loads((LIST.parents[2] / "pyproject.toml").read_text())
-    assert "assets/*" in told["tool"]["setuptools"]["package-data"]["moleblend"]
-    assert LIST.stat().st_size <= 2_000_000
-    assert "src" not in LIST.relative_to(LIST.parents[2]).parts
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    assert "assets/*" in project["tool"]["setuptools"]["package-data"]["moleblend"]
+    assert SKELETONS.stat().st_size <= 2_000_000
+    assert "src" not in SKELETONS.relative_to(REPOSITORY).parts

@@ -21,39 +21,39 @@ def test_fingerprints_are_counts() -> None:
     assert (COUNTS[5] == count_ecfp4(SMILES[5])).all()
 
 
-def test_it_is_the_forest_of_scikit_learn_on_the_labels_there_are() -> None:
+def test_the_forest_is_that_of_scikit_learn_on_the_exact_labels() -> None:
     labels, censoring = LENGTH.copy(), NONE.copy()
-    labels[3], censoring[4] = np.nan, 1  # one is missing, one is a bound
+    labels[3], censoring[4] = np.nan, 1  # one is missing, one is censored
     used = np.array([k for k in range(24) if k not in (3, 4)])
     forest = RandomForestRegressor(20, random_state=3).fit(COUNTS[used], labels[used])
-    found = predicted(Target("y", "regression"), labels, censoring)
-    assert found[:, 0] == pytest.approx(forest.predict(COUNTS[:5]))
+    values = predicted(Target("y", "regression"), labels, censoring)
+    assert values[:, 0] == pytest.approx(forest.predict(COUNTS[:5]))
     toxic = np.array([float("N" in text) for text in SMILES])
     forest = RandomForestClassifier(20, random_state=3).fit(COUNTS, toxic)
     expected = forest.predict_proba(COUNTS[:5])[:, 1]
     assert predicted(Target("t", "binary"), toxic)[:, 0] == pytest.approx(expected)
 
 
-def test_a_learnt_logarithm_is_learnt_by_the_forest_too() -> None:
+def test_the_forest_is_trained_on_log10_where_the_model_is() -> None:
     plain = predicted(Target("y", "regression"), LENGTH)
-    found = predicted(Target("y", "regression", log10=True), 10**LENGTH)
-    assert np.log10(found) == pytest.approx(plain)
+    values = predicted(Target("y", "regression", log10=True), 10**LENGTH)
+    assert np.log10(values) == pytest.approx(plain)
 
 
 def test_classes_that_training_lacks_have_no_votes() -> None:
     target = Target("c", "multiclass", classes=("a", "b", "c", "d"))
     labels = np.array([3.0 if "O" in text else 1.0 for text in SMILES])
-    found = predicted(target, labels)
-    assert found.shape == (5, 4)
-    assert (found[:, [0, 2]] == 0).all()
-    assert found.sum(1) == pytest.approx(1)
-    assert found.argmax(1).tolist() == [3 if "O" in text else 1 for text in SMILES[:5]]
+    probability = predicted(target, labels)
+    assert probability.shape == (5, 4)
+    assert (probability[:, [0, 2]] == 0).all()
+    assert probability.sum(1) == pytest.approx(1)
+    assert probability.argmax(1).tolist() == [3 if "O" in text else 1 for text in SMILES[:5]]
     assert (predicted(Target("t", "binary"), NONE + 0.0) == 0).all()  # of one class alone
     assert (predicted(Target("t", "binary"), NONE + 1.0) == 1).all()
 
 
-def test_bounds_alone_cannot_be_learnt() -> None:
-    with pytest.raises(ValueError, match="bounds cannot be learnt"):
+def test_censored_labels_alone_are_refused() -> None:
+    with pytest.raises(ValueError, match="cannot use censored labels"):
         predicted(Target("y", "regression"), LENGTH, NONE + 1)
 
 

@@ -39,26 +39,26 @@ def test_bins_have_equal_mass_and_ties_stay_together() -> None:
     assert found.predicted == pytest.approx((0.1, 0.5, 0.6, 0.9))
 
 
-def test_right_probabilities_have_an_error_too() -> None:
-    """Of 100 molecules the error of right probabilities is some 0.1, and it is foreseen."""
-    errors, foreseen, n_above = [], [], 0
+def test_correct_probabilities_have_an_error_too() -> None:
+    """With 100 molecules correct probabilities have an error of about 0.1, as computed."""
+    errors, expected, n_above = [], [], 0
     for seed in range(30):
         rng = np.random.default_rng(seed)
         probability = expit(rng.normal(size=100))
         found = reliability(probability, (rng.random(100) < probability).astype(np.float64))
         assert found is not None
         errors.append(found.error)
-        foreseen.append(found.error_if_calibrated)
+        expected.append(found.error_if_calibrated)
         n_above += found.error > found.error_if_calibrated_95
     assert np.mean(errors) > 0.05
-    assert np.mean(foreseen) == pytest.approx(np.mean(errors), rel=0.15)
+    assert np.mean(expected) == pytest.approx(np.mean(errors), rel=0.15)
     assert n_above <= 5
     wrong = reliability(np.full(100, 0.9), (np.arange(100) % 2).astype(np.float64))
     assert wrong is not None
     assert wrong.error > 3 * wrong.error_if_calibrated_95
 
 
-def test_several_classes_are_judged_by_the_greatest() -> None:
+def test_several_classes_are_evaluated_by_the_most_probable_one() -> None:
     probability = np.tile([0.1, 0.7, 0.2], (20, 1))
     label = np.where(np.arange(20) < 10, 1.0, 2.0)
     label[19] = NAN
@@ -68,7 +68,7 @@ def test_several_classes_are_judged_by_the_greatest() -> None:
     assert found.observed == pytest.approx((10 / 19,))
 
 
-def test_nothing_labelled_has_no_curve() -> None:
+def test_without_labels_there_is_no_curve() -> None:
     nothing = np.full(3, NAN)
     assert reliability(np.full(3, 0.5), nothing) is None
     assert quantile_curve(np.zeros(3), np.ones(3), nothing) is None
@@ -76,30 +76,30 @@ def test_nothing_labelled_has_no_curve() -> None:
     assert interval_coverage(np.zeros((3, 2)), nothing, 0.9).observed is None
 
 
-def test_quantiles_of_right_and_of_narrow_spreads() -> None:
+def test_quantiles_of_correct_and_of_too_small_std() -> None:
     rng = np.random.default_rng(1)
-    deviation = rng.uniform(0.5, 2, 4000)
-    label = deviation * rng.normal(size=4000)
+    std = rng.uniform(0.5, 2, 4000)
+    label = std * rng.normal(size=4000)
     label[:100] = NAN
-    right = quantile_curve(np.zeros(4000), deviation, label)
-    narrow = quantile_curve(np.zeros(4000), deviation / 3, label)
-    assert right is not None
+    correct = quantile_curve(np.zeros(4000), std, label)
+    narrow = quantile_curve(np.zeros(4000), std / 3, label)
+    assert correct is not None
     assert narrow is not None
-    assert (right.n, right.error < 0.015) == (3900, True)
-    assert right.observed == pytest.approx(right.level, abs=0.03)
+    assert (correct.n, correct.error < 0.015) == (3900, True)
+    assert correct.observed == pytest.approx(correct.level, abs=0.03)
     assert narrow.observed[0] > 0.25  # below the 5 % quantile
     assert narrow.error > 0.1
 
 
 def test_error_curve_by_hand() -> None:
-    predicted, spread = np.zeros(20), np.arange(20.0)
-    found = error_curve(predicted, spread, np.arange(20.0) + 1)
+    predicted, uncertainty = np.zeros(20), np.arange(20.0)
+    found = error_curve(predicted, uncertainty, np.arange(20.0) + 1)
     assert found is not None
     assert found.rank_correlation == pytest.approx(1.0)
     assert found.error == found.error_at_best
     assert found.error[0] == 1.0
     assert found.error[-1] == pytest.approx(10.5)
-    backwards = error_curve(predicted, -spread, np.arange(20.0) + 1)
+    backwards = error_curve(predicted, -uncertainty, np.arange(20.0) + 1)
     assert backwards is not None
     assert backwards.rank_correlation == pytest.approx(-1.0)
     assert backwards.error[0] == 20.0

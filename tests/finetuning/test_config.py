@@ -20,45 +20,48 @@ def test_the_run_folder_follows_from_the_table(data: str, out: str, folder: str)
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
-        ({"target": ("y", "y")}, "a target is named twice: y, y"),
-        ({"log_scale": ("y", "y")}, "a log_scale is named twice: y, y"),
-        ({"target": ("y",), "units": ("eV", "D")}, "1 targets, but 2 units"),
-        ({"features": ("ecfp4", "ecfp4")}, "a features is named twice"),
-        ({"features": ("none", "ecfp4")}, "features are auto or none, or one or both of ecfp4 and"),
-        ({"features": ()}, "features are auto or none, or .*: nothing came"),
-        ({"task": ()}, "task needs one value for all targets, or one for each"),
-        ({"seeds": 0}, "seeds must be at least 1, 0 came"),
-        ({"patience": -1}, "patience must be at least 0, -1 came"),
-        ({"folds": 2}, "folds are at least 3, with one seed: 2 folds, 1 seeds came"),
-        ({"folds": 5, "seeds": 2}, "folds are at least 3, with one seed: 5 folds, 2 seeds came"),
-        ({"folds": 5, "search": 9}, "search and folds do not go together: what chooses settings"),
-        ({"layer_decay": 0.0}, r"layer_decay in \(0, 1\]"),
-        ({"learning_rate": 0.0}, "learning_rate and clip_norm must be .* 0.0, 5.0 and 1.0 came"),
-        ({"head_dropout": 1.0}, r"head_dropout must be in \[0, 1\), 1.0 came"),
-        ({"ema": 1.0}, r"ema must be in \[0, 1\), 1.0 came"),
+        ({"target": ("y", "y")}, "target has duplicates: y, y"),
+        ({"log_scale": ("y", "y")}, "log_scale has duplicates: y, y"),
+        ({"target": ("y",), "units": ("eV", "D")}, "got 2 units for 1 targets"),
+        ({"features": ("ecfp4", "ecfp4")}, "features has duplicates: ecfp4"),
+        (
+            {"features": ("none", "ecfp4")},
+            "got features=none, ecfp4, expected auto, none, or",
+        ),
+        ({"features": ()}, "got features=nothing, expected auto"),
+        ({"task": ()}, "got no task, expected one value for all targets, or one for"),
+        ({"seeds": 0}, "got seeds=0, expected a number of at least 1"),
+        ({"patience": -1}, "got patience=-1, expected a number of at least 0"),
+        ({"folds": 2}, "got folds=2 and seeds=1, expected at least 3 folds"),
+        ({"folds": 5, "seeds": 2}, "got folds=5 and seeds=2, .* and one seed"),
+        ({"folds": 5, "search": 9}, "got search=9 and folds=5: they cannot be combined"),
+        ({"layer_decay": 0.0}, "got layer_decay=0.0, expected a number above 0 and at most 1"),
+        ({"learning_rate": 0.0}, "got learning_rate=0.0, expected a positive number"),
+        ({"head_dropout": 1.0}, "got head_dropout=1.0, expected a number from 0 to below 1"),
+        ({"ema": 1.0}, "got ema=1.0, expected a number from 0 to below 1"),
     ],
 )
-def test_a_run_that_cannot_be_is_refused(changed: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_a_run_that_cannot_be_is_refused(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         TrainConfig("assay.csv", **changed)
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "message"),
     [
-        ("pos_weight", "yes", "pos_weight: one of 'off', 'on', 'try' was expected, 'yes' came"),
-        ("task", ("classification",), "task: one of 'auto', .*, 'classification' came"),
-        ("features", "ecfp4", "features: a tuple was expected, 'ecfp4' came"),
-        ("target", "y", "target: a tuple was expected, 'y' came"),
+        ("pos_weight", "yes", "pos_weight: got 'yes', expected one of 'off', 'on', 'try'"),
+        ("task", ("classification",), "task: got 'classification', expected one of 'auto', "),
+        ("features", "ecfp4", "features: got 'ecfp4', expected a tuple"),
+        ("target", "y", "target: got 'y', expected a tuple"),
     ],
 )
 def test_a_value_from_python_that_is_none_of_those_listed(
-    name: str, value: object, told: str
+    name: str, value: object, message: str
 ) -> None:
     config = TrainConfig("assay.csv")
     # Set behind the types, which are checked in tests but not where the package is used.
     object.__setattr__(config, name, value)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         config.__post_init__()

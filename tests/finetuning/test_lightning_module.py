@@ -10,10 +10,12 @@ from rich.console import Console
 from moleblend.chem.parsing import read_smiles
 from moleblend.data.dataset import MoleculeDataset
 from moleblend.data.targets import Target, scale_labels
-from moleblend.evaluation.metrics import score
-from moleblend.finetuning import lightning_module as finetuning
+from moleblend.evaluation.metrics import metrics_by_target
 from moleblend.finetuning.config import TrainConfig
-from moleblend.finetuning.lightning_module import FineTuning, fit, property_loss, scaled_rmse
+from moleblend.finetuning.lightning_module import FineTuning
+from moleblend.finetuning.loss import property_loss
+from moleblend.finetuning.trainer import fit
+from moleblend.finetuning.validation import mean_roc_auc, scaled_rmse, score_validation
 from moleblend.model.batch import Batch, collate
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import Model, ModelConfig
@@ -34,8 +36,8 @@ def loss_of(
     """The loss and its gradient."""
     given = torch.tensor(output, requires_grad=True)
     known = torch.tensor(labels)
-    signs = torch.zeros(known.shape) if censoring is None else torch.tensor(censoring)
-    loss = property_loss(given, known, signs.to(torch.int8), targets, weights)
+    given_censoring = torch.zeros(known.shape) if censoring is None else torch.tensor(censoring)
+    loss = property_loss(given, known, given_censoring.to(torch.int8), targets, weights)
     loss.backward()
     assert given.grad is not None
     return loss.item(), given.grad.tolist()
@@ -49,7 +51,7 @@ def test_a_missing_label_has_no_gradient() -> None:
     assert loss_of([[1.0, 0.0]], [[NAN, NAN]], targets)[0] == 0
 
 
-def test_a_bound_costs_only_on_the_wrong_side() -> None:
+def test_a_censored_label_costs_only_on_the_wrong_side() -> None:
     """More than 2: 1 is wrong by 1, 5 is allowed. Less than 2: 5 is wrong by 3, 1 is allowed."""
     output, labels = [[1.0], [5.0], [5.0], [1.0]], [[2.0]] * 4
     loss, slope = loss_of(output, labels, [NUMBER], [[1], [1], [-1], [-1]])
@@ -57,7 +59,7 @@ def test_a_bound_costs_only_on_the_wrong_side() -> None:
     assert [row[0] for row in slope] == pytest.approx([-0.5, 0, 1.5, 0])
 
 
-def test_epochs_are_compared_with_the_bounds_that_they_break() -> None:
+def test_violated_censored_labels_count_in_the_rmse() -> None:
     output, label = np.array([1, 5, 5, 1, 9], "f4"), np.array([2, 2, 2, 2, NAN], "f4")
     found = scaled_rmse(output, label, np.array([1, 1, -1, 0, 0], np.int8))
     assert found == pytest.approx(np.sqrt((1 + 0 + 9 + 1) / 4))
@@ -86,12 +88,15 @@ def test_labels_are_scaled_after_their_logarithm() -> None:
     np.testing.assert_allclose(found, [[2, 1], [NAN, 0]])
 
 
-def part(n: int, start: int = 1) -> MoleculeDataset:
+def alkanes(n: int, start: int = 1) -> MoleculeDataset:
     molecules = [read_smiles("C" * k) for k in range(start, start + n)]
     labels = np.arange(start, start + n, dtype=float)[:, None]
     return MoleculeDataset(
         molecules, labels, np.zeros((n, 1), np.int8), np.zeros((n, 0), np.float32)
     )
+
+
+VALIDATION = alkanes(4, 3)
 
 
 def tuned(config: TrainConfig) -> tuple[FineTuning, dict[str, torch.Tensor]]:
@@ -100,10 +105,9 @@ def tuned(config: TrainConfig) -> tuple[FineTuning, dict[str, torch.Tensor]]:
     target = Target("y", "regression", mean=5.0, scale=2.0)
     model = Model(ModelConfig(TINY, None, (target,)))
     began = {name: weight.clone() for name, weight in model.state_dict().items()}
-    console = Console(file=io.StringIO())
-    run = FineTuning(model, config, "2d", part(12), part(4, 3), console, seed=0)
-    fit(run)
-    return run, began
+    module = FineTuning(model, config, "2d", alkanes(12), seed=0)
+    fit(module, VALIDATION, Console(file=io.StringIO()))
+    return module, began
 
 
 CONFIG = TrainConfig("x.csv", epochs=3, batch_size=4, learning_rate=1e-2, device="cpu")
@@ -130,8 +134,7 @@ def test_large_molecules_are_computed_a_few_at_a_time(monkeypatch: pytest.Monkey
     ).train()
     labels = np.arange(5.0)[:, None]
     features = np.random.default_rng(0).random((5, 3)).astype(np.float32)
-    part = MoleculeDataset(molecules, labels, np.zeros((5, 1), np.int8), features)
-    run = FineTuning(model, config, "2d", part, part, Console(file=io.StringIO()), seed=0)
+    dataset = MoleculeDataset(molecules, labels, np.zeros((5, 1), np.int8), features)
     found, sizes, forward = [], [], Model.forward
 
     def noted(self: Model, batch: Batch, *rest: object) -> torch.Tensor:
@@ -140,9 +143,9 @@ def test_large_molecules_are_computed_a_few_at_a_time(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Model, "forward", noted)
     for n_pairs in (2**18, 2 * 144, 1):
-        monkeypatch.setattr(finetuning, "_PAIRS_AT_ONCE", n_pairs)
+        run = FineTuning(model, config, "2d", dataset, seed=0, max_pairs=n_pairs)
         model.zero_grad()
-        known = torch.from_numpy(labels).float(), torch.from_numpy(part.censoring)
+        known = torch.from_numpy(labels).float(), torch.from_numpy(dataset.censoring)
         batch = (collate(molecules), torch.from_numpy(features), *known)
         loss = run.training_step(batch, 0)
         loss.backward()
@@ -157,9 +160,9 @@ def test_a_frozen_encoder_stays_and_the_head_learns() -> None:
     run, began = tuned(replace(CONFIG, freeze=True))
     assert moved(run, began, "encoder") == 0
     assert moved(run, began, "property_head") > 1e-3
-    known = run.outputs(run.validation_set)
+    known = run.outputs(VALIDATION)
     run.config = replace(run.config, freeze=False)
-    np.testing.assert_allclose(run.outputs(run.validation_set), known, atol=1e-5)
+    np.testing.assert_allclose(run.outputs(VALIDATION), known, atol=1e-5)
     assert moved(*tuned(CONFIG), "encoder") > 1e-3
 
 
@@ -189,15 +192,25 @@ def test_lower_layers_learn_more_slowly() -> None:
     assert rate["encoder.norm.weight"] == pytest.approx(1.25e-3)
 
 
-def test_every_target_of_classes_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    run, _ = tuned(replace(CONFIG, epochs=1))
+def test_every_target_of_classes_counts_once() -> None:
     areas = {"a": {"ROC-AUC": 0.9}, "b": {"ROC-AUC": 0.8}, "m": {"macro ROC-AUC": 0.4}, "c": {}}
-    monkeypatch.setattr(finetuning, "score", lambda *_: areas)
-    monkeypatch.setattr(finetuning, "scaled_rmse", lambda *_: 0.1)
-    assert run._figure()[0] == pytest.approx(0.7 - 0.1)
+    assert mean_roc_auc(areas) == pytest.approx(0.7)
+    assert mean_roc_auc({"c": {}, "d": {"ROC-AUC": None}}) is None
 
 
-def test_each_kind_of_target_has_its_figures() -> None:
+def test_the_score_of_classes_and_values_is_their_difference() -> None:
+    """The class is ranked right (1); the value is 1 and 3 standard deviations off."""
+    targets = (Target("r", "regression", mean=10.0, scale=2.0), Target("b", "binary"))
+    molecules = [read_smiles("C"), read_smiles("CC")]
+    labels, censoring = np.array([[10.0, 0], [12.0, 1]]), np.zeros((2, 2), np.int8)
+    dataset = MoleculeDataset(molecules, labels, censoring, np.zeros((2, 0), "f4"))
+    outputs = np.array([[1.0, -1.0], [4.0, 1.0]], "f4")
+    found = score_validation(outputs, dataset, targets)
+    assert found.value == found.reported == pytest.approx(1 - np.sqrt((1 + 9) / 2))
+    assert found.text == f"ROC-AUC 1.0000, RMSE {np.sqrt(5):.4f} standard deviations"
+
+
+def test_each_kind_of_target_has_its_metrics() -> None:
     targets = (NUMBER, Target("b", "binary", threshold=0.2), CLASSES)
     predicted = np.array([[1.0, 0.3, 0.1, 0.8, 0.1], [3.0, 0.1, 0.7, 0.2, 0.1]])
     labels, censoring = (
@@ -205,9 +218,10 @@ def test_each_kind_of_target_has_its_figures() -> None:
         np.array([[0, 0, 0], [1, 0, 0]], np.int8),
     )
     molecules = [read_smiles("C"), read_smiles("CC")]
-    found = score(
+    found = metrics_by_target(
         targets, predicted, MoleculeDataset(molecules, labels, censoring, np.zeros((2, 0), "f4"))
     )
-    assert (found["r"]["RMSE"], found["r"]["n"], found["r"]["bounds respected"]) == (1, 1, 1)
+    number = found["r"]
+    assert (number["RMSE"], number["n"], number["censored labels respected"]) == (1, 1, 1)
     assert (found["b"]["accuracy"], found["b"]["ROC-AUC"]) == (1, 1)
     assert (found["m"]["accuracy"], found["m"]["macro ROC-AUC"]) == (0.5, None)

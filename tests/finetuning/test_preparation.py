@@ -8,7 +8,7 @@ from moleblend.chem.molecule import MoleculeError
 from moleblend.data.splits import SPLITS
 from moleblend.finetuning import preparation
 from moleblend.finetuning.config import TrainConfig
-from moleblend.finetuning.preparation import Prepared, prepared
+from moleblend.finetuning.preparation import PreparedRun, prepare_run
 from tests.helpers.molecules import CHAINS
 from tests.helpers.runs import TINY
 
@@ -29,36 +29,39 @@ def write(path: str | Path, smiles: list[str], labels: dict[int, str] | None = N
     return Path(path)
 
 
-def read(config: TrainConfig) -> tuple[Prepared, str]:
-    """Prepare a run; give it, and all that is told of it."""
-    said: list[str] = []
-    found = prepared(config, "keep", said.append)
-    return found, "\n".join([*said, *found.describe(found.choices(found.config, found.data))])
+def read(config: TrainConfig) -> tuple[PreparedRun, str]:
+    """Prepare a run; give it, and all that is output of it."""
+    lines: list[str] = []
+    run = prepare_run(config, "keep", lines.append)
+    return run, "\n".join([*lines, *run.describe(run.settings(run.config, run.data))])
 
 
-def canonical(found: Prepared) -> list[str]:
-    return [molecule.smiles for molecule in found.data.molecules]
+def canonical(run: PreparedRun) -> list[str]:
+    return [molecule.smiles for molecule in run.data.molecules]
 
 
 @pytest.mark.parametrize("kind", ["scaffold", "balanced", "cluster"])
 def test_splits_are_those_of_the_usable_rows(config: TrainConfig, kind: str) -> None:
     write(config.data, ["nonsense", *CHAINS[:4], *RINGS])
-    found, _ = read(replace(config, split=kind, seed=3))
-    (split,) = found.splits
-    expected = SPLITS[kind](canonical(found), (0.8, 0.1, 0.1), 3)
-    assert found.usable.tolist() == list(range(1, 5 + len(RINGS)))
-    for part in ("train", "validation", "test"):
-        assert getattr(split, part).tolist() == getattr(expected, part).tolist()
+    run, _ = read(replace(config, split=kind, seed=3))
+    (split,) = run.splits
+    expected = SPLITS[kind](canonical(run), (0.8, 0.1, 0.1), 3)
+    assert run.usable.tolist() == list(range(1, 5 + len(RINGS)))
+    for set_name in ("train", "validation", "test"):
+        assert getattr(split, set_name).tolist() == getattr(expected, set_name).tolist()
 
 
 def test_folds_test_every_usable_row_once(config: TrainConfig) -> None:
     write(config.data, ["nonsense", *CHAINS], {5: "high"})
-    found, told = read(replace(config, folds=4))
-    tested = sorted(row for split in found.splits for row in split.test)
+    run, output = read(replace(config, folds=4))
+    tested = sorted(row for split in run.splits for row in split.test)
     assert tested == list(range(len(CHAINS) - 1))
-    assert "4 folds (random) of 14 to 15, each tested once" in told
+    assert "4 folds (random) of 14 to 15 molecules, each used once as the test" in output
     write(config.data, CHAINS)
-    assert "4 folds (random) of 15 each, tested once" in read(replace(config, folds=4))[1]
+    assert (
+        "4 folds (random) of 15 molecules, each used once as the test"
+        in read(replace(config, folds=4))[1]
+    )
 
 
 def test_a_molecule_without_a_scaffold_is_named_by_its_row(
@@ -67,64 +70,65 @@ def test_a_molecule_without_a_scaffold_is_named_by_its_row(
     write(config.data, ["nonsense", *CHAINS])
     monkeypatch.setattr(preparation, "is_readable", lambda smiles: smiles != "CCCO")
     row = CHAINS.index("CCCO") + 2
-    with pytest.raises(ValueError, match=rf"row {row} \(line {row + 1}\): RDKit does not read"):
+    with pytest.raises(ValueError, match=rf"row {row} \(line {row + 1}\): RDKit cannot parse"):
         read(replace(config, split="scaffold", features=("none",)))
 
 
 def test_rows_without_a_molecule_raise_where_this_is_asked(config: TrainConfig) -> None:
     write(config.data, ["C" * 600, *CHAINS])
     with pytest.raises(MoleculeError, match=r"row 1 \(line 2\): 600 atoms, the model takes"):
-        prepared(config, "raise", print)
+        prepare_run(config, "raise", print)
 
 
 def test_rows_that_are_left_out_are_counted_with_the_first(config: TrainConfig) -> None:
     write(config.data, ["nonsense", *CHAINS, "C1CC"], {1: ""})
-    found, told = read(config)
-    assert "rows left out as invalid: 2; the first is row 1 (line 2): " in told
+    run, output = read(config)
+    assert "excluded rows with status invalid: 2; the first is row 1 (line 2): " in output
     assert (
-        "rows left out as no_label: 1; the first is row 2 (line 3): no target has a label" in told
+        "excluded rows with status no_label: 1; the first is row 2 (line 3): no target has a label"
+        in output
     )
-    assert [row.status for row in found.rows[:3]] == ["invalid", "no_label", "ok"]
-    assert len(found.data) == len(found.usable) == len(CHAINS) - 1
+    assert [row.status for row in run.rows[:3]] == ["invalid", "no_label", "ok"]
+    assert len(run.data) == len(run.usable) == len(CHAINS) - 1
 
 
 def test_a_note_on_the_file_is_said_before_an_error(config: TrainConfig) -> None:
     Path(config.data).write_text("smiles;y\nC;high\nCC;low\nCCC;12\n")
-    said: list[str] = []
+    lines: list[str] = []
     with pytest.raises(ValueError, match="no column looks measured"):
-        prepared(config, "keep", said.append)
-    assert said == [f"{config.data}: semicolons separate its cells, and so it was read"]
+        prepare_run(config, "keep", lines.append)
+    assert lines == [f"{config.data}: read with semicolons as delimiters"]
 
 
 @pytest.mark.parametrize(
-    ("features", "views", "unreadable", "joined", "note"),
+    ("features", "views", "unreadable", "expected", "note"),
     [
         ("auto", "2d", "", ("ecfp4",), ""),
         ("none", "2d", "", (), ""),
         ("auto", "3d", "", (), ""),
         (
             *("auto", "2d", "CCCO", ()),
-            "RDKit does not read the SMILES of some usable rows (1, such as CCCO)",
+            "RDKit cannot parse the SMILES of 1 usable rows, such as CCCO",
         ),
     ],
 )
-def test_what_is_joined_to_the_head_where_nothing_was_said(
+def test_the_default_extra_features(
     config: TrainConfig,
     monkeypatch: pytest.MonkeyPatch,
     features: Literal["auto", "none"],
     views: Literal["2d", "3d"],
     unreadable: str,
-    joined: tuple[str, ...],
+    expected: tuple[str, ...],
     note: str,
 ) -> None:
     monkeypatch.setattr(preparation, "is_readable", lambda smiles: smiles != unreadable)
     write(config.data, CHAINS[:20])
     conformers = 1 if views == "3d" else 0
     config = replace(config, features=(features,), views=views, conformers=conformers)
-    found, told = read(config)
-    assert found.config.features == (joined or ("none",))
-    assert found.data.features.shape == (20, 2048 if joined else 0)
-    assert f"views {views}, {' and '.join(joined) or 'nothing'} joined" in told
-    assert found.choices(found.config, found.data)["features"] == list(joined)
-    assert ("no fingerprints are joined" in told) == bool(note)
-    assert note in told
+    run, output = read(config)
+    assert run.config.features == (expected or ("none",))
+    assert run.data.features.shape == (20, 2048 if expected else 0)
+    assert f"views: {views}; extra features: {' and '.join(expected) or 'none'}" in output
+    assert run.settings(run.config, run.data).features == expected
+    assert ("no fingerprints are used" in output) == bool(note)
+    assert note in output

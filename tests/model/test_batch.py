@@ -67,23 +67,23 @@ def test_the_conformer_asked_for_is_taken():
 
 
 @pytest.mark.parametrize(
-    ("molecules", "conformers", "told"),
+    ("molecules", "conformers", "message"),
     [
-        ([], None, "a batch needs at least one molecule, none was given"),
+        ([], None, "got no molecule, expected at least one"),
         (
             [read_smiles("C"), read_smiles("C", features="ogb-1")],
             None,
-            "a batch needs one feature version, these molecules have cip-1 and ogb-1",
+            "got molecules with feature versions cip-1 and ogb-1, expected one version",
         ),
-        ([placed("CO", 2)], [2], "CO: conformer 2 was asked for, there are 2"),
-        ([placed("CO", 2)], [-1], "CO: conformer -1 was asked for, there are 2"),
+        ([placed("CO", 2)], [2], "CO: got conformer=2, expected a number from 0 to 1"),
+        ([placed("CO", 2)], [-1], "CO: got conformer=-1, expected a number from 0 to 1"),
     ],
     ids=["none", "two versions", "too high", "negative"],
 )
-def test_what_cannot_be_a_batch_is_refused(molecules, conformers, told):
+def test_what_cannot_be_a_batch_is_refused(molecules, conformers, message):
     with pytest.raises(MoleculeError) as caught:
         collate(molecules, conformers)
-    assert str(caught.value) == told
+    assert str(caught.value) == message
 
 
 def test_one_conformer_is_named_per_molecule():
@@ -95,7 +95,7 @@ def test_the_molecules_are_not_edited():
     molecule, untouched = placed("CCO"), placed("CCO")
     batch = collate([molecule])
     for field in fields(batch):
-        if field.name != "described":
+        if field.name != "descriptors":
             getattr(batch, field.name).fill_(True)
     for field in fields(molecule):
         assert np.array_equal(getattr(molecule, field.name), getattr(untouched, field.name))
@@ -103,8 +103,8 @@ def test_the_molecules_are_not_edited():
 
 def test_every_tensor_moves():
     batch = collate([placed("CCO"), read_smiles("C")])
-    assert batch.to("meta").described is None
-    batch = replace(batch, described=torch.zeros(2, 3)).to("meta")
+    assert batch.to("meta").descriptors is None
+    batch = replace(batch, descriptors=torch.zeros(2, 3)).to("meta")
     tensors = [getattr(batch, field.name) for field in fields(batch)]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert all(isinstance(tensor, torch.Tensor) for tensor in tensors)

@@ -10,7 +10,7 @@ from moleblend.model.batch import collate
 from moleblend.model.blending import VIEWS, BlendConfig, draw_blend, show
 
 N_ATOMS = 30
-BLENDED = BlendConfig(whole=(0.0, 0.0))
+BLENDED = BlendConfig(unblended=(0.0, 0.0))
 
 
 def placed(smiles):
@@ -29,28 +29,42 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def assert_shares(shown, shares):
+def assert_probabilities(shown, probabilities):
     """One of the last axis is true everywhere; counts are within 4 sigma of their mean."""
     shown = shown.flatten(0, -2)
     assert (shown.sum(-1) == 1).all()
     n = len(shown)
-    for count, share in zip(shown.sum(0).tolist(), shares, strict=True):
-        assert abs(count - n * share) <= 4 * math.sqrt(n * share * (1 - share)), (count / n, share)
+    for count, p in zip(shown.sum(0).tolist(), probabilities, strict=True):
+        assert abs(count - n * p) <= 4 * math.sqrt(n * p * (1 - p)), (count / n, p)
 
 
-SHARES = [(0.2, 0.2, 0.6), (0.7, 0.2, 0.1), (0.6, 0.3, 0.1), (0.2, 0.7, 0.1), (0.1, 0.9, 0.0)]
-SHARES += [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.0, 0.5, 0.5), (0.5, 0.0, 0.5)]
+PROBABILITIES = [
+    (0.2, 0.2, 0.6),
+    (0.7, 0.2, 0.1),
+    (0.6, 0.3, 0.1),
+    (0.2, 0.7, 0.1),
+    (0.1, 0.9, 0.0),
+]
+PROBABILITIES += [
+    (1.0, 0.0, 0.0),
+    (0.0, 1.0, 0.0),
+    (0.0, 0.0, 1.0),
+    (0.0, 0.5, 0.5),
+    (0.5, 0.0, 0.5),
+]
 
 
 @pytest.mark.parametrize("draw", ["molecule", "batch"])
-@pytest.mark.parametrize("shares", SHARES)
-def test_every_pair_and_atom_shows_one_view_in_the_shares_asked_for(shares, draw):
-    atom_shares = (1 - shares[2], shares[2])
-    config = replace(BLENDED, pair_shares=shares, atom_shares=atom_shares, draw=draw)
+@pytest.mark.parametrize("probabilities", PROBABILITIES)
+def test_every_pair_and_atom_shows_one_view_with_the_given_probabilities(probabilities, draw):
+    atom_probabilities = (1 - probabilities[2], probabilities[2])
+    config = replace(
+        BLENDED, pair_probabilities=probabilities, atom_probabilities=atom_probabilities, draw=draw
+    )
     blend = draw_blend(chains(20), config, generator())
     seen = blend.pairs if draw == "molecule" else blend.pairs[:1]
-    assert_shares(seen, shares)
-    assert_shares(blend.atoms, atom_shares)
+    assert_probabilities(seen, probabilities)
+    assert_probabilities(blend.atoms, atom_probabilities)
 
 
 def test_the_draw_is_one_per_molecule_or_one_per_batch():
@@ -72,30 +86,30 @@ def test_pairs_are_drawn_in_each_direction():
 
 
 @pytest.mark.parametrize("draw", ["molecule", "batch"])
-@pytest.mark.parametrize("shares", [(0.2, 0.2, 0.6), (0.05, 0.2, 0.75), (0.0, 0.1, 0.9)])
-def test_molecules_without_positions_keep_the_proportion_of_their_2d_views(shares, draw):
-    config = replace(BLENDED, pair_shares=shares, draw=draw)
+@pytest.mark.parametrize("probabilities", [(0.2, 0.2, 0.6), (0.05, 0.2, 0.75), (0.0, 0.1, 0.9)])
+def test_molecules_without_positions_keep_the_proportion_of_their_2d_views(probabilities, draw):
+    config = replace(BLENDED, pair_probabilities=probabilities, draw=draw)
     blend = draw_blend(chains(1, 20), config, generator())
     without = blend.pairs[1:] if draw == "molecule" else blend.pairs[1:2]
-    flat = shares[0] + shares[1]
-    assert_shares(without, (shares[0] / flat, shares[1] / flat, 0.0))
-    assert_shares(blend.atoms[1:], (1.0, 0.0))
+    flat = probabilities[0] + probabilities[1]
+    assert_probabilities(without, (probabilities[0] / flat, probabilities[1] / flat, 0.0))
+    assert_probabilities(blend.atoms[1:], (1.0, 0.0))
 
 
-def test_a_share_of_molecules_is_shown_whole():
+def test_a_fraction_of_the_molecules_is_not_blended():
     n = 1000
     batch = chains(n, n, n_atoms=3)
-    blend = draw_blend(batch, BlendConfig(whole=(0.2, 0.3)), generator())
+    blend = draw_blend(batch, BlendConfig(unblended=(0.2, 0.3)), generator())
     whole_2d = (blend.pairs == show(batch, "2d").pairs).flatten(1).all(1)
     whole_3d = (blend.pairs == show(batch, "3d").pairs).flatten(1).all(1) & batch.has_positions
     # a blended molecule of nine pairs is never all 2D, since whole 2D shows two views of each
     with_3d = torch.stack([whole_2d, whole_3d, ~whole_2d & ~whole_3d], -1)[:n]
     by_chance = 0.5 * 0.6**9
-    assert_shares(with_3d, (0.2, 0.3 + by_chance, 0.5 - by_chance))
-    assert_shares(torch.stack([whole_2d, ~whole_2d], -1)[n:], (0.2, 0.8))
+    assert_probabilities(with_3d, (0.2, 0.3 + by_chance, 0.5 - by_chance))
+    assert_probabilities(torch.stack([whole_2d, ~whole_2d], -1)[n:], (0.2, 0.8))
     assert (blend.atoms[whole_2d] == torch.tensor([True, False])).all()
     assert (blend.atoms[whole_3d].sum(-1) == 1).all()
-    everything = draw_blend(batch, BlendConfig(whole=(0.0, 1.0)), generator())
+    everything = draw_blend(batch, BlendConfig(unblended=(0.0, 1.0)), generator())
     shown = show(batch, "3d")
     assert torch.equal(everything.pairs[:n], shown.pairs[:n])
     assert torch.equal(everything.atoms[:n], shown.atoms[:n])
@@ -152,31 +166,41 @@ def test_the_batch_is_not_edited():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
-        ({"pair_shares": (0.2, 0.2, 0.5)}, "pair_shares .* sum to 1, .* sum to 0.9"),
-        ({"pair_shares": (-0.2, 0.6, 0.6)}, "pair_shares must be positive"),
-        ({"pair_shares": (math.nan, 0.5, 0.5)}, "pair_shares"),
-        ({"atom_shares": (0.4, 0.7)}, "atom_shares .* sum to 1, .* sum to 1.1"),
-        ({"atom_shares": (1.5, -0.5)}, "atom_shares must be positive"),
-        ({"whole": (0.6, 0.5)}, "whole must be two shares that sum to at most 1"),
-        ({"whole": (-0.1, 0.5)}, "whole must be two shares"),
-        ({"whole": (math.nan, 0.5)}, "whole must be two shares"),
-        ({"noise": -0.1}, "noise is a standard deviation in Å, -0.1"),
-        ({"noise": math.nan}, "noise is a standard deviation in Å, nan"),
-        ({"noise": math.inf}, "noise is a standard deviation in Å, inf"),
+        (
+            {"pair_probabilities": (0.2, 0.2, 0.5)},
+            r"got pair_probabilities=\(0.2, 0.2, 0.5\), expected numbers",
+        ),
+        ({"pair_probabilities": (-0.2, 0.6, 0.6)}, "got pair_probabilities="),
+        ({"pair_probabilities": (math.nan, 0.5, 0.5)}, "got pair_probabilities="),
+        ({"atom_probabilities": (0.4, 0.7)}, "got atom_probabilities=.* sum to 1"),
+        ({"atom_probabilities": (1.5, -0.5)}, "got atom_probabilities="),
+        (
+            {"unblended": (0.6, 0.5)},
+            "got unblended=.*, expected two fractions that sum to at most 1",
+        ),
+        ({"unblended": (-0.1, 0.5)}, "got unblended="),
+        ({"unblended": (math.nan, 0.5)}, "got unblended="),
+        ({"noise": -0.1}, "got noise=-0.1, expected a standard deviation in Å"),
+        ({"noise": math.nan}, "got noise=nan, expected a standard deviation in Å"),
+        ({"noise": math.inf}, "got noise=inf, expected a standard deviation in Å"),
     ],
 )
-def test_shares_that_are_none_are_refused(wrong, told):
-    with pytest.raises(ValueError, match=told):
+def test_values_that_are_not_probabilities_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
         BlendConfig(**wrong)
 
 
-@pytest.mark.parametrize("shares", [{"pair_shares": (0.0, 0.0, 1.0)}, {"atom_shares": (0.0, 1.0)}])
-def test_3d_alone_is_refused_for_a_molecule_without_positions(shares):
-    config = replace(BLENDED, **shares)
+@pytest.mark.parametrize(
+    "probabilities", [{"pair_probabilities": (0.0, 0.0, 1.0)}, {"atom_probabilities": (0.0, 1.0)}]
+)
+def test_3d_alone_is_refused_for_a_molecule_without_positions(probabilities):
+    config = replace(BLENDED, **probabilities)
     draw_blend(chains(2), config, generator())
-    with pytest.raises(ValueError, match=r"a molecule has no positions, and the shares .* nothing"):
+    with pytest.raises(
+        ValueError, match=r"a molecule has no positions, and with the probabilities .* no 2D view"
+    ):
         draw_blend(chains(1, 1), config, generator())
 
 
@@ -199,8 +223,8 @@ def test_masked_atoms_are_of_the_molecules_that_mask_and_change_nothing_else():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"masked": (0.7, 0.4)}, "masked must be two probabilities of sum <= 1"),
-        ({"masked_atoms": 1.5}, "masked_atoms must be a probability, got 1.5"),
+        ({"masked": (0.7, 0.4)}, "expected two fractions that sum to at most 1"),
+        ({"masked_atoms": 1.5}, "got masked_atoms=1.5, expected a probability"),
     ],
 )
 def test_masks_that_are_no_probabilities_are_refused(options, message):

@@ -72,7 +72,7 @@ def small_batch():
 
 
 def drawn(batch, seed=0):
-    config = BlendConfig(whole=(0.1, 0.1))
+    config = BlendConfig(unblended=(0.1, 0.1))
     return draw_blend(batch, config, torch.Generator().manual_seed(seed))
 
 
@@ -117,7 +117,7 @@ def test_edge_path_bias_is_the_mean_over_the_path_of_what_each_hop_makes_of_its_
     is_shown = torch.rand(1, n, n) < 0.7
     out = bias(batch, is_shown)
     kinds, features = bond_kinds(molecule.bond_features), molecule.bond_features
-    features_of = {kind + 1: told for kind, told in zip(kinds, features, strict=True)}
+    features_of = {kind + 1: row for kind, row in zip(kinds, features, strict=True)}
     starts = np.cumsum([0, *BOND_FEATURE_SIZES[:-1]])
     for i, j in np.ndindex(n, n):
         expected = torch.zeros(bias.hops.shape[-1])
@@ -352,7 +352,7 @@ def test_awkward_molecules_stay_finite(name, awkward):
         assert parameter.grad.isfinite().all()
 
 
-# --- chance and start ----------------------------------------------------------------------------
+# --- randomness and initialisation ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("drops", ["molecule", "token"])
@@ -384,13 +384,13 @@ def test_only_the_published_stochastic_depth_replaces_dropout(drops, rate, has_d
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.5])
-def test_dropout_keeps_the_mean_and_drops_its_share(rate):
+def test_dropout_keeps_the_mean_and_drops_its_fraction(rate):
     torch.manual_seed(0)
     values = torch.ones(200_000, requires_grad=True)
     kept = dropout(values, rate)
     assert set(kept.unique().tolist()) <= {0.0, torch.tensor(1 / (1 - rate)).item()}
-    spread = math.sqrt(len(values) * rate * (1 - rate))
-    assert abs((kept == 0).sum() - rate * len(values)) <= 4 * spread
+    std = math.sqrt(len(values) * rate * (1 - rate))
+    assert abs((kept == 0).sum() - rate * len(values)) <= 4 * std
     kept.sum().backward()
     assert torch.equal(values.grad, kept.detach())
     assert torch.equal(Dropout(rate).eval()(values), values)
@@ -445,21 +445,24 @@ def test_weights_start_as_published_and_kernels_as_asked():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
-        ({"n_heads": 7}, "width must be a multiple of n_heads: 256 and 7 came"),
-        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), 1.0 came"),
-        ({"stochastic_depth": -0.1}, r"stochastic_depth must be in \[0, 1\), -0.1 came"),
-        ({"attention_dropout": math.nan}, r"attention_dropout must be in \[0, 1\), nan came"),
+        ({"n_heads": 7}, "got width=256 and n_heads=7, expected width to be a multiple of n_heads"),
+        ({"dropout": 1.0}, r"got dropout=1.0, expected a rate in \[0, 1\)"),
+        ({"stochastic_depth": -0.1}, r"got stochastic_depth=-0.1, expected a rate in \[0, 1\)"),
+        (
+            {"attention_dropout": math.nan},
+            r"got attention_dropout=nan, expected a rate in \[0, 1\)",
+        ),
     ],
 )
-def test_sizes_and_rates_that_are_none_are_refused(wrong, told):
-    with pytest.raises(ValueError, match=told):
+def test_sizes_and_rates_that_do_not_fit_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
         EncoderConfig(**wrong)
 
 
-def test_onednn_forgets_sizes_that_it_has_met() -> None:
-    """Else compiled GELUs for 1,024 numbers of atoms hold the heap; the user's word counts."""
+def test_onednn_keeps_few_compiled_operations() -> None:
+    """Otherwise memory grows by compiled GELUs of 1,024 shapes; a setting of the user is kept."""
     script = (
         "import moleblend.model.encoder, torch\n"
         "for n in [*range(1000, 1010), 1000]: torch.nn.functional.gelu(torch.zeros(n, 256))\n"
@@ -467,11 +470,11 @@ def test_onednn_forgets_sizes_that_it_has_met() -> None:
 
     capacity = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 
-    def last_primitive(**told: str) -> str:
+    def last_primitive(**settings: str) -> str:
         kept = {name: value for name, value in os.environ.items() if name != capacity}
         ran = subprocess.run(
             [sys.executable, "-c", script],
-            env={**kept, "ONEDNN_VERBOSE": "2", "OMP_NUM_THREADS": "1", **told},
+            env={**kept, "ONEDNN_VERBOSE": "2", "OMP_NUM_THREADS": "1", **settings},
             capture_output=True,
             text=True,
             check=True,

@@ -175,12 +175,12 @@ def test_descriptors_are_read_off_the_vector_that_properties_are_read_off(readou
 
 def test_descriptors_are_scaled_by_those_that_are_known():
     head = DescriptorHead(4)
-    described = torch.zeros(3, N_DESCRIPTORS)
-    described[:, 0] = torch.tensor([1.0, 3.0, math.nan])
-    described[:, 1] = 5.0
-    described[:, 2] = math.nan
-    head.fit(described)
-    scaled = head.scaled(described)
+    descriptors = torch.zeros(3, N_DESCRIPTORS)
+    descriptors[:, 0] = torch.tensor([1.0, 3.0, math.nan])
+    descriptors[:, 1] = 5.0
+    descriptors[:, 2] = math.nan
+    head.fit(descriptors)
+    scaled = head.scaled(descriptors)
     torch.testing.assert_close(scaled[:, 0], torch.tensor([-1.0, 1.0, math.nan]), equal_nan=True)
     assert not scaled[:, 1].any()  # the same in all: no error, and no division by 0
     assert scaled[:, 2].isnan().all()
@@ -236,12 +236,12 @@ def test_what_a_model_was_not_built_for_is_refused_in_one_sentence():
     with pytest.raises(ValueError, match="has no targets: it was pretrained, but not fine-tuned"):
         without_targets(MIXED, drawn(MIXED))
     without_heads = Model(replace(config, heads=None))
-    with pytest.raises(ValueError, match="this model has no pretraining heads"):
+    with pytest.raises(ValueError, match="the model has no pretraining heads"):
         without_heads.predict_views(MIXED, drawn(MIXED))
     assert without_heads(MIXED, drawn(MIXED)).shape == (4, 2)
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])
 def test_labels_cannot_be_scaled_by_nothing(scale):
-    with pytest.raises(ValueError, match=f"target gap: scale must be positive, {scale} came"):
+    with pytest.raises(ValueError, match=f"target gap: got scale={scale}, expected above 0"):
         Target("gap", "regression", scale=scale)

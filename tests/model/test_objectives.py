@@ -25,7 +25,7 @@ from moleblend.model.objectives import (
     path_classes,
 )
 from moleblend.model.relations import N_BOND_KINDS, relate
-from moleblend.pretraining.data_loader import batch_of
+from moleblend.pretraining.data_loader import collate_for_heads
 
 Setting = namedtuple("Setting", "model blend objective")
 SETTINGS = {
@@ -34,7 +34,7 @@ SETTINGS = {
             encoder=EncoderConfig(width=16, ffn_width=24, n_layers=2, n_heads=4, n_kernels=8),
             heads=HeadsConfig(rank=4),
         ),
-        BlendConfig(whole=(0.0, 0.0)),
+        BlendConfig(unblended=(0.0, 0.0)),
         ObjectiveConfig(),
     ),
     "published": Setting(
@@ -44,7 +44,7 @@ SETTINGS = {
             ),
             heads=replace(HeadsConfig.published(), rank=4),
         ),
-        BlendConfig(whole=(0.0, 0.0), draw="batch"),
+        BlendConfig(unblended=(0.0, 0.0), draw="batch"),
         ObjectiveConfig.published(),
     ),
 }
@@ -65,7 +65,7 @@ SETTINGS["with masked atoms"] = SETTINGS["with pair states"]._replace(
         encoder=replace(SETTINGS["with pair states"].model.encoder, masks_features=True),
         heads=HeadsConfig(pairs="states", hidden=10, atom_features=True, descriptors=True),
     ),
-    blend=BlendConfig(whole=(0.0, 0.0), masked=(0.3, 0.5), masked_atoms=0.5),
+    blend=BlendConfig(unblended=(0.0, 0.0), masked=(0.3, 0.5), masked_atoms=0.5),
     objective=ObjectiveConfig(atom_features=0.6),
 )
 """Every test below holds for each of these."""
@@ -83,7 +83,7 @@ def lively(config):
 
 
 def batched(molecules, setting):
-    return batch_of(molecules, setting.model.heads)
+    return collate_for_heads(molecules, setting.model.heads)
 
 
 @pytest.fixture(autouse=True)
@@ -144,22 +144,22 @@ def losses_by_hand(molecules, views, blend, setting):
                     bonds.append(cross_entropy(views.bonds[b, i, j, hop].tolist(), right))
             if i != j and molecule.n_conformers:
                 vector = (molecule.positions[0, j] - molecule.positions[0, i]).astype(float)
-                told = views.geometry[b, i, j].detach().double().numpy()
+                predicted = views.geometry[b, i, j].detach().double().numpy()
                 if heads.geometry == "distance":
-                    geometry.append(abs(told[0] - np.linalg.norm(vector)))
+                    geometry.append(abs(predicted[0] - np.linalg.norm(vector)))
                 else:
-                    of_this_one.append(1 - cosine(told, vector))
+                    of_this_one.append(1 - cosine(predicted, vector))
         if of_this_one:
             geometry.append(np.mean(of_this_one))
         for i in range(molecule.n_atoms):
             if molecule.n_conformers and blend.atoms[b, i, 1]:
                 noise = blend.noise[b, i].double().numpy()
-                told = views.noise[b, i].detach().double().numpy()
+                predicted = views.noise[b, i].detach().double().numpy()
                 if setting.objective.noise_error == "squared":
-                    denoising.append(((told - noise) ** 2).sum())
+                    denoising.append(((predicted - noise) ** 2).sum())
                     variances.append((noise**2).sum())
                 else:
-                    denoising.append(1 - cosine(told, noise))
+                    denoising.append(1 - cosine(predicted, noise))
     scale = np.mean(variances) if variances else 1.0
     expected = {
         "path_length": np.mean(paths),
@@ -196,9 +196,9 @@ def descriptors_by_hand(molecules, views):
     for b, values in enumerate(compute_descriptors([molecule.smiles for molecule in molecules])):
         for k, value in enumerate(values.astype(float)):
             if not np.isnan(value):
-                spread = np.nanstd(known[:, k])
-                spread = spread if spread > 1e-6 else 1.0
-                right = np.clip((value - np.nanmean(known[:, k])) / spread, -8, 8)
+                std = np.nanstd(known[:, k])
+                std = std if std > 1e-6 else 1.0
+                right = np.clip((value - np.nanmean(known[:, k])) / std, -8, 8)
                 off = abs(views.descriptors[b, k].item() - right)
                 errors.append(off**2 / 2 if off < 1 else off - 0.5)
     return np.mean(errors)
@@ -209,7 +209,7 @@ def test_losses_and_their_total_by_hand(setting):
     blend = drawn(batch, setting.blend)
     loss = blend_then_predict(model, batch, blend, setting.objective)
     expected = losses_by_hand(MIXED, model.predict_views(batch, blend), blend, setting)
-    parts = {name: part.item() for name, part in loss.parts.items()}
+    parts = {name: part.item() for name, part in loss.terms.items()}
     assert parts == pytest.approx(expected, rel=1e-5)
     weights = setting.objective
     total = weights.path_length * expected["path_length"] + weights.bonds * expected["bonds"]
@@ -317,7 +317,7 @@ def test_what_stands_in_padded_places_plays_no_role(setting):
     )
     clean = blend_then_predict(model, batch, blend, setting.objective)
     dirty = blend_then_predict(model, other, soiled, setting.objective)
-    torch.testing.assert_close(dirty.parts, clean.parts, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(dirty.terms, clean.terms, rtol=1e-5, atol=1e-5)
 
 
 # What the published code crashes on, or turns to NaN (behaviour of items that it cannot represent):
@@ -347,9 +347,9 @@ def test_awkward_batches_train(setting, case):
     if blend.masked is not None and not blend.masked.any():
         empty = empty | {"atom_features"}
     of_geometry = setting.model.heads.geometry
-    names = ("geometry" if name == of_geometry else name for name in loss.parts)
-    parts = dict(zip(names, loss.parts.values(), strict=True))
-    assert {name for name, part in parts.items() if part == 0} == empty
+    names = ("geometry" if name == of_geometry else name for name in loss.terms)
+    terms = dict(zip(names, loss.terms.values(), strict=True))
+    assert {name for name, term in terms.items() if term == 0} == empty
     assert loss.total.isfinite()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
@@ -363,7 +363,7 @@ def test_denoising_is_nothing_where_no(setting, what):
     else:
         blend = replace(blend, atoms=torch.stack([batch.is_atom, ~batch.is_atom], -1))
     loss = blend_then_predict(model, batch, blend, setting.objective)
-    assert loss.parts["denoising"] == 0
+    assert loss.terms["denoising"] == 0
     loss.total.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
@@ -375,7 +375,7 @@ def test_an_atom_at_the_origin_is_an_atom(setting):
     for origin in (molecule.positions[:, 2:3], np.ones((1, 1, 3), np.float32)):
         batch = batched([replace(molecule, positions=molecule.positions - origin)], setting)
         blend = drawn(batch, setting.blend)
-        losses.append(blend_then_predict(model, batch, blend, setting.objective).parts)
+        losses.append(blend_then_predict(model, batch, blend, setting.objective).terms)
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-4)
 
 
@@ -414,10 +414,10 @@ def test_the_losses_of_a_constant_guess_by_hand():
         read_smiles("CCO"), positions=np.array([[[0, 0, 0], [1, 0, 0], [3, 0, 0]]], np.float32)
     )
     batches = [collate([molecule]), collate([molecule, read_smiles("O")])]
-    told = constant_losses(batches, HeadsConfig(), ObjectiveConfig())
+    losses = constant_losses(batches, HeadsConfig(), ObjectiveConfig())
     entropy = -(2 / 3 * math.log(2 / 3) + 1 / 3 * math.log(1 / 3))
     # distances of 1, 2 and 3 Å: the median is 2
-    assert told == pytest.approx({"path_length": entropy, "distance": 2 / 3, "denoising": 1})
+    assert losses == pytest.approx({"path_length": entropy, "distance": 2 / 3, "denoising": 1})
     flat = [collate([read_smiles("CC=O")])]
     without = ObjectiveConfig(path_length=0.0)
     assert set(constant_losses(flat, HeadsConfig(), without)) == {"bonds"}
@@ -427,8 +427,10 @@ def test_the_losses_of_a_constant_guess_by_hand():
 
 def test_what_guessing_the_mean_of_descriptors_costs():
     heads = HeadsConfig(descriptors=True)
-    batches = [batch_of([read_smiles(s) for s in pair], heads) for pair in (("C", "CC"), ("O",))]
-    described = torch.cat([batch.described for batch in batches]).numpy().astype(float)
+    batches = [
+        collate_for_heads([read_smiles(s) for s in pair], heads) for pair in (("C", "CC"), ("O",))
+    ]
+    described = torch.cat([batch.descriptors for batch in batches]).numpy().astype(float)
     told = constant_losses(batches, heads, ObjectiveConfig())["descriptors"]
     spread = described.std(0)
     off = np.abs(described - described.mean(0)) / np.where(spread > 1e-6, spread, 1)
@@ -438,30 +440,32 @@ def test_what_guessing_the_mean_of_descriptors_costs():
 def test_what_is_unknown_of_a_molecule_costs_nothing():
     setting = SETTINGS["with descriptors"]
     model, batch = lively(setting.model).eval(), batched(MIXED, setting)
-    described = batch.described.clone()
-    described[1:, 3:] = math.nan
+    descriptors = batch.descriptors.clone()
+    descriptors[1:, 3:] = math.nan
     blend = drawn(batch, setting.blend)
-    loss = blend_then_predict(model, replace(batch, described=described), blend, setting.objective)
+    loss = blend_then_predict(
+        model, replace(batch, descriptors=descriptors), blend, setting.objective
+    )
     loss.total.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
-    off = model.predict_views(batch, blend).descriptors - model.descriptor_head.scaled(described)
+    off = model.predict_views(batch, blend).descriptors - model.descriptor_head.scaled(descriptors)
     off = off[off.isfinite()].abs()
     assert len(off) == N_DESCRIPTORS + 3 * (len(MIXED) - 1)
     expected = torch.where(off < 1, off**2 / 2, off - 0.5).mean()
-    torch.testing.assert_close(loss.parts["descriptors"], expected)
+    torch.testing.assert_close(loss.terms["descriptors"], expected)
 
 
-def test_descriptors_that_nobody_gave_are_asked_for():
+def test_a_batch_without_descriptors_is_refused():
     setting = SETTINGS["with descriptors"]
     batch = collate(MIXED)
-    with pytest.raises(ValueError, match="the batch has none"):
+    with pytest.raises(ValueError, match=r"but `Batch.descriptors` is None"):
         blend_then_predict(
             lively(setting.model), batch, drawn(batch, setting.blend), setting.objective
         )
 
 
 def test_negative_weights_are_refused():
-    with pytest.raises(ValueError, match="weights of losses must not be negative"):
+    with pytest.raises(ValueError, match="expected weights of at least 0"):
         ObjectiveConfig(bonds=-1.0)
 
 
@@ -473,7 +477,7 @@ def test_a_tiny_model_learns_sixteen_molecules_by_heart():
     model = Model(ModelConfig(encoder=encoder, heads=HeadsConfig(rank=8)))
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     generator = torch.Generator().manual_seed(0)
-    fixed = drawn(batch, BlendConfig(whole=(0.0, 0.0)), seed=1)
+    fixed = drawn(batch, BlendConfig(unblended=(0.0, 0.0)), seed=1)
 
     @torch.no_grad()
     def held():
@@ -487,5 +491,5 @@ def test_a_tiny_model_learns_sixteen_molecules_by_heart():
         optimiser.step()
     after = held()
     assert after.total < before.total / 3
-    assert after.parts["distance"] < 0.3
-    assert after.parts["path_length"] < 0.5
+    assert after.terms["distance"] < 0.3
+    assert after.terms["path_length"] < 0.5

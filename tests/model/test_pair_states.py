@@ -103,7 +103,7 @@ def test_a_hidden_view_changes_nothing(molecules) -> None:
 def test_in_a_blend_a_pair_starts_from_its_shown_view_alone(molecules) -> None:
     model, batch = lively(), collate(molecules)
     blend = draw_blend(
-        batch, BlendConfig(whole=(0.0, 0.0), noise=0.0), torch.Generator().manual_seed(1)
+        batch, BlendConfig(unblended=(0.0, 0.0), noise=0.0), torch.Generator().manual_seed(1)
     )
     with torch.no_grad():
         kernels = model.encoder.kernels(batch, blend)
@@ -130,7 +130,7 @@ def test_heads_and_encoder_have_to_fit() -> None:
         ModelConfig(encoder=EncoderConfig(), heads=HeadsConfig(pairs="states"))
     with pytest.raises(ValueError, match="predict distances, not directions"):
         ModelConfig(CONFIG.encoder, HeadsConfig(pairs="states", geometry="direction"))
-    with pytest.raises(ValueError, match="pair_width must be 0 or more, got -1"):
+    with pytest.raises(ValueError, match="got pair_width=-1, expected 0 or more"):
         EncoderConfig(pair_width=-1)
 
 

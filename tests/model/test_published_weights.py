@@ -190,10 +190,10 @@ class Hostile:
 
 @pytest.mark.parametrize("is_zip", [True, False])
 @pytest.mark.parametrize(
-    ("function", "told"),
+    ("function", "name"),
     [(os.system, "posix.system"), (exec, "exec"), (shutil.copy, "shutil.copy")],
 )
-def test_code_in_a_file_is_refused_and_not_run(tmp_path, state, function, told, is_zip):
+def test_code_in_a_file_is_refused_and_not_run(tmp_path, state, function, name, is_zip):
     marker = tmp_path / "was_run"
     arguments = {
         os.system: [f"touch {marker}"],
@@ -203,7 +203,7 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path, state, function, told, 
     content = {**fairseq_file(state), "extra_state": Hostile(function, *arguments)}
     path = tmp_path / "hostile.pt"
     torch.save(content, path, _use_new_zipfile_serialization=is_zip)
-    with pytest.raises(ValueError, match=f"^[^\n]*it names the type {told}, [^\n]*$"):
+    with pytest.raises(ValueError, match=f"^[^\n]*it names the type {name}, [^\n]*$"):
         read_published(path)
     assert not marker.exists()
     # The file is what it claims to be: the ordinary unpickler does run it. This test wrote it, and
@@ -219,7 +219,7 @@ def test_nothing_stays_allowed_after_reading(tmp_path, state):
     torch.save(fairseq_file(state), tmp_path / "checkpoint.pt")
     read_published(tmp_path / "checkpoint.pt")
     after = torch.serialization.get_safe_globals()
-    # torch keeps a set and gives it as a list, whose order says nothing.
+    # torch keeps a set and gives it as a list, in arbitrary order.
     assert (len(after), set(after)) == (len(before), set(before))
 
 
@@ -237,13 +237,13 @@ def test_a_file_of_another_kind(tmp_path, content):
 
 
 @pytest.mark.parametrize("is_zip", [True, False])
-@pytest.mark.parametrize("share", [0.01, 0.3, 0.9, 0.9999])
-def test_a_truncated_file(tmp_path, state, share, is_zip):
+@pytest.mark.parametrize("fraction", [0.01, 0.3, 0.9, 0.9999])
+def test_a_truncated_file(tmp_path, state, fraction, is_zip):
     path = tmp_path / "cut.pt"
     torch.save(fairseq_file(state), path, _use_new_zipfile_serialization=is_zip)
     content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ValueError, match=r"^[^\n]*cut\.pt: cut short or damaged \([^\n]*\)$"):
+    path.write_bytes(content[: int(fraction * len(content))])
+    with pytest.raises(ValueError, match=r"^[^\n]*cut\.pt: truncated or damaged \([^\n]*\)$"):
         read_published(path)
 
 
@@ -251,7 +251,7 @@ def test_a_truncated_safetensors_file(tmp_path, state):
     path = tmp_path / "cut.safetensors"
     save_file(dict(state), path)
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(ValueError, match="not a safetensors file, or cut short"):
+    with pytest.raises(ValueError, match="not a safetensors file, or truncated"):
         read_published(path)
 
 
@@ -261,7 +261,7 @@ def test_a_truncated_safetensors_file(tmp_path, state):
 def test_a_file_without_weights(tmp_path, content):
     path = tmp_path / "empty.pt"
     torch.save(content, path)
-    with pytest.raises(ValueError, match=r"empty\.pt: no weights inside"):
+    with pytest.raises(ValueError, match=r"empty\.pt: got no weights, expected"):
         read_published(path)
 
 
@@ -284,19 +284,19 @@ def test_weights_come_back_under_their_published_names(state):
     }
     model = from_reference(state)
     assert model.config == tiny()
-    laid = to_reference(
+    published = to_reference(
         model,
         {name: tuple(tensor.shape) for name, tensor in bare.items()},
         dict(model.named_parameters()),
     )
-    assert laid.keys() == bare.keys()
+    assert published.keys() == bare.keys()
     rows = {slot.theirs: slot.rows for slot in reference_slots(model)}
     for name, tensor in bare.items():
         kept = tensor
         if rows[name] is not None:
             kept = torch.zeros_like(tensor)
             kept[rows[name]] = tensor[rows[name]]
-        assert torch.equal(laid[name], kept), name
+        assert torch.equal(published[name], kept), name
 
 
 def test_names_without_the_prefix_of_a_checkpoint(state):
@@ -340,61 +340,64 @@ def added(name):
     [
         (
             changed("layers.1.fc1.weight", torch.t),
-            "layers.1.fc1.weight does not fit: (8, 12) was expected, (12, 8) found",
+            ("layers.1.fc1.weight does not fit: got shape (12, 8), expected shape (8, 12)"),
         ),
         (
             changed("layers.2.self_attn.q_proj.bias", lambda tensor: tensor[:-1]),
-            "layers.2.self_attn.q_proj.bias does not fit: (12,) was expected, (11,) found",
+            ("layers.2.self_attn.q_proj.bias does not fit: got shape (11,), expected shape (12,)"),
         ),
         (
             changed("molecule_attn_bias.edge_encoder.weight", torch.t),
             (
-                "molecule_attn_bias.edge_encoder.weight does not fit: a table of 3 columns and at "
-                "least 1029 rows was expected, (3, 1537) found"
+                "molecule_attn_bias.edge_encoder.weight does not fit: "
+                "got shape (3, 1537), expected 3 columns and at least 1029 rows"
             ),
         ),
         (
             changed("atom_feature.atom_encoder.weight", lambda tensor: tensor[:, :-1]),
             (
-                "atom_feature.atom_encoder.weight does not fit: a table of 12 columns and at "
-                "least 4100 rows was expected, (4609, 11) found"
+                "atom_feature.atom_encoder.weight does not fit: "
+                "got shape (4609, 11), expected 12 columns and at least 4100 rows"
             ),
         ),
         (
             changed("atom_feature.in_degree_encoder.weight", lambda tensor: tensor[:100]),
             (
-                "atom_feature.in_degree_encoder.weight does not fit: a table of 12 columns and at "
-                "least 512 rows was expected, (100, 12) found"
+                "atom_feature.in_degree_encoder.weight does not fit: "
+                "got shape (100, 12), expected 12 columns and at least 512 rows"
             ),
         ),
         (
             changed("molecule_3d_bias.gbf.mul.weight", lambda tensor: tensor[:600]),
             (
-                "molecule_3d_bias.gbf.mul.weight does not fit: a table of 1 columns and at "
-                "least 634 rows was expected, (600, 1) found"
+                "molecule_3d_bias.gbf.mul.weight does not fit: "
+                "got shape (600, 1), expected 1 columns and at least 634 rows"
             ),
         ),
         (
             changed("molecule_attn_bias.spatial_pos_encoder.weight", lambda tensor: tensor[:-1]),
             (
-                "molecule_attn_bias.spatial_pos_encoder.weight does not fit: (512, 3) was "
-                "expected, (511, 3) found"
+                "molecule_attn_bias.spatial_pos_encoder.weight does not fit: "
+                "got shape (511, 3), expected shape (512, 3)"
             ),
         ),
         (
             changed("atom_feature.graph_token.weight", torch.t),
-            "atom_feature.graph_token.weight does not fit: (1, 12) was expected, (12, 1) found",
+            (
+                "atom_feature.graph_token.weight does not fit: "
+                "got shape (12, 1), expected shape (1, 12)"
+            ),
         ),
         (
             changed("blend_3d_pred_head.force_proj2.weight", torch.t),
             (
-                "blend_3d_pred_head.force_proj2.weight does not fit: (1, 256) was expected, "
-                "(256, 1) found"
+                "blend_3d_pred_head.force_proj2.weight does not fit: "
+                "got shape (256, 1), expected shape (1, 256)"
             ),
         ),
         (
             changed("emb_layer_norm.weight", lambda tensor: tensor[None]),
-            "emb_layer_norm.weight does not fit: a vector was expected, (1, 12) found",
+            ("emb_layer_norm.weight does not fit: got shape (1, 12), expected a vector"),
         ),
         (
             without("layers.1."),
@@ -418,7 +421,7 @@ def test_weights_that_do_not_fit(state, break_it, sentence):
         from_reference(state)
 
 
-def test_missing_and_unknown_names_are_told_in_one_sentence():
+def test_missing_and_unknown_names_are_in_one_message():
     check_names(["a", "b"], ["b", "a"])
     with pytest.raises(
         ValueError, match=r"^the weights do not fit: 1 missing \(a\) and 1 unknown \(c\)$"
@@ -467,7 +470,7 @@ def test_convert_writes_nothing_where_the_weights_do_not_fit(tmp_path, state):
 def test_the_published_base_size(tmp_path, parity_fixture):
     path = parity_fixture.with_name("official_checkpoint_keys_base.json")
     if not path.is_file():
-        pytest.skip(f"there is no {path.name} beside the parity fixture")
+        pytest.skip(f"there is no {path.name} next to the parity fixture")
     state = random_state(json.loads(path.read_text()))
     source, out = tmp_path / "checkpoint.pt", tmp_path / "model.safetensors"
     torch.save(fairseq_file(state), source)

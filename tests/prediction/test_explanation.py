@@ -77,12 +77,12 @@ READS_ECFP4 = {"features": ("ecfp4",), "n_features": 2048}
 
 @pytest.mark.parametrize("config", [{}, {"readout": "layers"}, {"readout": "cls"}, READS_ECFP4])
 @pytest.mark.parametrize("smiles", ["C", "CO", "CC(=O)Nc1ccc(O)cc1", "[Na+].[Cl-]"])
-def test_every_account_adds_up(make: Make, smiles: str, config: dict) -> None:
+def test_every_attribution_adds_up(make: Make, smiles: str, config: dict) -> None:
     found = one(make(**config), placed(smiles))
-    assert found.start.tolist() == [7.0, 0.0]
-    assert found.start + found.atoms.sum(0) == pytest.approx(found.answer, abs=1e-6)
-    by_views = found.start + found.kinds + found.views.sum(0)
-    assert by_views == pytest.approx(found.answer, abs=2e-6)
+    assert found.base_value.tolist() == [7.0, 0.0]
+    assert found.base_value + found.atoms.sum(0) == pytest.approx(found.output, abs=1e-6)
+    by_views = found.base_value + found.unrelated_atoms + found.views.sum(0)
+    assert by_views == pytest.approx(found.output, abs=2e-6)
     assert upper(found.pairs) == pytest.approx(found.views.sum(0), abs=2e-4)
     assert np.abs(found.views).max() > 1e-3
     np.testing.assert_array_equal(found.pairs, found.pairs.transpose(1, 0, 2))
@@ -93,11 +93,11 @@ def test_the_prediction_is_that_of_predict(make: Make) -> None:
     smiles = ["CCO", "c1ccccc1N"]
     table = predictor.predict(smiles)
     for row, found in enumerate(explain(predictor, smiles)):
-        said = [table.column(name)[row].as_py() for name in ("gap_pred", "toxic_prob")]
+        predicted = [table.column(name)[row].as_py() for name in ("gap_pred", "toxic_prob")]
         assert found.contributions is not None
-        assert found.contributions.prediction == pytest.approx(said, abs=1e-5)
-        gap, odds = found.contributions.answer
-        assert [gap, 1 / (1 + np.exp(-odds))] == pytest.approx(said, abs=1e-5)
+        assert found.contributions.prediction == pytest.approx(predicted, abs=1e-5)
+        gap, odds = found.contributions.output
+        assert [gap, 1 / (1 + np.exp(-odds))] == pytest.approx(predicted, abs=1e-5)
 
 
 def test_of_several_geometries_the_mean_is_explained(make: Make) -> None:
@@ -107,12 +107,12 @@ def test_of_several_geometries_the_mean_is_explained(make: Make) -> None:
     both = replace(near, positions=np.concatenate([near.positions, far.positions]))
     found, parts = one(predictor, both), [one(predictor, near), one(predictor, far)]
     assert np.abs(parts[0].atoms - parts[1].atoms).max() > 1e-3
-    for name in ("answer", "atoms", "kinds", "views", "pairs"):
+    for name in ("output", "atoms", "unrelated_atoms", "views", "pairs"):
         mean = np.mean([getattr(part, name) for part in parts], 0)
         np.testing.assert_allclose(getattr(found, name), mean, atol=1e-5)
     table = predictor.predict([both])
-    said = [table.column(name)[0].as_py() for name in ("gap_pred", "toxic_prob")]
-    assert found.prediction == pytest.approx(said, abs=1e-5)
+    predicted = [table.column(name)[0].as_py() for name in ("gap_pred", "toxic_prob")]
+    assert found.prediction == pytest.approx(predicted, abs=1e-5)
 
 
 def test_atoms_by_hand(make: Make) -> None:
@@ -121,8 +121,8 @@ def test_atoms_by_hand(make: Make) -> None:
     whole, (c, o) = read_smiles("CO"), (0, 1)
     found = one(predictor, whole).atoms[:, 0]
 
-    def answer(atom: int) -> float:
-        """The model's answer for one atom with the features that it has in methanol."""
+    def output(atom: int) -> float:
+        """The model's output for one atom with the features that it has in methanol."""
         alone = Molecule(
             atoms=whole.atoms[[atom]],
             bonds=whole.bonds[:0],
@@ -137,15 +137,15 @@ def test_atoms_by_hand(make: Make) -> None:
         with torch.inference_mode():
             return float(predictor.model(batch, show(batch, "2d"))[0, 0]) * 2
 
-    both = float(one(predictor, whole).answer[0]) - 7
-    first = (answer(c) + both - answer(o)) / 2
-    second = (answer(o) + both - answer(c)) / 2
+    both = float(one(predictor, whole).output[0]) - 7
+    first = (output(c) + both - output(o)) / 2
+    second = (output(o) + both - output(c)) / 2
     rest = (both - first - second) / 2
     assert found == pytest.approx([first + rest, second + rest], abs=1e-5)
 
 
 def blind(model: Model) -> None:
-    """Let the head see the fingerprint alone, and answer with a weighted sum of it."""
+    """Let the head see the fingerprint alone, and return a weighted sum of it."""
     head, width = model.property_head, model.config.encoder.width
     assert head is not None
     head.hidden.weight.data[:, :width] = 0
@@ -163,17 +163,17 @@ def test_environments_by_hand(make: Make) -> None:
     with torch.no_grad():
         weights = (head.out.weight @ head.hidden.weight)[0, 16:].numpy() * 2 * np.log(2)
     assert len(set(known.bits)) == 6  # each counted once
-    uncertainty_metrics = {
+    contribution = {
         (r, frozenset(np.flatnonzero(inside))): weights[bit]
         for bit, r, inside in zip(known.bits, known.radius, known.atoms, strict=True)
     }
-    single = [uncertainty_metrics[0, frozenset([k])] for k in range(3)]
+    single = [contribution[0, frozenset([k])] for k in range(3)]
     left, middle, right = (
-        uncertainty_metrics[1, frozenset(atoms)] for atoms in ((0, 1), (0, 1, 2), (1, 2))
+        contribution[1, frozenset(atoms)] for atoms in ((0, 1), (0, 1, 2), (1, 2))
     )
     found = one(predictor, molecule)
-    assert found.answer[0] - 7 == pytest.approx(sum(uncertainty_metrics.values()), abs=1e-3)
-    assert found.kinds[0] == pytest.approx(sum(single), abs=1e-3)
+    assert found.output[0] - 7 == pytest.approx(sum(contribution.values()), abs=1e-3)
+    assert found.unrelated_atoms[0] == pytest.approx(sum(single), abs=1e-3)
     assert found.views[:, 0] == pytest.approx([left + middle + right, 0], abs=1e-3)
     pairs = found.pairs[..., 0]
     assert pairs[0, 1] == pairs[1, 0] == pytest.approx(left + middle / 2, abs=1e-3)
@@ -189,11 +189,11 @@ def test_a_model_that_reads_environments_is_explained_as_it_predicts(make: Make)
     predictor = make(**READS_ECFP4)
     table = predictor.predict(["CC(=O)Nc1ccccc1O"])
     (found,) = explain(predictor, ["CC(=O)Nc1ccccc1O"])
-    said = [table.column(name)[0].as_py() for name in ("gap_pred", "toxic_prob")]
-    assert found.contributions.prediction == pytest.approx(said, abs=1e-5)
+    predicted = [table.column(name)[0].as_py() for name in ("gap_pred", "toxic_prob")]
+    assert found.contributions.prediction == pytest.approx(predicted, abs=1e-5)
 
 
-def test_atoms_that_cannot_be_told_apart_contribute_alike(make: Make) -> None:
+def test_equivalent_atoms_contribute_equally(make: Make) -> None:
     benzene = one(make("2d"), read_smiles("c1ccccc1"))
     assert np.ptp(benzene.atoms, axis=0) == pytest.approx([0, 0], abs=1e-5)
     # ortho, meta, para: the same wherever they stand in the ring
@@ -233,7 +233,7 @@ def test_alone_as_among_others(make: Make) -> None:
     for molecule, found in zip(molecules, explain(predictor, molecules), strict=True):
         alone = one(predictor, molecule)
         assert found.contributions is not None
-        for name in ("atoms", "views", "pairs", "answer"):
+        for name in ("atoms", "views", "pairs", "output"):
             assert getattr(found.contributions, name) == pytest.approx(
                 getattr(alone, name), abs=1e-6
             ), name
@@ -246,7 +246,7 @@ def test_pieces_that_fit_into_memory_change_nothing(
     whole = one(predictor, molecule)
     monkeypatch.setattr("moleblend.prediction.explanation._PAIRS_AT_ONCE", 60)
     pieces = one(predictor, molecule)
-    for name in ("atoms", "views", "pairs", "answer"):
+    for name in ("atoms", "views", "pairs", "output"):
         assert getattr(pieces, name) == pytest.approx(getattr(whole, name), abs=1e-5), name
 
 
@@ -323,12 +323,12 @@ def test_every_row_comes_back(make: Make) -> None:
 
 def test_progress_follows_the_work(make: Make) -> None:
     """Of four atoms cubed, none, and two: 64 and 8 of 72."""
-    told: list[tuple[int, float | None]] = []
-    explain(make("2d"), ["CCCC", "nonsense", "CC"], on_progress=lambda *a: told.append(a))
-    assert told == [(1, pytest.approx(64 / 72)), (2, pytest.approx(64 / 72)), (3, 1.0)]
-    told.clear()
-    explain(make("2d"), ["nonsense"], on_progress=lambda *a: told.append(a))
-    assert told == [(1, 1.0)]
+    progress: list[tuple[int, float | None]] = []
+    explain(make("2d"), ["CCCC", "nonsense", "CC"], on_progress=lambda *a: progress.append(a))
+    assert progress == [(1, pytest.approx(64 / 72)), (2, pytest.approx(64 / 72)), (3, 1.0)]
+    progress.clear()
+    explain(make("2d"), ["nonsense"], on_progress=lambda *a: progress.append(a))
+    assert progress == [(1, 1.0)]
 
 
 def test_targets_are_chosen_by_name(make: Make) -> None:
@@ -337,7 +337,7 @@ def test_targets_are_chosen_by_name(make: Make) -> None:
     assert [target.name for target in chosen.targets] == ["toxic"]
     for name in ("atoms", "views", "pairs", "prediction"):
         assert getattr(chosen, name)[..., 0] == pytest.approx(getattr(every, name)[..., 1])
-    with pytest.raises(ValueError, match="has no target 'taste', it has gap, toxic"):
+    with pytest.raises(ValueError, match="has no target 'taste'; available: gap, toxic"):
         explain(predictor, [molecule], targets=["taste"])
 
 
@@ -358,37 +358,40 @@ def test_an_ensemble_is_explained_by_all_its_members(make: Make, tmp_path: Path)
     card = checkpoint.Card(trained_by="train", views="both")
     checkpoint.save([model for model, _ in members], path, card)
     ensemble = Predictor(path, device="cpu")
-    found, (first, second) = one(ensemble, molecule), (told for _, told in members)
+    found, (first, second) = (
+        one(ensemble, molecule),
+        (contributions for _, contributions in members),
+    )
     assert not np.allclose(first.atoms, second.atoms)
     assert found.atoms == pytest.approx((first.atoms + second.atoms) / 2)
     table = ensemble.predict([molecule])
-    told = [table[name][0].as_py() for name in ("gap_pred", "toxic_prob")]
-    assert found.prediction == pytest.approx(told, rel=1e-5)
+    predicted = [table[name][0].as_py() for name in ("gap_pred", "toxic_prob")]
+    assert found.prediction == pytest.approx(predicted, rel=1e-5)
 
 
-def test_of_a_learnt_logarithm_that_is_explained(make: Make) -> None:
+def test_the_logarithm_is_explained_where_the_model_is_trained_on_it(make: Make) -> None:
     target = Target("IC50", "regression", "nM", mean=2.0, scale=0.7, log10=True)
     predictor, molecule = make(targets=(target,)), placed("CCO")
     found = one(predictor, molecule)
     assert found.targets[0].unit == "log10 nM"
     expected = predictor.predict([molecule])["IC50_log10_pred"][0].as_py()
     assert found.prediction[0] == pytest.approx(expected, rel=1e-5)
-    assert found.start + found.atoms.sum(0) == pytest.approx(found.prediction, rel=1e-5)
+    assert found.base_value + found.atoms.sum(0) == pytest.approx(found.prediction, rel=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "message"),
     [
-        ({"features": ("descriptors",), "n_features": 30}, "reads descriptors of whole molecules"),
+        ({"features": ("descriptors",), "n_features": 30}, "reads descriptors of the molecule"),
         ({"targets": (Target("taste", "multiclass", classes=("a", "b")),)}, "has several classes"),
     ],
 )
-def test_what_cannot_be_explained_is_refused(make: Make, config: dict, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_what_cannot_be_explained_is_refused(make: Make, config: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         explain(make(**config), ["CC"])
 
 
-def test_contributions_stand_in_the_order_of_the_record(make: Make) -> None:
+def test_contributions_are_in_the_order_of_the_record(make: Make) -> None:
     """An SDF with hydrogens, its heavy atoms in another order than that of the SMILES."""
     block = "\n\n\n  4  3  0  0  0  0  0  0  0  0999 V2000\n"
     rows = (("H", -0.9), ("O", 0.0), ("C", 1.4), ("C", 2.9))

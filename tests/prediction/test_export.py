@@ -79,8 +79,8 @@ def test_onnx_for_every_shape(tmp_path: Path, capfd: pytest.CaptureFixture[str])
     assert capfd.readouterr().err == f"the graph is {out}\n"
     session = onnxruntime.InferenceSession(out)
     assert tuple(item.name for item in session.get_inputs()) == INPUTS_3D
-    told = json.loads(session.get_modelmeta().custom_metadata_map["moleblend"])
-    assert told["targets"] == [["gap", "regression", "eV"], ["toxic", "binary", ""]]
+    metadata = json.loads(session.get_modelmeta().custom_metadata_map["moleblend"])
+    assert metadata["targets"] == [["gap", "regression", "eV"], ["toxic", "binary", ""]]
     for batch in batches():
         given = {name: getattr(batch, name).numpy() for name in INPUTS_3D}
         (found,) = session.run(["predictions"], given)
@@ -118,7 +118,7 @@ def test_a_graph_of_a_model_that_reads_features(
     tmp_path: Path, features: tuple[str, ...], views: ShownViews
 ) -> None:
     model, smiles = saved(tmp_path, TARGETS, features=features), ["CCO", "c1ccccc1N", "C"]
-    batch, joined = (
+    batch, array = (
         collate([read_smiles(one) for one in smiles]),
         molecule_features(smiles, features),
     )
@@ -127,21 +127,21 @@ def test_a_graph_of_a_model_that_reads_features(
     table = Predictor(model).predict(smiles, views=views)
     right = np.stack([table["gap_pred"].to_numpy(), table["toxic_prob"].to_numpy()], 1)
     session = onnxruntime.InferenceSession(export(model, tmp_path / "model.onnx", views))
-    assert [item.name for item in session.get_inputs()] == [*names, "joined"]
-    arrays = {name: tensor.numpy() for name, tensor in given.items()} | {"joined": joined}
+    assert [item.name for item in session.get_inputs()] == [*names, "features"]
+    arrays = {name: tensor.numpy() for name, tensor in given.items()} | {"features": array}
     np.testing.assert_allclose(session.run(["predictions"], arrays)[0], right, atol=5e-5)
     extra = {"moleblend.json": ""}
     program = torch.export.load(export(model, tmp_path / "model.pt2", views), extra_files=extra)
-    assert json.loads(extra["moleblend.json"])["joined"] == list(features)
-    found = program.module()(*given.values(), joined=torch.from_numpy(joined))
+    assert json.loads(extra["moleblend.json"])["features"] == list(features)
+    found = program.module()(*given.values(), features=torch.from_numpy(array))
     np.testing.assert_allclose(found.detach().numpy(), right, atol=5e-5)
 
 
 def test_what_cannot_be_exported(tmp_path: Path) -> None:
     model = saved(tmp_path, TARGETS, views="2d")
-    with pytest.raises(ValueError, match=r"a graph is written as \.pt2 or \.onnx"):
+    with pytest.raises(ValueError, match=r"expected a file name that ends in \.pt2 or \.onnx"):
         export(model, tmp_path / "model.txt")
-    with pytest.raises(ValueError, match="was trained to see 2d only, but views 3d"):
+    with pytest.raises(ValueError, match="got views '3d', expected '2d'"):
         export(model, tmp_path / "model.onnx", "3d")
     with pytest.raises(FileNotFoundError, match="no such model file"):
         export(tmp_path / "no.safetensors", tmp_path / "model.onnx")

@@ -1,4 +1,5 @@
 import gzip
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,18 +12,21 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from moleblend.chem import parsing
+from moleblend.chem.descriptors import FEATURES, molecule_features
 from moleblend.chem.geometry import TooSlowError, add_positions
 from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.chem.parsing import read_smiles
 from moleblend.data.formats import read_table, write_table
 from moleblend.data.table import Rejected, read_molecules
 from moleblend.data.targets import Target, unscale_outputs
+from moleblend.evaluation.applicability_domain import ApplicabilityDomain
 from moleblend.model import checkpoint
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
 from moleblend.prediction import inference, inputs
-from moleblend.prediction.inputs import prepare
-from moleblend.prediction.predictor import Predictor
+from moleblend.prediction.inputs import InputRules, prepare
+from moleblend.prediction.predictor import Predictor, forget_predictors, open_predictor
 from tests.helpers.molecules import QM9
 
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8, max_atoms=40)
@@ -107,12 +111,14 @@ def test_values_are_in_the_unit_of_the_label(make: Make) -> None:
 
 def test_the_class_is_that_on_whose_side_of_the_threshold_a_molecule_is(make: Make) -> None:
     smiles = ["CCO", "CCN", "C1CC", "c1ccccc1", "CC(=O)O"]
-    chances = make("2d", (Target("t", "binary"),)).predict(smiles).column("t_prob").to_pylist()
-    threshold = float(np.median([rng for rng in chances if rng is not None]))
+    probabilities = (
+        make("2d", (Target("t", "binary"),)).predict(smiles).column("t_prob").to_pylist()
+    )
+    threshold = float(np.median([p for p in probabilities if p is not None]))
     named = Target("t", "binary", classes=("no", "yes"), threshold=threshold)
     table = make("2d", (named,)).predict(smiles)
-    assert table.column("t_prob").to_pylist() == chances
-    expected = [None if p is None else ("no", "yes")[p > threshold] for p in chances]
+    assert table.column("t_prob").to_pylist() == probabilities
+    expected = [None if p is None else ("no", "yes")[p > threshold] for p in probabilities]
     assert table.column("t_pred").to_pylist() == expected
     assert {"no", "yes", None} == set(expected)
 
@@ -151,10 +157,10 @@ def test_awkward_molecules_are_answered(make: Make, awkward: list[str]) -> None:
 def test_a_molecule_without_the_features_that_are_read_costs_its_row_alone() -> None:
     """RDKit reads coordinates into molecules whose SMILES it refuses."""
     odd = replace(read_smiles("CCO"), smiles="CC(C)(C)(C)C", id="odd")
-    for joined, statuses in (((), ["ok", "ok"]), (("ecfp4",), ["invalid", "ok"])):
-        rows = prepare([odd, read_smiles("CC")], "2d", 40, joined=joined)
+    for features, statuses in (((), ["ok", "ok"]), (("ecfp4",), ["invalid", "ok"])):
+        rows = prepare([odd, read_smiles("CC")], InputRules("2d", 40, required=features))
         assert [row.status for row in rows] == statuses
-    assert rows[0].reason == "RDKit does not read CC(C)(C)(C)C, of which the model wants ecfp4"
+    assert rows[0].reason == "RDKit cannot read CC(C)(C)(C)C, and the model needs its ecfp4"
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "smi", "csv.gz", "parquet", "sdf"])
@@ -206,13 +212,17 @@ def test_geometry_is_used_as_the_model_was_trained_to(make: Make) -> None:
 
 
 def test_views_the_model_was_not_trained_for_are_refused(make: Make) -> None:
-    with pytest.raises(ValueError, match="trained to see 2d only, but views both were asked for"):
+    with pytest.raises(
+        ValueError, match="got views 'both', expected '2d': the model was trained on"
+    ):
         make("2d").predict(["CC"], views="both")
     assert make("both").predict(["CC"], views="2d").column("status").to_pylist() == ["ok"]
 
 
 def test_a_model_file_with_unknown_views_is_refused(make: Make) -> None:
-    with pytest.raises(ValueError, match="the model's views are '4d', but this moleblend knows 2d"):
+    with pytest.raises(
+        ValueError, match="got a model with views '4d', expected one of 2d, 3d, both"
+    ):
         make("4d")
 
 
@@ -273,7 +283,7 @@ def test_names_that_the_output_needs_are_refused(
     for name in ("status", "reason", "gap_pred", "toxic_prob"):
         source = tmp_path / f"{name}.csv"
         source.write_text(f"smiles,{name}\nCC,1\n")
-        with pytest.raises(ValueError, match=f"has a column '{name}' already, which the output"):
+        with pytest.raises(ValueError, match=f"already has a column '{name}', which the output"):
             make("2d").predict(source)
 
 
@@ -291,10 +301,12 @@ def test_no_rows_give_no_rows(make: Make, tmp_path: Path) -> None:
 
 
 def test_molecules_of_other_features_are_refused(make: Make) -> None:
-    with pytest.raises(ValueError, match="cip-1 were expected, ogb-1 came; read it with"):
+    with pytest.raises(
+        ValueError, match="got features ogb-1, expected cip-1; read the molecule with"
+    ):
         make("2d").predict([read_smiles("CC", features="ogb-1")])
     mixed: Any = [read_smiles("CC"), "CC"]
-    with pytest.raises(TypeError, match="'CC' is among molecules"):
+    with pytest.raises(TypeError, match="got 'CC' among molecules"):
         make("2d").predict(mixed)
 
 
@@ -316,7 +328,7 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no such model file"):
         Predictor(path)
     path.write_bytes(b"half a model")
-    with pytest.raises(ValueError, match="not a model file, or cut short"):
+    with pytest.raises(ValueError, match="not a model file, or truncated"):
         Predictor(path)
 
 
@@ -336,13 +348,13 @@ def test_a_stuck_molecule_is_used_in_2d(monkeypatch):
 
     monkeypatch.setattr(inputs, "Conformers", Stuck)
     items = [read_smiles("CCO"), Rejected(2, "x", "no")]
-    told = [(row.status, row.reason) for row in prepare(items, "both", 512, 3)]
-    assert told == [("ok_2d_only", "CCO: no geometry within 20 s"), ("invalid", "no")]
-    assert prepare(items, "3d", 512, 3)[0].status == "no_3d"
+    statuses = [(row.status, row.reason) for row in prepare(items, InputRules("both", 512), 3)]
+    assert statuses == [("ok_2d_only", "CCO: no geometry within 20 s"), ("invalid", "no")]
+    assert prepare(items, InputRules("3d", 512), 3)[0].status == "no_3d"
     assert len(closed) == 2
 
 
-def test_members_are_averaged_and_their_spread_is_told(tmp_path: Path) -> None:
+def test_members_are_averaged_and_their_standard_deviation_is_given(tmp_path: Path) -> None:
     targets = (
         Target("gap", "regression", mean=7.0, scale=2.0),
         Target("dose", "regression", log10=True),
@@ -381,16 +393,96 @@ def test_members_are_averaged_and_their_spread_is_told(tmp_path: Path) -> None:
     def each(name: str) -> np.ndarray:
         return np.array([found.column(name)[0].as_py() for found in alone])
 
-    def told(name: str) -> Any:
+    def value(name: str) -> Any:
         return table.column(name)[0].as_py()
 
-    assert told("gap_pred") == pytest.approx(each("gap_pred").mean())
-    assert told("gap_members_std") == pytest.approx(each("gap_pred").std(), rel=1e-4)
-    assert told("dose_log10_pred") == pytest.approx(each("dose_log10_pred").mean())
-    assert told("dose_pred") == pytest.approx(10 ** each("dose_log10_pred").mean())
-    assert told("toxic_prob") == pytest.approx(each("toxic_prob").mean())
-    shares = np.array([each(f"kind_prob_{name}") for name in "abc"])
-    assert told("kind_pred") == "abc"[shares.mean(1).argmax()]
-    assert told("kind_members_std") == pytest.approx(
-        shares.std(1)[shares.mean(1).argmax()], rel=1e-4
+    assert value("gap_pred") == pytest.approx(each("gap_pred").mean())
+    assert value("gap_members_std") == pytest.approx(each("gap_pred").std(), rel=1e-4)
+    assert value("dose_log10_pred") == pytest.approx(each("dose_log10_pred").mean())
+    assert value("dose_pred") == pytest.approx(10 ** each("dose_log10_pred").mean())
+    assert value("toxic_prob") == pytest.approx(each("toxic_prob").mean())
+    probabilities_of_kind = np.array([each(f"kind_prob_{name}") for name in "abc"])
+    assert value("kind_pred") == "abc"[probabilities_of_kind.mean(1).argmax()]
+    assert value("kind_members_std") == pytest.approx(
+        probabilities_of_kind.std(1)[probabilities_of_kind.mean(1).argmax()], rel=1e-4
     )
+
+
+def test_a_smiles_is_parsed_once_and_its_canonical_form_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With features and an applicability domain; the record is that of the canonical SMILES."""
+    features = ("ecfp4", "descriptors")
+    n_features = sum(FEATURES[kind] for kind in features)
+    config = ModelConfig(
+        encoder=TINY, heads=None, targets=TARGETS, features=features, n_features=n_features
+    )
+    torch.manual_seed(0)
+    model = Model(config)
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.1)
+    rng = np.random.default_rng(0)
+    training, vectors = ["C", "CC", "CCN"], rng.normal(size=(3, TINY.width))
+    domain = ApplicabilityDomain.fit(vectors, training, np.arange(3), vectors, training)
+    path = tmp_path / "model.safetensors"
+    checkpoint.save(model, path, checkpoint.Card(trained_by="train", views="2d"), domain=domain)
+    predictor = Predictor(path, device="cpu")
+    canonical, other = ["CCO", "CCN", "c1ccccc1"], ["OCC", "NCC", "C1=CC=CC=C1"]
+
+    parsed: list[str] = []
+    read = parsing.Chem.MolFromSmiles
+
+    def count(text: str, *parameters: Any) -> Any:
+        parsed.append(text)
+        return read(text, *parameters)
+
+    monkeypatch.setattr(parsing.Chem, "MolFromSmiles", count)
+    table = predictor.predict(canonical)
+    assert parsed == canonical
+    assert table.column("nearest").to_pylist()[1] == "CCN"
+    parsed.clear()
+    again = predictor.predict(other)
+    assert sorted(parsed) == sorted(canonical + other)
+    monkeypatch.undo()
+    for name in ("gap_pred", "toxic_prob", "similarity"):
+        np.testing.assert_array_equal(np.array(table[name]), np.array(again[name]))
+
+    batch = inference.collate([read_smiles(text) for text in canonical])
+    with torch.no_grad():
+        expected = predictor.model(
+            batch,
+            inference.show(batch, "2d"),
+            torch.from_numpy(molecule_features(canonical, features)),
+        ).numpy()
+    np.testing.assert_allclose(np.array(table["gap_pred"]), 2 * expected[:, 0] + 7, rtol=1e-5)
+    scores = domain.score(predictor.embed(canonical), canonical)
+    np.testing.assert_array_equal(np.array(table["similarity"]), scores.similarity)
+
+
+def test_the_domain_is_unknown_where_rdkit_refuses_the_smiles(tmp_path: Path) -> None:
+    model = Model(ModelConfig(encoder=TINY, heads=None, targets=TARGETS))
+    vectors = np.random.default_rng(0).normal(size=(2, TINY.width))
+    domain = ApplicabilityDomain.fit(vectors, ["C", "CC"], np.arange(2), vectors, ["C", "CC"])
+    path = tmp_path / "model.safetensors"
+    checkpoint.save(model, path, checkpoint.Card(trained_by="train", views="2d"), domain=domain)
+    odd = replace(read_smiles("CCO"), smiles="CC(C)(C)(C)C", id="odd")
+    table = Predictor(path, device="cpu").predict([odd, read_smiles("CC")])
+    assert table.column("status").to_pylist() == ["ok", "ok"]
+    assert [value is None for value in table.column("gap_pred").to_pylist()] == [False, False]
+    assert [value is None for value in table.column("domain").to_pylist()] == [True, False]
+
+
+def test_an_opened_model_is_reused_until_its_file_changes(make: Make) -> None:
+    forget_predictors()
+    path = make("2d").path
+    first = open_predictor(path)
+    assert open_predictor(str(path)) is first
+    assert open_predictor(path, device="cpu") is not first
+    content = path.read_bytes()
+    from_bytes = open_predictor(content)
+    assert open_predictor(content) is from_bytes
+    np.testing.assert_array_equal(from_bytes.embed(["CCO"]), first.embed(["CCO"]))
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    assert open_predictor(path) is not first
+    forget_predictors()
+    assert open_predictor(content) is not from_bytes

@@ -171,30 +171,30 @@ def test_embeddings_do_not_write_over_columns(model: Path, tmp_path: Path) -> No
     source.write_text("smiles,e1,embedding\nCCO,a,b\n")
     table, vectors = Predictor(model).embed_table(source)
     for ending, name in (("csv", "e1"), ("parquet", "embedding")):
-        with pytest.raises(ValueError, match=f"the input has a column '{name}' already"):
+        with pytest.raises(ValueError, match=f"the input already has a column '{name}'"):
             write_embeddings([(table, vectors)], tmp_path / f"out.{ending}")
-    with pytest.raises(ValueError, match=r"tables are written as .*, not \.txt"):
+    with pytest.raises(ValueError, match=r"got the ending \.txt, expected "):
         write_embeddings([(table.select(["smiles"]), vectors)], tmp_path / "out.txt")
     assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []
 
 
-def script(model: Path, source: Path, out: Path, *, resume: bool, verb: str) -> list[str]:
+def script(model: Path, source: Path, out: Path, *, resume: bool, command: str) -> list[str]:
     program = (
         "import sys, time; from moleblend.prediction import screening; "
         "screening._ROWS_IN_A_PIECE = 10; "
-        f"screening.{verb}_file({str(model)!r}, {str(source)!r}, {str(out)!r}, resume={resume}, "
+        f"screening.{command}_file({str(model)!r}, {str(source)!r}, {str(out)!r}, resume={resume}, "
         "on_progress=lambda *_: time.sleep(0.2))"
     )
     return [sys.executable, "-c", program]
 
 
-@pytest.mark.parametrize(("verb", "ending"), [("predict", "csv"), ("embed", "npy")])
+@pytest.mark.parametrize(("command", "ending"), [("predict", "csv"), ("embed", "npy")])
 def test_killed_and_resumed_is_unbroken(
-    model: Path, source: Path, tmp_path: Path, verb: str, ending: str
+    model: Path, source: Path, tmp_path: Path, command: str, ending: str
 ) -> None:
     out, whole = tmp_path / f"out.{ending}", tmp_path / f"whole.{ending}"
     parts = tmp_path / f".out.{ending}.parts"
-    with subprocess.Popen(script(model, source, out, resume=False, verb=verb)) as run:
+    with subprocess.Popen(script(model, source, out, resume=False, command=command)) as run:
         while len(list(parts.glob("shard-*.arrow"))) < 2:
             assert run.poll() is None
             time.sleep(0.02)
@@ -202,17 +202,17 @@ def test_killed_and_resumed_is_unbroken(
     n_left = len(list(parts.glob("shard-*.arrow")))
     assert 2 <= n_left < 5
     assert not out.exists()
-    answer = predict_file if verb == "predict" else embed_file
-    with pytest.raises(ValueError, match="holds an unfinished run: --resume goes on with it"):
+    answer = predict_file if command == "predict" else embed_file
+    with pytest.raises(ValueError, match="contains an unfinished run: continue it with --resume"):
         answer(model, source, out)
-    with pytest.raises(ValueError, match="goes on as it began, but these differ: errors"):
+    with pytest.raises(ValueError, match=r"cannot resume the run, .* it was started with: errors"):
         answer(model, source, out, resume=True, errors="skip")
     account = answer(model, source, out, resume=True)
     assert account.n_resumed == 10 * n_left
     assert answer(model, source, whole).statuses == account.statuses
     assert out.read_bytes() == whole.read_bytes()
     assert not parts.exists()
-    with pytest.raises(ValueError, match="there is no unfinished run to be resumed"):
+    with pytest.raises(ValueError, match="there is no unfinished run to resume"):
         answer(model, source, out, resume=True)
 
 
@@ -223,9 +223,9 @@ def test_what_cannot_be_written_is_refused_before_the_work(
     source = tmp_path / "in.csv"
     source.write_text("smiles,e1\n" + "C,1\n" * 5)
     seen: list[int] = []
-    with pytest.raises(ValueError, match="has a column 'e1' already"):
+    with pytest.raises(ValueError, match="already has a column 'e1'"):
         embed_file(model, source, tmp_path / "o.csv", on_progress=lambda n, _: seen.append(n))
-    with pytest.raises(ValueError, match=r"tables are written as .*, not \.txt"):
+    with pytest.raises(ValueError, match=r"got the ending \.txt, expected "):
         predict_file(model, source, tmp_path / "o.txt", on_progress=lambda n, _: seen.append(n))
     assert seen == []
     assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "model.safetensors"}
@@ -251,9 +251,9 @@ def test_how_sure_it_is_comes_with_every_piece(model: Path, source: Path, tmp_pa
     (note,) = predict_file(model, source, tmp_path / "sure.parquet", confidence=0.99).notes
     assert note.startswith("gap: the 99% intervals are infinite, since they need 99 labelled")
     for refused in (1.0, 90.0, float("nan")):
-        with pytest.raises(ValueError, match=rf"between 0 and 1, {refused} came"):
+        with pytest.raises(ValueError, match=f"got confidence={refused}, expected"):
             predict_file(model, source, tmp_path / "other.parquet", confidence=refused)
     source.write_text("smiles,nearest\nC,\n")
-    with pytest.raises(ValueError, match="has a column 'nearest' already"):
+    with pytest.raises(ValueError, match="already has a column 'nearest'"):
         predict_file(model, source, tmp_path / "other.parquet")
     assert not (tmp_path / "other.parquet").exists()

@@ -12,10 +12,10 @@ from rich.console import Console
 
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import HeadsConfig
-from moleblend.pretraining.callbacks import judged_at
 from moleblend.pretraining.config import PretrainConfig, ScheduleConfig
 from moleblend.pretraining.csv_log import append, cut_after
-from moleblend.pretraining.validation import Score, score_table
+from moleblend.pretraining.guards import warning_step
+from moleblend.pretraining.validation import Score, read_scores, read_validations, score_table
 from tests.helpers.pretraining import run
 
 TINY = EncoderConfig(width=8, ffn_width=8, n_layers=1, n_heads=2, n_kernels=4)
@@ -28,7 +28,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 @pytest.fixture
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
-    """Let the disk be full from the n-th time on that a file of a name reaches it."""
+    """Simulate a full disk from the n-th write of a file with this name on."""
 
     def fill(name: str, n: int) -> None:
         original, count = os.fsync, iter(range(1, 1000))
@@ -45,42 +45,42 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
 
 # Lines come every step, states at 2, 4 and 6, validations and models at 4 and 6.
 @pytest.mark.parametrize(
-    ("name", "n", "kept"),
+    ("name", "n", "last_state"),
     [
         ("log.csv", 1, "no state was saved yet"),
-        ("log.csv", 4, "state.ckpt is whole and has step 2, from which --resume goes on"),
-        ("validation.csv", 1, "state.ckpt is whole and has step 2, from which --resume goes on"),
-        ("model.safetensors", 1, "state.ckpt is whole and has step 2, from which"),
+        ("log.csv", 4, "--resume continues from step 2 ("),
+        ("validation.csv", 1, "--resume continues from step 2 ("),
+        ("model.safetensors", 1, "--resume continues from step 2 ("),
         (".state.ckpt", 1, "no state was saved yet"),
-        (".state.ckpt", 3, "state.ckpt is whole and has step 2, from which --resume goes on"),
-        (".state.ckpt", 4, "state.before.ckpt is whole and has step 2, from which"),
+        (".state.ckpt", 3, "--resume continues from step 2 ("),
+        (".state.ckpt", 4, "state.before.ckpt)"),
     ],
 )
-def test_a_full_disk_is_one_sentence_and_nothing_is_lost(
+def test_a_full_disk_is_reported_and_nothing_is_lost(
     config: PretrainConfig,
     full_disk: Callable[[str, int], None],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     name: str,
     n: int,
-    kept: str,
+    last_state: str,
 ) -> None:
     full_disk(name, n)
     with pytest.raises(OSError, match=r"cannot be written \(No space left on device\); ") as caught:
         run(config)
-    told = str(caught.value)
-    assert told.startswith(f"{Path(config.out) / name.removeprefix('.')}: ")
-    assert kept in told
+    message = str(caught.value)
+    assert message.startswith(f"{Path(config.out) / name.removeprefix('.')}: ")
+    assert last_state in message
     assert not list(Path(config.out).glob(".*"))  # nothing half-written
     monkeypatch.undo()
     run(config, resume=True)
-    whole = replace(config, out=str(tmp_path / "whole"))
-    run(whole)
+    uninterrupted = replace(config, out=str(tmp_path / "uninterrupted"))
+    run(uninterrupted)
     for table in ("log.csv", "validation.csv"):
-        resumed, unbroken = (rows_of(Path(c.out) / table) for c in (config, whole))
-        for row in (*resumed, *unbroken):
+        resumed, expected = (rows_of(Path(c.out) / table) for c in (config, uninterrupted))
+        for row in (*resumed, *expected):
             row.pop("molecules_per_s", None)
-        assert resumed == unbroken
+        assert resumed == expected
 
 
 def test_rows_are_appended_all_or_not_at_all(tmp_path: Path) -> None:
@@ -115,12 +115,12 @@ def test_a_log_is_cut_to_a_step(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("steps", "warmup", "step"), [(800, 50, 210), (20_000, 1_000, 2_000), (300, 20, 120)]
 )
-def test_when_a_view_is_judged(steps: int, warmup: int, step: int) -> None:
-    assert judged_at(ScheduleConfig(steps=steps, warmup_steps=warmup)) == step
+def test_the_step_of_the_warning(steps: int, warmup: int, step: int) -> None:
+    assert warning_step(ScheduleConfig(steps=steps, warmup_steps=warmup)) == step
 
 
 @pytest.mark.parametrize(("learning_rate", "is_warned"), [(1e-9, True), (3e-3, False)])
-def test_a_view_that_is_not_learnt_is_named_once(
+def test_a_view_that_is_not_learned_is_named_once(
     config: PretrainConfig, learning_rate: float, is_warned: bool
 ) -> None:
     schedule = ScheduleConfig(
@@ -132,20 +132,21 @@ def test_a_view_that_is_not_learnt_is_named_once(
         heads=HeadsConfig(rank=8),
         schedule=schedule,
     )
-    told = run(replace(large, log_every=20, save_every=101, validate_every=101))
-    warnings = [line for line in told.splitlines() if line.startswith("warning")]
+    output = run(replace(large, log_every=20, save_every=101, validate_every=101))
+    warnings = [line for line in output.splitlines() if line.startswith("warning")]
     if is_warned:
         # lengths of 1 to 6 bonds; all bonds are alike, so that there is nothing to learn of them
-        (sentence,) = warnings
-        assert "warning at step 100: the loss of path_length is " in sentence
-        assert ", and a constant guess has 1." in sentence
-        assert "bonds" not in sentence
-        assert "at a learning rate of 1e-09" in sentence
+        (message,) = warnings
+        assert message.startswith("warning at step 100: these losses are not below")
+        assert "path_length " in message
+        assert "(constant baseline 1." in message
+        assert "bonds" not in message
+        assert "the learning rate is 1e-09" in message
     else:
         assert warnings == []
 
 
-def test_every_start_is_noted(
+def test_every_start_is_recorded(
     config: PretrainConfig,
     full_disk: Callable[[str, int], None],
     monkeypatch: pytest.MonkeyPatch,
@@ -161,7 +162,7 @@ def test_every_start_is_noted(
         assert all(start[name] for start in starts)
 
 
-def test_validations_are_said_in_a_small_table() -> None:
+def test_a_validation_is_shown_as_a_table() -> None:
     scores = [
         Score("path_length", "visible", "accuracy", 0.9876, 0.5, 10),
         Score("path_length", "modality hidden", "accuracy", 0.75, 0.25, 10),
@@ -174,3 +175,22 @@ def test_validations_are_said_in_a_small_table() -> None:
     assert lines[1] == ["visible", "hidden", "modality", "hidden"]
     assert lines[2] == ["path_length", "(accuracy)", "0.988", "(0.500)", "–", "0.750", "(0.250)"]
     assert lines[3] == ["direction", "(cosine)", "–", "0.125", "–"]
+
+
+@pytest.mark.parametrize("column", ["lookup_baseline", "trivial"])  # the latter until 2026-11
+def test_validations_are_read_with_today_and_former_columns(tmp_path: Path, column: str) -> None:
+    (tmp_path / "validation.csv").write_text(
+        f"step,view,shown,metric,value,{column},n\n"
+        "2,bonds,hidden,accuracy,0.5,0.25,9\n4,bonds,hidden,accuracy,0.75,,9\n"
+    )
+    first = Score("bonds", "hidden", "accuracy", 0.5, 0.25, 9)
+    last = Score("bonds", "hidden", "accuracy", 0.75, None, 9)
+    assert read_validations(tmp_path / "validation.csv") == {2: [first], 4: [last]}
+    assert read_scores(tmp_path) == [last]
+
+
+def test_a_run_without_a_validation_has_no_scores_to_read(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"validation\.csv: there is no such file"):
+        read_scores(tmp_path)
+    (tmp_path / "validation.csv").touch()
+    assert read_scores(tmp_path) == []

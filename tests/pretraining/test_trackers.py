@@ -12,12 +12,12 @@ from tests.helpers.pretraining import run
 
 
 class Remembering(Logger):
-    """Stands for a logger of Lightning whose package may not be installed."""
+    """Replaces a logger of Lightning whose package may not be installed."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__()
         self.given, self.named = given, named
-        self.told: dict[str, Any] = {}
+        self.hyperparams: dict[str, Any] = {}
         self.logged: list[tuple[int | None, set[str]]] = []
         OPENED.append(self)
 
@@ -27,7 +27,7 @@ class Remembering(Logger):
         self.logged.append((step, set(metrics)))
 
     def log_hyperparams(self, params: dict[str, Any], *_, **__) -> None:
-        self.told.update(params)
+        self.hyperparams.update(params)
 
 
 OPENED: list[Remembering] = []
@@ -76,13 +76,13 @@ def test_nothing_is_sent_anywhere_unless_it_is_named(
     require_trackers(replace(config, log_to=("wandb", "mlflow")))
     opened = open_trackers(replace(config, log_to=("wandb", "mlflow")), 0)
     assert [type(tracker).__name__ for tracker in opened] == ["WandbLogger", "MLFlowLogger"]
-    assert all(tracker.told["schedule"]["steps"] == 6 for tracker in OPENED)
+    assert all(tracker.hyperparams["schedule"]["steps"] == 6 for tracker in OPENED)
 
 
 @pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
 def test_a_named_one_that_is_missing_is_one_sentence(config: PretrainConfig, name: Any) -> None:
-    told = f"log_to names {name}, which is not installed: pip install {name}"
-    with pytest.raises(ValueError, match=told):
+    message = f"log_to: {name} is not installed: pip install {name}"
+    with pytest.raises(ValueError, match=message):
         run(replace(config, log_to=(name,)))
     assert not Path(config.out).exists()

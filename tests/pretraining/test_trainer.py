@@ -60,7 +60,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> MoleculeStore:
 
 @pytest.fixture(scope="module")
 def config(store: MoleculeStore, tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
-    """Without dropout, the only chance that depends on how a step is shared out."""
+    """Without dropout, the only random draw that depends on the micro-batches."""
     return PretrainConfig(
         data=str(store.path),
         out=str(tmp_path_factory.mktemp("runs") / "alone"),
@@ -94,8 +94,8 @@ def alone(config: PretrainConfig) -> PretrainConfig:
 
 
 def flags(config: PretrainConfig) -> list[str]:
-    """Say a configuration as flags."""
-    told = []
+    """Command-line flags of a configuration."""
+    arguments = []
     for name, value in to_dict(config).items():
         inner = value.items() if isinstance(value, dict) else [("", value)]
         for key, one in inner:
@@ -103,21 +103,21 @@ def flags(config: PretrainConfig) -> list[str]:
                 continue
             flag = f"--{name}.{key}".rstrip(".").replace("_", "-")
             if isinstance(one, bool):
-                told.append(flag if one else flag.replace("--", "--no-"))
+                arguments.append(flag if one else flag.replace("--", "--no-"))
             else:
                 listed = one if isinstance(one, (list, tuple)) else [one]
-                told += [flag, *map(str, listed)]
-    return told
+                arguments += [flag, *map(str, listed)]
+    return arguments
 
 
 def torchrun(
-    config: PretrainConfig, *more: str, first: str = "", n: int = 2
+    config: PretrainConfig, *more: str, patch: str = "", n: int = 2
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command in `n` processes; `first` is Python that each of them does before."""
+    """Run the command in `n` processes; `patch` is Python code that each of them runs before."""
     program = Path(config.out).with_name("program.py")
     program.write_text(
         f"import os, signal, sys\nfrom moleblend.cli import main as cli\n"
-        f"from moleblend.pretraining import callbacks as journal, pretrain\n{first}\n"
+        f"from moleblend.pretraining import callbacks, pretrain\n{patch}\n"
         "if __name__ == '__main__':\n    sys.exit(cli.main())\n"
     )
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n))
@@ -150,7 +150,7 @@ def assert_same_run(ours: PretrainConfig, other: PretrainConfig) -> None:
     """Up to float32 rounding: losses of each step to 1e-5, weights after the last to 1e-3.
 
     Adam divides by the size of a gradient, so weights whose gradient is hardly more than rounding
-    move apart by more than the losses tell.
+    differ by more than the losses.
     """
     assert [row["step"] for row in rows_of(ours)] == [str(k) for k in range(1, 13)]
     np.testing.assert_allclose(numbers(ours), numbers(other), rtol=1e-5, atol=1e-6)
@@ -163,10 +163,12 @@ def test_two_processes_train_as_one_does(alone: PretrainConfig) -> None:
     done = torchrun(both)
     assert done.returncode == 0, done.stderr[-2000:]
     assert_same_run(both, alone)
-    told = done.stdout + done.stderr
-    assert told.count("step 12 ") == 1  # the first process alone speaks
+    output = done.stdout + done.stderr
+    assert output.count("step 12 ") == 1  # only the first process prints
     assert json.loads((Path(both.out) / "config.json").read_text())["n_processes"] == 2
-    with pytest.raises(ValueError, match="as it began, with 2 processes, but there are 1; dropout"):
+    with pytest.raises(
+        ValueError, match="got 1 processes, but the run was started with 2; dropout"
+    ):
         run(replace(both, devices=1), resume=True)
 
 
@@ -178,12 +180,12 @@ def test_micro_batches_train_as_the_whole_batch_does(
 
 
 KILLED = """
-on_batch_end = journal.TrainingCallback.on_train_batch_end
-def killed(self, trainer, *rest):
+on_batch_end = callbacks.TrainingCallback.on_train_batch_end
+def kill(self, trainer, *rest):
     on_batch_end(self, trainer, *rest)
     if trainer.global_step == 7 and trainer.global_rank == 1:
         os._exit(9)
-journal.TrainingCallback.on_train_batch_end = killed
+callbacks.TrainingCallback.on_train_batch_end = kill
 """
 PRESSED = """
 predict, n_calls = pretrain.blend_then_predict, iter(range(1, 100))
@@ -196,26 +198,26 @@ pretrain.blend_then_predict = pressed
 
 
 def test_killed_and_interrupted_processes_resume_to_the_last_digit(config: PretrainConfig) -> None:
-    whole = with_dropout(elsewhere(config, "whole", devices=2))
-    assert torchrun(whole).returncode == 0
-    broken = elsewhere(whole, "broken")
-    assert torchrun(broken, first=KILLED).returncode != 0
-    stopped = torchrun(broken, "--resume", first=PRESSED)
+    uninterrupted = with_dropout(elsewhere(config, "uninterrupted", devices=2))
+    assert torchrun(uninterrupted).returncode == 0
+    killed = elsewhere(uninterrupted, "killed")
+    assert torchrun(killed, patch=KILLED).returncode != 0
+    stopped = torchrun(killed, "--resume", patch=PRESSED)
     assert "resumed at step 5" in stopped.stderr
-    assert "stopped after step 8, which is saved" in stopped.stderr
-    done = torchrun(broken, "--resume")
+    assert "stopped after step 8; the state is saved" in stopped.stderr
+    done = torchrun(killed, "--resume")
     assert "resumed at step 8" in done.stderr
-    assert rows_of(broken) == rows_of(whole)
-    assert rows_of(broken, "validation.csv") == rows_of(whole, "validation.csv")
-    ours, unbroken = weights(broken), weights(whole)
-    assert all(torch.equal(ours[name], unbroken[name]) for name in unbroken)
+    assert rows_of(killed) == rows_of(uninterrupted)
+    assert rows_of(killed, "validation.csv") == rows_of(uninterrupted, "validation.csv")
+    ours, expected = weights(killed), weights(uninterrupted)
+    assert all(torch.equal(ours[name], expected[name]) for name in expected)
 
 
 def test_an_occupied_folder_is_refused_by_all_processes(alone: PretrainConfig) -> None:
     before = {path: path.read_bytes() for path in Path(alone.out).iterdir()}
     done = torchrun(replace(alone, devices=2))
     assert done.returncode != 0
-    assert "holds a run already" in done.stderr
+    assert "already contains a run" in done.stderr
     assert {path: path.read_bytes() for path in Path(alone.out).iterdir()} == before
 
 
@@ -226,12 +228,17 @@ def test_slurm_and_lightning_start_processes_too(alone: PretrainConfig) -> None:
     """What torchrun does, SLURM's variables do, and Lightning itself without either."""
     command = [sys.executable, "-m", "moleblend.cli.main", "pretrain"]
     here = {**os.environ, "OMP_NUM_THREADS": "1"}
-    told = {**here, **SLURM, "SLURM_NODELIST": "localhost", "SLURM_NTASKS_PER_NODE": "2"}
+    environment = {**here, **SLURM, "SLURM_NODELIST": "localhost", "SLURM_NTASKS_PER_NODE": "2"}
     by_slurm, by_lightning = (elsewhere(alone, name, devices=2) for name in ("slurm", "lightning"))
     tasks = [
         subprocess.Popen(
             [*command, *flags(by_slurm)],
-            env={**told, "SLURM_PROCID": str(k), "SLURM_LOCALID": str(k), "SLURM_NODEID": "0"},
+            env={
+                **environment,
+                "SLURM_PROCID": str(k),
+                "SLURM_LOCALID": str(k),
+                "SLURM_NODEID": "0",
+            },
             stderr=subprocess.DEVNULL,
         )
         for k in range(2)
@@ -244,7 +251,7 @@ def test_slurm_and_lightning_start_processes_too(alone: PretrainConfig) -> None:
 
 @pytest.mark.parametrize("how", ["similar", "random"])
 @pytest.mark.parametrize(("n_ranks", "accumulate"), [(2, 1), (3, 2), (1, 4)])
-def test_every_molecule_once_per_epoch_over_all_shares(
+def test_every_molecule_once_per_epoch_over_all_micro_batches(
     store: MoleculeStore, config: PretrainConfig, how: Any, n_ranks: int, accumulate: int
 ) -> None:
     schedule = replace(config.schedule, batches=how)
@@ -252,50 +259,52 @@ def test_every_molecule_once_per_epoch_over_all_shares(
     rows = np.arange(19, 60)
     ranks = [StepDataset(store, rows, config, rank, n_ranks) for rank in range(n_ranks)]
     seen = [
-        batches.rows_of(step)[place]
+        dataset.rows_of(step)[position]
         for step in range(5)
-        for batches in ranks
-        for places in batches.places_of(step)
-        for place in places
+        for dataset in ranks
+        for positions in dataset.positions_of(step)
+        for position in positions
     ]
     assert sorted(seen) == rows.tolist()
     for step in range(5):
-        sizes = [sum(map(len, batches.places_of(step))) for batches in ranks]
+        sizes = [sum(map(len, dataset.positions_of(step))) for dataset in ranks]
         assert max(sizes) - min(sizes) <= accumulate
-        assert all(len(batches.places_of(step)) == accumulate for batches in ranks)
+        assert all(len(dataset.positions_of(step)) == accumulate for dataset in ranks)
 
 
-def shares_of(
+def micro_batches_of(
     store: MoleculeStore, config: PretrainConfig, step: int, n_ranks: int, accumulate: int
 ) -> list[tuple[MicroBatch, np.ndarray]]:
     config, rows = replace(config, accumulate=accumulate), np.arange(60)
     ranks = [StepDataset(store, rows, config, rank, n_ranks) for rank in range(n_ranks)]
     return [
         pair
-        for batches in ranks
-        for pair in zip(batches[step], batches.places_of(step), strict=True)
+        for dataset in ranks
+        for pair in zip(dataset[step], dataset.positions_of(step), strict=True)
     ]
 
 
 @pytest.mark.parametrize("draw", ["molecule", "batch"])
-def test_what_is_drawn_for_a_molecule_depends_on_its_place_alone(
+def test_random_draws_of_a_molecule_depend_on_its_position_alone(
     store: MoleculeStore, config: PretrainConfig, draw: Any
 ) -> None:
     config = replace(config, blend=BlendConfig(draw=draw))
-    [(whole, order)] = shares_of(store, config, 2, 1, 1)
-    for share, places in shares_of(store, config, 2, 2, 2):
-        n = share.batch.is_atom.shape[1]
-        for row, place in enumerate(places):
-            there = order.tolist().index(place)
-            k = int(share.batch.is_atom[row].sum())
-            assert torch.equal(share.batch.positions[row], whole.batch.positions[there, :n])
-            assert torch.equal(share.blend.noise[row], whole.blend.noise[there, :n])
-            assert torch.equal(share.blend.atoms[row, :k], whole.blend.atoms[there, :k])
-            assert torch.equal(share.blend.pairs[row, :k, :k], whole.blend.pairs[there, :k, :k])
-    assert whole.blend.noise.any()
+    [(complete, order)] = micro_batches_of(store, config, 2, 1, 1)
+    for one, positions in micro_batches_of(store, config, 2, 2, 2):
+        n = one.batch.is_atom.shape[1]
+        for row, position in enumerate(positions):
+            there = order.tolist().index(position)
+            k = int(one.batch.is_atom[row].sum())
+            assert torch.equal(one.batch.positions[row], complete.batch.positions[there, :n])
+            assert torch.equal(one.blend.noise[row], complete.blend.noise[there, :n])
+            assert torch.equal(one.blend.atoms[row, :k], complete.blend.atoms[there, :k])
+            assert torch.equal(one.blend.pairs[row, :k, :k], complete.blend.pairs[there, :k, :k])
+    assert complete.blend.noise.any()
 
 
-def test_conformers_are_drawn_evenly_and_by_place(tmp_path: Path, config: PretrainConfig) -> None:
+def test_conformers_are_drawn_evenly_and_by_position(
+    tmp_path: Path, config: PretrainConfig
+) -> None:
     [molecule] = [m for m in qm9(8) if m.n_atoms > 4][:1]
     many = replace(molecule, positions=np.stack([molecule.positions[0] + k for k in range(4)]))
     write_store([many] * 60, tmp_path / "many.arrow", features="cip-1")
@@ -305,12 +314,12 @@ def test_conformers_are_drawn_evenly_and_by_place(tmp_path: Path, config: Pretra
     for n_ranks in (1, 2):
         drawn[n_ranks] = []
         for step in range(6):
-            by_place = {
-                int(place): round(float(share.batch.positions[row, 0, 0] - shift))
-                for share, places in shares_of(store, config, step, n_ranks, 1)
-                for row, place in enumerate(places)
+            by_position = {
+                int(position): round(float(one.batch.positions[row, 0, 0] - shift))
+                for one, positions in micro_batches_of(store, config, step, n_ranks, 1)
+                for row, position in enumerate(positions)
             }
-            drawn[n_ranks] += [by_place[place] for place in sorted(by_place)]
+            drawn[n_ranks] += [by_position[position] for position in sorted(by_position)]
     assert drawn[1] == drawn[2]
     assert set(drawn[1]) == {0, 1, 2, 3}
 
@@ -327,54 +336,58 @@ def test_conformers_are_drawn_evenly_and_by_place(tmp_path: Path, config: Pretra
     ],
     ids=["default", "with descriptors", "published"],
 )
-def test_losses_and_gradients_of_shares_add_up(
+def test_losses_and_gradients_of_micro_batches_add_up(
     store: MoleculeStore, config: PretrainConfig, heads: HeadsConfig, objective: ObjectiveConfig
 ) -> None:
-    """Each part over its own denominator: to 1e-5 of the largest gradient of a weight."""
+    """Each loss has its own denominator: to 1e-5 of the largest gradient of a weight."""
     torch.manual_seed(0)
     model = Model(ModelConfig(encoder=TINY, heads=heads))
     config = replace(config, heads=heads, objective=objective)
 
-    def gradients(shares: list[MicroBatch]) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
-        own = [share for share in shares if share.is_own]
-        pieces = [denominators(s.batch, s.blend, objective, heads) for s in own]
-        joined = torch.stack(pieces).sum(0) if len(shares) > 1 else None
+    def gradients(ones: list[MicroBatch]) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+        counted = [one for one in ones if one.is_counted]
+        counts = [denominators(one.batch, one.blend, objective, heads) for one in counted]
+        total = torch.stack(counts).sum(0) if len(ones) > 1 else None
         model.zero_grad()
-        parts: dict[str, float] = {}
-        for share in own:
-            loss = blend_then_predict(model, share.batch, share.blend, objective, joined)
+        losses: dict[str, float] = {}
+        for one in counted:
+            loss = blend_then_predict(model, one.batch, one.blend, objective, total)
             loss.total.backward()
-            for name, part in loss.parts.items():
-                parts[name] = parts.get(name, 0.0) + part.item()
+            for name, value in loss.terms.items():
+                losses[name] = losses.get(name, 0.0) + value.item()
         named = model.named_parameters()
-        return parts, {k: p.grad.clone() for k, p in named if p.grad is not None}
+        return losses, {k: p.grad.clone() for k, p in named if p.grad is not None}
 
-    whole_parts, whole = gradients([share for share, _ in shares_of(store, config, 1, 1, 1)])
-    parts, added = gradients([share for share, _ in shares_of(store, config, 1, 3, 2)])
-    assert parts == pytest.approx(whole_parts, rel=1e-5)
-    assert added.keys() == whole.keys()
-    for name, gradient in whole.items():
+    complete_losses, complete = gradients(
+        [one for one, _ in micro_batches_of(store, config, 1, 1, 1)]
+    )
+    losses, added = gradients([one for one, _ in micro_batches_of(store, config, 1, 3, 2)])
+    assert losses == pytest.approx(complete_losses, rel=1e-5)
+    assert added.keys() == complete.keys()
+    for name, gradient in complete.items():
         scale = gradient.abs().max().item()
         torch.testing.assert_close(added[name], gradient, rtol=0, atol=1e-5 * scale + 1e-8)
 
 
-def test_a_borrowed_molecule_does_not_count(store: MoleculeStore, config: PretrainConfig) -> None:
-    one = replace(config, schedule=replace(config.schedule, batch_size=1))
-    own, borrowed = (share for share, _ in shares_of(store, one, 0, 2, 1))
-    assert (own.is_own, borrowed.is_own) == (True, False)
-    assert own.scored is not None
-    assert borrowed.scored is not None
-    assert own.scored.any()
-    assert not borrowed.scored.any()
+def test_a_repeated_molecule_does_not_count(store: MoleculeStore, config: PretrainConfig) -> None:
+    single = replace(config, schedule=replace(config.schedule, batch_size=1))
+    counted, repeated = (one for one, _ in micro_batches_of(store, single, 0, 2, 1))
+    assert (counted.is_counted, repeated.is_counted) == (True, False)
+    assert counted.denominators is not None
+    assert repeated.denominators is not None
+    assert counted.denominators.any()
+    assert not repeated.denominators.any()
 
 
-def test_the_loader_has_all_shares_of_the_steps_to_do(
+def test_the_loader_has_all_micro_batches_of_the_remaining_steps(
     store: MoleculeStore, config: PretrainConfig
 ) -> None:
     config = replace(config, accumulate=3)
     loader = StepLoader(StepDataset(store, np.arange(60), config), range(10, 12), config)
-    assert [share.ends_step for share in loader] == 2 * [False, False, True]
-    assert len(loader) == 36  # of the whole run, which Lightning counts on from the tenth step
+    assert [one.ends_step for one in loader] == 2 * [False, False, True]
+    assert (
+        len(loader) == 36
+    )  # of the complete run, because Lightning continues to count from the tenth step
 
 
 def test_bf16_and_fp16_are_near_float32(store: MoleculeStore, config: PretrainConfig) -> None:
@@ -382,23 +395,23 @@ def test_bf16_and_fp16_are_near_float32(store: MoleculeStore, config: PretrainCo
     torch.manual_seed(0)
     wide = replace(TINY, width=64, ffn_width=64, n_layers=3, n_heads=4, n_kernels=32)
     model = Model(ModelConfig(encoder=wide, heads=HeadsConfig(rank=16, denoising_dropout=0.0)))
-    [(share, _)] = shares_of(store, config, 0, 1, 1)
+    [(one, _)] = micro_batches_of(store, config, 0, 1, 1)
 
     def step(dtype: torch.dtype | None) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         model.zero_grad()
         with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-            loss = blend_then_predict(model, share.batch, share.blend, config.objective)
+            loss = blend_then_predict(model, one.batch, one.blend, config.objective)
         loss.total.backward()
         grads = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
-        return loss.parts, torch.cat(grads)
+        return loss.terms, torch.cat(grads)
 
     exact, gradient = step(None)
     for dtype, tolerance in ((torch.bfloat16, 0.05), (torch.float16, 0.01)):
         losses, near = step(dtype)
-        assert {part.dtype for part in losses.values()} == {near.dtype} == {torch.float32}
-        for name, part in losses.items():
-            assert part.item() == pytest.approx(exact[name].item(), rel=5e-3)
-            assert part.item() != exact[name].item()
+        assert {value.dtype for value in losses.values()} == {near.dtype} == {torch.float32}
+        for name, value in losses.items():
+            assert value.item() == pytest.approx(exact[name].item(), rel=5e-3)
+            assert value.item() != exact[name].item()
         assert 0 < (near - gradient).norm() < tolerance * gradient.norm()
 
 
@@ -428,17 +441,19 @@ def test_runs_in_half_precision_learn_and_resume_to_the_last_digit(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(devices, "MixedPrecision", quick)
-        whole = run(with_dropout(elsewhere(config, f"whole {precision}", **changed)))
-        broken = elsewhere(whole, f"broken {precision}")
+        uninterrupted = run(
+            with_dropout(elsewhere(config, f"uninterrupted {precision}", **changed))
+        )
+        killed = elsewhere(uninterrupted, f"killed {precision}")
         with pytest.MonkeyPatch.context() as breaking:
             breaking.setattr(pretrain, "blend_then_predict", failing(7))
             with pytest.raises(FloatingPointError):
-                run(broken)
-        run(broken, resume=True)
-    assert rows_of(broken) == rows_of(whole)
-    losses = [float(row["loss"]) for row in rows_of(whole)]
+                run(killed)
+        run(killed, resume=True)
+    assert rows_of(killed) == rows_of(uninterrupted)
+    losses = [float(row["loss"]) for row in rows_of(uninterrupted)]
     assert losses[-1] < losses[0]
-    state = torch.load(Path(whole.out) / "state.ckpt", weights_only=True)
+    state = torch.load(Path(uninterrupted.out) / "state.ckpt", weights_only=True)
     if precision == "fp16":
         assert state["MixedPrecision"]["scale"] == 256.0 * 2**4
 
@@ -465,7 +480,7 @@ def test_compiled_training_gives_the_same_losses(alone: PretrainConfig) -> None:
 
 
 def test_fsdp_is_set_up_for_float32_weights_layer_by_layer() -> None:
-    strategy = devices.shared_out()
+    strategy = devices.fsdp_strategy()
     assert strategy.sharding_strategy is ShardingStrategy.FULL_SHARD
     assert strategy._state_dict_type == "full"
     assert strategy.mixed_precision is not None
@@ -476,7 +491,7 @@ def test_fsdp_is_set_up_for_float32_weights_layer_by_layer() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_fsdp_without_a_gpu_is_refused(config: PretrainConfig) -> None:
-    with pytest.raises(ValueError, match="strategy fsdp needs GPUs"):
+    with pytest.raises(ValueError, match="got strategy=fsdp, which needs GPUs"):
         run(elsewhere(config, "fsdp", strategy="fsdp"))
     assert not Path(config.out).with_name("fsdp").exists()
 
@@ -484,10 +499,10 @@ def test_fsdp_without_a_gpu_is_refused(config: PretrainConfig) -> None:
 def test_devices_are_a_number_or_auto() -> None:
     assert from_dict(PretrainConfig, {"devices": "auto"}, "recipe").devices == "auto"
     assert from_dict(PretrainConfig, {"devices": 4}, "recipe").devices == 4
-    with pytest.raises(ValueError, match="devices: a whole number or 'auto' was expected, 'all'"):
+    with pytest.raises(ValueError, match="devices: got 'all', expected an integer or 'auto'"):
         from_dict(PretrainConfig, {"devices": "all"}, "recipe")
     for name in ("devices", "nodes", "accumulate"):
-        with pytest.raises(ValueError, match=f"{name} must be at least 1, 0 came"):
+        with pytest.raises(ValueError, match=f"got {name}=0, expected at least 1"):
             PretrainConfig(**{name: 0})
     trainer = devices.make_trainer(PretrainConfig(device="cpu", devices="auto"))
     assert trainer.world_size == 1

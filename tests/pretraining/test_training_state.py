@@ -14,9 +14,9 @@ from moleblend.pretraining.training_state import (
     BEFORE,
     LAST,
     AtomicCheckpointIO,
+    describe_last_state,
     find_state,
-    kept_state,
-    settle_state,
+    make_last,
 )
 
 
@@ -30,7 +30,7 @@ def save(folder: Path, *steps: int) -> None:
         AtomicCheckpointIO().save_checkpoint(content(step), folder / LAST)
 
 
-def found(folder: Path) -> tuple[str, int] | None:
+def last_state(folder: Path) -> tuple[str, int] | None:
     state, _ = find_state(folder)
     return state and (state.path.name, state.step)
 
@@ -49,7 +49,7 @@ def largest_file(size: int) -> Iterator[None]:
 def test_the_last_two_states_are_kept(tmp_path):
     assert find_state(tmp_path) == (None, [])
     save(tmp_path, 5)
-    assert found(tmp_path) == (LAST, 5)
+    assert last_state(tmp_path) == (LAST, 5)
     save(tmp_path, 10, 15)
     assert {path.name for path in tmp_path.iterdir()} == {LAST, BEFORE}
     steps = [torch.load(tmp_path / name)["global_step"] for name in (BEFORE, LAST)]
@@ -69,40 +69,40 @@ def test_a_kill_between_the_two_renames_leaves_one(tmp_path, monkeypatch):
         patch.setattr(Path, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
             save(tmp_path, 10)
-    assert found(tmp_path) == (BEFORE, 5)
+    assert last_state(tmp_path) == (BEFORE, 5)
     assert [path.name for path in tmp_path.iterdir()] == [BEFORE]
 
 
-def test_whatever_byte_is_spoilt_is_found_or_harmless(tmp_path):
+def test_any_corrupt_byte_is_detected_or_harmless(tmp_path):
     save(tmp_path, 5)
     path, good = tmp_path / LAST, content(5)
-    whole = path.read_bytes()
-    n_found = 0
-    for place in random.Random(0).sample(range(len(whole)), 300):
-        spoilt = bytearray(whole)
-        spoilt[place] ^= 1 << place % 8
-        path.write_bytes(spoilt)
+    complete = path.read_bytes()
+    n_detected = 0
+    for position in random.Random(0).sample(range(len(complete)), 300):
+        corrupt = bytearray(complete)
+        corrupt[position] ^= 1 << position % 8
+        path.write_bytes(corrupt)
         try:
-            assert found(tmp_path) == (LAST, 5)
+            assert last_state(tmp_path) == (LAST, 5)
         except ValueError:
-            n_found += 1
+            n_detected += 1
         else:  # padding
             assert torch.equal(torch.load(path)["weights"], good["weights"])
-    assert n_found > 250  # of 9,700 bytes, 8,000 are weights
+    assert n_detected > 250  # of 9,700 bytes, 8,000 are weights
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, 5_000])
-def test_a_truncated_state_is_passed_over(tmp_path, size):
+def test_a_truncated_state_is_skipped(tmp_path, size):
     save(tmp_path, 5, 10)
     os.truncate(tmp_path / LAST, size)
     state, damaged = find_state(tmp_path)
     assert state == states.SavedState(tmp_path / BEFORE, 5)
-    assert [sentence.split(": ")[0] for sentence in damaged] == [str(tmp_path / LAST)]
+    assert [message.split(": ")[0] for message in damaged] == [str(tmp_path / LAST)]
 
 
 def test_something_else_is_no_state(tmp_path):
     torch.save({"weights": torch.zeros(3)}, tmp_path / LAST)
-    with pytest.raises(ValueError, match=r"state\.ckpt: .*not the saved state of a run"):
+    with pytest.raises(ValueError, match=r"state\.ckpt: .*not a saved state of a run"):
         find_state(tmp_path)
 
 
@@ -111,10 +111,10 @@ def test_a_damaged_state_never_replaces_a_good_one(tmp_path):
     os.truncate(tmp_path / LAST, 100)
     state, _ = find_state(tmp_path)
     assert state is not None
-    settle_state(state, tmp_path)
+    make_last(state, tmp_path)
     save(tmp_path, 15)
     os.truncate(tmp_path / LAST, 100)
-    assert found(tmp_path) == (BEFORE, 5)
+    assert last_state(tmp_path) == (BEFORE, 5)
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path):
@@ -125,15 +125,21 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_what_is_kept_is_said(tmp_path):
-    assert kept_state(tmp_path) == "no state was saved yet"
+def test_the_last_state_is_described(tmp_path):
+    assert describe_last_state(tmp_path) == "no state was saved yet"
     save(tmp_path, 5, 1_000)
-    assert kept_state(tmp_path).endswith(
-        "state.ckpt is whole and has step 1,000, from which --resume goes on"
-    )
+    text = f"--resume continues from step 1,000 ({tmp_path / LAST})"
+    assert describe_last_state(tmp_path) == text
     os.truncate(tmp_path / LAST, 100)
-    assert kept_state(tmp_path).endswith(
-        "state.before.ckpt is whole and has step 5, from which --resume goes on"
-    )
+    text = f"--resume continues from step 5 ({tmp_path / BEFORE})"
+    assert describe_last_state(tmp_path) == text
     os.truncate(tmp_path / BEFORE, 100)
-    assert "no other state is there" in kept_state(tmp_path)
+    assert "there is no other state" in describe_last_state(tmp_path)
+
+
+def test_the_former_name_of_the_callback_is_read(tmp_path):
+    state = content(5) | {"callbacks": {"Journal": {"sums": {"loss": 1.0}, "n_summed": 1}}}
+    AtomicCheckpointIO().save_checkpoint(state, tmp_path / LAST)
+    loaded = AtomicCheckpointIO().load_checkpoint(tmp_path / LAST, weights_only=True)
+    assert loaded["callbacks"] == {"TrainingCallback": {"sums": {"loss": 1.0}, "n_summed": 1}}
+    assert loaded["global_step"] == 5

@@ -15,8 +15,8 @@ from moleblend.model.functional import pair_vectors
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig, ViewPredictions
 from moleblend.model.objectives import bond_classes, path_classes
 from moleblend.model.relations import relate
-from moleblend.pretraining.data_loader import batch_of
-from moleblend.pretraining.validation import SHOWN, score_views
+from moleblend.pretraining.data_loader import collate_for_heads
+from moleblend.pretraining.validation import SHOWN_AS, score_views
 
 ENCODER = EncoderConfig(width=16, ffn_width=24, n_layers=1, n_heads=4, n_kernels=8)
 HEADS = {"distance": HeadsConfig(rank=4), "direction": replace(HeadsConfig.published(), rank=4)}
@@ -55,7 +55,7 @@ def truth(batch, heads):
 
 
 class Doctored(Model):
-    """Answers what it is told to, and remembers the blends that it was shown."""
+    """Predicts what a function returns, and records the blends."""
 
     def __init__(self, heads, answer):
         super().__init__(ModelConfig(encoder=ENCODER, heads=heads))
@@ -80,7 +80,9 @@ def test_the_truth_scores_best(heads):
     model = Doctored(heads, lambda batch, _: truth(batch, heads))
     scores = score_views(model, batches(), BlendConfig())
     views = ("path_length", "bonds", heads.geometry)
-    assert [(s.view, s.shown) for s in scores] == [(view, how) for view in views for how in SHOWN]
+    assert [(s.view, s.shown) for s in scores] == [
+        (view, how) for view in views for how in SHOWN_AS
+    ]
     for score in scores:
         metric = {"distance": "MAE", "direction": "cosine"}.get(score.view, "accuracy")
         assert score.metric == metric
@@ -109,9 +111,9 @@ def test_a_model_that_only_copies_scores_where_the_answer_is_visible_and_nowhere
 
 
 def test_what_is_shown(heads):
-    """Blended, but none whole; then all of 2D; then all of 3D and nothing of 2D; never noise."""
+    """Blended; then completely in 2D; then completely in 3D; never with noise."""
     model = Doctored(heads, lambda batch, _: truth(batch, heads))
-    score_views(model, batches(), BlendConfig(whole=(0.5, 0.5)))
+    score_views(model, batches(), BlendConfig(unblended=(0.5, 0.5)))
     shown = [model.blends[k::3] for k in range(3)]
     for batch, blended, flat, solid in zip(batches(), *shown, strict=True):
         assert (blended.pairs.sum(-1) == 1).all()
@@ -126,15 +128,15 @@ def test_what_is_shown(heads):
         assert not solid.noise.any()
 
 
-def looked_up(cases, answer):
-    """What the best table from key to answer gets."""
+def lookup_metric(cases, answer):
+    """Metric of the best lookup table from key to answer."""
     groups = defaultdict(list)
     for key, value in cases:
         groups[key].append(value)
     return sum(answer(np.array(values)) for values in groups.values()) / len(cases)
 
 
-def test_counts_and_trivial_answers_by_hand(heads):
+def test_counts_and_lookup_baselines_by_hand(heads):
     model = Doctored(heads, lambda batch, _: truth(batch, heads))
     scores = by_name(score_views(model, batches(), BlendConfig()))
     stereos = heads.bond_vocabulary[1]
@@ -159,20 +161,22 @@ def test_counts_and_trivial_answers_by_hand(heads):
                 cases["bonds"] += [((tenth, hop), kind) for hop, kind in kinds]
                 if length > 0:
                     cases["path_length"].append((tenth, min(length, 11)))
-    for view, told in cases.items():
+    for view, examples in cases.items():
         n = sum(scores[view, how].n for how in ("visible", "hidden"))
         assert n == n_blended[view]
         hidden = scores[view, "modality hidden"]
-        assert hidden.n == len(told)
+        assert hidden.n == len(examples)
         if view == "direction":
-            assert hidden.trivial is None
+            assert hidden.lookup_baseline is None
         elif view == "distance":
             # torch's median is the lower of two, which costs no more than the mean of both
-            best = looked_up(told, lambda values: np.abs(values - np.median(values)).sum())
-            assert hidden.trivial == pytest.approx(best, rel=1e-5)
+            best = lookup_metric(examples, lambda values: np.abs(values - np.median(values)).sum())
+            assert hidden.lookup_baseline == pytest.approx(best, rel=1e-5)
         else:
-            best = looked_up(told, lambda values: np.unique(values, return_counts=True)[1].max())
-            assert hidden.trivial == pytest.approx(best)
+            best = lookup_metric(
+                examples, lambda values: np.unique(values, return_counts=True)[1].max()
+            )
+            assert hidden.lookup_baseline == pytest.approx(best)
 
 
 def test_descriptors_are_scored_by_hand():
@@ -180,7 +184,7 @@ def test_descriptors_are_scored_by_hand():
     model = model_with(heads)
     described = torch.from_numpy(compute_descriptors([molecule.smiles for molecule in MOLECULES]))
     model.descriptor_head.fit(described)
-    given = [batch_of(MOLECULES[:3], heads), batch_of(MOLECULES[3:], heads)]
+    given = [collate_for_heads(MOLECULES[:3], heads), collate_for_heads(MOLECULES[3:], heads)]
     scores = by_name(score_views(model, given, BlendConfig()))
     for shown, views, is_scored in (
         ("visible", "2d", lambda _: True),
@@ -188,16 +192,16 @@ def test_descriptors_are_scored_by_hand():
     ):
         errors, squares = [], []
         for molecule in filter(is_scored, MOLECULES):
-            batch = batch_of([molecule], heads)
+            batch = collate_for_heads([molecule], heads)
             with torch.no_grad():
-                said = model.eval().predict_views(batch, show(batch, views)).descriptors[0]
-            right = model.descriptor_head.scaled(batch.described)[0]
+                predicted = model.eval().predict_views(batch, show(batch, views)).descriptors[0]
+            right = model.descriptor_head.scaled(batch.descriptors)[0]
             known = right.isfinite()
-            errors += ((said - right)[known] ** 2).tolist()
+            errors += ((predicted - right)[known] ** 2).tolist()
             squares += (right[known] ** 2).tolist()
-        found = scores["descriptors", shown]
-        assert (found.metric, found.trivial, found.n) == ("R2", None, len(errors))
-        assert found.value == pytest.approx(1 - sum(errors) / sum(squares), abs=1e-4)
+        score = scores["descriptors", shown]
+        assert (score.metric, score.lookup_baseline, score.n) == ("R2", None, len(errors))
+        assert score.value == pytest.approx(1 - sum(errors) / sum(squares), abs=1e-4)
     assert scores["descriptors", "hidden"].n == scores["descriptors", "visible"].n
 
 
@@ -210,14 +214,14 @@ def test_what_no_molecule_has_is_not_scored():
     assert score_views(model, [], BlendConfig()) == []
 
 
-def test_a_seed_repeats_and_chance_is_left_alone():
+def test_a_seed_repeats():
     model = model_with(HEADS["distance"])
     first, again, other = (score_views(model, batches(), BlendConfig(), k) for k in (0, 0, 1))
     assert first == again
     assert first != other
-    # what is shown whole is no matter of chance
-    whole = [by_name(scores)["distance", "modality hidden"] for scores in (first, other)]
-    assert whole[0] == whole[1]
+    # a molecule that is shown completely has no random draws
+    complete = [by_name(scores)["distance", "modality hidden"] for scores in (first, other)]
+    assert complete[0] == complete[1]
 
 
 @pytest.mark.parametrize("is_training", [True, False])

@@ -13,12 +13,12 @@ def pretraining(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     settings = {"data": "molecules.arrow", "schedule": {"steps": 40, "betas": [0.9, 0.99]}}
-    told = {
+    record = {
         "config": settings,
         "data_fingerprint": "0123456789abcdef" * 4,
         "constant_losses": {"distance": 0.75},
     }
-    (folder / "config.json").write_text(json.dumps(told))
+    (folder / "config.json").write_text(json.dumps(record))
     starts = [{"step": step, "torch": "2.13", "command": f"a<{step}"} for step in (0, 20)]
     write_csv(folder / "starts.csv", starts)
     log = [
@@ -39,7 +39,7 @@ def pretraining(tmp_path):
             "shown": shown,
             "metric": metric,
             "value": value,
-            "trivial": t,
+            "lookup_baseline": t,
             "n": 9,
         }
         for step, value in ((15, 0.11), (30, 0.22))
@@ -57,14 +57,19 @@ def write_csv(path, rows):
         writer.writerows(rows)
 
 
-def test_a_pretraining_page_has_the_last_validation(pretraining, tmp_path):
+def test_a_pretraining_report_has_the_last_validation(pretraining, tmp_path):
     page = write_pretrain_report(pretraining, tmp_path / "report.html")
     rows = table_rows(page)
     assert rows[0] == ["view", "visible", "hidden", "modality hidden"]
-    assert rows[1] == ["path lengthaccuracy", "0.22look-up 0.33", "0.22look-up 0.33", "–"]
+    assert rows[1] == [
+        "path lengthaccuracy",
+        "0.22lookup baseline 0.33",
+        "0.22lookup baseline 0.33",
+        "–",
+    ]
     assert rows[2] == ["directioncosine", "0.22", "0.22", "–"]
     assert ["schedule.betas", "0.9, 0.99"] in rows
-    assert "30 of 40 steps; 1,020 molecules/s" in words(page)
+    assert "Progress 30 of 40 steps Speed 1,020 molecules/s" in words(page)
     assert list(pictures(page)) == [
         "path length: accuracy",
         "direction: cosine",
@@ -74,28 +79,28 @@ def test_a_pretraining_page_has_the_last_validation(pretraining, tmp_path):
     ]
 
 
-def test_a_pretraining_page_says_how_the_run_was_made(pretraining, tmp_path):
+def test_a_pretraining_report_has_the_provenance_of_the_run(pretraining, tmp_path):
     page = write_pretrain_report(pretraining, tmp_path / "report.html")
     rows = table_rows(page)
     assert ["", "from step 0", "from step 20"] in rows
     assert ["data", "0123456789abcdef", "0123456789abcdef"] in rows
     assert ["command", "a<0", "a<20"] in rows
-    assert "Resumed at step 20." in words(page)
-    assert "the best constant guess has 0.75" in words(page)
+    assert "Resumed at step 20 " in words(page)
+    assert "Best constant prediction: 0.75." in words(page)
     loss = pictures(page)["loss: distance"]
     assert "resumed" in loss
-    assert "constant guess" in loss
+    assert "constant baseline" in loss
     for file in ("model.safetensors", "log.csv", "starts.csv"):
         assert any(row[0] == file for row in rows)
 
 
-def test_a_run_without_noted_starts_has_a_page_too(pretraining, tmp_path):
+def test_a_run_without_recorded_starts_has_a_report_too(pretraining, tmp_path):
     (pretraining / "starts.csv").unlink()
     page = write_pretrain_report(pretraining, tmp_path / "report.html")
-    assert "Resumed" not in words(page)
+    assert "Resumed at" not in words(page)
 
 
-def test_the_same_run_gives_the_same_page(pretraining, tmp_path):
+def test_the_same_run_gives_the_same_report(pretraining, tmp_path):
     first = write_pretrain_report(pretraining, tmp_path / "first.html")
     assert (
         first.read_bytes() == write_pretrain_report(pretraining, tmp_path / "2.html").read_bytes()

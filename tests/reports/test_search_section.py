@@ -1,10 +1,10 @@
-import base64
-import re
 from dataclasses import replace
 
 from moleblend.finetuning.config import TrainConfig
 from moleblend.finetuning.hyperparameter_search import NOTE, Search, Trial
-from moleblend.reports.search_section import search_part
+from moleblend.reports.html_page import render
+from moleblend.reports.search_section import search_section
+from tests.helpers.html import pictures, table_rows, words
 
 TRIALS = (
     Trial(1, {"learning_rate": 2e-4, "features": "none"}, "done", (-0.9, -0.75), 1.0),
@@ -12,32 +12,36 @@ TRIALS = (
     Trial(3, {"learning_rate": 1e-5, "features": "ecfp4"}, "stopped", (-0.95,), 1.0),
     Trial(4, {"learning_rate": 1e-2, "features": "none"}, "failed", (), 1.0, "not finite"),
 )
-FOUND = Search(TrainConfig("a.csv"), TRIALS, TRIALS[1])
+SEARCH = Search(TrainConfig("a.csv"), TRIALS, TRIALS[1])
 
 
-def rows(page: str) -> list[list[str]]:
-    return [re.findall("<td>(.*?)</td>", row) for row in re.findall("<tr>(.*?)</tr>", page)][1:]
+def section(search: Search) -> str:
+    return f"<main>{render('search.html', search=search_section(search))}</main>"
 
 
-def pictures(page: str) -> dict[str, str]:
-    found = re.findall('base64,([^"]*)" alt="([^"]*)"', page)
-    return {title: base64.b64decode(text).decode() for text, title in found}
+def test_the_section_lists_the_trials() -> None:
+    page = section(SEARCH)
+    text = words(page)
+    assert "4 trials on the training and validation sets: 1 stopped early, 1 failed." in text
+    assert "Trial 2 is the best, with a validation score of -0.5." in text
+    assert "The initial settings (trial 1) have -0.75." in text
+    assert NOTE[1:] in text
+    assert table_rows(page) == [
+        ["trial", "learning_rate", "features", "validation score"],
+        ["2", "0.001", "ecfp4", "-0.5"],
+        ["1", "0.0002", "none", "-0.75"],
+    ]
+    plots = pictures(page)
+    assert list(plots) == ["validation score of the trials"]
+    assert "initial settings" in plots["validation score of the trials"]
 
 
-def test_a_page_says_what_was_tried() -> None:
-    page = "".join(search_part(FOUND))
-    assert "4 trials on the training and the validation part, of which 1 were stopped" in page
-    assert "1 failed. Trial 2 is the best, with -0.5; the settings that came (trial 1) have" in page
-    assert NOTE[1:40].replace("'", "&#x27;") in page
-    assert rows(page) == [["2", "0.001", "ecfp4", "-0.5"], ["1", "0.0002", "none", "-0.75"]]
-    drawn = pictures(page)
-    assert list(drawn) == ["validation figure"]
-    assert "settings that came" in drawn["validation figure"]
-
-
-def test_a_page_with_a_first_trial_that_failed() -> None:
+def test_the_first_trial_may_have_failed() -> None:
     first = replace(TRIALS[3], number=1)
-    page = "".join(search_part(replace(FOUND, trials=(first, *TRIALS[1:3]))))
-    assert "the settings that came (trial 1) have nothing, since it failed" in page
-    assert rows(page) == [["2", "0.001", "ecfp4", "-0.5"], ["1", "0.01", "none", "failed"]]
-    assert "settings that came" not in pictures(page)["validation figure"]
+    page = section(replace(SEARCH, trials=(first, *TRIALS[1:3])))
+    assert "The initial settings (trial 1) failed." in words(page)
+    assert table_rows(page)[1:] == [
+        ["2", "0.001", "ecfp4", "-0.5"],
+        ["1", "0.01", "none", "failed"],
+    ]
+    assert "initial settings" not in pictures(page)["validation score of the trials"]

@@ -1,4 +1,4 @@
-"""The commands of the page run as they stand."""
+"""The commands of the report run as they are."""
 
 import html
 import re
@@ -22,9 +22,9 @@ def test_every_command_runs(tmp_path, monkeypatch, kind):
         targets = {"y": [("a", "b", "c")[k % 3] for k in range(len(CHAINS))]}
     if kind == "many":
         targets = {f"t {k}": HAS_OXYGEN for k in range(5)}
-    write(tmp_path / "table.csv", smiles=CHAINS, part=PARTS, **targets)
+    write(tmp_path / "table.csv", smiles=CHAINS, set=PARTS, **targets)
     features = ("ecfp4", "descriptors") if kind == "descriptors" else ("auto",)
-    result, _, _ = trained(tmp_path, split="part", target=tuple(targets), features=features)
+    result, _, _ = trained(tmp_path, split="set", target=tuple(targets), features=features)
     page = write_train_report(result, tmp_path / "report.html")
     write(tmp_path / "molecules.csv", smiles=["CCO", "CCN", "nonsense"])
     monkeypatch.chdir(tmp_path)
@@ -33,22 +33,22 @@ def test_every_command_runs(tmp_path, monkeypatch, kind):
     assert {line[0] for line in lines} == {"moleblend"}
     for line in lines:
         assert cli.main(line[1:]) == 0, line
-    verbs = [line[1] for line in lines]
-    assert verbs.count("predict") == (1 if kind == "classes" else 2)
-    assert ("explain" in verbs) == (kind in ("value", "many"))
-    assert ("explain cannot speak for" in words(page)) == (kind in ("classes", "descriptors"))
-    known: dict = {}
-    exec(python, known)
-    assert known["table"].num_rows == 2
-    assert len(known["frame"]) == 3
-    assert known["vectors"].shape == (2, 16)
-    for name in result.choices["prediction_columns"]:
-        assert name in known["frame"].columns
+    commands = [line[1] for line in lines]
+    assert commands.count("predict") == (1 if kind == "classes" else 2)
+    assert ("explain" in commands) == (kind in ("value", "many"))
+    assert ("explain does not support" in words(page)) == (kind in ("classes", "descriptors"))
+    names: dict = {}
+    exec(python, names)
+    assert names["table"].num_rows == 2
+    assert len(names["frame"]) == 3
+    assert names["vectors"].shape == (2, 16)
+    for name in result.settings.prediction_columns:
+        assert name in names["frame"].columns
 
 
 def test_computed_geometries_need_a_guard_in_a_script(tmp_path):
-    write(tmp_path / "table.csv", smiles=CHAINS, y=N_CARBONS, part=PARTS)
-    result, _, _ = trained(tmp_path, split="part")
+    write(tmp_path / "table.csv", smiles=CHAINS, y=N_CARBONS, set=PARTS)
+    result, _, _ = trained(tmp_path, split="set")
     page = write_train_report(result, tmp_path / "report.html")
     assert "__main__" not in words(page)
     computed = replace(result, config=replace(result.config, conformers=1))

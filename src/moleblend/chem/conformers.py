@@ -1,8 +1,7 @@
-"""Conformers of many molecules: within a time limit that holds, and never computed twice."""
+"""Conformers of many molecules, with a strict time limit and a cache."""
 
 import hashlib
 import json
-import os
 import signal
 import sqlite3
 from collections.abc import Callable
@@ -19,26 +18,26 @@ from moleblend.chem.parsing import RDKIT_VERSION
 from moleblend.parallel import end_with_parent
 
 Compute = Callable[..., Molecule]
-"""What computes: `geometry.add_positions`, or in a test a function of the same arguments."""
+"""`geometry.add_positions`, or a function with the same arguments in a test."""
 
 _METHOD = "ETKDGv3, 200 steps of MMFF94 or UFF, 1"
-"""Part of every key: to be changed when `add_positions` would give other geometries."""
+"""Included in every cache key; must change if `add_positions` gives different geometries."""
 
 _SECONDS_TO_START = 120.0
-"""A process that has not loaded RDKit by then never will."""
+"""Time limit for a process to start and to load RDKit."""
 
 
 @dataclass(frozen=True)
 class ConformerConfig:
-    """Which conformers are wanted.
+    """Settings for computing conformers.
 
     Attributes:
         n_conformers: geometries of each molecule, at least 1.
-        seed: at least 0; the same for all molecules, so that a molecule has the same geometries
-            wherever it stands.
-        prune_rms: of geometries within this RMSD (Å) of each other one is kept; 0 keeps all.
-        limit_s: seconds after which a molecule is given up.
-        cache: folder of what was computed before; None remembers nothing.
+        seed: at least 0; the same for all molecules, so that the geometries of a molecule do not
+            depend on its row.
+        prune_rms: only one of several geometries within this RMSD (Å) is kept; 0 keeps all.
+        limit_s: time limit for each molecule, in seconds.
+        cache: folder of previously computed conformers; None uses no cache.
     """
 
     n_conformers: int = 1
@@ -48,32 +47,32 @@ class ConformerConfig:
     cache: Path | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no molecule could be computed with."""
+        """Check that the values are in range."""
         if self.n_conformers < 1 or self.seed < 0:
             raise ValueError(
-                f"at least one conformer and a seed of at least 0 are needed, not "
-                f"{self.n_conformers} and {self.seed}"
+                f"got n_conformers={self.n_conformers} and seed={self.seed}, expected at least 1 "
+                "and at least 0"
             )
         if not (self.prune_rms >= 0 and self.limit_s > 0):
             raise ValueError(
-                f"the RMSD for pruning is at least 0 Å and the limit more than 0 s, not "
-                f"{self.prune_rms} and {self.limit_s}"
+                f"got prune_rms={self.prune_rms} and limit_s={self.limit_s}, expected at least "
+                "0 Å and more than 0 s"
             )
 
 
 class _CrashError(MoleculeError):
-    """RDKit crashed, or ran out of memory: not to be remembered, it may fare better elsewhere."""
+    """RDKit crashed or ran out of memory. Not cached, because it may work on another machine."""
 
 
 class ConformerWorker:
-    """A process of its own that computes conformers, one molecule at a time.
+    """A separate process that computes conformers, one molecule at a time.
 
-    It is killed and replaced when a molecule takes too long, wherever in RDKit that is, and
-    replaced when RDKit crashes. It starts with the first molecule, and ends with this process.
+    The process is killed and replaced if a molecule exceeds the time limit, and replaced if RDKit
+    crashes. It starts with the first molecule and ends with the parent process.
 
     Args:
-        config: what is wanted; its cache is not used here.
-        compute: at the top level of a module.
+        config: the settings; its cache is not used here.
+        compute: a function at the top level of a module.
     """
 
     def __init__(self, config: ConformerConfig, compute: Compute = add_positions) -> None:
@@ -86,9 +85,9 @@ class ConformerWorker:
         """Compute the geometries of one molecule.
 
         Raises:
-            TooSlowError: not in time; never later than the limit and the moment it takes to kill.
-            MoleculeError: there are none, or RDKit crashed on this molecule.
-            ChildProcessError: no process can be started.
+            TooSlowError: the time limit was exceeded.
+            MoleculeError: no geometry was found, or RDKit crashed on this molecule.
+            ChildProcessError: the process could not be started.
         """
         connection = self._connection or self._start()
         config = self._config
@@ -115,7 +114,7 @@ class ConformerWorker:
         return answer
 
     def close(self) -> None:
-        """Kill the process; the next molecule starts another."""
+        """Kill the process; the next molecule starts a new one."""
         if self._process is not None:
             self._process.kill()
             self._process.join()
@@ -126,11 +125,13 @@ class ConformerWorker:
 
     def _start(self) -> Connection:
         context = get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, self._compute), daemon=True)
+        self._connection, child_connection = context.Pipe()
+        process = context.Process(
+            target=_serve, args=(child_connection, self._compute), daemon=True
+        )
         process.start()
         self._process = process
-        theirs.close()
+        child_connection.close()
         try:
             if not self._connection.poll(_SECONDS_TO_START):
                 raise EOFError
@@ -138,15 +139,15 @@ class ConformerWorker:
         except (EOFError, ConnectionError) as error:
             self.close()
             raise ChildProcessError(
-                "the process that computes conformers could not be started: out of memory, or a "
-                "script without `if __name__ == '__main__':`"
+                "could not start the process that computes conformers: out of memory, or a script "
+                "without `if __name__ == '__main__':`"
             ) from error
         return self._connection
 
 
 def _serve(connection: Connection, compute: Compute) -> None:
-    """Answer for one molecule after the other until the other side is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
+    """Compute one molecule after the other until the parent closes the connection."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     end_with_parent()
     connection.send("ready")
     while True:
@@ -162,11 +163,11 @@ def _serve(connection: Connection, compute: Compute) -> None:
 
 
 class Conformers:
-    """Conformers of one molecule after the other, from the cache or a `ConformerWorker`.
+    """Conformers of molecules, from the cache or a `ConformerWorker`.
 
     Args:
-        config: what is wanted.
-        compute: as of `ConformerWorker`.
+        config: the settings.
+        compute: as for `ConformerWorker`.
     """
 
     def __init__(self, config: ConformerConfig, compute: Compute = add_positions) -> None:
@@ -175,46 +176,47 @@ class Conformers:
         self._cache = None if config.cache is None else _Cache(config.cache)
 
     def add_positions(self, molecule: Molecule) -> Molecule:
-        """Give the molecule its geometries.
+        """Add geometries to a molecule.
 
-        What was found before is not computed again, failures neither, unless it failed for lack of
-        time and there is more of it now.
+        Cached results and cached failures are not computed again. The exception is a failure by
+        the time limit if the limit is longer now.
 
         Raises:
-            MoleculeError: there are none, or not in time.
-            ChildProcessError: no process can be started.
+            MoleculeError: no geometry was found, or not within the time limit.
+            ChildProcessError: the process could not be started.
             OSError: the cache cannot be used.
         """
         if self._cache is None:
             return self._worker.add_positions(molecule)
         key = _key(molecule, self._config)
-        kept = self._cache.get(key)
-        if kept is None or (kept.limit_s is not None and kept.limit_s < self._config.limit_s):
-            kept = self._compute(molecule)
-            self._cache.put(key, kept)
-        if kept.failure:
-            raise MoleculeError(f"{molecule.id}: {kept.failure}")
-        if kept.limit_s is not None:
+        entry = self._cache.get(key)
+        if entry is None or (entry.limit_s is not None and entry.limit_s < self._config.limit_s):
+            entry = self._compute(molecule)
+            self._cache.put(key, entry)
+        if entry.failure:
+            raise MoleculeError(f"{molecule.id}: {entry.failure}")
+        if entry.limit_s is not None:
             raise TooSlowError(f"{molecule.id}: no geometry within {self._config.limit_s:g} s")
-        positions = np.frombuffer(kept.positions, "<f4").reshape(-1, molecule.n_atoms, 3)
+        positions = np.frombuffer(entry.positions, "<f4").reshape(-1, molecule.n_atoms, 3)
         return replace(
             molecule,
             positions=positions,
-            energies=np.frombuffer(kept.energies, "<f4") if kept.energies else None,
-            force_field=kept.force_field,
+            energies=np.frombuffer(entry.energies, "<f4") if entry.energies else None,
+            force_field=entry.force_field,
         )
 
-    def _compute(self, molecule: Molecule) -> "_Kept":
+    def _compute(self, molecule: Molecule) -> "_CacheEntry":
         try:
-            found = self._worker.add_positions(molecule)
+            computed = self._worker.add_positions(molecule)
         except TooSlowError:
-            return _Kept(limit_s=self._config.limit_s)
+            return _CacheEntry(limit_s=self._config.limit_s)
         except _CrashError:
             raise
         except MoleculeError as error:
-            return _Kept(failure=str(error).removeprefix(f"{molecule.id}: "))
-        energies = b"" if found.energies is None else found.energies.astype("<f4").tobytes()
-        return _Kept(found.positions.astype("<f4").tobytes(), energies, found.force_field)
+            return _CacheEntry(failure=str(error).removeprefix(f"{molecule.id}: "))
+        energies = b"" if computed.energies is None else computed.energies.astype("<f4").tobytes()
+        positions = computed.positions.astype("<f4").tobytes()
+        return _CacheEntry(positions, energies, computed.force_field)
 
     def close(self) -> None:
         """Stop the process and close the cache."""
@@ -223,16 +225,11 @@ class Conformers:
             self._cache.close()
 
 
-def cache_folder() -> Path:
-    """The user's folder for what can be computed anew."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moleblend"
-
-
 @dataclass(frozen=True)
-class _Kept:
-    """What came of one molecule: float32 geometries and energies, or why there are none.
+class _CacheEntry:
+    """Result for one molecule: float32 geometries and energies, or the reason of the failure.
 
-    `limit_s` is the limit that was too short; None if it was not for lack of time.
+    `limit_s` is the time limit that was exceeded; None otherwise.
     """
 
     positions: bytes = b""
@@ -243,14 +240,14 @@ class _Kept:
 
 
 class _Cache:
-    """One SQLite file, into which several processes may write."""
+    """A SQLite file that several processes may write to."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "conformers.sqlite"
         folder.mkdir(parents=True, exist_ok=True)
         try:
             self._file = sqlite3.connect(self._path, timeout=60, isolation_level=None)
-            # What a crash of the machine takes from a cache is computed anew.
+            # Entries that are lost when the machine crashes are computed again.
             self._file.execute("PRAGMA journal_mode = WAL")
             self._file.execute("PRAGMA synchronous = NORMAL")
             self._file.execute(
@@ -260,21 +257,24 @@ class _Cache:
         except sqlite3.Error as error:
             raise self._unusable(error) from error
 
-    def get(self, key: bytes) -> _Kept | None:
-        """Give what is kept under a key."""
+    def get(self, key: bytes) -> _CacheEntry | None:
+        """Return the entry of a key; None if there is none."""
         try:
-            found = self._file.execute(
+            row = self._file.execute(
                 "SELECT positions, energies, force_field, failure, limit_s FROM conformers "
                 "WHERE key = ?",
                 (key,),
             ).fetchone()
         except sqlite3.Error as error:
             raise self._unusable(error) from error
-        return None if found is None else _Kept(*found)
+        return None if row is None else _CacheEntry(*row)
 
-    def put(self, key: bytes, kept: _Kept) -> None:
-        """Keep something, in place of what was kept under this key."""
-        values = (key, kept.positions, kept.energies, kept.force_field, kept.failure, kept.limit_s)
+    def put(self, key: bytes, entry: _CacheEntry) -> None:
+        """Store an entry; an existing one is replaced."""
+        values = (
+            *(key, entry.positions, entry.energies),
+            *(entry.force_field, entry.failure, entry.limit_s),
+        )
         try:
             self._file.execute(
                 "INSERT OR REPLACE INTO conformers VALUES (?, ?, ?, ?, ?, ?)", values
@@ -287,12 +287,12 @@ class _Cache:
         self._file.close()
 
     def _unusable(self, error: sqlite3.Error) -> OSError:
-        return OSError(f"{self._path}: the cache of conformers cannot be used ({error})")
+        return OSError(f"{self._path}: the conformer cache cannot be used ({error})")
 
 
 def _key(molecule: Molecule, config: ConformerConfig) -> bytes:
-    """Name what is computed: everything on which the geometries depend, and nothing else."""
-    parts = [
+    """Hash everything that the geometries depend on, and nothing else."""
+    values = [
         _METHOD,
         RDKIT_VERSION,
         molecule.features,
@@ -301,7 +301,7 @@ def _key(molecule: Molecule, config: ConformerConfig) -> bytes:
         config.seed,
         config.prune_rms,
     ]
-    named = hashlib.sha256(json.dumps(parts).encode())
-    named.update(molecule.atoms.tobytes())  # an `ogb-1` record need not be in its SMILES' order
-    named.update(molecule.bonds.tobytes())
-    return named.digest()
+    digest = hashlib.sha256(json.dumps(values).encode())
+    digest.update(molecule.atoms.tobytes())  # an `ogb-1` record may differ from its SMILES' order
+    digest.update(molecule.bonds.tobytes())
+    return digest.digest()

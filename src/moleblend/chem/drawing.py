@@ -1,4 +1,4 @@
-"""Molecules as SVG pictures, by RDKit: as they are, or coloured by what each atom contributes."""
+"""SVG drawings of molecules, plain or coloured by the contribution of each atom."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,26 +11,26 @@ from moleblend.chem.molecule import Molecule
 from moleblend.chem.parsing import in_order, parse
 
 LOWER, HIGHER = (0, 114, 178), (230, 159, 0)
-"""Blue and orange of Okabe and Ito, which colour-blind eyes tell apart; white lies between."""
+"""RGB colours, blue and orange of the Okabe-Ito palette, which suits colour-blind readers."""
 
-_SPOT = 0.42
-"""Radius of an atom's spot in units of the drawing (a bond is about 1.5 long)."""
+_HIGHLIGHT_RADIUS = 0.42
+"""Radius of an atom's highlight in units of the drawing (a bond is about 1.5 long)."""
 
 _LONGEST_BOND = 42.0
-"""Pixels; a small molecule does not fill its picture."""
+"""Bond length limit in pixels, so that small molecules are not enlarged."""
 
 _WIDEST_ARC, _NARROWEST_ARC = 3.0, 1.0
-"""Pixels."""
+"""Line widths in pixels."""
 
 
 @dataclass(frozen=True)
 class Arc:
-    """What the relation of two atoms contributes.
+    """Contribution of a pair of atoms.
 
     Attributes:
-        first: atom of the molecule's record, counted from 0.
-        second: another one.
-        value: in the unit of the target.
+        first: index of an atom in the molecule's record.
+        second: index of the other atom.
+        value: contribution in the unit of the target.
     """
 
     first: int
@@ -39,10 +39,10 @@ class Arc:
 
 
 def draw_svg(smiles: str, width: int, height: int) -> str:
-    """Draw a molecule as an `<svg>` element of `width` x `height` pixels on no background.
+    """Draw a molecule as an `<svg>` element of `width` x `height` pixels, without a background.
 
     Raises:
-        MoleculeError: RDKit refuses the SMILES.
+        MoleculeError: the SMILES is invalid.
     """
     drawing = rdMolDraw2D.MolDraw2DSVG(width, height)
     drawing.drawOptions().clearBackground = False
@@ -58,20 +58,20 @@ def draw_contributions(
     arcs: Sequence[Arc] = (),
     notes: dict[int, str] | None = None,
 ) -> str:
-    """Draw a molecule whose atoms lie on spots: orange where they raise, blue where they lower.
+    """Draw a molecule with atoms highlighted by contribution: orange if positive, blue if negative.
 
     Args:
-        molecule: its record gives atoms their order.
-        contributions: of each atom, in the unit of the target.
-        scale: contributions of this size and more have the full colour; above 0.
-        arcs: drawn as dashed curves, orange or blue, the widest for the largest of them.
-        notes: short text beside atoms.
+        molecule: the molecule.
+        contributions: of each atom of the record, in the unit of the target.
+        scale: size of a contribution from which the colour is saturated; above 0.
+        arcs: drawn as dashed curves, orange or blue; the width is proportional to the value.
+        notes: short text next to atoms, by atom index.
 
     Returns:
-        An `<svg>` element on no background, larger for larger molecules.
+        An `<svg>` element without a background; its size grows with the molecule.
 
     Raises:
-        MoleculeError: RDKit cannot lay the record's SMILES on the record.
+        MoleculeError: RDKit cannot read the SMILES in the order of the record.
     """
     mol = in_order(molecule)
     for atom, note in (notes or {}).items():
@@ -80,14 +80,14 @@ def draw_contributions(
     drawing = rdMolDraw2D.MolDraw2DSVG(side, int(0.65 * side))
     options = drawing.drawOptions()
     options.clearBackground = False
-    options.useBWAtomPalette()  # the colour of an atom is that of its contribution
+    options.useBWAtomPalette()  # the only colours are those of the contributions
     options.atomHighlightsAreCircles = True
     options.fillHighlights = True
     options.padding = 0.1
     options.fixedBondLength = _LONGEST_BOND
     options.annotationFontScale = 0.8
     colours = {
-        atom: tuple(part / 255 for part in shade(float(value), scale))
+        atom: tuple(channel / 255 for channel in shade(float(value), scale))
         for atom, value in enumerate(contributions)
     }
     rdMolDraw2D.PrepareAndDrawMolecule(
@@ -95,46 +95,46 @@ def draw_contributions(
         mol,
         highlightAtoms=list(colours),
         highlightAtomColors=colours,
-        highlightAtomRadii=dict.fromkeys(colours, _SPOT),
+        highlightAtomRadii=dict.fromkeys(colours, _HIGHLIGHT_RADIUS),
         highlightBonds=[],
     )
-    places = np.array(
+    coordinates = np.array(
         [[(point := drawing.GetDrawCoords(atom)).x, point.y] for atom in range(mol.GetNumAtoms())]
     )
-    curves = _curves(arcs, places)
+    curves = _curves(arcs, coordinates)
     return _finished(drawing).replace("</svg>", f"{curves}</svg>")
 
 
 def shade(value: float, scale: float) -> tuple[int, int, int]:
-    """Give red, green and blue (0 to 255) of a value: white at 0, the full colour at `scale`."""
+    """Return red, green and blue (0 to 255) for a value: white at 0, saturated from `scale` on."""
     full = HIGHER if value > 0 else LOWER
-    share = min(abs(value) / scale, 1.0)
-    red, green, blue = (round(255 + share * (part - 255)) for part in full)
+    saturation = min(abs(value) / scale, 1.0)
+    red, green, blue = (round(255 + saturation * (channel - 255)) for channel in full)
     return red, green, blue
 
 
 def full_colour(value: float) -> str:
-    """Give the full colour of a value's sign, as a page writes it."""
+    """Return the saturated colour for the sign of a value, as an HTML colour."""
     red, green, blue = HIGHER if value > 0 else LOWER
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
-def _curves(arcs: Sequence[Arc], places: Float[np.ndarray, "n 2"]) -> str:
-    """Bend each arc away from the middle of the molecule, so that it seldom covers a bond."""
-    middle = places.mean(0)
+def _curves(arcs: Sequence[Arc], coordinates: Float[np.ndarray, "n 2"]) -> str:
+    """Draw each arc bent away from the centre of the molecule, so that it rarely covers a bond."""
+    middle = coordinates.mean(0)
     largest = max((abs(arc.value) for arc in arcs), default=0.0)
     curves = ""
     for arc in arcs:
-        begin, end = places[arc.first], places[arc.second]
+        begin, end = coordinates[arc.first], coordinates[arc.second]
         along = end - begin
-        aside = np.array([-along[1], along[0]])
-        if aside @ ((begin + end) / 2 - middle) < 0:
-            aside = -aside
-        bent = (begin + end) / 2 + 0.45 * aside
+        normal = np.array([-along[1], along[0]])
+        if normal @ ((begin + end) / 2 - middle) < 0:
+            normal = -normal
+        control = (begin + end) / 2 + 0.45 * normal
         width = _NARROWEST_ARC + (_WIDEST_ARC - _NARROWEST_ARC) * abs(arc.value) / largest
         curves += (
-            f"<path class='arc' d='M {begin[0]:.1f},{begin[1]:.1f} Q {bent[0]:.1f},{bent[1]:.1f} "
-            f"{end[0]:.1f},{end[1]:.1f}' style='fill:none;"
+            f"<path class='arc' d='M {begin[0]:.1f},{begin[1]:.1f} "
+            f"Q {control[0]:.1f},{control[1]:.1f} {end[0]:.1f},{end[1]:.1f}' style='fill:none;"
             f"stroke:{full_colour(arc.value)};stroke-width:{width:.1f};stroke-dasharray:5 4;"
             "stroke-opacity:0.85'/>\n"
         )

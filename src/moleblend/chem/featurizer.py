@@ -1,4 +1,4 @@
-"""Features of atoms and bonds, and the CIP labels among them."""
+"""Features of atoms and bonds, including CIP labels."""
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -8,11 +8,9 @@ from rdkit.Chem import rdCIPLabeler
 from moleblend.chem.molecule import FeatureVersion, Molecule
 
 _CIP_ITERATIONS = 100_000
-"""Comparisons (about 0.1 s) after which CIP labels stay undecided; most molecules need < 10,000."""
+"""Comparisons (about 0.1 s) after which CIP labels stay undefined; most molecules need < 10,000."""
 
 _ATOM_LABELS = {"R": 1, "S": 2, "r": 3, "s": 4}
-
-
 _BOND_LABELS = {"Z": 1, "E": 2, "z": 3, "e": 4}
 
 _CHIRAL_TAGS = {
@@ -49,23 +47,23 @@ _OTHER_ELEMENT, _OTHER_TAG, _OTHER_HYBRIDISATION, _OTHER_BOND, _OTHER_STEREO = 1
 
 
 def element_symbols(molecule: Molecule) -> list[str]:
-    """Name the element of each atom; * where it is no element."""
+    """Return the element symbol of each atom; `*` for a dummy atom."""
     table = Chem.GetPeriodicTable()
     numbers = (molecule.atoms[:, 0].astype(int) + 1) % (_OTHER_ELEMENT + 1)
     return [table.GetElementSymbol(int(number)) for number in numbers]
 
 
 def label_stereo(mol: Chem.Mol) -> None:
-    """Set the CIP labels of atoms and bonds that are decided within `_CIP_ITERATIONS`.
+    """Set the CIP labels of atoms and bonds, as far as `_CIP_ITERATIONS` allow.
 
-    The rules know no bonds of half an order, as some metal complexes are drawn with; what such a
-    molecule has of labels by then is all it gets.
+    The CIP rules do not define bonds of fractional order, which some metal complexes have. Such a
+    molecule keeps the labels that were set before RDKit stopped.
     """
     try:
         rdCIPLabeler.AssignCIPLabels(mol, maxRecursiveIterations=_CIP_ITERATIONS)
     except RuntimeError as error:
-        undecided = ("Max Iterations Exceeded", "Non integer-order bonds")
-        if not any(reason in str(error) for reason in undecided):
+        expected = ("Max Iterations Exceeded", "Non integer-order bonds")
+        if not any(reason in str(error) for reason in expected):
             raise
 
 
@@ -84,7 +82,7 @@ def atom_rows(
 ) -> UInt8[np.ndarray, "n 9"]:
     """Return the nine features of each atom (`ATOM_FEATURES`).
 
-    Without stereo nobody is asked for his: that is a tenth of the time.
+    With `has_stereo=False` chirality is not queried, which saves a tenth of the time.
     """
     values = []
     for atom in list_atoms(mol):
@@ -129,6 +127,6 @@ def bond_rows(
     return table[:, :2].copy(), table[:, 2:].astype(np.uint8)
 
 
-def _cip_label(part: Chem.Atom | Chem.Bond) -> str:
-    """Return R, S, r, s of an atom, E, Z, e, z of a bond, or nothing."""
-    return part.GetProp("_CIPCode") if part.HasProp("_CIPCode") else ""
+def _cip_label(centre: Chem.Atom | Chem.Bond) -> str:
+    """Return R, S, r or s of an atom, E, Z, e or z of a bond, or "" without a label."""
+    return centre.GetProp("_CIPCode") if centre.HasProp("_CIPCode") else ""

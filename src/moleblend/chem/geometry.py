@@ -1,4 +1,4 @@
-"""Geometries of a molecule: ETKDGv3 and force fields, by RDKit."""
+"""Geometries of a molecule from RDKit: ETKDGv3 and force fields."""
 
 import math
 from dataclasses import replace
@@ -10,19 +10,19 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolAlign
 
 from moleblend.chem.molecule import Molecule, MoleculeError
-from moleblend.chem.parsing import written
+from moleblend.chem.parsing import parse_in_order
 
-_MINIMISER_STEPS, _STEPS_BETWEEN_CLOCKS = 200, 50
+_MINIMISER_STEPS, _STEPS_BETWEEN_TIME_CHECKS = 200, 50
 
 _MOST_SYMMETRIES = 1000
-"""Ways to lay a molecule on itself that are tried for an RMSD: a tert-butyl group alone has six."""
+"""Largest number of symmetry mappings per RMSD; a tert-butyl group alone has six."""
 
 _FRAGMENT_GAP = 3.0
-"""Å between the fragments of a salt before minimisation; RDKit embeds all of them in one place."""
+"""Å between the fragments of a salt before minimisation; RDKit embeds them on top of each other."""
 
 
 class TooSlowError(MoleculeError):
-    """A geometry was not found in time; with more time it might be."""
+    """No geometry was found within the time limit; a longer limit may help."""
 
 
 def add_positions(
@@ -35,45 +35,48 @@ def add_positions(
 ) -> Molecule:
     """Compute geometries: ETKDGv3, then at most 200 steps of MMFF94.
 
-    UFF takes over where MMFF94 has no parameters; where UFF has none either, the embedding stays
-    as it is. If ETKDGv3 finds nothing it starts once more from random coordinates. The clock can
-    only turn an answer into an error, so an answer depends on the molecule and the seed alone.
-    It is read inside the embedding and every 50 steps of the minimiser, but not while RDKit sets up
-    distance bounds: a second for 600 atoms, hydrogens counted, and growing with their cube. A limit
-    that holds there too needs a process of its own: `conformers.ConformerWorker`.
+    UFF is used if MMFF94 has no parameters; if UFF has none either, the embedding is not minimised.
+    If ETKDGv3 finds no geometry, it is repeated from random coordinates. The time limit can only
+    turn a result into an error, so the result depends on the molecule and the seed alone. The time
+    is checked inside the embedding and every 50 steps of the minimiser, but not while RDKit sets up
+    the distance bounds. That takes a second for 600 atoms with hydrogens, and grows with their
+    cube. A strict limit needs a separate process: `conformers.ConformerWorker`.
 
     Args:
-        molecule: its stereo is respected; positions it has are replaced.
+        molecule: its stereo is respected; existing positions are replaced.
         seed: at least 0.
-        n_conformers: geometries wanted, at least 1.
-        prune_rms: of minimised geometries whose heavy atoms lie within this RMSD (Å, symmetry
-            counted) of each other only the one of lowest energy is kept; 0 keeps all.
-        limit_s: seconds after which to give up.
+        n_conformers: number of geometries, at least 1.
+        prune_rms: of minimised geometries with a heavy-atom RMSD (Å, with symmetry) within this
+            value only the one of lowest energy is kept; 0 keeps all.
+        limit_s: time limit in seconds.
 
     Returns:
-        The same molecule with `n_conformers` geometries in Å, fewer where some were pruned (then
-        those of low energy come first), and their energies where a force field has parameters.
+        The same molecule with `n_conformers` geometries in Å, and their energies if a force field
+        has parameters. With pruning there may be fewer, in the order of their energies.
 
     Raises:
-        TooSlowError: no geometry was found in time.
-        MoleculeError: none was found at all; or an `ogb-1` record from a mol block whose order no
-            SMILES of RDKit has.
+        TooSlowError: no geometry was found within the time limit.
+        MoleculeError: no geometry was found; or the molecule is an `ogb-1` record of a mol block,
+            and RDKit cannot write a SMILES with its order of atoms.
 
     Reference:
         Wang et al., J. Chem. Inf. Model. 2020, doi:10.1021/acs.jcim.0c00025 (ETKDGv3).
     """
     if seed < 0 or n_conformers < 1:
-        raise ValueError(f"seed must be >= 0 and n_conformers >= 1, got {seed} and {n_conformers}")
+        raise ValueError(
+            f"got seed={seed} and n_conformers={n_conformers}, expected seed >= 0 and "
+            "n_conformers >= 1"
+        )
     if not prune_rms >= 0:
-        raise ValueError(f"prune_rms must be >= 0 Å, got {prune_rms}")
+        raise ValueError(f"got prune_rms={prune_rms}, expected at least 0 Å")
     deadline = monotonic() + limit_s
-    mol, _, recorded = written(molecule)
+    mol, _, recorded = parse_in_order(molecule)
     mol = Chem.AddHs(mol)
     if not _embed(mol, seed, n_conformers, deadline):
         if monotonic() > deadline:
             raise TooSlowError(f"{molecule.id}: could not be embedded within {limit_s:g} s")
         raise MoleculeError(f"{molecule.id}: could not be embedded: ETKDGv3 finds no geometry")
-    _spread_fragments(mol)
+    _separate_fragments(mol)
     minimised = _minimise(mol, deadline)
     if minimised is None:
         raise TooSlowError(f"{molecule.id}: could not be minimised within {limit_s:g} s")
@@ -91,10 +94,10 @@ def add_positions(
 
 
 def _embed(mol: Chem.Mol, seed: int, n_conformers: int, deadline: float) -> bool:
-    """Add `n_conformers` conformers to `mol`; say whether that worked."""
+    """Add `n_conformers` conformers to `mol`; return whether it succeeded."""
     parameters = rdDistGeom.ETKDGv3()
-    # RDKit gives conformer i the seed (i + 1) * seed, or seed + i: with small numbers, conformers
-    # of one run would be those of another.
+    # RDKit uses the seed (i + 1) * seed, or seed + i, for conformer i. With small seeds, runs with
+    # different seeds would share conformers.
     parameters.randomSeed = int(np.random.SeedSequence(seed).generate_state(1)[0] >> 2)
     parameters.enableSequentialRandomSeeds = True
     parameters.numThreads = 1
@@ -110,8 +113,8 @@ def _embed(mol: Chem.Mol, seed: int, n_conformers: int, deadline: float) -> bool
     return False
 
 
-def _spread_fragments(mol: Chem.Mol) -> None:
-    """Set the fragments of a salt side by side."""
+def _separate_fragments(mol: Chem.Mol) -> None:
+    """Move the fragments of a salt apart, along the x axis."""
     fragments = Chem.GetMolFrags(mol)
     for conformer in mol.GetConformers():
         positions = conformer.GetPositions()
@@ -126,11 +129,11 @@ def _spread_fragments(mol: Chem.Mol) -> None:
 def _minimise(
     mol: Chem.Mol, deadline: float
 ) -> tuple[Float64[np.ndarray, " c"] | None, str] | None:
-    """Relax every conformer of `mol` in place.
+    """Minimise every conformer of `mol` in place.
 
     Returns:
-        Energies in kcal/mol and the force field's name, None and "" where none has parameters;
-        None alone if there was no time.
+        Energies in kcal/mol and the name of the force field; None and "" if no force field has
+        parameters; None instead of the tuple if the time limit was reached.
     """
     properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol)
     if properties is None and not rdForceFieldHelpers.UFFHasAllMoleculeParams(mol):
@@ -143,10 +146,10 @@ def _minimise(
         else:
             field = rdForceFieldHelpers.UFFGetMoleculeForceField(mol, **options)
         field.Initialize()
-        for _ in range(0, _MINIMISER_STEPS, _STEPS_BETWEEN_CLOCKS):
+        for _ in range(0, _MINIMISER_STEPS, _STEPS_BETWEEN_TIME_CHECKS):
             if monotonic() > deadline:
                 return None
-            if field.Minimize(maxIts=_STEPS_BETWEEN_CLOCKS) == 0:
+            if field.Minimize(maxIts=_STEPS_BETWEEN_TIME_CHECKS) == 0:
                 break
         energies.append(field.CalcEnergy())
     return np.array(energies), "UFF" if properties is None else "MMFF94"
@@ -155,15 +158,15 @@ def _minimise(
 def _prune(
     mol: Chem.Mol, energies: Float64[np.ndarray, " c"] | None, threshold: float
 ) -> list[int]:
-    """Choose conformers, from low to high energy, none within `threshold` (Å) of one before it."""
+    """Select conformers by energy; none is within `threshold` (Å) of one selected before it."""
     heavy = Chem.RemoveAllHs(mol)
     n_conformers = heavy.GetNumConformers()
     if heavy.GetNumAtoms() == 0:
         return list(range(n_conformers))
     # The RMSD of pairs (1, 0), (2, 0), (2, 1), (3, 0), ... in this order
-    found = rdMolAlign.GetAllConformerBestRMS(heavy, maxMatches=_MOST_SYMMETRIES)
+    pairwise = rdMolAlign.GetAllConformerBestRMS(heavy, maxMatches=_MOST_SYMMETRIES)
     rms = np.zeros((n_conformers, n_conformers))
-    rms[np.tril_indices(n_conformers, -1)] = found
+    rms[np.tril_indices(n_conformers, -1)] = pairwise
     rms += rms.T
     kept: list[int] = []
     order = range(n_conformers) if energies is None else np.argsort(energies, kind="stable")

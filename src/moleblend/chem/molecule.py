@@ -1,10 +1,10 @@
-"""The record that every other module shares: one molecule, and the error that names it."""
+"""`Molecule`, the record of one molecule that all packages share, and `MoleculeError`."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Float, Float32, Int32, UInt8
 
 FeatureVersion = Literal["cip-1", "ogb-1"]
 
@@ -31,15 +31,29 @@ BOND_FEATURE_SIZES = (5, 6, 2)
 """Number of values of each bond feature."""
 
 N_DESCRIPTORS = 121
-"""How many numbers `descriptors.compute_descriptors` gives of a molecule."""
+"""Number of values that `descriptors.compute_descriptors` computes for a molecule."""
 
-
-FARTHEST = 100_000.0
-"""Å; a position beyond is a mistake (a missing value written as 1e30), and its square overflows."""
+_LARGEST_COORDINATE = 100_000.0
+"""In Å. Larger values are errors, such as a missing value written as 1e30; squares overflow."""
 
 
 class MoleculeError(ValueError):
-    """A molecule that cannot be used: one sentence says which, what came, what was expected."""
+    """A molecule that cannot be used.
+
+    The message names the molecule and says what was expected and what was found.
+    """
+
+
+def check_positions(positions: Float[np.ndarray, "... 3"], name: str) -> None:
+    """Check that all coordinates are finite and not too large.
+
+    Raises:
+        MoleculeError: a coordinate is NaN, infinite or too large; the message starts with `name`.
+    """
+    if not (np.abs(positions) < _LARGEST_COORDINATE).all():
+        raise MoleculeError(
+            f"{name}: positions must be numbers in Å below {_LARGEST_COORDINATE:,.0f}"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,26 +61,26 @@ class Molecule:
     """One molecule: heavy atoms, bonds, and any number of geometries.
 
     Hydrogens are counted in the features of the atom that carries them. They are atoms of the
-    record only where RDKit keeps them as such (a proton, H2, a hydride, an isotope).
+    record only where RDKit keeps them as atoms (a proton, H2, a hydride, an isotope).
 
-    Two feature versions exist. `ogb-1` is what the published code uses: atoms in the order of the
-    input, chirality as RDKit's CW/CCW tag. `cip-1`, the default, differs in two points: atoms stand
-    in the canonical order of `smiles`, and chirality is the CIP label, so that the record is the
-    same however the molecule was written.
+    There are two feature versions. `ogb-1` is the version of the published code: atoms are in the
+    order of the input, and chirality is RDKit's CW/CCW tag. `cip-1`, the default, differs in two
+    points: atoms are in the canonical order of `smiles`, and chirality is the CIP label. The
+    `cip-1` record of a molecule does not depend on how the molecule was written.
 
     Attributes:
         atoms: the nine atom features (`ATOM_FEATURES`), each counted from 0 (column 0 is the atomic
             number - 1).
-        bonds: the two atoms of each bond; every bond stands once.
+        bonds: the two atoms of each bond; each bond is listed once.
         bond_features: type, stereo and conjugation of each bond (`BOND_FEATURES`).
-        positions: c geometries in Å, float32; c = 0 where none is known.
-        id: the name under which errors and tables speak of the molecule.
+        positions: c geometries in Å, float32; c = 0 if no geometry is known.
+        id: the name of the molecule in error messages and tables.
         smiles: a SMILES whose atoms RDKit reads in the order of this record.
-        source_atoms: for each atom, its index (hydrogens counted) in the input the molecule was
-            read from.
-        features: the version of the features.
-        energies: of the geometries, in kcal/mol by `force_field`; None where they are not known.
-        force_field: MMFF94 or UFF, whose energies cannot be compared; empty where there are none.
+        source_atoms: for each atom, its index in the input, where hydrogens are counted.
+        features: the feature version.
+        energies: energies of the geometries in kcal/mol; None if not known.
+        force_field: MMFF94 or UFF, the source of `energies`; empty without energies. Energies of
+            different force fields cannot be compared.
     """
 
     atoms: UInt8[np.ndarray, "n 9"]
@@ -81,16 +95,15 @@ class Molecule:
     force_field: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse a record that no later step could use."""
+        """Check the number of atoms, the atoms of the bonds and the positions."""
         if self.n_atoms == 0:
-            raise MoleculeError(f"{self.id}: a molecule needs at least one atom, this one has none")
+            raise MoleculeError(f"{self.id}: a molecule needs at least one atom, got none")
         if self.bonds.size and int(self.bonds.max()) >= self.n_atoms:
             raise MoleculeError(
-                f"{self.id}: a bond names atom {int(self.bonds.max())}, "
+                f"{self.id}: a bond refers to atom {int(self.bonds.max())}, "
                 f"but there are {self.n_atoms} atoms"
             )
-        if self.positions.size and not (np.abs(self.positions) < FARTHEST).all():
-            raise MoleculeError(f"{self.id}: positions must be numbers in Å below {FARTHEST:,.0f}")
+        check_positions(self.positions, self.id)
 
     @property
     def n_atoms(self) -> int:

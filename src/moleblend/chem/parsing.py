@@ -1,43 +1,42 @@
-"""From SMILES, mol blocks and XYZ to `Molecule`, by RDKit.
+"""Reading SMILES and mol blocks into `Molecule` with RDKit.
 
-A `cip-1` record is a function of its canonical SMILES alone: whatever was read is written as
-canonical SMILES, and that text is read again. So the record cannot depend on how a molecule was
-drawn, ordered or kekulised; geometry and source indices merely follow their atoms. An `ogb-1`
-record is what the published code sees: RDKit's atoms in RDKit's order.
+A `cip-1` record is a function of its canonical SMILES alone: any input is written as canonical
+SMILES, and that SMILES is parsed again. The record therefore does not depend on how a molecule was
+drawn, ordered or kekulised; geometry and source indices follow their atoms. An `ogb-1` record has
+RDKit's atoms in RDKit's order, as in the published code.
 
-Importing this module sends RDKit's messages to Python's logger `rdkit`, and from there, instead of
-onto the terminal, into the sentence of the `MoleculeError`.
+Importing this module redirects RDKit's messages to Python's logger `rdkit`. They are not printed;
+they become the reason in a `MoleculeError`.
 """
 
 import logging
 import re
+import threading
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 from rdkit import Chem, rdBase
 
 from moleblend.chem.featurizer import atom_rows, bond_rows, label_stereo, list_atoms
-from moleblend.chem.molecule import FARTHEST, FeatureVersion, Molecule, MoleculeError
-from moleblend.chem.parse_errors import RdkitErrorCollector, odd_character, shown
+from moleblend.chem.molecule import FeatureVersion, Molecule, MoleculeError, check_positions
+from moleblend.chem.parse_errors import RdkitErrorCollector, invalid_character, shown
 
 _WRITTEN_HYDROGEN = re.compile(r"\[\d*H")
-"""Finds a bracket that may be a hydrogen atom (or Hg, Ho, ..., which costs time only)."""
+"""Matches a bracket that may be a hydrogen atom; Hg, Ho, ... match too, which only costs time."""
 
 _STEREO_MARK = re.compile(r"[@/\\]")
 
 _LONGEST_SMILES = 20_000
-"""Characters; no molecule that a model takes needs as many, and no clock stops RDKit's parser."""
+"""Number of characters. RDKit's parser has no time limit, and no usable molecule needs as many."""
 
 _KEEP_HYDROGENS = Chem.SmilesParserParams()
 _KEEP_HYDROGENS.removeHs = False
 
 _DEFAULT = Chem.RemoveHsParameters()
-BARE = Chem.RemoveHsParameters()
-BARE.removeDefiningBondStereo = True
-
+REMOVE_STEREO_HYDROGENS = Chem.RemoveHsParameters()
+REMOVE_STEREO_HYDROGENS.removeDefiningBondStereo = True
 
 RDKIT_VERSION = rdBase.rdkitVersion
-
 
 _rdkit_errors = RdkitErrorCollector()
 rdBase.LogToPythonLogger()
@@ -45,19 +44,30 @@ logging.getLogger("rdkit").handlers = [_rdkit_errors]
 logging.getLogger("rdkit").propagate = False
 
 
+class _LastRead(threading.local):
+    """The record that this thread read last, and the RDKit molecule of its SMILES."""
+
+    def __init__(self) -> None:
+        self.record: Molecule | None = None
+        self.mol: Chem.Mol | None = None
+
+
+_last_read = _LastRead()
+
+
 def read_smiles(smiles: str, *, id: str = "", features: FeatureVersion = "cip-1") -> Molecule:
     """Read a SMILES.
 
     Args:
-        smiles: blanks around it do not count.
+        smiles: one SMILES; surrounding spaces are ignored.
         id: the molecule's name; the SMILES itself if empty.
-        features: version of the features.
+        features: the feature version.
 
     Returns:
         A molecule without positions.
 
     Raises:
-        MoleculeError: no SMILES, or one that RDKit refuses, with its reason.
+        MoleculeError: the SMILES is empty or invalid; the message has RDKit's reason.
 
     Example:
         >>> read_smiles("OCC").smiles, read_smiles("OCC").source_atoms.tolist()
@@ -69,23 +79,31 @@ def read_smiles(smiles: str, *, id: str = "", features: FeatureVersion = "cip-1"
     return build_record(mol, source, name, features, written=text)
 
 
+def count_atoms(smiles: str) -> int:
+    """Count the heavy atoms of a SMILES; 0 if it is not a molecule."""
+    try:
+        return read_smiles(smiles, features="ogb-1").n_atoms  # the faster version
+    except MoleculeError:
+        return 0
+
+
 def read_mol_block(block: str, *, id: str = "", features: FeatureVersion = "cip-1") -> Molecule:
     """Read a mol block, V2000 or V3000, as RDKit's SDMolSupplier does by default.
 
     Args:
-        block: the text up to `M  END`; what follows is not read.
-        id: the molecule's name; the title line of the block, or else its SMILES, if empty.
-        features: version of the features.
+        block: the text up to `M  END`; the rest is ignored.
+        id: the molecule's name; if empty, the title line of the block, or else its SMILES.
+        features: the feature version.
 
     Returns:
-        A molecule with one geometry (Å) if the block is 3D, with none if it is a drawing or has no
-        coordinates. In a 3D block stereo comes from the geometry.
+        A molecule with one geometry (Å) if the block is 3D. A 2D drawing or a block without
+        coordinates gives no geometry. In a 3D block the stereo is taken from the geometry.
 
     Raises:
-        MoleculeError: RDKit refuses the block; the message has its reason.
+        MoleculeError: RDKit cannot read the block; the message has its reason.
     """
     name = id or block.split("\n", 1)[0].strip()
-    _rdkit_errors.forget()
+    _rdkit_errors.clear()
     with_hydrogens = Chem.MolFromMolBlock(block, removeHs=False)
     if with_hydrogens is None:
         raise MoleculeError(
@@ -98,29 +116,49 @@ def read_mol_block(block: str, *, id: str = "", features: FeatureVersion = "cip-
 
 
 def parse(smiles: str) -> Chem.Mol:
-    """Read a SMILES into RDKit's own record, for the other modules that know RDKit.
+    """Read a SMILES into an RDKit molecule, for the other modules of this package.
 
     Raises:
-        MoleculeError: no SMILES, or one that RDKit refuses, with its reason.
+        MoleculeError: the SMILES is empty or invalid; the message has RDKit's reason.
     """
     mol, _ = parse_with_sources(smiles.strip(), smiles)
     return mol
 
 
-def in_order(molecule: Molecule) -> Chem.Mol:
-    """Give RDKit's own record of a molecule, with the atoms of the record in their order.
+def parse_record(molecule: Molecule) -> Chem.Mol:
+    """Read the SMILES of a record into an RDKit molecule, as `parse` does.
+
+    The record that this thread read last is not parsed again. Features that are computed while
+    molecules are read therefore need no further parse. Callers must not change the result.
 
     Raises:
-        MoleculeError: it is an `ogb-1` record from a mol block whose order no SMILES of RDKit has.
+        MoleculeError: RDKit cannot read the SMILES, which can happen for a mol block.
     """
-    return written(molecule)[1]
+    if _last_read.record is molecule and _last_read.mol is not None:
+        return _last_read.mol
+    return parse(molecule.smiles)
 
 
-def written(molecule: Molecule) -> tuple[Chem.Mol, Chem.Mol, list[int]]:
-    """Read the record's SMILES: as written, with the record's atoms alone, and which those are.
+def in_order(molecule: Molecule) -> Chem.Mol:
+    """Return the RDKit molecule of a record, with the atoms in the order of the record.
 
     Raises:
-        MoleculeError: it is an `ogb-1` record from a mol block whose order no SMILES of RDKit has.
+        MoleculeError: the record is an `ogb-1` record of a mol block, and RDKit cannot write a
+            SMILES with its order of atoms.
+    """
+    return parse_in_order(molecule)[1]
+
+
+def parse_in_order(molecule: Molecule) -> tuple[Chem.Mol, Chem.Mol, list[int]]:
+    """Parse the SMILES of a record and check that its atoms are in the order of the record.
+
+    Returns:
+        The molecule as written; the same with the atoms of the record only; and the indices of
+        these atoms in the first one. They differ for hydrogens that only mark stereo.
+
+    Raises:
+        MoleculeError: the record is an `ogb-1` record of a mol block, and RDKit cannot write a
+            SMILES with its order of atoms.
     """
     mol, _ = parse_with_sources(molecule.smiles, molecule.id)
     bare, recorded = _drop_stereo_hydrogens(mol, molecule.smiles, molecule.features)
@@ -133,35 +171,36 @@ def written(molecule: Molecule) -> tuple[Chem.Mol, Chem.Mol, list[int]]:
 
 
 def parse_with_sources(text: str, name: str) -> tuple[Chem.Mol, list[int]]:
-    """Read a SMILES; also say which atom of the text each atom is, as hydrogens are dropped."""
+    """Parse a SMILES without its hydrogens; also return the index of each atom in the text."""
     if not text:
         raise MoleculeError(f"{name or 'molecule'}: the SMILES is empty")
     if len(text) > _LONGEST_SMILES:
         raise MoleculeError(
-            f"{name}: the SMILES has {len(text):,} characters, at most {_LONGEST_SMILES:,} are read"
+            f"{name}: the SMILES has {len(text):,} characters, at most {_LONGEST_SMILES:,} are "
+            "allowed"
         )
     rest = text.split(maxsplit=1)[1:]
-    if rest and not rest[0].startswith("|"):  # RDKit would take it for a name
+    if rest and not rest[0].startswith("|"):  # RDKit would read it as a name
         raise MoleculeError(
-            f"{name}: the SMILES has a blank inside, one SMILES alone was expected: {shown(text)!r}"
+            f"{name}: the SMILES contains a space, expected a single SMILES: {shown(text)!r}"
         )
-    if odd := odd_character(text.split(maxsplit=1)[0]):
+    if invalid := invalid_character(text.split(maxsplit=1)[0]):
         raise MoleculeError(
-            f"{name}: not a valid SMILES {shown(text)!r}: it has the character {odd}"
+            f"{name}: not a valid SMILES {shown(text)!r}: it contains the character {invalid}"
         )
-    _rdkit_errors.forget()
+    _rdkit_errors.clear()
     writes_hydrogen = _WRITTEN_HYDROGEN.search(text) is not None
     mol = Chem.MolFromSmiles(text, _KEEP_HYDROGENS) if writes_hydrogen else Chem.MolFromSmiles(text)
     if mol is None:
-        told = "" if text == name else f" {shown(text)}"
-        raise MoleculeError(f"{name}: not a valid SMILES{told}: {_rdkit_errors.reason(text)}")
+        quoted = "" if text == name else f" {shown(text)}"
+        raise MoleculeError(f"{name}: not a valid SMILES{quoted}: {_rdkit_errors.reason(text)}")
     return remove_hydrogens(mol, name) if writes_hydrogen else (mol, list(range(mol.GetNumAtoms())))
 
 
 def remove_hydrogens(
     mol: Chem.Mol, name: str, parameters: Chem.RemoveHsParameters = _DEFAULT
 ) -> tuple[Chem.Mol, list[int]]:
-    """Remove hydrogens, and say which atom of `mol` each remaining atom was."""
+    """Remove hydrogens; also return the index in `mol` of each remaining atom."""
     for atom in list_atoms(mol):
         atom.SetIntProp("_source", atom.GetIdx())
     try:
@@ -176,20 +215,26 @@ def remove_hydrogens(
 def build_record(
     mol: Chem.Mol, source: list[int], name: str, features: FeatureVersion, written: str = ""
 ) -> Molecule:
-    """Build the record of `mol`, whose atoms are those of `source` in the input.
+    """Build the record of an RDKit molecule.
 
-    `written` is the SMILES that `mol` was read from, if it was.
+    Args:
+        mol: without removable hydrogens; its 3D conformer becomes the geometry.
+        source: the index in the input of each atom.
+        name: the molecule's name; its SMILES if empty.
+        features: the feature version.
+        written: the SMILES that `mol` was parsed from; empty for other inputs.
     """
     positions = np.zeros((0, mol.GetNumAtoms(), 3), np.float32)
     if mol.GetNumConformers() and mol.GetConformer().Is3D():
         geometry = mol.GetConformer().GetPositions()
         check_positions(geometry, name or "molecule")
-        if len(geometry) == 1 or np.ptp(geometry, axis=0).any():  # all in one point: no coordinates
+        # If all atoms are in one point, there are no coordinates.
+        if len(geometry) == 1 or np.ptp(geometry, axis=0).any():
             positions = geometry.astype(np.float32)[None]
-    smiles = written
+    smiles, parsed = written, mol if written else None
     if features == "cip-1":
         smiles = Chem.MolToSmiles(mol)
-        if ":" in smiles:  # reaction numbers, which would change the canonical order
+        if ":" in smiles:  # atom map numbers would change the canonical order
             for atom in list_atoms(mol):
                 atom.SetAtomMapNum(0)
             smiles = Chem.MolToSmiles(mol)
@@ -201,6 +246,7 @@ def build_record(
             positions = _reordered(positions, order)
         if has_stereo := _STEREO_MARK.search(smiles) is not None:
             label_stereo(mol)
+        parsed = mol
         mol, order = _drop_stereo_hydrogens(mol, smiles, features)
         source = [source[i] for i in order]
         positions = _reordered(positions, order)
@@ -208,7 +254,7 @@ def build_record(
         has_stereo = not written or _STEREO_MARK.search(written) is not None
         smiles = written or Chem.MolToSmiles(mol, canonical=False)
     bonds, bond_features = bond_rows(mol, features, has_stereo=has_stereo)
-    return Molecule(
+    record = Molecule(
         atoms=atom_rows(mol, features, has_stereo=has_stereo),
         bonds=bonds,
         bond_features=bond_features,
@@ -218,25 +264,21 @@ def build_record(
         source_atoms=np.array(source, np.int32),
         features=features,
     )
+    _last_read.record, _last_read.mol = record, parsed
+    return record
 
 
 def _reordered(
     positions: Float32[np.ndarray, "c n 3"], order: list[int]
 ) -> Float32[np.ndarray, "c m 3"]:
-    """Put atoms in another order; most molecules have no positions, and then it costs nothing."""
+    """Reorder atoms; fast for the common case without positions."""
     return positions[:, order] if len(positions) else np.zeros((0, len(order), 3), np.float32)
 
 
 def _drop_stereo_hydrogens(
     mol: Chem.Mol, smiles: str, features: FeatureVersion
 ) -> tuple[Chem.Mol, list[int]]:
-    """For `cip-1`, remove hydrogens that only mark the stereo of an imine: it has its label."""
+    """For `cip-1`, remove hydrogens that only mark the stereo of an imine, which has a label."""
     if features == "cip-1" and "[H]" in smiles:
-        return remove_hydrogens(mol, smiles, BARE)
+        return remove_hydrogens(mol, smiles, REMOVE_STEREO_HYDROGENS)
     return mol, list(range(mol.GetNumAtoms()))
-
-
-def check_positions(positions: Float[np.ndarray, "n 3"], name: str) -> None:
-    """Refuse what is no place in a molecule, before arithmetic makes something of it."""
-    if not (np.abs(positions) < FARTHEST).all():
-        raise MoleculeError(f"{name}: positions must be numbers in Å below {FARTHEST:,.0f}")

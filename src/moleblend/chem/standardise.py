@@ -1,6 +1,6 @@
-"""One way to write a molecule: fragments, charges, tautomers, hydrogens, InChIKey. By RDKit.
+"""Standardisation of molecules: fragments, charges, tautomers, hydrogens, InChIKey.
 
-Every step takes a SMILES and gives a canonical one.
+Each step takes a SMILES and returns a canonical SMILES.
 """
 
 from collections.abc import Callable
@@ -13,14 +13,14 @@ from moleblend.chem.molecule import MoleculeError
 from moleblend.chem.parsing import parse
 
 MOST_TAUTOMERS = 1_000
-"""Tautomers, and transformations, after which a molecule is given up."""
+"""Largest number of tautomers, and of transformations, that are enumerated for a molecule."""
 
 
 def canonical(smiles: str) -> str:
     """Write the canonical SMILES.
 
     Raises:
-        MoleculeError: RDKit refuses the SMILES.
+        MoleculeError: the SMILES is invalid.
     """
     return Chem.MolToSmiles(parse(smiles))
 
@@ -29,40 +29,40 @@ def largest_fragment(smiles: str) -> str:
     """Keep the largest fragment: organic before inorganic, then most atoms, then heaviest.
 
     Raises:
-        MoleculeError: RDKit refuses the SMILES.
+        MoleculeError: the SMILES is invalid, or RDKit cannot standardise it.
 
     Example:
         >>> largest_fragment("CC(=O)[O-].[Na+]")
         'CC(=O)[O-]'
     """
     chooser = rdMolStandardize.LargestFragmentChooser(preferOrganic=True)
-    return _after(smiles, chooser.choose)
+    return _apply(smiles, chooser.choose)
 
 
 def neutralise(smiles: str) -> str:
-    """Remove charges by adding and removing hydrogens, as far as that goes.
+    """Remove charges by adding and removing hydrogens, where possible.
 
-    What balances a charge without a hydrogen (nitro, quaternary ammonium, Na+) stays.
+    Charges that hydrogens cannot remove (nitro, quaternary ammonium, Na+) remain.
 
     Raises:
-        MoleculeError: RDKit refuses the SMILES.
+        MoleculeError: the SMILES is invalid, or RDKit cannot standardise it.
 
     Example:
         >>> neutralise("CC(=O)[O-]"), neutralise("CC(=O)[O-].[Na+]")
         ('CC(=O)O', 'CC(=O)[O-].[Na+]')
     """
-    return _after(smiles, rdMolStandardize.Uncharger().uncharge)
+    return _apply(smiles, rdMolStandardize.Uncharger().uncharge)
 
 
 def canonical_tautomer(smiles: str) -> str:
-    """Choose one tautomer, by RDKit's rules and scores: the same, whichever was written.
+    """Return RDKit's canonical tautomer, which is the same for all tautomers of a molecule.
 
-    It need not be the most stable one. Stereo that the chosen tautomer can have is kept, also where
-    it could be lost by way of another one: L- and D-alanine stay two molecules.
+    It is not necessarily the most stable one. Stereo that the canonical tautomer can have is kept,
+    even if another tautomer would lose it: L- and D-alanine stay two molecules.
 
     Raises:
-        MoleculeError: RDKit refuses the SMILES, or there are more than `MOST_TAUTOMERS`, of which
-            the choice would depend on how the molecule was written.
+        MoleculeError: the SMILES is invalid, RDKit cannot standardise it, or there are more than
+            `MOST_TAUTOMERS` tautomers, whose choice would depend on the input SMILES.
 
     Example:
         >>> canonical_tautomer("CC(O)=N") == canonical_tautomer("CC(N)=O") == "CC(N)=O"
@@ -75,19 +75,19 @@ def canonical_tautomer(smiles: str) -> str:
         enumerator.SetMaxTransforms(MOST_TAUTOMERS)
         enumerator.SetRemoveSp3Stereo(False)
         enumerator.SetRemoveBondStereo(False)
-        found = enumerator.Enumerate(mol)
-        if found.status != rdMolStandardize.TautomerEnumeratorStatus.Completed:
+        tautomers = enumerator.Enumerate(mol)
+        if tautomers.status != rdMolStandardize.TautomerEnumeratorStatus.Completed:
             raise MoleculeError(f"{smiles}: it has more than {MOST_TAUTOMERS:,} tautomers")
-        return enumerator.PickCanonical(found)
+        return enumerator.PickCanonical(tautomers)
 
-    return _after(smiles, choose)
+    return _apply(smiles, choose)
 
 
 def explicit_hydrogens(smiles: str) -> str:
     """Write every hydrogen as an atom.
 
     Raises:
-        MoleculeError: RDKit refuses the SMILES.
+        MoleculeError: the SMILES is invalid.
 
     Example:
         >>> explicit_hydrogens("C")
@@ -97,13 +97,13 @@ def explicit_hydrogens(smiles: str) -> str:
 
 
 def inchikey(smiles: str) -> str:
-    """Give the InChIKey; "" where InChI has none, as for an atom without an element.
+    """Compute the InChIKey; "" if InChI has none, for example with a dummy atom.
 
-    Its first 14 letters are the skeleton: connectivity without stereo, isotopes, charges by
-    hydrogen, and with most tautomers as one.
+    Its first 14 letters encode the skeleton: connectivity without stereo, isotopes and protonation.
+    Most tautomers have the same skeleton.
 
     Raises:
-        MoleculeError: RDKit refuses the SMILES.
+        MoleculeError: the SMILES is invalid.
 
     Example:
         >>> inchikey("CCO")
@@ -112,11 +112,11 @@ def inchikey(smiles: str) -> str:
     return inchi.MolToInchiKey(parse(smiles))
 
 
-def _after(smiles: str, change: Callable[[Chem.Mol], Chem.Mol]) -> str:
-    """Apply one of RDKit's steps; what it says of a failure goes into the error."""
+def _apply(smiles: str, change: Callable[[Chem.Mol], Chem.Mol]) -> str:
+    """Apply one of RDKit's steps; a failure becomes a MoleculeError with RDKit's message."""
     mol = parse(smiles)
     try:
-        # Written and read once more: a change can leave marks that another SMILES would not have.
+        # Written and parsed again: a step can leave marks that a fresh parse does not have.
         return Chem.MolToSmiles(parse(Chem.MolToSmiles(change(mol))))
     except (ValueError, RuntimeError) as error:
         if isinstance(error, MoleculeError):

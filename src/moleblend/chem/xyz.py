@@ -1,4 +1,4 @@
-"""XYZ: geometries without bonds, joined to the SMILES that name them."""
+"""XYZ geometries, which have no bonds, combined with the SMILES of their molecules."""
 
 import math
 
@@ -8,17 +8,16 @@ from rdkit import Chem
 from rdkit.Chem import rdDetermineBonds
 
 from moleblend.chem.featurizer import list_atoms, list_bonds
-from moleblend.chem.molecule import FeatureVersion, Molecule, MoleculeError
+from moleblend.chem.molecule import FeatureVersion, Molecule, MoleculeError, check_positions
 from moleblend.chem.parsing import (
-    BARE,
+    REMOVE_STEREO_HYDROGENS,
     build_record,
-    check_positions,
     parse_with_sources,
     remove_hydrogens,
 )
 
 _LONGEST_BOND = 1.3
-"""Length of the longest plausible bond, in sums of the two covalent radii."""
+"""Length of the longest plausible bond, divided by the sum of the two covalent radii."""
 
 _COVALENT_RADII = np.array([Chem.GetPeriodicTable().GetRcovalent(number) for number in range(119)])
 
@@ -31,40 +30,40 @@ def read_xyz(
     id: str = "",
     features: FeatureVersion = "cip-1",
 ) -> Molecule:
-    """Join a geometry without bonds to the SMILES that names them.
+    """Combine a geometry without bonds with the SMILES that defines the bonds.
 
     Atoms in RDKit's order of the SMILES (heavy atoms, then hydrogens) are accepted if the elements
-    agree and no bond is longer than 1.3 sums of covalent radii (in QM9 they reach 1.29, and 2.1 or
-    more where the order differs). Otherwise bonds are read off the distances and mapped on the
-    SMILES as graphs without bond orders; of several maps the one that gives high bond orders the
-    short distances is taken.
+    agree and no bond is longer than 1.3 times the sum of the covalent radii. In QM9 this ratio is
+    at most 1.29, and at least 2.1 if the order differs. Otherwise the bonds are determined from the
+    distances, and the two graphs are matched without bond orders. If several matches exist, the one
+    with the shortest distances for high bond orders is used.
 
     Args:
-        atomic_numbers: of all atoms, or of the heavy atoms alone (then in the order of the SMILES).
+        atomic_numbers: of all atoms, or of the heavy atoms only (then in the order of the SMILES).
         positions: in Å.
-        smiles: its stereo marks are replaced by the stereo of the geometry.
+        smiles: its stereo is replaced by the stereo of the geometry.
         id: the molecule's name; the SMILES itself if empty.
-        features: version of the features.
+        features: the feature version.
 
     Returns:
         A molecule with one geometry; `source_atoms` are rows of `positions`.
 
     Raises:
-        MoleculeError: the SMILES is refused, or geometry and SMILES are not the same molecule.
+        MoleculeError: the SMILES is invalid, or geometry and SMILES are different molecules.
     """
     text = smiles.strip()
     name = id or text or "molecule"
     numbers = np.asarray(atomic_numbers, np.int64)
     check_positions(positions, name)
-    read, _ = parse_with_sources(text, name)
-    bare = Chem.RemoveHs(read, BARE)
-    for mol in (Chem.AddHs(bare), read, bare):
+    parsed, _ = parse_with_sources(text, name)
+    bare = Chem.RemoveHs(parsed, REMOVE_STEREO_HYDROGENS)
+    for mol in (Chem.AddHs(bare), parsed, bare):
         if sorted(numbers) == sorted(atom.GetAtomicNum() for atom in list_atoms(mol)):
             break
     else:
         raise MoleculeError(
-            f"{name}: the geometry's {len(numbers)} atoms are not those of the SMILES {text}, "
-            "neither with nor without hydrogens"
+            f"{name}: the {len(numbers)} atoms of the geometry do not match the SMILES {text}, "
+            "with or without hydrogens"
         )
     rows = np.arange(len(numbers))
     if not _is_plausible(mol, numbers, positions):
@@ -72,7 +71,7 @@ def read_xyz(
         matched = _match_geometry(mol, numbers, positions) if has_all_atoms else None
         if matched is None:
             raise MoleculeError(
-                f"{name}: the distances of the geometry don't fit the bonds of {text}"
+                f"{name}: the distances in the geometry do not match the bonds of {text}"
             )
         rows = matched
     mol.RemoveAllConformers()
@@ -86,24 +85,22 @@ def parse_xyz(text: str) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n 3"
     """Read the first frame of an XYZ file: atom count, comment, then `element x y z ...` per atom.
 
     Args:
-        text: elements are symbols or numbers; further columns and frames are not read. Numbers may
-            be written 1.2*^-6, as in QM9's files.
+        text: elements are symbols or numbers; further columns and frames are ignored. Numbers may
+            be written as 1.2*^-6, as in the files of QM9.
 
     Returns:
         Atomic numbers and positions in Å.
 
     Raises:
-        MoleculeError: which line is wrong, and how.
+        MoleculeError: a line is invalid; the message has its number.
     """
     lines = text.splitlines()
     if not lines or not lines[0].strip().isdecimal():
-        raise MoleculeError(
-            f"XYZ: line 1 must be the number of atoms, found {(lines or [''])[0]!r}"
-        )
+        raise MoleculeError(f"XYZ: line 1 must be the number of atoms, got {(lines or [''])[0]!r}")
     n_atoms = int(lines[0])
     if len(lines) < n_atoms + 2:
         raise MoleculeError(
-            f"XYZ: {n_atoms} atoms announced, but only {max(len(lines) - 2, 0)} follow"
+            f"XYZ: line 1 says {n_atoms} atoms, but only {max(len(lines) - 2, 0)} follow"
         )
     table = Chem.GetPeriodicTable()
     numbers = np.zeros(n_atoms, np.int64)
@@ -115,9 +112,9 @@ def parse_xyz(text: str) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n 3"
                 int(element) if element.isdecimal() else table.GetAtomicNumber(element.capitalize())
             )
             positions[row] = float(x), float(y), float(z)
-        except (ValueError, RuntimeError) as error:  # RuntimeError: RDKit does not know the symbol
+        except (ValueError, RuntimeError) as error:  # RuntimeError: unknown element symbol
             raise MoleculeError(
-                f"XYZ: line {row + 3} must be an element and three numbers, found {line!r}"
+                f"XYZ: line {row + 3} must be an element and three numbers, got {line!r}"
             ) from error
     return numbers, positions
 
@@ -125,7 +122,7 @@ def parse_xyz(text: str) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n 3"
 def _is_plausible(
     mol: Chem.Mol, numbers: Int[np.ndarray, " n"], positions: Float[np.ndarray, "n 3"]
 ) -> bool:
-    """Whether the geometry, taken in the order of `mol`, has its elements and no torn bond."""
+    """Check that the geometry, in the order of `mol`, has the same elements and no long bond."""
     if any(
         atom.GetAtomicNum() != number for atom, number in zip(list_atoms(mol), numbers, strict=True)
     ):
@@ -141,26 +138,26 @@ def _is_plausible(
 def _match_geometry(
     mol: Chem.Mol, numbers: Int[np.ndarray, " n"], positions: Float[np.ndarray, "n 3"]
 ) -> Int[np.ndarray, " n"] | None:
-    """Find the row of the geometry for each atom of `mol`; None if the two graphs differ."""
+    """Return the row of the geometry for each atom of `mol`; None if the two graphs differ."""
     geometry = Chem.RWMol()
     for number in numbers:
         geometry.AddAtom(Chem.Atom(int(number)))
     geometry.AddConformer(_conformer(positions))
     rdDetermineBonds.DetermineConnectivity(geometry, useVdw=True, covFactor=1.15)
-    wanted, wanted_atoms = _skeleton(mol)
-    found, found_atoms = _skeleton(geometry)
-    if found.GetNumBonds() != wanted.GetNumBonds():
+    expected, expected_atoms = _skeleton(mol)
+    given, given_atoms = _skeleton(geometry)
+    if given.GetNumBonds() != expected.GetNumBonds():
         return None
     shortest = math.inf
     best = None
     orders = [
         (b.GetBeginAtomIdx(), b.GetEndAtomIdx(), b.GetBondTypeAsDouble()) for b in list_bonds(mol)
     ]
-    for match in found.GetSubstructMatches(wanted, uniquify=False, maxMatches=1000):
+    for match in given.GetSubstructMatches(expected, uniquify=False, maxMatches=1000):
         rows = np.zeros(len(numbers), np.int64)
-        for atoms, atom in zip(wanted_atoms, match, strict=True):
-            rows[atoms] = found_atoms[atom]
-        # Every match uses the same distances, so the sum is least where high orders are short.
+        for atoms, atom in zip(expected_atoms, match, strict=True):
+            rows[atoms] = given_atoms[atom]
+        # All matches use the same distances; the sum is smallest if high orders are short.
         total = sum(
             k * np.linalg.norm(positions[rows[i]] - positions[rows[j]]) for i, j, k in orders
         )
@@ -170,25 +167,25 @@ def _match_geometry(
 
 
 def _skeleton(mol: Chem.Mol) -> tuple[Chem.Mol, list[list[int]]]:
-    """Join heavy atoms by single bonds, and list for each its atom of `mol` and the hydrogens.
+    """Return the heavy atoms with single bonds, and for each its index and those of its hydrogens.
 
-    The number of hydrogens stands in the isotope, so that a substructure match has to respect it.
+    The number of hydrogens is stored as the isotope, so that substructure matching respects it.
     """
     skeleton = Chem.RWMol()
     members: list[list[int]] = []
-    place: dict[int, int] = {}
+    index: dict[int, int] = {}
     for atom in list_atoms(mol):
         if atom.GetAtomicNum() == 1:
             continue
         hydrogens = [other.GetIdx() for other in atom.GetNeighbors() if other.GetAtomicNum() == 1]
         bare = Chem.Atom(atom.GetAtomicNum())
         bare.SetIsotope(1 + len(hydrogens))
-        place[atom.GetIdx()] = skeleton.AddAtom(bare)
+        index[atom.GetIdx()] = skeleton.AddAtom(bare)
         members.append([atom.GetIdx(), *hydrogens])
     for bond in list_bonds(mol):
         i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
-        if i in place and j in place:
-            skeleton.AddBond(place[i], place[j], Chem.BondType.SINGLE)
+        if i in index and j in index:
+            skeleton.AddBond(index[i], index[j], Chem.BondType.SINGLE)
     return skeleton.GetMol(), members
 
 

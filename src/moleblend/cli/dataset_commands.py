@@ -1,6 +1,7 @@
-"""The verbs below `moleblend data` that are about published data sets."""
+"""Commands of `moleblend data` for published data sets."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -8,16 +9,16 @@ import tyro
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from moleblend.cli.terminal import SHOWN, Argument, check_out, say
+from moleblend.cli.terminal import CONSOLE, Argument, call, check_out, say
 
 
 def _list() -> None:
-    """List the data sets, and which of them are here: moleblend data list."""
-    from moleblend.data.datasets.catalogue import DATASETS
+    """List the data sets, and which of them are on this machine: moleblend data list."""
+    from moleblend.data.datasets.catalogue import known_datasets
     from moleblend.data.datasets.fetch import is_here
 
-    table = RichTable("set", "molecules", "labels", "what it is", "here")
-    for name, known in DATASETS.items():
+    table = RichTable("set", "molecules", "labels", "description", "here")
+    for name, known in known_datasets().items():
         labels = f"{known.n_tasks}, {known.task}" if known.task else ""
         here = "yes" if is_here(name) else ""
         table.add_row(name, f"{known.literature:,}", labels, known.title, here)
@@ -25,10 +26,10 @@ def _list() -> None:
 
 
 def _show(name: Argument[str]) -> None:
-    """Say what is known of a data set, and where it lies: moleblend data show NAME.
+    """Describe a data set and where its file is: moleblend data show NAME.
 
     Args:
-        name: of the set.
+        name: name of the set.
     """
     from moleblend.data.datasets.fetch import describe_dataset
 
@@ -37,65 +38,68 @@ def _show(name: Argument[str]) -> None:
 
 
 def _fetch(name: Argument[str], out: Path | None = None) -> None:
-    """Download a data set and check its hash: moleblend data fetch NAME.
+    """Download a data set and verify its hash: moleblend data fetch NAME.
 
-    What broke off goes on where it stopped. Without a network it says which file to put where.
+    An interrupted download is continued. Without network access, the error message says which file
+    to put where.
 
     Args:
-        name: of the set.
-        out: the data folder to put it in; the user's cache by default.
+        name: name of the set.
+        out: data folder; by default the user's cache.
     """
     from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
     from moleblend.data.datasets.fetch import fetch
 
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=SHOWN, transient=True, disable=not SHOWN.is_terminal) as bar:
+    with Progress(
+        *columns, console=CONSOLE, transient=True, disable=not CONSOLE.is_terminal
+    ) as bar:
         task = bar.add_task(name, total=None)
         path = fetch(name, out, lambda done, size: bar.update(task, completed=done, total=size))
     say(f"{name} is at {path}")
 
 
 def _check(names: Argument[tuple[str, ...]] = (), processes: int | None = None) -> None:
-    """Read data sets and count what they hold: moleblend data check [NAME ...].
+    """Count the contents of data sets: moleblend data check [NAME ...].
 
     Args:
-        names: of the sets; without one, all that are here.
-        processes: one for each core by default.
+        names: names of the sets; by default all sets on this machine.
+        processes: number of processes; by default one for each core.
     """
     from rich.progress import Progress
 
-    from moleblend.data.datasets.catalogue import DATASETS
+    from moleblend.data.datasets.catalogue import known_datasets
     from moleblend.data.datasets.fetch import dataset, is_here
     from moleblend.data.datasets.integrity import check
 
     columns = ("set", "rows", "molecules", "literature", "labels", "hash", "defects")
     table = RichTable(*columns)
-    surprises: list[str] = []
-    with Progress(console=SHOWN, transient=True, disable=not SHOWN.is_terminal) as bar:
-        for name in names or filter(is_here, DATASETS):
+    differences: list[str] = []
+    with Progress(console=CONSOLE, transient=True, disable=not CONSOLE.is_terminal) as bar:
+        for name in names or filter(is_here, known_datasets()):
             task = bar.add_task(name, total=None)
-            found = check(
+            result = check(
                 name,
                 n_processes=processes,
                 on_progress=lambda done, n, task=task: bar.update(task, completed=done, total=n),
             )
             bar.remove_task(task)
-            counts = found.counts
-            of = "" if counts.parsed == counts.rows else f" of {counts.parsed:,} read"
+            counts = result.counts
+            of_parsed = "" if counts.parsed == counts.rows else f" of {counts.parsed:,} parsed"
             table.add_row(
                 name,
                 f"{counts.rows:,}",
-                f"{counts.valid:,}{of}",
+                f"{counts.valid:,}{of_parsed}",
                 f"{dataset(name).literature:,}",
                 f"{counts.labels:,}",
-                found.hash,
-                "; ".join(found.defects),
+                result.hash,
+                "; ".join(result.defects),
             )
-            surprises += [f"{name}: {surprise}" for surprise in found.surprises]
+            differences += [f"{name}: {difference}" for difference in result.differences]
     _print(table)
-    if surprises:
-        raise ValueError(f"not as known: {'; '.join(surprises)}")
+    if differences:
+        raise ValueError(f"differences from the catalogue: {'; '.join(differences)}")
 
 
 def _export(
@@ -103,11 +107,11 @@ def _export(
 ) -> None:
     """Write a data set as one table: moleblend data export NAME OUT.
 
-    QM9 gets its atomisation energies, PCQM4Mv2 its parts; other tables are what they are.
+    QM9 gets its atomisation energies, PCQM4Mv2 its split; other tables are not changed.
 
     Args:
-        name: of the set.
-        out: .csv, .tsv or .parquet; .parquet for PCQM4Mv2.
+        name: name of the set.
+        out: .csv, .tsv or .parquet file to write; .parquet for PCQM4Mv2.
     """
     from moleblend.data.datasets.fetch import find, read
     from moleblend.data.datasets.streaming import write_pcqm4mv2
@@ -122,16 +126,16 @@ def _export(
 
 
 def _print(table: RichTable) -> None:
-    """Print a table, in a pipe as wide as its rows need to be to stay readable."""
+    """Print a table; 160 columns wide if the output is not a terminal."""
     is_terminal = Console().is_terminal
     Console(width=None if is_terminal else 160).print(table)
 
 
-DATASET_VERBS: dict[str, tuple[Callable[..., None], str]] = {
-    "list": (_list, "list the known data sets"),
-    "show": (_show, "say what is known of a data set, and where it lies"),
-    "fetch": (_fetch, "download a data set"),
-    "check": (_check, "count what data sets hold, against what they should hold"),
-    "export": (_export, "write a data set as one table"),
+DATASET_COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
+    "list": (partial(call, _list, "data list"), "list the published data sets"),
+    "show": (partial(call, _show, "data show"), "describe a data set and where its file is"),
+    "fetch": (partial(call, _fetch, "data fetch"), "download a data set"),
+    "check": (partial(call, _check, "data check"), "compare data sets with the catalogue"),
+    "export": (partial(call, _export, "data export"), "write a data set as one table"),
 }
-"""The verbs and what they are for."""
+"""The commands, each with a description."""

@@ -1,4 +1,4 @@
-"""The door from the shell: one function per verb, whose flags come from its signature."""
+"""The `moleblend` command: one function per command, whose signature defines the flags."""
 
 import sys
 from collections.abc import Callable
@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from moleblend import __version__
 from moleblend.cli.data_commands import data
 from moleblend.cli.terminal import (
-    SHOWN,
+    CONSOLE,
     Argument,
     call,
     check_out,
@@ -20,7 +19,9 @@ from moleblend.cli.terminal import (
     print_commands,
     progress,
     say,
+    unknown_command,
 )
+from moleblend.environment import VERSION
 from moleblend.parallel import Engine
 
 if TYPE_CHECKING:
@@ -31,28 +32,28 @@ ErrorsFlag = Literal["keep", "skip", "raise"]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb.
+    """Run one command.
 
     Args:
-        arguments: those of the process by default.
+        arguments: command-line arguments; by default those of the process.
 
     Returns:
-        0; 2 after one sentence on what is wrong with the input; 130 after Ctrl-C.
+        The exit code: 0; 2 after an error in the input or the arguments; 130 after Ctrl-C.
     """
-    given = sys.argv[1:] if arguments is None else arguments
-    if given in ([], ["-h"], ["--help"]):
-        print_commands("moleblend", _ABOUT)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments in ([], ["-h"], ["--help"]):
+        print_commands("moleblend", _PURPOSES)
         return 0
-    if given == ["--version"]:
-        print(__version__)
+    if arguments == ["--version"]:
+        print(VERSION)
         return 0
     try:
-        if given[0] not in COMMANDS:
-            raise ValueError(f"there is no verb {given[0]!r}; {', '.join(COMMANDS)} exist")
-        COMMANDS[given[0]](given[1:])
+        if arguments[0] not in COMMANDS:
+            raise unknown_command(arguments[0], COMMANDS)
+        COMMANDS[arguments[0]](arguments[1:])
     except (ValueError, OSError, FloatingPointError, ChildProcessError) as error:
-        SHOWN.print(
-            f"moleblend: {_sentence(error)}",
+        CONSOLE.print(
+            f"moleblend: {_one_line(error)}",
             style="red",
             soft_wrap=True,
             highlight=False,
@@ -62,8 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("moleblend: stopped")
         return 130
-    except SystemExit as end:  # tyro ends so after --help
-        return int(end.code or 0)
+    except SystemExit as error:  # raised by tyro after --help or a wrong argument
+        return int(error.code or 0)
     return 0
 
 
@@ -77,12 +78,12 @@ def _pretrain(arguments: list[str]) -> None:
     class Run:
         """Pretrain a model: moleblend pretrain [RECIPE.toml] --data FILE --out DIR.
 
-        A recipe is a TOML file with any of the fields below; flags come on top of it.
+        A recipe is a TOML file with any of the fields below. Flags override it.
 
         Attributes:
-            config: the run.
-            resume: go on from the state saved in the run folder.
-            dry_run: say what the run would take, after a few steps on its data; nothing is written.
+            config: settings of the run.
+            resume: continue from the state saved in the run folder.
+            dry_run: estimate time and memory of the run with a few steps; nothing is written.
         """
 
         config: Annotated[PretrainConfig, tyro.conf.arg(name="")]
@@ -97,16 +98,16 @@ def _pretrain(arguments: list[str]) -> None:
     if run.dry_run:
         from moleblend.pretraining.dry_run import dry_run
 
-        SHOWN.print(dry_run(run.config).table())
+        CONSOLE.print(dry_run(run.config).table())
         return
-    result = pretrain(run.config, resume=run.resume, console=SHOWN)
+    result = pretrain(run.config, resume=run.resume, console=CONSOLE)
     if not result.is_first:
         return
     speed = f"{result.molecules_per_s:.0f} molecules/s, " if result.molecules_per_s else ""
     say(f"{speed}peak memory {result.peak_mb:.0f} MB")
     folder = Path(run.config.out)
     report = _report(lambda: write_pretrain_report(folder, folder / "report.html"))
-    say(f"the model is {result.model}, {report}")
+    say(f"model: {result.model}, {report}")
 
 
 def _train(arguments: list[str]) -> None:
@@ -119,8 +120,8 @@ def _train(arguments: list[str]) -> None:
         """Fine-tune a model: moleblend train DATA.
 
         Attributes:
-            config: the run.
-            resume: go on with the trials of a search that was stopped, or add some.
+            config: settings of the run.
+            resume: continue the trials of an interrupted search, or add trials.
         """
 
         config: Annotated[TrainConfig, tyro.conf.arg(name="")]
@@ -128,38 +129,38 @@ def _train(arguments: list[str]) -> None:
 
     run = parse(Run, "train", arguments)
     if "--log-scale" in arguments and not run.config.log_scale:
-        raise ValueError("--log-scale needs the names of targets, none came")
-    result = train(run.config, resume=run.resume, console=SHOWN)
+        raise ValueError("--log-scale: got no value, expected names of targets")
+    result = train(run.config, resume=run.resume, console=CONSOLE)
     config = result.config
     _print_metrics("validation", result.validation)
     _print_metrics("test", result.test)
-    for target, found in result.spread.get("test", {}).items():
-        told = "  ".join(
-            f"{name} {figure['mean']:.4g} ± {figure['sd']:.2g}"
-            for name, figure in found.items()
-            if not name.startswith("n") and figure["sd"] is not None
+    for target, metrics in result.statistics.get("test", {}).items():
+        text = "  ".join(
+            f"{name} {metric['mean']:.4g} ± {metric['std']:.2g}"
+            for name, metric in metrics.items()
+            if not name.startswith("n") and metric["std"] is not None
         )
         over = "folds" if config.folds else "seeds"
-        say(f"test, mean and standard deviation over {len(result.runs)} {over}  {target}  {told}")
-    _print_metrics("test, random forest", result.baseline.test)
-    for verdict in summarise(result.comparisons):
-        say(("note: " if verdict.is_lost else "compared: ") + verdict.text)
+        say(f"test, mean and standard deviation over {len(result.runs)} {over}  {target}  {text}")
+    _print_metrics("test, random forest", result.baseline.forest.test)
+    for summary in summarise(result.baseline.comparisons):
+        say(("note: " if summary.is_baseline_better else "comparison: ") + summary.text)
     report = _report(lambda: write_train_report(result, config.folder / "report.html"))
-    say(f"the model is {result.model}, {report}")
+    say(f"model: {result.model}, {report}")
 
 
 @dataclass(frozen=True)
 class _Screening:
-    """What `predict` and `embed` are told beside the files.
+    """Options of `predict` and `embed`.
 
     Attributes:
-        views: what of each molecule is used; by default what the model was trained to see.
-        smiles: the SMILES column; found by name by default.
-        errors: rows that cannot be used are kept with their reason, skipped, or end the run.
-        engine: processes of this machine, or the workers of Ray (pip install 'moleblend[ray]').
-        processes: 1 uses all cores by threads; several suit machines of many cores.
-        address: of a Ray cluster; by default Ray is started on this machine.
-        resume: go on where a run was stopped or killed.
+        views: what the model sees of each molecule. The default is that of its training.
+        smiles: the SMILES column. By default it is detected by its name.
+        errors: keep rows that cannot be used, with a reason; skip them; or raise an error.
+        engine: worker processes of this machine, or Ray (pip install 'moleblend[ray]').
+        processes: number of worker processes. 1 uses all cores with threads.
+        address: address of a Ray cluster. By default Ray is started on this machine.
+        resume: continue an interrupted run.
     """
 
     views: ViewsFlag | None = None
@@ -179,20 +180,20 @@ def _predict(arguments: list[str]) -> None:
         model: Annotated[Argument[Path], tyro.conf.arg(metavar="MODEL")],
         source: Annotated[Argument[Path], tyro.conf.arg(name="in", metavar="IN")],
         out: Annotated[Argument[Path], tyro.conf.arg(metavar="OUT")],
-        told: Annotated[_Screening, tyro.conf.arg(name="")] = _Screening(),
+        options: Annotated[_Screening, tyro.conf.arg(name="")] = _Screening(),
         confidence: float = CONFIDENCE,
     ) -> None:
-        """Predict the targets of a fine-tuned model: every input row comes back, in order.
+        """Predict the targets of a fine-tuned model. The output has all input rows, in order.
 
         Args:
             model: model file of `moleblend train`.
             source: csv, tsv, smi, sdf (also .gz) or parquet file of molecules.
             out: csv, tsv or parquet file to write.
-            told: how.
-            confidence: of the intervals NAME_low to NAME_high and of the sets NAME_set.
+            options: options of the prediction.
+            confidence: confidence of the intervals NAME_low to NAME_high and the sets NAME_set.
         """
         check_out(out, source, (".csv", ".tsv", ".parquet"))
-        _screen(partial(predict_file, confidence=confidence), model, source, out, told)
+        _screen(partial(predict_file, confidence=confidence), model, source, out, options)
 
     call(run, "predict", arguments)
 
@@ -203,44 +204,47 @@ def _embed(arguments: list[str]) -> None:
 
     def run(
         files: Annotated[Argument[tuple[Path, ...]], tyro.conf.arg(metavar="[MODEL] IN OUT")],
-        told: Annotated[_Screening, tyro.conf.arg(name="")] = _Screening(),
+        options: Annotated[_Screening, tyro.conf.arg(name="")] = _Screening(),
     ) -> None:
         """Write one vector per molecule: moleblend embed [MODEL] IN OUT.
 
-        MODEL is a model file; left out, it is the one that comes with the package. IN is a csv,
-        tsv, smi, sdf (also .gz) or parquet file of molecules. OUT is a csv, tsv or parquet file to
-        write, or .npy: the vectors alone (NaN where a row cannot be used), with the rows in
-        OUT.rows.csv.
+        MODEL is a model file; the default is the packaged model. IN is a csv, tsv, smi, sdf (also
+        .gz) or parquet file of molecules. OUT is a csv, tsv or parquet file to write, or an .npy
+        file of the vectors (NaN where a row cannot be used), with the rows in OUT.rows.csv.
 
         Args:
-            files: the model, if it is another than the packaged one, the input and the output.
-            told: how.
+            files: model file (optional), input and output.
+            options: options of the embedding.
         """
         if len(files) not in (2, 3):
-            raise ValueError(f"embed takes [MODEL] IN OUT, but {len(files)} names came")
+            raise ValueError(f"got {len(files)} file names, expected [MODEL] IN OUT")
         *model, source, out = files
         check_out(out, source, (".npy", ".csv", ".tsv", ".parquet"))
-        _screen(embed_file, model[0] if model else Path(PACKAGED), source, out, told)
+        _screen(embed_file, model[0] if model else Path(PACKAGED), source, out, options)
 
     call(run, "embed", arguments)
 
 
 def _screen(
-    answer: "Callable[..., FileAccount]", model: Path, source: Path, out: Path, told: _Screening
+    screen_file: "Callable[..., FileAccount]",
+    model: Path,
+    source: Path,
+    out: Path,
+    options: _Screening,
 ) -> None:
-    with progress(f"reading {source}") as tell:
-        account = answer(
+    with progress(f"reading {source}") as update:
+        account = screen_file(
             model,
             source,
             out,
-            views=told.views,
-            smiles=told.smiles,
-            errors=told.errors,
-            engine=told.engine,
-            n_processes=told.processes,
-            address=told.address,
-            resume=told.resume,
-            on_progress=tell,
+            views=options.views,
+            smiles=options.smiles,
+            errors=options.errors,
+            engine=options.engine,
+            n_processes=options.processes,
+            address=options.address,
+            resume=options.resume,
+            on_progress=update,
         )
     _print_account(account, out)
 
@@ -253,21 +257,26 @@ def _export(arguments: list[str]) -> None:
         out: Annotated[Argument[Path], tyro.conf.arg(metavar="OUT")],
         views: ViewsFlag | None = None,
     ) -> None:
-        """Write a model as a graph for other programs.
+        """Export a model as a computation graph for other programs.
 
         Args:
             model: model file.
             out: .pt2 for torch, or .onnx (pip install 'moleblend[export]').
-            views: what of each molecule is shown; by default what the model was trained to see.
+            views: what the model sees of each molecule. The default is that of its training.
         """
-        say(f"the graph is {export(model, out, views)}")
+        say(f"exported to {export(model, out, views)}")
 
     call(run, "export", arguments)
 
 
 def _explain(arguments: list[str]) -> None:
     from moleblend.data.formats import read_pieces
-    from moleblend.prediction.explanation import MOST_TARGETS, as_learnt, choose_targets, explain
+    from moleblend.prediction.explanation import (
+        MOST_TARGETS,
+        choose_targets,
+        explain,
+        explained_target,
+    )
     from moleblend.prediction.predictor import Predictor
     from moleblend.reports.explanation_report import (
         Explained,
@@ -284,43 +293,44 @@ def _explain(arguments: list[str]) -> None:
         views: ViewsFlag | None = None,
         smiles: str | None = None,
     ) -> None:
-        """Show why a model predicts what it does: a page, and OUT.csv with a row for each atom.
+        """Explain predictions: write a page, and OUT.csv with one row per atom.
 
         Args:
             model: model file of `moleblend train`.
             source: csv, tsv, smi, sdf (also .gz) or parquet file of molecules.
             out: the page to write.
-            target: those to explain; all by default, where there are at most four.
-            n: rows that are explained, the first ones of the file.
-            views: what of each molecule is used; by default what the model was trained to see.
-            smiles: the SMILES column; found by name by default.
+            target: targets to explain. The default is all, if there are at most four.
+            n: number of rows to explain, from the start of the file.
+            views: what the model sees of each molecule. The default is that of its training.
+            smiles: the SMILES column. By default it is detected by its name.
         """
         check_out(out, source, (".html",))
         atoms = out.with_suffix(".csv")
         if atoms.resolve() == source.resolve():
             raise ValueError(
-                f"{atoms}: the atoms of {out} would overwrite the input; give the page another name"
+                f"{atoms}: the atom table of {out} would overwrite the input; use another name"
             )
         predictor = Predictor(model)
         known, places = predictor.model.config.targets, choose_targets(predictor, target)
-        chosen = [as_learnt(known[place]) for place in places]
+        chosen = [explained_target(known[place]) for place in places]
         if len(chosen) > MOST_TARGETS and not target:
             raise ValueError(
-                f"{model}: it has {len(chosen)} targets: --target names those to explain"
+                f"{model}: the model has {len(chosen)} targets, expected at most {MOST_TARGETS}; "
+                "choose some with --target"
             )
         pieces = read_pieces(source, n)
         table = next(pieces)
-        with progress(f"explaining {source}") as tell:
-            found = explain(
-                predictor, table, targets=target, views=views, smiles=smiles, on_progress=tell
+        with progress(f"explaining {source}") as update:
+            explanations = explain(
+                predictor, table, targets=target, views=views, smiles=smiles, on_progress=update
             )
         has_more = next(pieces, None) is not None
-        scores = predictor.score_domain([one.row for one in found], views)
-        explained = Explained(model, table, tuple(chosen), found, has_more, scores)
+        scores = predictor.score_domain([one.row for one in explanations], views)
+        explained = Explained(model, table, tuple(chosen), explanations, has_more, scores)
         write_explanation_report(explained, out)
         write_atom_table(explained, atoms)
-        told = f", the first of {source} (--n)" if has_more else ""
-        say(f"rows explained: {len(found):,}{told}; the page is {out}, the atoms are in {atoms}")
+        first = f", the first of {source} (--n)" if has_more else ""
+        say(f"rows explained: {len(explanations):,}{first}; page: {out}, atom table: {atoms}")
 
     call(run, "explain", arguments)
 
@@ -332,15 +342,15 @@ def _convert(arguments: list[str]) -> None:
         source: Annotated[Argument[Path], tyro.conf.arg(name="in", metavar="IN")],
         out: Annotated[Argument[Path], tyro.conf.arg(metavar="OUT.safetensors")],
     ) -> None:
-        """Turn published weights into a model file.
+        """Convert published weights to a model file.
 
         Args:
-            source: checkpoint of MoleBLEND or Transformer-M as downloaded; no code in it is run.
+            source: downloaded checkpoint of MoleBLEND or Transformer-M; no code in it is run.
             out: the .safetensors file to write.
         """
         model = checkpoint.convert(source, out)
         n_parameters = checkpoint.count_parameters(model)
-        say(f"{n_parameters:,} parameters are in {out}")
+        say(f"{n_parameters:,} parameters written to {out}")
 
     call(run, "convert", arguments)
 
@@ -349,13 +359,13 @@ def _demo(arguments: list[str]) -> None:
     from moleblend.demo import demo
 
     def run(out: Path = Path("demo"), smiles: str | None = None) -> None:
-        """See the whole method work on 2,000 QM9 molecules, in a few minutes.
+        """Run the method end to end on 2,000 QM9 molecules, in a few minutes.
 
         Args:
             out: folder for the runs and the report.
-            smiles: a molecule to predict at the end; asked for at a terminal.
+            smiles: molecule to predict at the end. At a terminal the default is to ask for it.
         """
-        demo(out, smiles, console=SHOWN)
+        demo(out, smiles, console=CONSOLE)
 
     call(run, "demo", arguments)
 
@@ -371,55 +381,55 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "export": _export,
     "convert": _convert,
 }
-"""The verbs, in the order in which a newcomer meets them."""
+"""The commands, in the order in which a new user needs them."""
 
-_ABOUT = {
-    "demo": "see the whole method work on embedded molecules",
+_PURPOSES = {
+    "demo": "run the method end to end on included molecules",
     "data": "fetch, check, clean, split and store molecules",
     "pretrain": "pretrain a model by blending views",
     "train": "fine-tune a model on measured molecules",
     "predict": "predict properties of molecules",
-    "explain": "show why a model predicts what it does",
+    "explain": "explain predictions by atom contributions",
     "embed": "write one vector per molecule",
-    "export": "write a model as a graph for torch or ONNX",
-    "convert": "turn published weights into a model file",
+    "export": "export a model for torch or ONNX",
+    "convert": "convert published weights to a model file",
 }
 
 
-def _sentence(error: Exception) -> str:
-    """Say in one line what an error says."""
-    if isinstance(error, OSError) and error.strerror:  # raised by the system, not by us
+def _one_line(error: Exception) -> str:
+    """Format an error in one line."""
+    if isinstance(error, OSError) and error.strerror:  # raised by the operating system
         return f"{error.filename or 'output'}: {error.strerror}"
     return " ".join(str(error).split())
 
 
 def _report(write: Callable[[], Path]) -> str:
-    """Write a report where figures can be drawn; without them the run is no failure."""
-    from moleblend.reports.html_page import require_matplotlib
+    """Write a report, if matplotlib is installed."""
+    from moleblend.reports.plots import require_matplotlib
 
     try:
         require_matplotlib()
     except ValueError as missing:
-        return f"no report is written: {missing}"
-    return f"the report {write()}"
+        return f"no report was written: {missing}"
+    return f"report: {write()}"
 
 
-def _print_metrics(part: str, metrics: dict[str, dict[str, float | None]]) -> None:
-    for target, found in metrics.items():
-        told = "  ".join(
+def _print_metrics(title: str, metrics: dict[str, dict[str, float | None]]) -> None:
+    for target, of_target in metrics.items():
+        text = "  ".join(
             f"{name} {'undefined' if value is None else f'{value:.4g}'}"
-            for name, value in found.items()
+            for name, value in of_target.items()
         )
-        say(f"{part}  {target}  {told}")
+        say(f"{title}  {target}  {text}")
 
 
 def _print_account(account: "FileAccount", out: Path) -> None:
     for note in account.notes:
         say(note)
     if account.n_resumed:
-        say(f"{account.n_resumed:,} rows were there from before")
-    told = ", ".join(f"{count:,} {status}" for status, count in account.statuses.items())
-    say(f"{account.n_rows:,} rows written to {out}" + (f": {told}" if told else ""))
+        say(f"{account.n_resumed:,} rows were written by the interrupted run")
+    counts = ", ".join(f"{count:,} {status}" for status, count in account.statuses.items())
+    say(f"{account.n_rows:,} rows written to {out}" + (f": {counts}" if counts else ""))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The terminal: where things are said, and how a verb's flags are filled."""
+"""The terminal: argument parsing, progress and messages."""
 
-import io
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, redirect_stderr
+import difflib
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
@@ -13,72 +13,79 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 Argument = tyro.conf.Positional
 
-SHOWN = Console(stderr=True)
-"""Where progress and sentences go, so that standard output stays free for results."""
+CONSOLE = Console(stderr=True)
+"""Console for progress and messages. They go to standard error; results go to standard output."""
 
 
-def call(function: Callable[..., None], verb: str, arguments: list[str]) -> None:
-    """Fill the function's arguments from the command line and call it."""
+def call(function: Callable[..., None], command: str, arguments: list[str]) -> None:
+    """Parse the arguments of a function from the command line and call it.
+
+    Args:
+        function: its signature defines the flags.
+        command: name of the command, without `moleblend`.
+        arguments: command-line arguments.
+    """
 
     @wraps(function)
-    def prepared(*args: object, **kwargs: object) -> Callable[[], None]:
+    def bind(*args: object, **kwargs: object) -> Callable[[], None]:
         return partial(function, *args, **kwargs)
 
-    parse(prepared, verb, arguments)()
+    parse(bind, command, arguments)()
 
 
-def parse(kind: Any, verb: str, arguments: list[str], **options: Any) -> Any:  # noqa: ANN401
-    """Call something with arguments from the command line.
+def parse(kind: Any, command: str, arguments: list[str], **options: Any) -> Any:  # noqa: ANN401
+    """Call a function or class with arguments from the command line.
 
     Raises:
-        ValueError: they are wrong. tyro says so in a framed block, the first part of which says
-            what is wrong and becomes the sentence.
+        SystemExit: after --help with code 0; after a wrong argument, which tyro prints, with 2.
     """
-    told = io.StringIO()
-    try:
-        with redirect_stderr(told):
-            return tyro.cli(kind, prog=f"moleblend {verb}", args=arguments, **options)
-    except SystemExit as end:
-        if not end.code:
-            raise
-        lines = [line.strip("│ ") for line in told.getvalue().splitlines() if line[:1] == "│"]
-        n_first = next((k for k, line in enumerate(lines) if line.startswith("──")), len(lines))
-        sentence = " ".join(lines[:n_first])
-        raise ValueError(f"{sentence} (see moleblend {verb} --help)") from end
+    return tyro.cli(kind, prog=f"moleblend {command}", args=arguments, **options)
 
 
-def print_commands(command: str, verbs: dict[str, str]) -> None:
-    """List the verbs of a command, each with what it is for."""
-    print(f"usage: {command} VERB [--help]\n")
-    for verb, about in verbs.items():
-        print(f"  {verb:<10}{about}")
+def print_commands(program: str, commands: Mapping[str, str]) -> None:
+    """List commands, each with its purpose."""
+    print(f"usage: {program} COMMAND [--help]\n")
+    for command, purpose in commands.items():
+        print(f"  {command:<10}{purpose}")
+
+
+def unknown_command(name: str, available: Iterable[str]) -> ValueError:
+    """Make the error for an unknown command; it names the closest one and lists all."""
+    commands = list(available)
+    close = difflib.get_close_matches(name.rpartition(" ")[2], commands, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return ValueError(f"unknown command {name!r}{hint}; available: {', '.join(commands)}")
 
 
 @contextmanager
-def progress(what: str) -> Generator[Callable[[int, float | None], None], None, None]:
-    """Show how far the work is; give the function that is told rows and the share that is done."""
+def progress(task_name: str) -> Generator[Callable[[int, float | None], None], None, None]:
+    """Show a progress bar; yield the function that updates it.
+
+    The function takes the number of rows done and the fraction done, None if unknown.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.fields[rows]:,} rows"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=SHOWN, transient=True, disable=not SHOWN.is_terminal) as bar:
-        task = bar.add_task(what, total=None, rows=0)
+    is_hidden = not CONSOLE.is_terminal
+    with Progress(*columns, console=CONSOLE, transient=True, disable=is_hidden) as bar:
+        task = bar.add_task(task_name, total=None, rows=0)
 
-        def tell(n_rows: int, share: float | None) -> None:
-            bar.update(task, rows=n_rows, completed=share or 0, total=share and 1)
+        def update(n_rows: int, fraction: float | None) -> None:
+            bar.update(task, rows=n_rows, completed=fraction or 0, total=fraction and 1)
 
-        yield tell
+        yield update
 
 
 def say(text: str) -> None:
-    """Print one line as it is."""
-    SHOWN.print(text, soft_wrap=True, highlight=False, markup=False)
+    """Print one line without wrapping or markup."""
+    CONSOLE.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def say_some(lines: Sequence[str], most: int = 5) -> None:
-    """Print the first lines, and how many there are more."""
+    """Print the first lines and the number of the others."""
     for line in lines[:most]:
         say(line)
     if len(lines) > most:
@@ -86,10 +93,14 @@ def say_some(lines: Sequence[str], most: int = 5) -> None:
 
 
 def check_out(out: Path, source: Path, endings: Sequence[str]) -> None:
-    """Refuse a file that cannot be written before the work is done, not after it."""
+    """Refuse an output file before the work is done.
+
+    Raises:
+        ValueError: the name has another ending, the output is the input, or it is a folder.
+    """
     if out.suffix.lower() not in endings:
-        raise ValueError(f"{out}: the name of the output ends in {' or '.join(endings)}")
+        raise ValueError(f"{out}: expected an output name that ends in {' or '.join(endings)}")
     if out.resolve() == source.resolve():
         raise ValueError(f"{out}: the output would overwrite its input")
     if out.is_dir():
-        raise ValueError(f"{out}: this is a folder, a file is to be written")
+        raise ValueError(f"{out}: expected a file, got a folder")

@@ -1,8 +1,8 @@
-"""From a file of molecules to a store, shard by shard, with an account of every row.
+"""Building a store from a file of molecules, shard by shard, with a record of every rejected row.
 
-While a build runs, its shards lie in a hidden folder beside the store that is to be,
-`.OUT.parts/shard-00000.arrow` and so on, each with the account of its rows. A shard has its name
-only when it is whole, so what a killed build leaves behind is as good as new.
+During a build, the finished shards are in a hidden folder next to the store,
+`.OUT.parts/shard-00000.arrow` etc., each with a JSON file about its rows. A shard gets its name
+only when it is complete, so an interrupted build can be resumed.
 """
 
 import json
@@ -16,38 +16,38 @@ from typing import Literal
 
 import pyarrow as pa
 
-from moleblend import __version__
 from moleblend.chem.conformers import ConformerConfig, Conformers
 from moleblend.chem.molecule import FeatureVersion, Molecule, MoleculeError
 from moleblend.chem.parsing import RDKIT_VERSION
 from moleblend.data.formats import read_pieces, write_tables
 from moleblend.data.store import STORE_VERSION, pack, read_batches, write_batches, write_manifest
 from moleblend.data.table import Rejected, Table, read_molecules
+from moleblend.environment import VERSION
 from moleblend.files import PartialOutput, alone_with, file_sha256, partial_output_folder, replacing
 from moleblend.parallel import Engine, map_in_order
 
 ShardFormat = Literal["arrow", "parquet"]
 
 _ROWS_IN_A_BATCH = 1024
-"""Rows of the source that make a record batch."""
+"""Rows of the source in a record batch."""
 
 _ROWS_IN_A_PIECE = 64
-"""Rows that a worker gets at a time where they need conformers: few, so that all cores have some
-and progress shows. Rows that are only read come in whole batches. Divides a batch."""
+"""Rows that a worker gets at a time if it computes conformers: few, to use all cores and to show
+progress. Without conformers a worker gets complete batches. It must divide `_ROWS_IN_A_BATCH`."""
 
 
 @dataclass(frozen=True)
 class BuildAccount:
-    """What became of every row; `OUT.rejected.csv` names the rows.
+    """Summary of a build; `OUT.rejected.csv` lists the rejected rows.
 
     Attributes:
         n_rows: rows of the source.
         n_written: molecules in the store.
         n_rejected: rows that are not in the store.
-        n_flat: rows that are in the store without the geometry that was asked for.
-        n_shards: shards the store was built in.
-        n_resumed: those of them that an earlier build had left.
-        notes: what the user should be told about the source, one sentence each.
+        n_flat: rows in the store without the requested geometry.
+        n_shards: shards of the build.
+        n_resumed: shards that an earlier, interrupted build had finished.
+        notes: messages about the source for the user, one sentence each.
     """
 
     n_rows: int
@@ -74,44 +74,42 @@ def build_store(
     resume: bool = False,
     on_progress: Callable[[int, float | None], None] | None = None,
 ) -> BuildAccount:
-    """Read a file of molecules into a store, in the memory that a few shards need.
+    """Build a store from a file of molecules, with a few shards in memory.
 
-    Beside the store stands `OUT.rejected.csv` (row, id, reason) with every row that is not in it,
-    and those that are in it without the geometry that was asked for ("2D only: ..."). The store is
-    a function of the source and of the first six arguments here, to the byte: neither the number
-    of processes, nor the engine, nor how often the build was killed and resumed changes it (only
-    conformers that just meet their time limit do).
+    `OUT.rejected.csv` (row, id, reason) lists every row that is not in the store, and the rows that
+    are in it without the requested geometry ("2D only: ..."). The bytes of the store depend only on
+    the source and on the arguments `features` to `shard_format`, not on the number of processes,
+    the engine or interruptions. The only exception are conformers close to the time limit.
 
     Args:
-        source: what `tables.read_table` reads.
+        source: a file for `formats.read_table`.
         out: the store: one file if the name ends in .arrow, else a folder of shards.
-        features: the version of the features.
-        conformers: which geometries to compute for molecules that come without; None leaves these
-            in 2D.
-        smiles: the SMILES column; left out, it is found by name.
-        shard_rows: rows of the source in a shard, which is what a killed build loses at most.
+        features: the feature version.
+        conformers: how to compute geometries for molecules without one; None leaves them in 2D.
+        smiles: the SMILES column; found by name by default.
+        shard_rows: rows of the source in a shard; an interrupted build loses at most one shard.
         shard_format: parquet gives a folder for other tools, which `MoleculeStore` does not read.
-        engine: what reads, see `engines.map_in_order`; this process alone reads and writes files.
-        n_processes: left out, one for each core. With 1 all happens in this process.
+        engine: see `parallel.map_in_order`; only this process reads and writes files.
+        n_processes: by default one for each core. With 1, everything runs in this process.
         address: of a Ray cluster.
-        resume: go on with the shards of a build that was stopped.
-        on_progress: called now and then with the number of rows done (those of an earlier build
-            too) and the share of the source that is read, if known.
+        resume: continue with the shards of an interrupted build.
+        on_progress: called from time to time with the number of finished rows (including those of
+            an earlier build) and the fraction of the source that is read, if known.
 
     Raises:
         FileNotFoundError: there is no such source.
-        ValueError: the source or none of its rows can be read, an argument is refused, `out` is
-            there as a folder, another process is building it, or an unfinished build is there and
-            `resume` false, or the reverse.
-        ChildProcessError: a process died (no memory left, or a crash inside RDKit).
+        ValueError: the source or all of its rows cannot be read, an argument is invalid, `out` is
+            an existing folder, another process is building the store, there is an unfinished build
+            and `resume` is false, or there is none and `resume` is true.
+        ChildProcessError: a process died (out of memory, or a crash in RDKit).
     """
     source, out = Path(source), Path(out)
     _check_out(source, out, shard_format)
     if shard_rows < 1:
-        raise ValueError(f"a shard has at least one row, not {shard_rows}")
+        raise ValueError(f"got shard_rows={shard_rows}, expected at least 1")
     tables = read_pieces(source, shard_rows)
     origin: dict[str, object] = {
-        "moleblend": __version__,
+        "moleblend": VERSION,
         "store": STORE_VERSION,
         "rdkit": RDKIT_VERSION,
         "source": file_sha256(source),
@@ -121,14 +119,14 @@ def build_store(
         "shard_format": shard_format,
     }
     if conformers is not None:
-        wanted = {f"conformers.{name}": value for name, value in asdict(conformers).items()}
-        del wanted["conformers.cache"]
-        origin |= wanted
-    parts = PartialOutput(out, shard_format, "build")
-    shards = _Shards(parts, features)
+        settings = {f"conformers.{name}": value for name, value in asdict(conformers).items()}
+        del settings["conformers.cache"]
+        origin |= settings
+    partial_output = PartialOutput(out, shard_format, "build")
+    shards = _Shards(partial_output, features)
     piece_rows = _ROWS_IN_A_BATCH if conformers is None else _ROWS_IN_A_PIECE
     with alone_with(out):
-        parts.start_or_resume(origin, resume=resume)
+        partial_output.start_or_resume(origin, resume=resume)
         n_resumed = len(shards.finished())
         try:
             results = map_in_order(
@@ -138,13 +136,14 @@ def build_store(
                 n_workers=n_processes,
                 address=address,
             )
-            for number, found in groupby(results, key=lambda piece: piece.shard):
-                shards.write(number, _told(found, on_progress), _ROWS_IN_A_BATCH // piece_rows)
+            for number, pieces in groupby(results, key=lambda piece: piece.shard):
+                reported = _report_progress(pieces, on_progress)
+                shards.write(number, reported, _ROWS_IN_A_BATCH // piece_rows)
             account = _settle_account(shards, source, out, n_resumed)
             shards.finish(out)
         finally:
             if not shards.finished():
-                parts.remove()
+                partial_output.remove()
             if conformers is not None and _opened.cache_info().currsize:
                 _opened(conformers).close()
                 _opened.cache_clear()
@@ -152,13 +151,13 @@ def build_store(
 
 
 def count_unfinished(out: Path) -> int:
-    """Count the shards that a build of this store has left behind: resuming goes on with them."""
+    """Count the finished shards of an interrupted build of this store."""
     return len(list(partial_output_folder(out).glob("shard-*.json")))
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """Rows of the source for one worker, and the number of the shard they belong to."""
+    """Rows of the source for one worker, and the number of their shard."""
 
     shard: int
     table: Table
@@ -166,10 +165,10 @@ class _Piece:
 
 @dataclass(frozen=True)
 class _ReadPiece:
-    """What a worker makes of a piece.
+    """Result of a worker for a piece.
 
-    `lost` has the rows that are not in the batch, or are in it without the geometry asked for (as
-    many as `n_flat` says).
+    `lost` lists the rows that are not in the batch, and the `n_flat` rows that are in it without
+    the requested geometry.
     """
 
     shard: int
@@ -184,7 +183,7 @@ class _ReadPiece:
 
 @dataclass(frozen=True)
 class _ShardAccount:
-    """What became of the rows of one shard, as its JSON file says it."""
+    """Summary of the rows of one shard, as stored in its JSON file."""
 
     n_rows: int
     n_written: int
@@ -194,20 +193,21 @@ class _ShardAccount:
 
 
 class _Shards:
-    """The shards in a folder: each a part of the store, with its account in another file."""
+    """The shards in a folder, each with a JSON file about its rows."""
 
-    def __init__(self, parts: PartialOutput, features: FeatureVersion) -> None:
-        self.folder, self.path, self.finished = parts.folder, parts.path, parts.finished
+    def __init__(self, partial_output: PartialOutput, features: FeatureVersion) -> None:
+        self.folder, self.path = partial_output.folder, partial_output.path
+        self.finished = partial_output.finished
         self._features: FeatureVersion = features
 
-    def write(self, number: int, found: Iterable[_ReadPiece], n_in_a_batch: int) -> None:
-        """Write a shard as its pieces come."""
+    def write(self, number: int, pieces: Iterable[_ReadPiece], n_in_a_batch: int) -> None:
+        """Write a shard from an iterator of its pieces."""
 
         def batches() -> Iterator[pa.RecordBatch]:
             n_rows = n_written = n_flat = 0
             notes: dict[str, None] = {}
             lost: list[tuple[int, str, str]] = []
-            remaining = iter(found)
+            remaining = iter(pieces)
             while group := list(islice(remaining, n_in_a_batch)):
                 for piece in group:
                     n_rows += piece.n_rows
@@ -216,7 +216,7 @@ class _Shards:
                     notes.update(dict.fromkeys(piece.notes))
                     lost += [(item.row, item.id, item.reason) for item in piece.lost]
                 yield pa.concat_batches([piece.batch for piece in group])
-            # Before the shard gets its name, so that none is ever without its account.
+            # Written before the shard gets its name, so that no shard is without this file.
             account = _ShardAccount(n_rows, n_written, n_flat, list(notes), lost)
             with replacing(self.path(number).with_suffix(".json")) as temporary:
                 temporary.write_text(json.dumps(asdict(account)) + "\n", encoding="utf-8")
@@ -224,19 +224,19 @@ class _Shards:
         write_batches(batches(), self.path(number), features=self._features)
 
     def accounts(self) -> Iterator[_ShardAccount]:
-        """Read the accounts, one at a time."""
+        """Read the summaries of the finished shards, one at a time."""
         for path in self.finished():
-            told = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-            told["lost"] = [tuple(item) for item in told["lost"]]
-            yield _ShardAccount(**told)
+            values = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            values["lost"] = [tuple(item) for item in values["lost"]]
+            yield _ShardAccount(**values)
 
     def finish(self, out: Path) -> None:
-        """Make the store of all shards, in one step that leaves it whole or not there."""
+        """Make the store of all shards, atomically."""
         if out.suffix == ".arrow":
-            joined = self.folder / "joined.arrow"
+            merged = self.folder / "merged.arrow"
             batches = chain.from_iterable(map(read_batches, self.finished()))
-            write_batches(batches, joined, features=self._features)
-            joined.replace(out)
+            write_batches(batches, merged, features=self._features)
+            merged.replace(out)
             shutil.rmtree(self.folder)
             return
         write_manifest(self.folder, self.finished(), features=self._features)
@@ -246,17 +246,17 @@ class _Shards:
 
 
 def _pieces(tables: Iterable[Table], shards: _Shards, n_rows: int) -> Iterator[_Piece]:
-    """Cut the tables, one for each shard, whose shards are missing."""
+    """Divide the tables of the missing shards into pieces; there is one table for each shard."""
     before = 0.0
     for number, table in enumerate(tables):
-        share, finished = table.share_read, table.share_read
+        fraction, end = table.share_read, table.share_read
         if not shards.path(number).exists():
             for start in range(0, len(table), n_rows):
                 piece = table.piece(start, start + n_rows)
-                if finished is not None:
-                    share = before + (finished - before) * (start + len(piece)) / len(table)
-                yield _Piece(number, replace(piece, share_read=share))
-        before = finished or 0.0
+                if end is not None:
+                    fraction = before + (end - before) * (start + len(piece)) / len(table)
+                yield _Piece(number, replace(piece, share_read=fraction))
+        before = end or 0.0
 
 
 def _read_piece(
@@ -299,11 +299,11 @@ def _read_piece(
 
 @lru_cache(maxsize=1)
 def _opened(config: ConformerConfig) -> Conformers:
-    """The conformers of this process: one worker and one cache for all its pieces."""
+    """Open the conformers of this process, with one worker and one cache for all pieces."""
     return Conformers(config)
 
 
-def _told(
+def _report_progress(
     pieces: Iterable[_ReadPiece], on_progress: Callable[[int, float | None], None] | None
 ) -> Iterator[_ReadPiece]:
     for piece in pieces:
@@ -313,7 +313,7 @@ def _told(
 
 
 def _settle_account(shards: _Shards, source: Path, out: Path, n_resumed: int) -> BuildAccount:
-    """Add up the accounts of all shards and write the rows that were lost beside the store.
+    """Add up the summaries of all shards and write `OUT.rejected.csv`.
 
     Raises:
         ValueError: none of the rows could be read.
@@ -339,7 +339,7 @@ def _settle_account(shards: _Shards, source: Path, out: Path, n_resumed: int) ->
             )
 
     write_tables(lost(), out.with_name(f"{out.name}.rejected.csv"))
-    if n_written == 0:  # raised here, so that no store comes into being
+    if n_written == 0:  # raised before a store is written
         first = next((account.lost[0][2] for account in shards.accounts()), None)
         shutil.rmtree(shards.folder)
         reason = "" if first is None else f", first reason: {first}"
@@ -356,16 +356,17 @@ def _settle_account(shards: _Shards, source: Path, out: Path, n_resumed: int) ->
 
 
 def _check_out(source: Path, out: Path, shard_format: ShardFormat) -> None:
-    """Refuse a store that cannot be written before the work is done, not after it."""
+    """Check before the build that the store can be written."""
     if out.suffix not in ("", ".arrow"):
         raise ValueError(
-            f"{out}: the name of a store ends in .arrow, or has no ending for a folder of shards"
+            f"{out}: the name of a store must end in .arrow, or have no ending for a folder of "
+            "shards"
         )
     if shard_format == "parquet" and out.suffix:
         raise ValueError(
-            f"{out}: Parquet shards make a folder, whose name has no ending; one file is Arrow"
+            f"{out}: Parquet shards need a folder, whose name has no ending; a single file is Arrow"
         )
     if out.resolve() == source.resolve():
-        raise ValueError(f"{out}: the store would overwrite the file it is made from")
+        raise ValueError(f"{out}: the store would overwrite its source")
     if out.is_dir():
-        raise ValueError(f"{out}: there is a folder of that name already")
+        raise ValueError(f"{out}: there is already a folder with this name")

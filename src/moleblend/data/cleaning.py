@@ -1,18 +1,24 @@
-"""A table made fit to learn from: each step asked for by name, with an account of every row."""
+"""Cleaning of a table: optional steps, with an account of every row."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Float64, Int64
 
 from moleblend.chem import standardise
 from moleblend.chem.molecule import Molecule, MoleculeError
-from moleblend.data.duplicates import contradict, same_molecules
-from moleblend.data.table import Rejected, Table, numbers, read_molecules, with_smiles
+from moleblend.data.duplicates import same_molecules
+from moleblend.data.labels.cell_values import TableCells
+from moleblend.data.labels.label_column import LabelColumn, read_label_column
+from moleblend.data.labels.qualifier_columns import read_qualifiers
+from moleblend.data.labels.target_detection import measured_columns
+from moleblend.data.merging import Merge, MergedLabel, MergeError, find_conflicts, merge_labels
+from moleblend.data.table import Rejected, Table, read_with_smiles
 
 Duplicates = Literal["off", "keep", "mean", "drop"]
 Action = Literal["unchanged", "changed", "failed", "invalid", "merged", "dropped"]
@@ -23,35 +29,41 @@ _STEPS: dict[str, Callable[[str], str]] = {
     "tautomer": standardise.canonical_tautomer,
     "explicit_hydrogens": standardise.explicit_hydrogens,
 }
-"""What each switch of the configuration does to a SMILES, in the order in which it is done."""
+"""Function on a SMILES of each step, in the order of execution."""
 
 _MEANINGS: dict[Action, str] = {
-    "unchanged": "as they were",
-    "changed": "changed",
-    "failed": "as they were, since they could not be standardised",
-    "invalid": "no molecule",
-    "merged": "merged into another row of the same molecule",
-    "dropped": "dropped, since labels contradict",
+    "unchanged": "rows unchanged",
+    "changed": "rows changed",
+    "failed": "rows unchanged, because standardisation failed",
+    "invalid": "rows that are not molecules",
+    "merged": "rows merged into another row of the same molecule",
+    "dropped": "rows dropped, because their labels contradict each other",
 }
 
 
 @dataclass(frozen=True)
 class CleaningConfig:
-    """What is done; by default nothing.
+    """Cleaning steps; by default none.
 
     Attributes:
-        largest_fragment: keep the largest fragment (organic before inorganic) of salts, mixtures.
-        neutralise: remove charges by adding and removing hydrogens, where that is possible.
-        tautomer: write one tautomer of each molecule; stereo is kept where it can be.
+        largest_fragment: keep the largest fragment (organic before inorganic) of salts and
+            mixtures.
+        neutralise: remove charges by adding and removing hydrogens, where possible.
+        tautomer: write one canonical tautomer of each molecule; stereo is kept where possible.
         explicit_hydrogens: write hydrogens as atoms.
-        drop_invalid: leave rows out that are no molecule.
-        duplicates: what becomes of rows with the same molecule, after the steps above. `off`: they
-            are not looked for. Otherwise rows whose labels agree become one, the first, with the
-            labels that it lacks from the others. Where labels contradict, `keep` leaves all those
-            rows and says so; `mean` merges them and gives each target its mean; `drop` merges them
-            and empties the labels that contradict, and drops a molecule that has none left.
-        tolerance: largest difference of two labels that agree, in the unit of the target.
-        outliers: robust z-score above which a label is flagged; 0 flags none. It is never dropped.
+        drop_invalid: remove rows that are not molecules.
+        duplicates: merge rows of the same molecule, after the steps above. `off` does not look for
+            duplicates. Otherwise rows whose labels agree are merged into the first, which gets
+            missing labels from the others. If labels contradict each other, `keep` keeps all rows,
+            `mean` averages exact labels, and `drop` removes these labels, and the molecule if no
+            label is left. Censored labels such as >10 are never averaged: an exact label takes
+            precedence, and rows whose censored labels contradict the mean are kept.
+        tolerance: largest difference between two numeric labels that agree, in the unit of the
+            target.
+        outliers: robust z-score (3.5 is usual) above which an exact label is flagged; 0 flags none.
+            Outliers are never removed.
+        relation: column of qualifiers (>, <) of the target; auto detects it by name, none ignores
+            such columns.
     """
 
     largest_fragment: bool = False
@@ -62,28 +74,30 @@ class CleaningConfig:
     duplicates: Duplicates = "off"
     tolerance: float = 0.0
     outliers: float = 0.0
+    relation: str = "auto"
 
     def __post_init__(self) -> None:
-        """Refuse what means nothing."""
+        """Refuse impossible values."""
         if not (0 <= self.tolerance < np.inf and 0 <= self.outliers < np.inf):
             raise ValueError(
                 "tolerance and outliers must be finite and not negative, "
-                f"{self.tolerance} and {self.outliers} came"
+                f"got tolerance={self.tolerance}, outliers={self.outliers}"
             )
 
 
 @dataclass(frozen=True)
 class Account:
-    """What became of one row.
+    """What happened to one row.
 
     Attributes:
-        row: of the input, counted from 1.
-        out_row: of the output, counted from 1; None where the row is not in it.
-        action: `unchanged`, `changed` (its SMILES or a label), `failed` (could not be standardised,
-            left as it was), `invalid` (no molecule), `merged` (into another row), `dropped`.
-        before: its SMILES as it was.
-        after: its SMILES as it is now; of a row that is not in the output, as it was compared.
-        reason: the steps that changed it, and all there is to say; "" if there is nothing.
+        row: row of the input, counted from 1.
+        out_row: row of the output, counted from 1; None if the row is not in the output.
+        action: `unchanged`, `changed` (the SMILES or a label), `failed` (standardisation failed,
+            row unchanged), `invalid` (not a molecule), `merged` (into another row), `dropped`.
+        before: SMILES in the input.
+        after: SMILES in the output; for a row that is not in the output, the SMILES by which it was
+            compared.
+        reason: the steps that changed the row, and further notes; may be empty.
     """
 
     row: int
@@ -96,15 +110,18 @@ class Account:
 
 @dataclass(frozen=True, eq=False)
 class Cleaned:
-    """The clean table and how it came about.
+    """The clean table, with an account of every row.
 
     Attributes:
-        columns: the rows that are left, in order; cells that nothing changed are as they were.
-        rows: the row of the input that each comes from, counted from 0.
-        account: one for each row of the input, in order.
-        n_steps: rows that each step changed.
-        n_contradicting: molecules whose labels contradict each other.
-        n_outliers: labels that were flagged, by target.
+        columns: the remaining rows, in order; unchanged cells are those of the input.
+        rows: input row of each output row, counted from 0.
+        account: one record for each row of the input, in order.
+        n_steps: number of rows changed by each step.
+        n_contradicting: number of molecules whose labels contradict each other.
+        n_outliers: number of flagged labels, by target.
+        n_censored_unused: number of censored labels that are not part of a merged label.
+        n_not_merged: number of molecules whose rows are kept because of censored labels.
+        notes: messages for the user, one sentence each.
     """
 
     columns: pa.Table
@@ -113,6 +130,9 @@ class Cleaned:
     n_steps: dict[str, int]
     n_contradicting: int
     n_outliers: dict[str, int]
+    n_censored_unused: int = 0
+    n_not_merged: int = 0
+    notes: tuple[str, ...] = ()
 
     def account_table(self) -> pa.Table:
         """The account as a table."""
@@ -121,22 +141,30 @@ class Cleaned:
         return pa.table({name: pa.array([row[name] for row in rows]) for name in names})
 
     def summary(self) -> list[str]:
-        """The account in a few sentences."""
+        """Summarise the account in a few sentences."""
         counts = Counter(account.action for account in self.account)
-        lines = [f"{len(self.account):,} rows came, {len(self.rows):,} are left"]
-        lines += [f"{counts[a]:,} {told}" for a, told in _MEANINGS.items() if counts[a]]
-        lines += [f"{step}: {count:,} rows changed" for step, count in self.n_steps.items()]
+        lines = [f"rows in the input: {len(self.account):,}, in the output: {len(self.rows):,}"]
+        lines += [f"{text}: {counts[a]:,}" for a, text in _MEANINGS.items() if counts[a]]
+        lines += [f"rows changed by {step}: {count:,}" for step, count in self.n_steps.items()]
         if self.n_contradicting:
-            lines.append(f"molecules with labels that contradict: {self.n_contradicting:,}")
-        lines += [f"{name}: {count:,} outliers flagged" for name, count in self.n_outliers.items()]
+            lines.append(f"molecules with contradicting labels: {self.n_contradicting:,}")
+        if self.n_censored_unused:
+            lines.append(
+                f"censored labels that are not part of a merged label: {self.n_censored_unused:,}"
+            )
+        if self.n_not_merged:
+            lines.append(f"molecules not merged because of censored labels: {self.n_not_merged:,}")
+        lines += [
+            f"outliers flagged in {name}: {count:,}" for name, count in self.n_outliers.items()
+        ]
         return lines
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A row on its way, counted from 0.
+    """A row during cleaning.
 
-    `molecule` is what it is compared by, canonical SMILES; "" where there is none.
+    `molecule` is the canonical SMILES by which rows are compared; empty if there is none.
     """
 
     action: Action
@@ -147,7 +175,7 @@ class _Row:
     notes: tuple[str, ...] = ()
 
     def noted(self, note: str, action: Action | None = None) -> "_Row":
-        """Say one thing more."""
+        """Add a note."""
         return replace(self, notes=(*self.notes, note), action=action or self.action)
 
 
@@ -158,57 +186,56 @@ def clean(
     *,
     smiles: str | None = None,
 ) -> Cleaned:
-    """Do what the configuration asks for.
+    """Clean a table as configured. Labels are read exactly as by `moleblend train`.
 
     Args:
-        table: what `tables.read_table` gives. The molecules of an SDF are written as SMILES, in a
-            new column `smiles`; their geometry is lost.
+        table: the rows, see `formats.read_table`. The molecules of an SDF are written as SMILES in
+            a new column `smiles`; their geometry is lost.
         config: the steps.
-        targets: columns of labels; duplicates and outliers are about them.
-        smiles: the SMILES column; left out, it is found by name.
+        targets: columns of labels, required for duplicates and outliers.
+        smiles: the SMILES column; detected by name by default.
 
     Raises:
-        ValueError: a column is missing or holds something else, a molecule with a geometry is to be
-            changed, duplicates or outliers are asked for without targets, or classes would have to
+        ValueError: a column is missing or holds other values, a molecule with a geometry would
+            change, duplicates or outliers are requested without targets, or classes would have to
             be averaged.
     """
     if (config.duplicates != "off" or config.outliers) and not targets:
-        raise ValueError("duplicates and outliers are about labels: name at least one target")
+        raise ValueError("duplicates and outliers need labels: name at least one target")
     lists = [field.name for field in table.columns.schema if pa.types.is_nested(field.type)]
     if lists and any(getattr(config, step) for step in _STEPS):
         raise ValueError(
-            f"{table.source}: what column {lists[0]!r} lists for each atom would not follow a "
-            "molecule that changes; clean a table without it"
+            f"{table.source}: column {lists[0]!r} has values for each atom, which would not follow "
+            "a molecule that changes; clean a table without this column"
         )
-    labels = np.full((len(table), len(targets)), np.nan)
-    for k, target in enumerate(targets):
-        labels[:, k] = numbers(table, target)
-    columns, name = with_smiles(table, smiles)
+    columns, name, items = read_with_smiles(table, smiles)
+    labels = _read_labels(table, targets, name, config.relation)
     rows = [
         _standardise(item, text, config)
-        for item, text in zip(
-            read_molecules(table, smiles=smiles), columns.column(name).to_pylist(), strict=True
-        )
+        for item, text in zip(items, columns.column(name).to_pylist(), strict=True)
     ]
-    new_labels, n_contradicting = labels, 0
+    for column in labels.columns:
+        for row, problem in column.problems.items():
+            rows[row] = rows[row].noted(f"{column.name}: {problem}")
+    merging = _Merging(rows, [], 0, 0)
     if config.duplicates != "off":
-        rows, new_labels, n_contradicting = _merge(rows, labels, config, targets, table)
+        merging = _merge(rows, labels.columns, config.duplicates, config.tolerance, table.source)
+    rows = merging.rows
     gone = ("merged", "dropped", "invalid") if config.drop_invalid else ("merged", "dropped")
     left = np.array([k for k, row in enumerate(rows) if row.action not in gone], np.int64)
     n_outliers = {}
     if config.outliers:
-        for k, target in enumerate(targets):
-            scores = robust_z(new_labels[left, k])
+        for column in labels.columns:
+            values = _exact_values(column, merging.changes)
+            scores = robust_z(values[left])
             far = np.flatnonzero(np.abs(scores) > config.outliers)
             for row, score in zip(left[far], scores[far], strict=True):
                 rows[row] = rows[row].noted(
-                    f"{target} {new_labels[row, k]:.6g} is an outlier, robust z-score {score:.1f}"
+                    f"{column.name} {values[row]:.6g} is an outlier, robust z-score {score:.1f}"
                 )
-            n_outliers[target] = len(far)
+            n_outliers[column.name] = len(far)
     columns = _replace(columns, name, {k: row.after for k, row in enumerate(rows) if row.steps})
-    for k, target in enumerate(targets):
-        changed = np.flatnonzero(_differ(labels[:, k], new_labels[:, k]))
-        columns = _replace(columns, target, {int(row): new_labels[row, k] for row in changed})
+    columns = _write_labels(columns, labels, merging.changes)
     out_rows = {int(row): place + 1 for place, row in enumerate(left)}
     account = tuple(
         Account(
@@ -221,30 +248,90 @@ def clean(
         )
         for k, row in enumerate(rows)
     )
-    n_steps = {
-        step: sum(step in row.steps for row in rows) for step in _STEPS if getattr(config, step)
-    }
-    return Cleaned(columns.take(left), left, account, n_steps, n_contradicting, n_outliers)
+    return Cleaned(
+        columns=columns.take(left),
+        rows=left,
+        account=account,
+        n_steps={
+            step: sum(step in row.steps for row in rows) for step in _STEPS if getattr(config, step)
+        },
+        n_contradicting=merging.n_contradicting,
+        n_outliers=n_outliers,
+        n_censored_unused=sum(len(label.unused) for _, _, label in merging.changes),
+        n_not_merged=merging.n_not_merged,
+        notes=labels.notes,
+    )
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """Labels of the targets.
+
+    `cells` are those of the table, `relations` the column of qualifiers of a target.
+    """
+
+    columns: tuple[LabelColumn, ...]
+    cells: TableCells
+    relations: dict[str, str]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Merging:
+    """Rows after merging.
+
+    `changes` holds the first row of each merged molecule, the column of a target, and its label.
+    """
+
+    rows: list[_Row]
+    changes: list[tuple[int, LabelColumn, MergedLabel]]
+    n_contradicting: int
+    n_not_merged: int
+
+
+def _read_labels(table: Table, targets: Sequence[str], smiles: str, relation: str) -> _Labels:
+    """Read the labels and their qualifiers as `moleblend train` does; a column may be empty."""
+    cells = TableCells(table)
+    label_columns = []
+    for target in targets:
+        values = cells[target]
+        if values is not None and not values.texts:
+            n_rows = len(table)
+            missing = np.full(n_rows, np.nan), np.zeros(n_rows, np.int8)
+            label_columns.append(LabelColumn(target, "regression", (), *missing, {}))
+        else:
+            label_columns.append(read_label_column(cells, target))
+    if not targets:
+        return _Labels((), cells, {}, ())
+    others = {smiles, relation}
+    columns, relations, notes = read_qualifiers(
+        cells,
+        label_columns,
+        relation,
+        others,
+        lambda: measured_columns(cells, {*targets, *others}),
+    )
+    return _Labels(columns, cells, relations, tuple(notes))
 
 
 def robust_z(values: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-    """Distance of each value from the median, in standard deviations as the median sees them.
+    """Distance of each value from the median, in robust standard deviations.
 
     Returns:
-        NaN for NaN. 0 where there is no measure: classes 0 and 1, more than half of them equal.
+        NaN for NaN. 0 for all values if these are only 0 and 1, or more than half are equal.
 
     Reference:
         Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993 (they flag above 3.5).
     """
     known = values[~np.isnan(values)]
-    spread = np.median(np.abs(known - np.median(known))) if len(known) else 0.0
-    if spread == 0 or np.isin(known, (0, 1)).all():
+    deviation = np.median(np.abs(known - np.median(known))) if len(known) else 0.0
+    if deviation == 0 or np.isin(known, (0, 1)).all():
         return values * 0.0
-    return (values - np.median(known)) / (1.4826 * spread)  # 1.4826: of a normal distribution
+    return (values - np.median(known)) / (1.4826 * deviation)  # standard deviation of a normal one
 
 
 def _standardise(item: Molecule | Rejected, text: str | None, config: CleaningConfig) -> _Row:
-    """Take the steps that are asked for; all of them, or none if one fails."""
+    """Apply the requested steps; all of them, or none if one fails."""
     if isinstance(item, Rejected):
         return _Row("invalid", text or "", text or "", "", notes=(item.reason,))
     before, start = text or item.smiles, standardise.canonical(item.smiles)
@@ -266,87 +353,136 @@ def _standardise(item: Molecule | Rejected, text: str | None, config: CleaningCo
 
 
 def _merge(
-    rows: list[_Row],
-    labels: Float64[np.ndarray, "n t"],
-    config: CleaningConfig,
-    targets: Sequence[str],
-    table: Table,
-) -> tuple[list[_Row], Float64[np.ndarray, "n t"], int]:
-    """Merge rows of the same molecule; also give the new labels, and count contradictions."""
-    rows, labels = list(rows), labels.copy()
-    is_class = [np.isin(column[~np.isnan(column)], (0, 1)).all() for column in labels.T]
-    n_contradicting = 0
+    rows: Sequence[_Row],
+    labels: Sequence[LabelColumn],
+    how: Merge,
+    tolerance: float,
+    source: Path,
+) -> _Merging:
+    """Merge the rows of each molecule, as far as its labels allow."""
+    rows = list(rows)
+    changes: list[tuple[int, LabelColumn, MergedLabel]] = []
+    n_contradicting = n_not_merged = 0
+
+    def note(places: Sequence[int], *texts: str, action: Action | None = None) -> None:
+        for place in places:
+            rows[place] = rows[place].noted("; ".join(filter(None, texts)), action)
+
     for group in same_molecules([row.molecule for row in rows]):
-        found = labels[group]
-        is_known = ~np.isnan(found)
-        lowest, highest = np.where(is_known, found, -np.inf), np.where(is_known, found, np.inf)
-        is_odd = contradict(lowest, highest, config.tolerance)
-        told = "; ".join(
-            f"{targets[k]} contradicts, {_listed(group, found[:, k])}"
-            for k in np.flatnonzero(is_odd)
+        conflicts = find_conflicts(labels, group, tolerance)
+        conflicting = [column for column, odd in zip(labels, conflicts, strict=True) if odd]
+        conflict = "; ".join(
+            f"{column.name} contradicts, {_labels_text(column, group)}" for column in conflicting
         )
-        n_contradicting += bool(told)
-        if told and config.duplicates == "keep":
-            for row in group:
-                rows[row] = rows[row].noted(told)
+        n_contradicting += bool(conflict)
+        if conflict and how == "keep":
+            note(group, conflict)
             continue
-        for k in np.flatnonzero(is_odd) if config.duplicates == "mean" else ():
-            if is_class[k]:
-                raise ValueError(
-                    f"{table.source}: {told}; classes have no mean, keep or drop the duplicates"
-                )
-        merged = np.array([_one(found[:, k], bool(is_odd[k]), config) for k in range(len(targets))])
-        first, *others = group
-        if told and np.isnan(merged).all():
-            for row in group:
-                rows[row] = rows[row].noted(told, "dropped")
-            continue
-        for row in others:
-            rows[row] = rows[row].noted(
-                f"same molecule as row {first + 1}" + (f"; {told}" if told else ""), "merged"
+        if how == "mean" and any(column.classes for column in conflicting):
+            raise ValueError(
+                f"{source}: {conflict}; classes have no mean, keep or drop the duplicates"
             )
-        old = labels[first].copy()
+        try:
+            merged = [
+                merge_labels(column, group, how, is_conflict=bool(odd))
+                for column, odd in zip(labels, conflicts, strict=True)
+            ]
+        except MergeError as error:
+            n_not_merged += 1
+            note(group, conflict, f"not merged, {error}")
+            continue
+        first, *others = group
+        if conflict and all(np.isnan(label.value) for label in merged):
+            note(group, conflict, action="dropped")
+            continue
+        note(others, f"same molecule as row {first + 1}", conflict, action="merged")
         changed = [
-            f"{targets[k]} was {'empty' if np.isnan(old[k]) else f'{old[k]:.6g}'}"
-            for k in np.flatnonzero(_differ(old, merged))
+            (column, label)
+            for column, label in zip(labels, merged, strict=True)
+            if _differs(column, first, label)
         ]
-        labels[first] = merged
-        was = rows[first].action
-        rows[first] = rows[first].noted(
-            "; ".join([*changed, f"merged with {_places(others)}", *([told] if told else [])]),
-            "changed" if changed and was == "unchanged" else was,
+        note(
+            [first],
+            *(f"{column.name} was {column.text(first)}" for column, _ in changed),
+            *(
+                f"{column.name}: censored labels not used, {_labels_text(column, label.unused)}"
+                for column, label in zip(labels, merged, strict=True)
+                if label.unused
+            ),
+            f"merged with {_places(others)}",
+            conflict,
+            action="changed" if changed and rows[first].action == "unchanged" else None,
         )
-    return rows, labels, n_contradicting
+        changes += [(first, column, label) for column, label in zip(labels, merged, strict=True)]
+    return _Merging(rows, changes, n_contradicting, n_not_merged)
 
 
-def _listed(rows: Sequence[int], values: Float64[np.ndarray, " m"]) -> str:
-    known = [k for k in range(len(rows)) if not np.isnan(values[k])]
-    return ", ".join(f"row {rows[k] + 1}: {values[k]:.6g}" for k in known)
+def _labels_text(column: LabelColumn, rows: Sequence[int]) -> str:
+    """List the labels of some rows, counted from 1."""
+    known = [row for row in rows if not np.isnan(column.values[row])]
+    return ", ".join(f"row {row + 1}: {column.text(row)}" for row in known)
 
 
 def _places(rows: Sequence[int]) -> str:
     return f"row{'s' if len(rows) > 1 else ''} {', '.join(str(row + 1) for row in rows)}"
 
 
-def _differ(
-    old: Float64[np.ndarray, " m"], new: Float64[np.ndarray, " m"]
-) -> Bool[np.ndarray, " m"]:
-    """Where two labels are not the same; two that are missing are."""
-    return (old != new) & ~(np.isnan(old) & np.isnan(new))
+def _differs(column: LabelColumn, row: int, label: MergedLabel) -> bool:
+    """Whether a merged label differs from the label of a row."""
+    value = column.values[row]
+    if np.isnan(value) or np.isnan(label.value):
+        return bool(np.isnan(value) != np.isnan(label.value))
+    return bool(value != label.value or column.censoring[row] != label.censoring)
 
 
-def _one(found: Float64[np.ndarray, " m"], is_odd: bool, config: CleaningConfig) -> float:
-    """Make one label of several."""
-    known = found[~np.isnan(found)]
-    if not len(known) or (is_odd and config.duplicates == "drop"):
-        return np.nan
-    if config.duplicates == "mean" and np.ptp(known) > 0:
-        return float(f"{known.mean():.12g}")  # not 1.5499999999999998
-    return float(known[0])
+def _exact_values(
+    column: LabelColumn, changes: Sequence[tuple[int, LabelColumn, MergedLabel]]
+) -> Float64[np.ndarray, " n"]:
+    """Return the exact numeric labels after merging; NaN for other labels and classes."""
+    values = np.where(column.censoring == 0, column.values, np.nan)
+    for row, changed, label in changes:
+        if changed is column:
+            values[row] = label.value if label.censoring == 0 else np.nan
+    return np.full(len(values), np.nan) if column.classes else values
 
 
-def _replace(columns: pa.Table, name: str, cells: Mapping[int, str | float]) -> pa.Table:
-    """Replace some cells of a column; NaN makes an empty one."""
+def _write_labels(
+    columns: pa.Table, labels: _Labels, changes: Sequence[tuple[int, LabelColumn, MergedLabel]]
+) -> pa.Table:
+    """Write merged labels, and their qualifiers, into the first row of each molecule.
+
+    A label of another row is copied as it is written there.
+    """
+    for column in labels.columns:
+        raw, cells = columns.column(column.name).to_pylist(), {}
+        relation = labels.relations.get(column.name)
+        raw_qualifiers = columns.column(relation).to_pylist() if relation else []
+        qualifiers = {}
+        for first, changed, label in changes:
+            if changed is not column or not _differs(column, first, label):
+                continue
+            if label.row is not None:
+                cells[first] = raw[label.row]
+            else:
+                cells[first] = None if np.isnan(label.value) else label.value
+            if relation:
+                row = label.qualifier_row
+                qualifiers[first] = None if row is None else raw_qualifiers[row]
+        values = labels.cells[column.name]
+        has_commas = values is not None and values.has_commas
+        columns = _replace(columns, column.name, cells, has_commas=has_commas)
+        if relation:
+            columns = _replace(columns, relation, qualifiers)
+    return columns
+
+
+def _replace(
+    columns: pa.Table, name: str, cells: Mapping[int, object], *, has_commas: bool = False
+) -> pa.Table:
+    """Replace some cells of a column; None makes an empty cell.
+
+    A number in a column of texts is written as text, with a decimal comma if `has_commas`.
+    """
     if not cells:
         return columns
     place = columns.column_names.index(name)
@@ -354,10 +490,8 @@ def _replace(columns: pa.Table, name: str, cells: Mapping[int, str | float]) -> 
     is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     values = columns.column(place).to_pylist()
     for row, value in cells.items():
-        if isinstance(value, str):
-            values[row] = value
-        elif np.isnan(value):
-            values[row] = None
-        else:
-            values[row] = np.format_float_positional(value, trim="-") if is_text else float(value)
+        values[row] = value
+        if is_text and isinstance(value, float):
+            text = np.format_float_positional(value, trim="-")
+            values[row] = text.replace(".", ",") if has_commas else text
     return columns.set_column(place, name, pa.array(values, kind if is_text else None))

@@ -1,4 +1,4 @@
-"""What Python users hold molecules in: lists, arrays, Series, frames of pandas and of polars."""
+"""Molecules in lists, arrays, Series and data frames of pandas or polars."""
 
 from typing import Any
 
@@ -13,36 +13,36 @@ Frame = Any
 
 
 def is_frame(source: object) -> bool:
-    """Say whether something is a data frame that can be read."""
+    """Check whether an object is a data frame of pandas or polars."""
     return _library(source) in ("pandas", "polars") and type(source).__name__ == "DataFrame"
 
 
 def frame_table(frame: Frame) -> Table:
-    """Give the columns of a data frame, without the index of a pandas one.
+    """Convert a data frame to a table, without the index of a pandas data frame.
 
     Raises:
-        ValueError: a column's name is no text, or its values are of several kinds.
+        ValueError: the name of a column is not a text, or a column has values of several types.
     """
-    odd = next((name for name in frame.columns if not isinstance(name, str)), None)
-    if odd is not None:
-        raise ValueError(f"columns of a data frame need text for a name, one is called {odd!r}")
+    wrong = next((name for name in frame.columns if not isinstance(name, str)), None)
+    if wrong is not None:
+        raise ValueError(f"got the column name {wrong!r} in a data frame, expected a text")
     if _library(frame) == "polars":
         columns = frame.to_arrow()
     else:
         try:
             columns = pa.Table.from_pandas(frame, preserve_index=False)
         except pa.ArrowException as error:
-            raise ValueError(f"a column of the data frame has mixed values: {error}") from error
+            raise ValueError(f"a column of the data frame has mixed types: {error}") from error
     return Table(source=smiles_table([]).source, columns=columns.replace_schema_metadata(None))
 
 
 def with_columns(frame: Frame, rows: Int64[np.ndarray, " k"], added: pa.Table) -> Frame:
-    """Give rows of a data frame, a pandas one with its index, and new columns beside them.
+    """Select rows of a data frame and add columns; a pandas data frame keeps its index.
 
     Args:
-        frame: of n rows.
-        rows: which of them, counted from 0.
-        added: k rows.
+        frame: the data frame.
+        rows: k rows of it, counted from 0.
+        added: the new columns, with k rows.
     """
     if _library(frame) == "polars":
         import polars
@@ -53,37 +53,37 @@ def with_columns(frame: Frame, rows: Int64[np.ndarray, " k"], added: pa.Table) -
 
 
 def smiles_list(molecules: Any, column: str | None = None) -> list[str]:  # noqa: ANN401
-    """Give SMILES as a list, whatever they came in; a missing one is empty.
+    """Convert a container of SMILES to a list; a missing SMILES becomes "".
 
     Args:
         molecules: list, array or Series of SMILES, a 2-D array with one column, or a data frame.
-        column: of a data frame; left out, it is its only one, or found by name.
+        column: of a data frame; by default its only column, or the one found by name.
 
     Raises:
-        ValueError: there is no such column, several columns came, or something that is no text.
+        ValueError: there is no such column, there are several columns, or a value is not a text.
     """
     if isinstance(molecules, str):
-        raise ValueError(f"a list of SMILES was expected, not one: [{molecules!r}] is a list")
+        raise ValueError(f"got one SMILES, expected a list such as [{molecules!r}]")
     if is_frame(molecules):
         table = frame_table(molecules)
         name = column or (table.names[0] if len(table.names) == 1 else find_smiles_column(table))
         cells = table.column(name).to_pylist()
     else:
         if not hasattr(molecules, "__len__"):
-            raise ValueError(f"a list of SMILES was expected, not a {type(molecules).__name__}")
+            raise ValueError(f"got a {type(molecules).__name__}, expected a list of SMILES")
         cells = np.asarray(molecules, dtype=object)
         if cells.ndim == 2 and cells.shape[1] == 1:
             cells = cells[:, 0]
         if cells.ndim != 1:
-            raise ValueError(f"one SMILES for each molecule was expected, not shape {cells.shape}")
+            raise ValueError(f"got shape {cells.shape}, expected one SMILES for each molecule")
     for row, cell in enumerate(cells):
         if not (isinstance(cell, str) or _is_missing(cell)):
-            raise ValueError(f"row {row + 1}: a SMILES is text, {cell!r} came")
+            raise ValueError(f"row {row + 1}: got {cell!r}, expected a SMILES")
     return ["" if _is_missing(cell) else str(cell) for cell in cells]
 
 
 def _is_missing(cell: object) -> bool:
-    """None, NaN, and what pandas writes for them."""
+    """Check for None, NaN and the missing value of pandas."""
     return cell is None or type(cell).__name__ == "NAType" or cell != cell
 
 

@@ -13,10 +13,10 @@ class MoleculeDataset:
     """Molecules and their labels.
 
     Attributes:
-        molecules: those that can be used.
-        labels: in the unit of the file, or the number of a class; NaN where missing.
-        censoring: 1 where the true value is at least the label, -1 where at most, else 0.
-        features: what is joined to the property head, see `descriptors.molecule_features`.
+        molecules: the usable molecules.
+        labels: in the unit of the file, or class numbers; NaN if missing.
+        censoring: 1 if the true value is at least the label, -1 if at most, else 0.
+        features: additional inputs of the property head, see `descriptors.molecule_features`.
     """
 
     molecules: list[Molecule]
@@ -28,9 +28,9 @@ class MoleculeDataset:
         """Number of molecules."""
         return len(self.molecules)
 
-    def subset(self, chosen: Int64[np.ndarray, " m"]) -> "MoleculeDataset":
-        """Take some of them."""
-        molecules = [self.molecules[k] for k in chosen]
+    def subset(self, rows: Int64[np.ndarray, " m"]) -> "MoleculeDataset":
+        """Return the molecules of these rows, with their labels and features."""
+        molecules = [self.molecules[row] for row in rows]
         return MoleculeDataset(
-            molecules, self.labels[chosen], self.censoring[chosen], self.features[chosen]
+            molecules, self.labels[rows], self.censoring[rows], self.features[rows]
         )

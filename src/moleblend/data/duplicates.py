@@ -1,4 +1,4 @@
-"""The same molecule in several rows: whether labels contradict, and whether parts share it."""
+"""Duplicate molecules: conflicting labels, and molecules in more than one set of a split."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,21 +10,23 @@ from moleblend.chem.molecule import MoleculeError
 from moleblend.chem.standardise import canonical
 from moleblend.data.splits import Split
 
-_MOST_NAMED = 5
-"""Molecules in a sentence; the record has up to `_MOST_KEPT`, and rows.csv all."""
+_MAX_IN_SENTENCE = 5
+"""Largest number of molecules in a sentence."""
 
-_MOST_KEPT = 100
+_MAX_IN_DICT = 100
+"""Largest number of molecules in `Duplicates.to_dict`; rows.csv of a run has all."""
 
 
 @dataclass(frozen=True)
 class LabelConflict:
-    """Labels of one molecule that cannot all be true.
+    """Labels of one molecule that cannot all be correct.
 
     Attributes:
-        target: what they are labels of.
-        rows: of the file, counted from 0, that have one.
-        labels: of these rows, as text.
-        gap: from the least to the greatest, of classes 1; between bounds, by how much they miss.
+        target: name of the target.
+        rows: the rows of the file with a label, counted from 0.
+        labels: the labels of these rows, as text.
+        gap: difference of the largest and the smallest label, 1 for classes; for censored labels
+            the distance between the ranges that they allow.
     """
 
     target: str
@@ -33,20 +35,21 @@ class LabelConflict:
     gap: float
 
     def __str__(self) -> str:
-        """Name the rows, counted from 1, each with its label."""
-        named = zip(self.rows, self.labels, strict=True)
-        return ", ".join(f"row {row + 1}: {label}" for row, label in named)
+        """List the rows, counted from 1, with their labels."""
+        labelled = zip(self.rows, self.labels, strict=True)
+        return ", ".join(f"row {row + 1}: {label}" for row, label in labelled)
 
 
 @dataclass(frozen=True, eq=False)
 class Duplicates:
-    """What stands in several rows; rows are those of the file, counted from 0.
+    """Molecules with several rows; rows are those of the file, counted from 0.
 
     Attributes:
-        groups: the rows of each molecule that has several, in the order of the first.
-        contradictions: the widest gap first.
-        known_test_rows: rows of a test part whose molecule is also in train or validation.
-        known_validation_rows: rows of a validation part whose molecule is also in train.
+        groups: the rows of each such molecule, in the order of the first row.
+        contradictions: label conflicts, the largest gap first.
+        known_test_rows: rows of a test set whose molecule is also in the training or validation
+            set.
+        known_validation_rows: rows of a validation set whose molecule is also in the training set.
     """
 
     groups: tuple[tuple[int, ...], ...] = ()
@@ -55,54 +58,59 @@ class Duplicates:
     known_validation_rows: tuple[int, ...] = ()
 
     def sentences(self) -> list[str]:
-        """Say it, with rows counted from 1; nothing where all molecules differ."""
+        """Describe the duplicates, with rows counted from 1; empty if all molecules differ."""
         if not self.groups:
             return []
         counts = f"{len(self.groups):,} (in {sum(map(len, self.groups)):,} rows)"
-        told = [f"molecules that stand in several rows: {counts}; each row is used as it is"]
-        for target in dict.fromkeys(one.target for one in self.contradictions):
-            found = [one for one in self.contradictions if one.target == target]
-            some = "; ".join(map(str, found[:_MOST_NAMED]))
-            more = f"; and {len(found) - _MOST_NAMED:,} more" if found[_MOST_NAMED:] else ""
-            told.append(
-                f"{target!r}: molecules whose labels differ from row to row: {len(found):,} "
+        lines = [f"duplicate molecules: {counts}; each row is used separately"]
+        for target in dict.fromkeys(conflict.target for conflict in self.contradictions):
+            conflicts = [conflict for conflict in self.contradictions if conflict.target == target]
+            some = "; ".join(map(str, conflicts[:_MAX_IN_SENTENCE]))
+            n_more = len(conflicts) - _MAX_IN_SENTENCE
+            more = f"; and {n_more:,} more" if n_more > 0 else ""
+            lines.append(
+                f"{target!r}: duplicate molecules with different labels: {len(conflicts):,} "
                 f"({some}{more}); moleblend data clean --duplicates mean --target ... merges them"
             )
-        for part, rows, others in (
-            ("test", self.known_test_rows, "train or validation, so its figures flatter"),
-            ("validation", self.known_validation_rows, "train"),
+        for name, rows, others, effect in (
+            (
+                *("test", self.known_test_rows, "training or validation"),
+                ", so test metrics are optimistic",
+            ),
+            ("validation", self.known_validation_rows, "training", ""),
         ):
             if rows:
-                some = ", ".join(str(row + 1) for row in rows[:_MOST_NAMED])
-                more = f" and {len(rows) - _MOST_NAMED:,} more" if rows[_MOST_NAMED:] else ""
-                told.append(
-                    f"rows of {part} whose molecule is also in {others}: {len(rows):,} "
-                    f"({'rows' if rows[1:] else 'row'} {some}{more}); a split by scaffold or "
-                    "cluster keeps a molecule in one part"
+                some = ", ".join(str(row + 1) for row in rows[:_MAX_IN_SENTENCE])
+                n_more = len(rows) - _MAX_IN_SENTENCE
+                more = f" and {n_more:,} more" if n_more > 0 else ""
+                lines.append(
+                    f"rows of the {name} set whose molecule is also in the {others} set: "
+                    f"{len(rows):,} ({'rows' if rows[1:] else 'row'} {some}{more}){effect}; a "
+                    "scaffold or cluster split keeps each molecule in one set"
                 )
-        return told
+        return lines
 
     def to_dict(self) -> dict[str, object]:
-        """For the record: counts, and the first rows, counted from 1."""
+        """Return counts and the first rows, counted from 1, for JSON."""
         return {
             "molecules": len(self.groups),
             "rows": sum(map(len, self.groups)),
-            "first": [[row + 1 for row in group] for group in self.groups[:_MOST_KEPT]],
+            "first": [[row + 1 for row in group] for group in self.groups[:_MAX_IN_DICT]],
             "contradicting": len(self.contradictions),
             "first_contradicting": [
                 {
-                    "target": one.target,
-                    "rows": [row + 1 for row in one.rows],
-                    "labels": list(one.labels),
+                    "target": conflict.target,
+                    "rows": [row + 1 for row in conflict.rows],
+                    "labels": list(conflict.labels),
                 }
-                for one in self.contradictions[:_MOST_KEPT]
+                for conflict in self.contradictions[:_MAX_IN_DICT]
             ],
             "test_rows_known_before": [row + 1 for row in self.known_test_rows],
             "validation_rows_in_train": [row + 1 for row in self.known_validation_rows],
         }
 
     def others(self) -> dict[int, str]:
-        """Say for each row that has some which other rows, counted from 1, are its molecule."""
+        """Return the other rows of the same molecule, counted from 1, for each row with some."""
         return {
             row: " ".join(str(other + 1) for other in group if other != row)
             for group in self.groups
@@ -118,15 +126,15 @@ def find_duplicates(
     targets: dict[str, tuple[str, ...]],
     splits: Sequence[Split] = (),
 ) -> Duplicates:
-    """Find molecules that stand in several rows: those of the same canonical SMILES.
+    """Find molecules with several rows, by their canonical SMILES.
 
     Args:
         smiles: of each usable row.
-        rows: where it stands in the file, counted from 0.
-        labels: NaN where missing.
-        censoring: 1 where the true value is at least the label, -1 where at most, else 0.
-        targets: each name, and what its classes are called; nothing for a number.
-        splits: the parts, in places among the usable rows; several are folds.
+        rows: the row of the file for each of them, counted from 0.
+        labels: NaN if missing.
+        censoring: 1 if the true value is at least the label, -1 if at most, else 0.
+        targets: names of the targets and of their classes; no classes for a regression target.
+        splits: in positions among the usable rows; several splits are folds.
     """
     molecules = same_molecules([_canonical(text) for text in smiles])
     lowest = np.where(np.isnan(labels) | (censoring == -1), -np.inf, labels)
@@ -135,52 +143,55 @@ def find_duplicates(
     for group in molecules:
         for k in np.flatnonzero(contradict(lowest[group], highest[group])):
             name, classes = list(targets.items())[k]
-            having = [place for place in group if not np.isnan(labels[place, k])]
+            labelled = [position for position in group if not np.isnan(labels[position, k])]
             contradictions.append(
                 LabelConflict(
                     target=name,
-                    rows=tuple(int(rows[place]) for place in having),
+                    rows=tuple(int(rows[position]) for position in labelled),
                     labels=tuple(
-                        _said(labels[place, k], int(censoring[place, k]), classes)
-                        for place in having
+                        _format_label(labels[position, k], int(censoring[position, k]), classes)
+                        for position in labelled
                     ),
                     gap=1.0 if classes else float(lowest[group, k].max() - highest[group, k].min()),
                 )
             )
-    of = {place: number for number, group in enumerate(molecules) for place in group}
+    number_of = {position: number for number, group in enumerate(molecules) for position in group}
     known: dict[str, set[int]] = {"validation": set(), "test": set()}
     for split in splits:
         train, validation = (
-            {of[place] for place in part.tolist() if place in of}
-            for part in (split.train, split.validation)
+            {number_of[position] for position in positions.tolist() if position in number_of}
+            for positions in (split.train, split.validation)
         )
-        for part, before in (("validation", train), ("test", train | validation)):
-            known[part] |= {p for p in getattr(split, part).tolist() if of.get(p, -1) in before}
+        for name, others in (("validation", train), ("test", train | validation)):
+            positions = split.sets()[name].tolist()
+            known[name] |= {p for p in positions if number_of.get(p, -1) in others}
     return Duplicates(
-        groups=tuple(tuple(int(rows[place]) for place in group) for group in molecules),
-        contradictions=tuple(sorted(contradictions, key=lambda one: -one.gap)),
-        known_test_rows=tuple(int(rows[place]) for place in sorted(known["test"])),
-        known_validation_rows=tuple(int(rows[place]) for place in sorted(known["validation"])),
+        groups=tuple(tuple(int(rows[position]) for position in group) for group in molecules),
+        contradictions=tuple(sorted(contradictions, key=lambda conflict: -conflict.gap)),
+        known_test_rows=tuple(int(rows[position]) for position in sorted(known["test"])),
+        known_validation_rows=tuple(
+            int(rows[position]) for position in sorted(known["validation"])
+        ),
     )
 
 
 def same_molecules(names: Sequence[str]) -> list[list[int]]:
-    """Gather the places of each name that stands in several; "" is no name."""
+    """List the positions of each name that occurs several times; "" does not count."""
     groups: dict[str, list[int]] = {}
-    for place, name in enumerate(names):
+    for position, name in enumerate(names):
         if name:
-            groups.setdefault(name, []).append(place)
+            groups.setdefault(name, []).append(position)
     return [group for group in groups.values() if len(group) > 1]
 
 
 def contradict(
     lowest: Float64[np.ndarray, "m t"], highest: Float64[np.ndarray, "m t"], tolerance: float = 0.0
 ) -> Bool[np.ndarray, " t"]:
-    """Whether the labels of each target differ by more than the tolerance, rounding apart.
+    """Check whether the labels of each target differ by more than the tolerance and rounding.
 
     Args:
-        lowest: least value that each label allows; -inf of one that is missing or an upper bound.
-        highest: greatest one; inf of one that is missing or a lower bound.
+        lowest: smallest value that each label allows; -inf for a missing label and for `<`.
+        highest: largest value that each label allows; inf for a missing label and for `>`.
         tolerance: largest difference of two labels that agree, in the unit of the label.
     """
     low, high = lowest.max(0), highest.min(0)
@@ -189,14 +200,14 @@ def contradict(
 
 
 def _canonical(smiles: str) -> str:
-    """Write it as RDKit does; what RDKit refuses, of a mol block, is compared as it stands."""
+    """Return the canonical SMILES; the text itself if RDKit cannot read it (from a mol block)."""
     try:
         return canonical(smiles)
     except MoleculeError:
         return smiles
 
 
-def _said(label: float, bound: int, classes: tuple[str, ...]) -> str:
+def _format_label(label: float, censoring: int, classes: tuple[str, ...]) -> str:
     if classes:
         return classes[int(label)]
-    return f"{('', '≥', '≤')[bound]}{label:.6g}"
+    return f"{('', '≥', '≤')[censoring]}{label:.6g}"

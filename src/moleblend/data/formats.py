@@ -1,4 +1,4 @@
-"""Tables as files: every row of the user's file, in order, whole; read and written in pieces."""
+"""Reading and writing table files in pieces: every row of a file, complete and in order."""
 
 import codecs
 import csv
@@ -22,8 +22,8 @@ from moleblend.files import replacing
 
 _Item = TypeVar("_Item")
 
-# The 131,072 letters that csv allows a cell would end a file at a long one; an unclosed quote is
-# noticed after so many.
+# The default limit of 131,072 characters per cell would stop reading at a long cell. A limit is
+# needed for unclosed quotes.
 csv.field_size_limit(1 << 24)
 
 _BYTES_AT_ONCE = 1 << 20
@@ -36,41 +36,41 @@ _WRITABLE = ".csv, .tsv and .parquet"
 
 
 def read_table(path: str | Path) -> Table:
-    """Read a file of molecules: csv, tsv, smi, sdf (plain or .gz) or Parquet, told by its ending.
+    """Read a file of molecules: csv, tsv, smi, sdf (plain or .gz) or Parquet, by its ending.
 
-    Blank lines are skipped. A csv row with too few or too many cells stays, with a `Table.flaws`.
-    An .smi file has no header: its columns are `smiles` and `name`.
+    Blank lines are skipped. A csv row with too few or too many cells is kept, with an entry in
+    `Table.flaws`. An .smi file has no header; its columns are `smiles` and `name`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is empty, of another kind, or damaged.
+        ValueError: the file is empty or damaged, or its ending is unknown.
     """
     (table,) = read_pieces(path, None)
     return table
 
 
 def read_pieces(path: str | Path, n_rows: int | None) -> Iterator[Table]:
-    """Read a file as `read_table` does, `n_rows` rows at a time; only those are in memory.
+    """Read a file as `read_table` does, with `n_rows` rows in memory at a time.
 
-    A text file is read twice: first to learn its encoding, whether a .gz is whole, and which
-    properties the records of an SDF have.
+    A text file is read twice. The first pass determines its encoding, whether a .gz is complete,
+    and the properties of the records of an SDF.
 
     Args:
         path: the file.
-        n_rows: rows of a piece, of which the last may have fewer; None reads all at once.
+        n_rows: rows of each piece except the last one; None reads all rows at once.
 
     Returns:
-        At least one piece, of no rows where the file has none.
+        At least one piece; a file without rows gives one without rows.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is empty, of another kind, or damaged; where the damage shows only in a later
-            row, the pieces before it have been given.
+        ValueError: the file is empty or damaged, or its ending is unknown. If the damage is found
+            in a later row, the pieces before it have been returned.
     """
     path = Path(path)
     ending = _ending(path)
     if n_rows is not None and n_rows < 1:
-        raise ValueError(f"a piece has at least one row, not {n_rows}")
+        raise ValueError(f"got n_rows={n_rows}, expected at least 1")
     if ending == ".parquet":
         return _parquet_pieces(path, n_rows)
     if ending == ".sdf":
@@ -80,32 +80,32 @@ def read_pieces(path: str | Path, n_rows: int | None) -> Iterator[Table]:
 
 
 def write_table(columns: pa.Table, path: str | Path) -> None:
-    """Write a csv, tsv or Parquet file, told by its ending, whole or not at all.
+    """Write a csv, tsv or Parquet file atomically; the ending determines the format.
 
-    Missing folders are made. In text files a null is an empty cell, and a list stands in brackets.
+    Missing folders are created. In text files a null is an empty cell, and a list is in brackets.
 
     Raises:
-        ValueError: the ending is another one.
+        ValueError: the ending is unknown.
     """
     write_tables([columns], path)
 
 
 def check_ending(path: Path) -> str:
-    """Give the ending of a table that can be written, in small letters.
+    """Return the ending of a table file to write, in lower case.
 
     Raises:
-        ValueError: it is another one.
+        ValueError: the ending is unknown.
     """
     ending = path.suffix.lower()
     if ending != ".parquet" and ending not in _DELIMITERS:
         raise ValueError(
-            f"{path}: tables are written as {_WRITABLE}, not {ending or 'a bare name'}"
+            f"{path}: got {f'the ending {ending}' if ending else 'no ending'}, expected {_WRITABLE}"
         )
     return ending
 
 
 def write_tables(pieces: Iterable[pa.Table], path: str | Path) -> None:
-    """Write tables of the same columns, at least one, below each other, as `write_table` does."""
+    """Write the rows of one or more tables with the same columns, as `write_table` does."""
     path = Path(path)
     ending = check_ending(path)
     remaining = iter(pieces)
@@ -125,7 +125,7 @@ def write_tables(pieces: Iterable[pa.Table], path: str | Path) -> None:
 
 
 class _UnixLines:
-    """Ends csv rows with LF alone; a writer told to do so leaves CR unquoted (Python 3.11)."""
+    """Ends csv rows with LF; the line terminator of csv would leave CR unquoted (Python 3.11)."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -136,18 +136,18 @@ class _UnixLines:
 
 
 def _ending(path: Path) -> str:
-    """Check that a file can be read and give its ending, .gz taken off."""
+    """Check that a file can be read and return its ending, without .gz."""
     if not path.exists():
-        raise FileNotFoundError(f"{path}: there is no such file")
+        raise FileNotFoundError(f"{path}: no such file")
     if path.is_dir():
-        raise ValueError(f"{path}: this is a folder, a file was expected")
+        raise ValueError(f"{path}: this is a folder, expected a file")
     name = Path(path.name.lower())
     ending = Path(name.stem).suffix if name.suffix == ".gz" else name.suffix
     if name.name.endswith(".sdf.tar.gz"):
         ending = ".sdf"
     if ending not in (".csv", ".tsv", ".smi", ".sdf") and name.suffix != ".parquet":
         hint = "; save a sheet as .csv" if name.suffix in (".xlsx", ".xls", ".ods") else ""
-        raise ValueError(f"{path}: unknown ending; known are {_READABLE}{hint}")
+        raise ValueError(f"{path}: unknown ending; available: {_READABLE}{hint}")
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty")
     return ending
@@ -167,18 +167,18 @@ def _parquet_pieces(path: Path, n_rows: int | None) -> Iterator[Table]:
                 while len(waiting) >= n_rows or 0 < len(waiting) == n_all - n_before:
                     rows = waiting.slice(0, n_rows)
                     waiting = waiting.slice(n_rows)
-                    share = (n_before + len(rows)) / n_all
-                    yield Table(path, rows, n_before=n_before, share_read=share)
+                    fraction = (n_before + len(rows)) / n_all
+                    yield Table(path, rows, n_before=n_before, share_read=fraction)
                     n_before += len(rows)
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path}: not a Parquet file, or a truncated one ({error})") from error
+        raise ValueError(f"{path}: not a Parquet file, or truncated ({error})") from error
 
 
 def _sniff(path: Path) -> tuple[str, ...]:
-    """Read a text file once to give what is to be said about its encoding.
+    """Read a text file once and return messages about its encoding.
 
     Raises:
-        ValueError: it has nothing but blanks, is UTF-16, or is not a whole gzip file.
+        ValueError: the file is blank, is UTF-16, or is a damaged gzip file.
     """
     decoder = codecs.getincrementaldecoder(_ENCODING)()
     is_utf8 = is_blank = True
@@ -188,7 +188,9 @@ def _sniff(path: Path) -> tuple[str, ...]:
             try:
                 data = file.read(_BYTES_AT_ONCE)
             except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-                raise ValueError(f"{path}: not a whole gzip file ({error})") from error
+                raise ValueError(
+                    f"{path}: the gzip file is truncated or damaged ({error})"
+                ) from error
             if is_blank and data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
                 raise ValueError(f"{path}: the text is UTF-16; save it as UTF-8")
             if is_utf8:
@@ -203,11 +205,11 @@ def _sniff(path: Path) -> tuple[str, ...]:
         raise ValueError(f"{path}: the file is empty")
     if is_utf8:
         return ()
-    return (f"{path} is not UTF-8 from line {line} on; what is not was read as Latin-1",)
+    return (f"{path} is not UTF-8 from line {line} on; invalid bytes are read as Latin-1",)
 
 
 def _as_latin_1(error: UnicodeError) -> tuple[str, int]:
-    """Read the bytes that are not UTF-8 as Latin-1: what is UTF-8 in the file stays so."""
+    """Decode the bytes that are not UTF-8 as Latin-1; valid UTF-8 is not changed."""
     if not isinstance(error, UnicodeDecodeError):
         raise error
     return error.object[error.start : error.end].decode("latin-1"), error.end
@@ -217,7 +219,7 @@ codecs.register_error(_LATIN_1, _as_latin_1)
 
 
 def _unpacked(path: Path, stored: io.BufferedReader) -> io.BufferedReader | gzip.GzipFile:
-    """Give the bytes of a file, those inside where it is a .gz."""
+    """Return the bytes of a file, decompressed if it is a .gz."""
     is_packed = path.suffix.lower() == ".gz"
     return gzip.GzipFile(fileobj=stored) if is_packed else stored
 
@@ -226,7 +228,7 @@ def _unpacked(path: Path, stored: io.BufferedReader) -> io.BufferedReader | gzip
 def _open_lines(
     path: Path, newline: str | None
 ) -> Generator[tuple[TextIO, Callable[[], float]], None, None]:
-    """Open a text file; give its lines and the function that says what share of it is read."""
+    """Open a text file; yield its lines and a function for the fraction that has been read."""
     n_bytes = path.stat().st_size
     with (
         path.open("rb") as stored,
@@ -236,19 +238,19 @@ def _open_lines(
 
 
 def _delimiter(path: Path) -> str:
-    """Give what separates cells: in a .csv whose first line has no comma it may be `;` or a tab."""
-    usual = _DELIMITERS[_ending(path)]
+    """Return the delimiter; a .csv without a comma in its first line may have `;` or tabs."""
+    default = _DELIMITERS[_ending(path)]
     with _open_lines(path, newline="") as (lines, _):
         first = next((line for line in lines if line.strip()), "")
     others = [s for s in (";", "\t") if len(next(csv.reader([first], delimiter=s), [])) > 1]
-    return others[0] if usual == "," and usual not in first and others else usual
+    return others[0] if default == "," and default not in first and others else default
 
 
 def _csv_pieces(path: Path, notes: tuple[str, ...], n_rows: int | None) -> Iterator[Table]:
-    usual, delimiter = _DELIMITERS[_ending(path)], _delimiter(path)
-    if delimiter != usual:
-        sign = {";": "semicolons", "\t": "tabs"}[delimiter]
-        notes = (*notes, f"{path}: {sign} separate its cells, and so it was read")
+    default, delimiter = _DELIMITERS[_ending(path)], _delimiter(path)
+    if delimiter != default:
+        name = {";": "semicolons", "\t": "tabs"}[delimiter]
+        notes = (*notes, f"{path}: read with {name} as delimiters")
     with _open_lines(path, newline="") as (lines, share_read):
         records = _csv_records(lines, delimiter)
         header = next(records, None)
@@ -257,13 +259,13 @@ def _csv_pieces(path: Path, notes: tuple[str, ...], n_rows: int | None) -> Itera
         if header.flaw:
             raise ValueError(f"{path}, line {header.line}: {header.flaw}")
         names = header.cells
-        for n_before, found in _grouped(records, n_rows):
+        for n_before, group in _grouped(records, n_rows):
             flaws, rows = {}, []
-            for row, record in enumerate(found):
+            for row, record in enumerate(group):
                 cells, flaw = record.cells, record.flaw
                 if not flaw and (len(cells) < len(names) or any(cells[len(names) :])):
-                    cells_told = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
-                    flaw = f"the row has {cells_told}, the header has {len(names)}"
+                    n_cells = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
+                    flaw = f"the row has {n_cells}, the header has {len(names)}"
                 if flaw:
                     flaws[row] = flaw
                 rows.append((cells + [""] * (len(names) - len(cells)))[: len(names)])
@@ -273,7 +275,7 @@ def _csv_pieces(path: Path, notes: tuple[str, ...], n_rows: int | None) -> Itera
                 path,
                 pa.Table.from_arrays(arrays, names=names),
                 flaws=flaws,
-                lines=tuple(record.line for record in found),
+                lines=tuple(record.line for record in group),
                 notes=notes,
                 n_before=n_before,
                 share_read=share_read(),
@@ -282,9 +284,9 @@ def _csv_pieces(path: Path, notes: tuple[str, ...], n_rows: int | None) -> Itera
 
 @dataclass(frozen=True)
 class _Record:
-    """One row of a csv file that is not blank: the line on which it starts, and its cells.
+    """One row of a csv file: the line on which it starts, and its cells.
 
-    A row that cannot be read has a flaw, and its first line as its only cell.
+    A row that cannot be parsed has a flaw, and its first line as its only cell.
     """
 
     line: int
@@ -293,75 +295,75 @@ class _Record:
 
 
 class _Lines:
-    """Lines for a csv reader; those of a row that cannot be read are given again but for one."""
+    """Lines for a csv reader, which can go back to the second line of the current row."""
 
     def __init__(self, lines: Iterable[str]) -> None:
-        self._fresh = iter(lines)
-        self._again: deque[str] = deque()
-        self.taken: list[str] = []
+        self._unread = iter(lines)
+        self._returned: deque[str] = deque()
+        self.current_row: list[str] = []
 
     def __iter__(self) -> "_Lines":
         return self
 
     def __next__(self) -> str:
-        self.taken.append(self._again.popleft() if self._again else next(self._fresh))
-        return self.taken[-1]
+        self.current_row.append(self._returned.popleft() if self._returned else next(self._unread))
+        return self.current_row[-1]
 
-    def take_back(self) -> str:
-        """Give the first line of the row at hand; the reader shall have the others anew."""
-        first, *others = self.taken
-        self._again.extendleft(reversed(others))
+    def go_back(self) -> str:
+        """Return the first line of the current row; the others will be read again."""
+        first, *others = self.current_row
+        self._returned.extendleft(reversed(others))
         return first
 
 
 def _csv_records(lines: Iterable[str], delimiter: str) -> Iterator[_Record]:
-    """Give every row that is not blank.
+    """Parse all rows that are not blank.
 
-    A quote that is not closed would take all rows behind it into one cell. Where a row cannot be
-    read, only its first line is given up, and reading goes on with the second.
+    An unclosed quote would merge all following rows into one cell. Therefore, if a row cannot be
+    parsed, only its first line is skipped, and parsing continues with the second line.
     """
-    given, line = _Lines(lines), 1
-    reader = csv.reader(given, delimiter=delimiter, strict=True)
+    source, line = _Lines(lines), 1
+    reader = csv.reader(source, delimiter=delimiter, strict=True)
     while True:
-        given.taken.clear()
+        source.current_row.clear()
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield _Record(line, [given.take_back().rstrip("\r\n")], _why_unread(error))
-            reader = csv.reader(given, delimiter=delimiter, strict=True)
+            yield _Record(line, [source.go_back().rstrip("\r\n")], _explain(error))
+            reader = csv.reader(source, delimiter=delimiter, strict=True)
             line += 1
             continue
         if cells and not (len(cells) == 1 and cells[0].isspace()):
             yield _Record(line, cells)
-        line += len(given.taken)
+        line += len(source.current_row)
 
 
-def _why_unread(error: csv.Error) -> str:
-    """Say for a chemist what csv says of a row."""
-    said = str(error)
-    if said == "unexpected end of data":
-        said = "a quote is opened and nowhere closed"
-    elif said.endswith("""expected after '"'"""):
-        said = "a quote ends before its cell does, or is nowhere closed"
-    return f"cannot be read: {said}"
+def _explain(error: csv.Error) -> str:
+    """Explain an error of the csv module in one sentence."""
+    message = str(error)
+    if message == "unexpected end of data":
+        message = "a quote is never closed"
+    elif message.endswith("""expected after '"'"""):
+        message = "a quote is closed before the end of its cell, or is never closed"
+    return f"cannot be read: {message}"
 
 
 def _smi_pieces(path: Path, notes: tuple[str, ...], n_rows: int | None) -> Iterator[Table]:
     with _open_lines(path, newline=None) as (lines, share_read):
-        found_lines = (
+        numbered_words = (
             (number, line.strip().split(maxsplit=1))
             for number, line in enumerate(lines, start=1)
             if line.strip()
         )
-        for n_before, found in _grouped(found_lines, n_rows):
-            smiles = pa.array([first for _, (first, *_) in found], pa.string())
-            names = pa.array(["".join(rest) for _, (_, *rest) in found], pa.string())
+        for n_before, group in _grouped(numbered_words, n_rows):
+            smiles = pa.array([first for _, (first, *_) in group], pa.string())
+            names = pa.array(["".join(rest) for _, (_, *rest) in group], pa.string())
             yield Table(
                 path,
                 pa.table({"smiles": smiles, "name": names}),
-                lines=tuple(number for number, _ in found),
+                lines=tuple(number for number, _ in group),
                 notes=notes,
                 n_before=n_before,
                 share_read=share_read(),
@@ -371,20 +373,21 @@ def _smi_pieces(path: Path, notes: tuple[str, ...], n_rows: int | None) -> Itera
 def _sdf_pieces(path: Path, n_rows: int | None) -> Iterator[Table]:
     if n_rows is None:
         records = list(read_sdf(path))
-        yield _sdf_table(path, records, dict.fromkeys(name for _, told in records for name in told))
+        names = dict.fromkeys(name for _, properties in records for name in properties)
+        yield _sdf_table(path, records, names)
         return
     n_all, names = 0, {}
-    for _, told in read_sdf(path):  # read twice, as any record may have a property of its own
+    for _, properties in read_sdf(path):  # read twice, because any record may add a property
         n_all += 1
-        names.update(dict.fromkeys(told))
+        names.update(dict.fromkeys(properties))
     for n_before, records in _grouped(read_sdf(path), n_rows):
-        share_read = (n_before + len(records)) / max(n_all, 1)
+        fraction = (n_before + len(records)) / max(n_all, 1)
         table = _sdf_table(path, records, names)
-        yield replace(table, n_before=n_before, share_read=share_read)
+        yield replace(table, n_before=n_before, share_read=fraction)
 
 
 def _grouped(items: Iterator[_Item], n_items: int | None) -> Iterator[tuple[int, list[_Item]]]:
-    """Cut into lists of `n_items`, each with the number of items before it; at least one list."""
+    """Divide into lists of `n_items`, with the number of items before each; at least one list."""
     n_before = 0
     while (group := list(islice(items, n_items))) or n_before == 0:
         yield n_before, group
@@ -406,7 +409,7 @@ def _sdf_table(
 
 
 def _cells(column: pa.Array) -> list[object]:
-    """Give the cells of a column; a float32 with its own digits, not those of its double."""
+    """Return the cells of a column; float32 values keep their digits and do not become doubles."""
     if pa.types.is_float32(column.type) or pa.types.is_float16(column.type):
         column = column.cast(pa.string())
     return column.to_pylist()

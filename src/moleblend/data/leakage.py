@@ -1,7 +1,7 @@
-"""What the training part gives away: the same molecules, scaffolds and neighbours in two parts."""
+"""Leakage between the sets of a split: shared molecules and scaffolds, and near neighbours."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Literal, get_args
 
@@ -14,24 +14,24 @@ from moleblend.chem.standardise import canonical, inchikey
 from moleblend.data.splits import Split
 
 Kind = Literal["molecule", "skeleton", "scaffold"]
-"""`molecule`: the same canonical SMILES; `skeleton`: the same first block of the InChIKey, so also
-stereoisomers, isotopes, protonated forms and most tautomers; `scaffold`: the same Bemis-Murcko
-scaffold with its chirality, for which all molecules without a ring are one."""
+"""`molecule`: the same canonical SMILES. `skeleton`: the same first block of the InChIKey, which
+stereoisomers, isotopes, protonated forms and most tautomers share. `scaffold`: the same
+Bemis-Murcko scaffold with its chirality; all molecules without a ring have the same one."""
 
 QUANTILES = {"5%": 0.05, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95, "largest": 1.0}
-"""Those of the similarities that are told."""
+"""Quantiles of the similarities in a report."""
 
 
 @dataclass(frozen=True, eq=False)
 class Shared:
-    """What two parts have in common.
+    """Overlap of two sets.
 
     Attributes:
-        kind: what counts as the same.
-        parts: the two parts; train before validation before test.
-        n_shared: molecules, skeletons or scaffolds that stand in both.
-        first: rows of the first part that have one of them, counted from 0.
-        second: rows of the second part.
+        kind: what is compared.
+        parts: names of the two sets, in the order train, validation, test.
+        n_shared: number of molecules, skeletons or scaffolds in both sets.
+        first: rows of the first set with one of them, counted from 0.
+        second: rows of the second set with one of them.
     """
 
     kind: Kind
@@ -43,13 +43,13 @@ class Shared:
 
 @dataclass(frozen=True, eq=False)
 class Nearest:
-    """How near a part is to train.
+    """Similarity of a set to the training set.
 
     Attributes:
-        part: validation or test.
-        rows: its rows, counted from 0.
-        similarity: Tanimoto (2,048 bits of ECFP4) of each to the most similar row of train.
-        train_rows: that row.
+        part: `validation` or `test`.
+        rows: the rows of the set, counted from 0.
+        similarity: Tanimoto (2,048 bits of ECFP4) of each row to the most similar training row.
+        train_rows: the most similar training row.
     """
 
     part: str
@@ -59,21 +59,21 @@ class Nearest:
 
     @property
     def quantiles(self) -> dict[str, float]:
-        """How the similarities are spread; empty for a part without rows."""
+        """Quantiles of the similarities; empty for a set without rows."""
         if not len(self.similarity):
             return {}
-        found = np.quantile(self.similarity, list(QUANTILES.values()))
-        return dict(zip(QUANTILES, map(float, found), strict=True))
+        values = np.quantile(self.similarity, list(QUANTILES.values()))
+        return dict(zip(QUANTILES, map(float, values), strict=True))
 
 
 @dataclass(frozen=True, eq=False)
 class Leakage:
-    """The account of one split.
+    """Leakage of one split.
 
     Attributes:
-        n_rows: of each part.
-        shared: for each kind and each two parts.
-        nearest: of validation and test.
+        n_rows: number of rows of each set.
+        shared: the overlap for each kind and each pair of sets.
+        nearest: similarity of the validation and the test set to the training set.
     """
 
     n_rows: dict[str, int]
@@ -81,11 +81,11 @@ class Leakage:
     nearest: tuple[Nearest, ...]
 
     def find(self, kind: Kind, first: str, second: str) -> Shared:
-        """Give what two parts share of one kind."""
+        """Return the overlap of two sets for one kind."""
         return next(s for s in self.shared if (s.kind, s.parts) == (kind, (first, second)))
 
     def to_dict(self) -> dict[str, object]:
-        """The same as lists and numbers, for JSON; rows are counted from 1, as in a file."""
+        """Return plain values for JSON; rows are counted from 1."""
         shared = [
             {**asdict(s), "first": (s.first + 1).tolist(), "second": (s.second + 1).tolist()}
             for s in self.shared
@@ -104,26 +104,26 @@ class Leakage:
 
 
 def leakage(smiles: Sequence[str], split: Split) -> Leakage:
-    """Find what stands in two parts of a split.
+    """Find molecules, skeletons and scaffolds in more than one set, and nearest neighbours.
 
-    Molecules are compared as they are written: other salts of a molecule count as others.
+    Molecules are compared without standardisation: two salts of a molecule are different.
 
     Args:
-        smiles: one per row; those of rows in no part are not read.
-        split: the parts; there is nothing to be near to if train is empty.
+        smiles: one per row; those of rows in no set are not read.
+        split: the sets; without training rows no neighbours are searched.
 
     Raises:
-        MoleculeError: a SMILES that cannot be read; the message names its row (from 0).
-        IndexError: the split has rows that `smiles` has not.
+        MoleculeError: a SMILES is invalid; the message has its row.
+        IndexError: the split has rows that `smiles` does not have.
     """
-    parts = {part.name: getattr(split, part.name) for part in fields(split)}
-    names: dict[int, dict[Kind, str]] = {}
-    for row in np.concatenate(list(parts.values())).tolist():
+    sets = split.sets()
+    keys: dict[int, dict[Kind, str]] = {}
+    for row in np.concatenate(list(sets.values())).tolist():
         try:
             text = smiles[row]
-            # A molecule without InChIKey is told by its SMILES, which no key looks like.
+            # A molecule without an InChIKey is compared by its SMILES, which is never a key.
             skeleton = inchikey(text)[:14] or canonical(text)
-            names[row] = {
+            keys[row] = {
                 "molecule": canonical(text),
                 "skeleton": skeleton,
                 "scaffold": scaffold(text),
@@ -132,20 +132,20 @@ def leakage(smiles: Sequence[str], split: Split) -> Leakage:
             raise MoleculeError(f"row {row + 1}: {error}") from error
     shared = []
     for kind in get_args(Kind):
-        for pair in combinations(parts, 2):
-            found = [{names[row][kind] for row in parts[name].tolist()} for name in pair]
-            both = found[0] & found[1]
+        for pair in combinations(sets, 2):
+            each = [{keys[row][kind] for row in sets[name].tolist()} for name in pair]
+            both = each[0] & each[1]
             first, second = (
-                np.array([r for r in parts[name].tolist() if names[r][kind] in both], np.int64)
+                np.array([r for r in sets[name].tolist() if keys[r][kind] in both], np.int64)
                 for name in pair
             )
             shared.append(Shared(kind, pair, len(both), first, second))
     near = []
-    for part in ("validation", "test") if len(split.train) else ():
-        rows = parts[part]
-        similarity, place = nearest(
+    for name in ("validation", "test") if len(split.train) else ():
+        rows = sets[name]
+        similarity, index = nearest(
             [smiles[row] for row in rows], [smiles[row] for row in split.train]
         )
-        near.append(Nearest(part, rows, similarity, split.train[place]))
-    n_rows = {name: len(rows) for name, rows in parts.items()}
+        near.append(Nearest(name, rows, similarity, split.train[index]))
+    n_rows = {name: len(rows) for name, rows in sets.items()}
     return Leakage(n_rows, tuple(shared), tuple(near))

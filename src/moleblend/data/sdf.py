@@ -1,4 +1,4 @@
-"""The records of SDF files, one after the other, broken ones included."""
+"""Streaming of the records of SDF files, including invalid ones."""
 
 import gzip
 import io
@@ -14,25 +14,25 @@ _FIELD = re.compile(r">.*<.*>")
 
 
 def read_sdf(path: str | Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Read the records of an SDF file one after the other, broken ones included.
+    """Read the records of an SDF file one after the other, including invalid ones.
 
     Args:
-        path: .sdf, .sdf.gz, or .sdf.tar.gz, whose first .sdf file is read from inside the archive.
+        path: .sdf, .sdf.gz, or .sdf.tar.gz, of which the first .sdf file in the archive is read.
 
     Yields:
-        Each record's mol block as it stands there, for `read_mol_block`, and its data fields. A
-        file that ends in the middle of a record gives that piece as its last record.
+        The unchanged mol block of each record, for `read_mol_block`, and its data fields. If a file
+        ends inside a record, the incomplete record is the last one.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: the gzip stream is broken; all records before the break have been given. Or
-            there is no .sdf file in the archive.
+        FileNotFoundError: there is no such file.
+        ValueError: the gzip stream is damaged (after all records before the damage), or there is no
+            .sdf file in the archive.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such SDF file")
+        raise FileNotFoundError(f"{path}: no such SDF file")
     lines: list[str] = []
-    broken: Exception | None = None
+    damage: Exception | None = None
     try:
         with _open_sdf(path) as file:
             for line in file:
@@ -42,43 +42,43 @@ def read_sdf(path: str | Path) -> Iterator[tuple[str, dict[str, str]]]:
                 else:
                     lines.append(line.rstrip("\n"))
     except (EOFError, OSError, tarfile.TarError, zlib.error) as error:
-        broken = error
+        damage = error
     if any(line.strip() for line in lines):
         yield _split_record(lines)
-    if broken is not None:
-        raise ValueError(f"{path}: the compressed file ends too early or is damaged ({broken})")
+    if damage is not None:
+        raise ValueError(f"{path}: the compressed file is truncated or damaged ({damage})")
 
 
 @contextmanager
 def _open_sdf(path: Path) -> Generator[TextIO, None, None]:
-    """Open the text of an SDF file; nothing is unpacked but what is being read."""
+    """Open the text of an SDF file for streaming; nothing is unpacked to disk."""
     if not path.name.lower().endswith(".tar.gz"):
         opened = gzip.open if path.suffix == ".gz" else open
         with opened(path, "rt", encoding="utf-8", errors="backslashreplace") as file:
             yield file
         return
     with tarfile.open(path, "r|gz") as archive:
-        found = (item for item in archive if item.isfile() and item.name.endswith(".sdf"))
-        member = next(found, None)
+        members = (item for item in archive if item.isfile() and item.name.endswith(".sdf"))
+        member = next(members, None)
         raw = archive.extractfile(member) if member else None
         if raw is None:
             raise ValueError(f"{path}: there is no .sdf file in the archive")
-        forward = io.BufferedReader(_Forward(raw))
-        with io.TextIOWrapper(forward, encoding="utf-8", errors="backslashreplace") as file:
+        stream = io.BufferedReader(_ForwardOnly(raw))
+        with io.TextIOWrapper(stream, encoding="utf-8", errors="backslashreplace") as file:
             yield file
 
 
-class _Forward(io.RawIOBase):
-    """A file inside a tar that streams by; on Python 3.11 it fails when asked if it can seek."""
+class _ForwardOnly(io.RawIOBase):
+    """A member of a streamed tar file, whose `seekable` fails on Python 3.11."""
 
-    def __init__(self, file: Any) -> None:  # noqa: ANN401 (what tarfile gives is no IO[bytes])
+    def __init__(self, file: Any) -> None:  # noqa: ANN401 (tarfile's reader is not an IO[bytes])
         self._file = file
 
     def readable(self) -> bool:
-        """Say that it can be read."""
+        """Return that the file can be read."""
         return True
 
-    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 (whatever holds bytes)
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 (any writable buffer)
         """Read the next bytes."""
         data = self._file.read(len(buffer))
         buffer[: len(data)] = data
@@ -86,7 +86,7 @@ class _Forward(io.RawIOBase):
 
 
 def _split_record(lines: list[str]) -> tuple[str, dict[str, str]]:
-    """Split a record's lines at `M  END`, or where that is missing at the first data field."""
+    """Split the lines of a record at `M  END`, or at the first data field if that is missing."""
     end = next((row + 1 for row, line in enumerate(lines) if line.startswith("M  END")), None)
     fields = [row for row, line in enumerate(lines) if row >= (end or 0) and _FIELD.match(line)]
     if end is None:

@@ -1,8 +1,8 @@
-"""Which rows train, which choose, which judge: at random, by groups, or as the table says."""
+"""Training, validation and test sets: at random, by scaffold, cluster or group, or given."""
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -10,11 +10,12 @@ from jaxtyping import Int64
 
 from moleblend.chem.fingerprints import cluster, scaffold
 from moleblend.chem.molecule import MoleculeError
-from moleblend.data.table import Rejected, Table, read_molecules, with_smiles
+from moleblend.data.table import Rejected, Table, read_molecules, read_with_smiles
 
 Fractions = tuple[float, float, float]
+"""Fractions of the training, validation and test sets, which sum to 1."""
 
-_GIVEN_NAMES = {
+_SET_NAMES = {
     "train": "train",
     "valid": "validation",
     "validation": "validation",
@@ -25,43 +26,71 @@ _GIVEN_NAMES = {
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Row numbers, counted from 0 and ascending; no row stands twice."""
+    """Row numbers of the three sets, counted from 0 and ascending. No row is listed twice.
+
+    Attributes:
+        train: rows of the training set.
+        validation: rows of the validation set.
+        test: rows of the test set.
+        excluded: rows that are in no set, because they are not molecules.
+    """
 
     train: Int64[np.ndarray, " n_train"]
     validation: Int64[np.ndarray, " n_validation"]
     test: Int64[np.ndarray, " n_test"]
+    excluded: Int64[np.ndarray, " n_excluded"] = field(
+        default_factory=lambda: np.zeros(0, np.int64)
+    )
 
     def __post_init__(self) -> None:
-        """Refuse rows that stand twice."""
+        """Check that no row is listed twice."""
         rows, counts = np.unique(
-            np.concatenate([getattr(self, part.name) for part in fields(self)]), return_counts=True
+            np.concatenate([*self.sets().values(), self.excluded]), return_counts=True
         )
         if (counts > 1).any():
-            raise ValueError(f"row {rows[counts > 1][0]} stands in the split more than once")
+            raise ValueError(f"row {rows[counts > 1][0]} is in the split more than once")
         if rows.size and rows[0] < 0:
-            raise ValueError(f"row numbers start at 0, found {rows[0]}")
+            raise ValueError(f"got row number {rows[0]}, expected at least 0")
+
+    def sets(self) -> dict[str, Int64[np.ndarray, " n"]]:
+        """Return the rows of the three sets by name: `train`, `validation` and `test`."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
-def scaffold_split(smiles: Sequence[str], fractions: Fractions = (0.8, 0.1, 0.1)) -> Split:
-    """Split so that no Bemis-Murcko scaffold is in two parts.
+def scaffold_split(
+    smiles: Sequence[str | float | None], fractions: Fractions = (0.8, 0.1, 0.1)
+) -> Split:
+    """Split so that no Bemis-Murcko scaffold is in two sets.
 
-    Sets of rows with the same scaffold, the largest first (of equal ones that with the later first
-    row), go to train while it has room for the whole set, else to validation, else to test. All
-    molecules without a ring are one set. Nothing is random.
+    The groups of rows with the same scaffold are sorted by size, the largest first; of groups of
+    equal size, the one with the later first row comes first. Each group goes to the training set
+    if it fits completely, else to the validation set if it fits, else to the test set. All
+    molecules without a ring are one group. Nothing is random.
 
     Args:
-        smiles: one per row.
-        fractions: of train, validation and test; they sum to one.
+        smiles: one per row. A row without a SMILES (empty, None, NaN) or with an invalid one is in
+            no set; `Split.excluded` lists these rows.
+        fractions: of the training, validation and test sets, among the rows with a molecule.
 
     Raises:
-        MoleculeError: a SMILES that cannot be read; the message names its row.
-        ValueError: fractions that don't sum to one.
+        ValueError: the fractions do not sum to 1.
 
     Reference:
         Hu et al., ICLR 2020, arXiv:1905.12265 (their deterministic scaffold split, chirality kept).
     """
     _check_fractions(fractions)
-    return _fill(_largest_first(_sets(scaffolds(smiles))), len(smiles), fractions)
+    rows: list[int] = []
+    excluded: list[int] = []
+    groups: list[str] = []
+    for row, text in enumerate(smiles):
+        try:
+            groups.append(scaffold(text if isinstance(text, str) else ""))
+        except MoleculeError:
+            excluded.append(row)
+        else:
+            rows.append(row)
+    split = _fill(_largest_first(_group_rows(groups)), len(rows), fractions)
+    return _renumbered(split, rows, excluded)
 
 
 def balanced_scaffold_split(
@@ -70,8 +99,8 @@ def balanced_scaffold_split(
     """Split as `grouped_split` does, by Bemis-Murcko scaffold (chirality kept).
 
     Raises:
-        MoleculeError: a SMILES that cannot be read; the message names its row.
-        ValueError: fractions that don't sum to one.
+        MoleculeError: a SMILES is invalid; the message has its row.
+        ValueError: the fractions do not sum to 1.
 
     Reference:
         Yang et al., J. Chem. Inf. Model. 2019, doi:10.1021/acs.jcim.9b00237 (scaffold-balanced).
@@ -87,18 +116,18 @@ def cluster_split(
 ) -> Split:
     """Split as `grouped_split` does, by Butina cluster on ECFP4.
 
-    Molecules of two clusters can still be more similar than `similarity`: only those near its
-    centre belong to a cluster.
+    Molecules of different clusters can still be more similar than `similarity`, because only the
+    similarity to the cluster centre counts.
 
     Args:
         smiles: one per row, at most `fingerprints.MOST_TO_CLUSTER`.
-        fractions: of train, validation and test; they sum to one.
-        similarity: Tanimoto to the centre of its cluster that a molecule has at least.
-        seed: of the order of the clusters.
+        fractions: of the training, validation and test sets.
+        similarity: smallest Tanimoto similarity of a molecule to its cluster centre.
+        seed: for the order of the clusters.
 
     Raises:
-        MoleculeError: a SMILES that cannot be read; the message names its row.
-        ValueError: fractions that don't sum to one, or too many molecules.
+        MoleculeError: a SMILES is invalid; the message has its row.
+        ValueError: the fractions do not sum to 1, or there are too many molecules.
     """
     _check_fractions(fractions)
     return grouped_split(cluster(smiles, similarity).tolist(), fractions, seed)
@@ -107,32 +136,33 @@ def cluster_split(
 def grouped_split(
     groups: Sequence[Hashable], fractions: Fractions = (0.8, 0.1, 0.1), seed: int = 0
 ) -> Split:
-    """Split at random so that no group is in two parts.
+    """Split at random so that no group is in two sets.
 
-    Groups too large for half of validation or test come first, in random order, then all others in
-    random order; each goes to train while it has room for the whole group, else to validation, else
-    to test. So no single group fills validation or test, where large ones fit into train.
+    Groups that are larger than half of the validation or test set come first, in random order; all
+    others follow in random order. Each group goes to the training set if it fits completely, else
+    to the validation set if it fits, else to the test set. Large groups therefore go to the
+    training set if they fit, and no single group fills the validation or test set.
 
     Args:
-        groups: what each row belongs to.
-        fractions: of train, validation and test; they sum to one.
-        seed: of both orders.
+        groups: the group of each row.
+        fractions: of the training, validation and test sets.
+        seed: for both orders.
 
     Raises:
-        ValueError: fractions that don't sum to one.
+        ValueError: the fractions do not sum to 1.
     """
     _check_fractions(fractions)
-    shuffled = _shuffled(_sets(groups), seed)
-    half = min(share * len(groups) / 2 for share in fractions[1:])
+    shuffled = _shuffled(_group_rows(groups), seed)
+    half = min(fraction * len(groups) / 2 for fraction in fractions[1:])
     shuffled.sort(key=lambda rows: len(rows) <= half)
     return _fill(shuffled, len(groups), fractions)
 
 
 def random_split(n_rows: int, fractions: Fractions = (0.8, 0.1, 0.1), seed: int = 0) -> Split:
-    """Split at random; train and validation have their share rounded to whole rows.
+    """Split rows at random; the sizes of the sets are rounded.
 
     Raises:
-        ValueError: fractions that don't sum to one.
+        ValueError: the fractions do not sum to 1.
     """
     _check_fractions(fractions)
     order = np.random.default_rng(seed).permutation(n_rows)
@@ -142,20 +172,18 @@ def random_split(n_rows: int, fractions: Fractions = (0.8, 0.1, 0.1), seed: int 
 
 
 def given_split(column: Sequence[str]) -> Split:
-    """Split as a column of the table says: train, validation (or valid, val), test, in any case.
+    """Split by a column with the values train, validation (or valid, val) and test, in any case.
 
     Raises:
-        ValueError: any other value; the message has its row.
+        ValueError: there is another value; the message has its row.
     """
-    parts: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
+    sets: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
     for row, value in enumerate(column):
-        part = _GIVEN_NAMES.get(value.strip().lower())
-        if part is None:
-            raise ValueError(
-                f"row {row + 1}: a split is train, validation or test, found {value!r}"
-            )
-        parts[part].append(row)
-    return Split(**{part: _rows(rows) for part, rows in parts.items()})
+        name = _SET_NAMES.get(value.strip().lower())
+        if name is None:
+            raise ValueError(f"row {row + 1}: got {value!r}, expected train, validation or test")
+        sets[name].append(row)
+    return Split(**{name: _rows(rows) for name, rows in sets.items()})
 
 
 SPLITS: dict[str, Callable[[Sequence[str], Fractions, int], Split]] = {
@@ -164,24 +192,24 @@ SPLITS: dict[str, Callable[[Sequence[str], Fractions, int], Split]] = {
     "balanced": balanced_scaffold_split,
     "cluster": lambda smiles, fractions, seed: cluster_split(smiles, fractions, seed=seed),
 }
-"""The kinds of split that need no column: SMILES, fractions and seed in."""
+"""Split functions of SMILES, fractions and seed, by name."""
 
 
 def folds(kind: str, smiles: Sequence[str], n_folds: int, seed: int = 0) -> tuple[Split, ...]:
     """Split into `n_folds` folds by one of the kinds of `SPLITS`; see `grouped_folds`.
 
     Args:
-        kind: `scaffold` ignores the seed.
+        kind: name of a split; `scaffold` ignores the seed.
         smiles: one per row.
         n_folds: at least 3.
-        seed: of what is random.
+        seed: for the random order.
 
     Raises:
-        MoleculeError: a SMILES that cannot be read; the message names its row.
-        ValueError: another kind, or rows that don't make so many folds.
+        MoleculeError: a SMILES is invalid; the message has its row.
+        ValueError: the kind is unknown, or there are too few groups of rows.
     """
     if kind not in SPLITS:
-        raise ValueError(f"there are folds by {', '.join(SPLITS)}, not by {kind!r}")
+        raise ValueError(f"unknown split {kind!r}; available: {', '.join(SPLITS)}")
     if kind == "random":
         return grouped_folds(range(len(smiles)), n_folds, seed)
     if kind == "cluster":
@@ -190,40 +218,46 @@ def folds(kind: str, smiles: Sequence[str], n_folds: int, seed: int = 0) -> tupl
 
 
 def grouped_folds(groups: Sequence[Hashable], n_folds: int, seed: int | None) -> tuple[Split, ...]:
-    """Split into folds of nearly equal size, none of which cuts a group.
+    """Split into folds of nearly equal size without dividing a group.
 
-    The groups, the largest first, each go to the fold that is smallest so far. In split k, fold k
-    is test, the next one (after the last, the first) validation, and all others are train.
+    The groups are sorted by size, the largest first; each goes to the fold that is smallest so far.
+    In split k, fold k is the test set, the next fold (cyclically) is the validation set, and the
+    others are the training set.
 
     Args:
-        groups: what each row belongs to.
-        n_folds: at least 3, so that there is something to train on.
-        seed: of the order of equally large groups; None takes those with later first rows first.
+        groups: the group of each row.
+        n_folds: at least 3, so that the training set is not empty.
+        seed: for the order of groups of equal size; None puts groups with later first rows first.
 
     Returns:
-        One split per fold; every row is in the test part of one of them, and in the validation
-        part of another one.
+        One split per fold. Every row is in the test set of one split and in the validation set of
+        another one.
 
     Raises:
-        ValueError: fewer folds than 3, or fewer groups than folds.
+        ValueError: there are fewer than 3 folds, or fewer groups than folds.
     """
-    sets = _sets(groups)
+    grouped = _group_rows(groups)
     if n_folds < 3:
         raise ValueError(
-            f"at least 3 folds are needed, to test, to validate and to train; {n_folds} came"
+            f"got {n_folds} folds, expected at least 3: for training, validation and test"
         )
-    if len(sets) < n_folds:
-        raise ValueError(f"{len(sets)} groups of rows that stay together make no {n_folds} folds")
+    if len(grouped) < n_folds:
+        raise ValueError(
+            f"got {len(grouped)} groups of rows that stay together, but {n_folds} folds need at "
+            f"least {n_folds}"
+        )
     if seed is not None:
-        sets = sorted(_shuffled(sets, seed), key=len, reverse=True)
-    parts: list[list[int]] = [[] for _ in range(n_folds)]
-    for rows in sets if seed is not None else _largest_first(sets):
-        min(parts, key=len).extend(rows)
+        grouped = sorted(_shuffled(grouped, seed), key=len, reverse=True)
+    fold_rows: list[list[int]] = [[] for _ in range(n_folds)]
+    for rows in grouped if seed is not None else _largest_first(grouped):
+        min(fold_rows, key=len).extend(rows)
     return tuple(
         Split(
-            train=_rows([row for step in range(2, n_folds) for row in parts[(k + step) % n_folds]]),
-            validation=_rows(parts[(k + 1) % n_folds]),
-            test=_rows(parts[k]),
+            train=_rows(
+                [row for step in range(2, n_folds) for row in fold_rows[(k + step) % n_folds]]
+            ),
+            validation=_rows(fold_rows[(k + 1) % n_folds]),
+            test=_rows(fold_rows[k]),
         )
         for k in range(n_folds)
     )
@@ -239,41 +273,44 @@ def split_table(
     column: str = "split",
     smiles: str | None = None,
 ) -> tuple[pa.Table, dict[str, Split], dict[int, str]]:
-    """Add to a table what part each row is in.
+    """Add a column with the set of each row to a table.
 
     Args:
         table: the rows.
-        by: one of `SPLITS`, or a column: rows with the same value stay together.
-        n_folds: makes a column for each fold, `column` with _1, _2, ... at its end.
-        fractions: of train, validation and test; left out, 0.8, 0.1 and 0.1. Folds take none.
-        seed: of what is random.
-        column: the new column; beside it stands `column` with _reason at its end.
-        smiles: the SMILES column; left out, it is found by name.
+        by: one of `SPLITS`, or a column: rows with the same value stay in one set.
+        n_folds: makes one column per fold, named `column` with the suffix _1, _2, ...
+        fractions: of the training, validation and test sets, by default 0.8, 0.1 and 0.1; not
+            with folds.
+        seed: for random splits.
+        column: name of the new column; the column `column`_reason is added, too.
+        smiles: the SMILES column; found by name by default.
 
     Returns:
-        All rows and columns (the molecules of an SDF as SMILES, see `tables.with_smiles`) and the
-        new ones; the split of each new column, in rows of the table; the rows that are in no part,
-        each with its reason. Such a row is no molecule, or its cell in the column `by` is empty.
+        All rows with the old and the new columns (an SDF gets its SMILES, see
+        `table.read_with_smiles`); the split of each new column, in rows of the table; the reasons
+        of the rows that are in no set. Such a row is not a molecule, or its cell in the column
+        `by` is empty.
 
     Raises:
-        ValueError: a column is missing or there already, or no such split can be made.
+        ValueError: a column is missing or exists already, or the split is not possible.
     """
     if n_folds is not None and fractions is not None:
-        raise ValueError("folds are equal parts: ask for folds or for fractions")
+        raise ValueError("folds have equal sizes: give the number of folds or fractions, not both")
     fractions = fractions or (0.8, 0.1, 0.1)
-    columns, _ = with_smiles(table, smiles)
+    columns, _, items = read_with_smiles(table, smiles)
     names = [column] if n_folds is None else [f"{column}_{k + 1}" for k in range(n_folds)]
     for name in (*names, f"{column}_reason"):
         if name in columns.column_names:
             raise ValueError(
-                f"{table.source}: it has a column {name!r} already, name the new one differently"
+                f"{table.source}: there is a column {name!r} already, choose another name for the "
+                "new one"
             )
     given = None if by in SPLITS else table.column(by).to_pylist()
     texts: list[str] = []
     groups: list[object] = []
     rows: list[int] = []
     reasons: dict[int, str] = {}
-    for row, item in enumerate(read_molecules(table, smiles=smiles)):
+    for row, item in enumerate(items):
         group = given[row] if given is not None else ""
         if isinstance(item, Rejected):
             reasons[row] = item.reason
@@ -284,113 +321,121 @@ def split_table(
             texts.append(item.smiles)
             groups.append(str(group).strip())
     if n_folds is not None:
-        found = (
+        usable_splits = (
             folds(by, texts, n_folds, seed)
             if given is None
             else grouped_folds(groups, n_folds, seed)
         )
     elif given is None:
-        found = (SPLITS[by](texts, fractions, seed),)
+        usable_splits = (SPLITS[by](texts, fractions, seed),)
     else:
-        found = (grouped_split(groups, fractions, seed),)
-    places = np.array(rows, np.int64)
+        usable_splits = (grouped_split(groups, fractions, seed),)
     splits = {}
-    for name, split in zip(names, found, strict=True):
-        parts = {part.name: places[getattr(split, part.name)] for part in fields(split)}
+    for name, usable_split in zip(names, usable_splits, strict=True):
+        splits[name] = _renumbered(usable_split, rows, list(reasons))
         cells = [None] * len(table)
-        for part, chosen in parts.items():
-            for row in chosen:
-                cells[row] = part
+        for set_name, set_rows in splits[name].sets().items():
+            for row in set_rows:
+                cells[row] = set_name
         columns = columns.append_column(name, pa.array(cells, pa.string()))
-        splits[name] = Split(**parts)
-    told = pa.array([reasons.get(row) for row in range(len(table))], pa.string())
-    return columns.append_column(f"{column}_reason", told), splits, reasons
+    reason_cells = pa.array([reasons.get(row) for row in range(len(table))], pa.string())
+    return columns.append_column(f"{column}_reason", reason_cells), splits, reasons
 
 
 def read_split(
     table: Table, column: str, *, smiles: str | None = None
 ) -> tuple[list[str], Split, dict[int, str]]:
-    """Read the molecules of a table, and their parts as a column says; see `given_split`.
+    """Read the molecules of a table, and their sets from a column; see `given_split`.
 
     Returns:
-        Canonical SMILES of each row, "" for a row that is no molecule; the parts; the rows that are
-        in no part, each with its reason: it is no molecule, or its cell is empty.
+        Canonical SMILES of each row, "" for a row that is not a molecule; the split; the reasons of
+        the rows that are in no set: the row is not a molecule, or its cell is empty.
 
     Raises:
-        ValueError: there is no such column, or a cell of it says something else.
+        ValueError: there is no such column, or it has another value.
     """
     names = ["" if cell is None else str(cell).strip() for cell in table.column(column).to_pylist()]
     texts, reasons = [], {}
-    parts: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
+    sets: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
     for row, item in enumerate(read_molecules(table, smiles=smiles)):
         texts.append("" if isinstance(item, Rejected) else item.smiles)
         if isinstance(item, Rejected):
             reasons[row] = item.reason
         elif not names[row]:
             reasons[row] = f"column {column!r} is empty"
-        elif names[row].lower() in _GIVEN_NAMES:
-            parts[_GIVEN_NAMES[names[row].lower()]].append(row)
+        elif names[row].lower() in _SET_NAMES:
+            sets[_SET_NAMES[names[row].lower()]].append(row)
         else:
             raise ValueError(
-                f"{table.source}, {table.place(row)}: column {column!r} should hold train, "
-                f"validation or test, not {names[row]!r}"
+                f"{table.source}, {table.place(row)}: got {names[row]!r} in column {column!r}, "
+                "expected train, validation or test"
             )
-    return texts, Split(**{part: _rows(rows) for part, rows in parts.items()}), reasons
+    split = Split(
+        **{name: _rows(rows) for name, rows in sets.items()}, excluded=_rows(list(reasons))
+    )
+    return texts, split, reasons
 
 
 def scaffolds(smiles: Sequence[str]) -> list[str]:
-    """Compute the scaffold of each row; "" where there is no ring.
+    """Compute the scaffold of each row; "" for a molecule without a ring.
 
     Raises:
-        MoleculeError: a SMILES that cannot be read; the message names its row.
+        MoleculeError: a SMILES is invalid; the message has its row.
     """
-    found = []
+    result = []
     for row, text in enumerate(smiles):
         try:
-            found.append(scaffold(text))
+            result.append(scaffold(text))
         except MoleculeError as error:
             raise MoleculeError(f"row {row + 1}: {error}") from error
-    return found
+    return result
 
 
-def _sets(groups: Sequence[Hashable]) -> list[list[int]]:
-    """Gather the rows of each group."""
-    sets: dict[Hashable, list[int]] = {}
+def _group_rows(groups: Sequence[Hashable]) -> list[list[int]]:
+    """List the rows of each group."""
+    rows: dict[Hashable, list[int]] = {}
     for row, group in enumerate(groups):
-        sets.setdefault(group, []).append(row)
-    return list(sets.values())
+        rows.setdefault(group, []).append(row)
+    return list(rows.values())
 
 
-def _largest_first(sets: list[list[int]]) -> list[list[int]]:
-    """Order by size; of equal sets that with the later first row comes first."""
-    return sorted(sets, key=lambda rows: (len(rows), rows[0]), reverse=True)
+def _largest_first(grouped: list[list[int]]) -> list[list[int]]:
+    """Sort groups by size; of equal ones, the group with the later first row comes first."""
+    return sorted(grouped, key=lambda rows: (len(rows), rows[0]), reverse=True)
 
 
-def _shuffled(sets: list[list[int]], seed: int) -> list[list[int]]:
-    return [sets[k] for k in np.random.default_rng(seed).permutation(len(sets))]
+def _shuffled(grouped: list[list[int]], seed: int) -> list[list[int]]:
+    return [grouped[k] for k in np.random.default_rng(seed).permutation(len(grouped))]
 
 
-def _fill(sets: list[list[int]], n_rows: int, fractions: Fractions) -> Split:
-    """Give whole sets, in their order, to train while it has room, to validation, to test."""
-    room, room_for_both = (
-        math.floor(share * n_rows + 1e-9)  # 0.7 + 0.2 is a little below 0.9
-        for share in (fractions[0], sum(fractions[:2]))
+def _fill(grouped: list[list[int]], n_rows: int, fractions: Fractions) -> Split:
+    """Assign complete groups, in their order, to training, else to validation, else to test."""
+    n_train, n_train_and_validation = (
+        math.floor(fraction * n_rows + 1e-9)  # 0.7 + 0.2 is slightly below 0.9
+        for fraction in (fractions[0], sum(fractions[:2]))
     )
     train: list[int] = []
     validation: list[int] = []
     test: list[int] = []
-    for rows in sets:
-        if len(train) + len(rows) <= room:
+    for rows in grouped:
+        if len(train) + len(rows) <= n_train:
             train += rows
-        elif len(train) + len(validation) + len(rows) <= room_for_both:
+        elif len(train) + len(validation) + len(rows) <= n_train_and_validation:
             validation += rows
         else:
             test += rows
     return Split(_rows(train), _rows(validation), _rows(test))
 
 
+def _renumbered(split: Split, rows: Sequence[int], excluded: Sequence[int]) -> Split:
+    """Convert a split of the usable rows to the row numbers of the table."""
+    numbers = np.array(rows, np.int64)
+    sets = {name: numbers[positions] for name, positions in split.sets().items()}
+    return Split(**sets, excluded=_rows(excluded))
+
+
 def _check_fractions(fractions: Fractions) -> None:
-    """Refuse shares that are not shares."""
+    """Check that the fractions are not negative and sum to 1."""
     if min(fractions) < 0 or not math.isclose(sum(fractions), 1):
         raise ValueError(
             f"fractions must be at least 0 and sum to 1, got {fractions}, sum {sum(fractions):g}"

@@ -1,7 +1,7 @@
-"""Many molecules in memory-mapped Arrow files, each read as views of its file.
+"""Stores: many molecules in memory-mapped Arrow files, read without a copy.
 
-A store is one Arrow IPC file, or a folder of such files (shards) with a `store.json` that says what
-belongs to it.
+A store is one Arrow IPC file, or a folder of such files (shards) with a `store.json` that lists
+them.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ STORE_VERSION = "2"
 _FORMAT = "moleblend-store"
 _MANIFEST = "store.json"
 
-# Flat lists: the shapes follow from the number of atoms. Large ones: no limit on values in a batch.
+# Lists are flat, since shapes follow from the number of atoms. Large lists have no limit per batch.
 _ARRAYS = {
     "atoms": np.dtype(np.uint8),
     "bonds": np.dtype(np.int32),
@@ -46,13 +46,14 @@ def write_store(
     features: FeatureVersion,
     batch_size: int = 1024,
 ) -> int:
-    """Write molecules to a store, whole or not at all; only one batch of them is in memory.
+    """Write molecules to a store atomically, with one batch of them in memory.
 
     Args:
-        molecules: any number, none too.
-        path: the file to write; one of that name is replaced when the new one is whole.
-        features: the feature version, the same for all molecules.
-        batch_size: molecules in a record batch; changes neither what is read nor the fingerprint.
+        molecules: any number of molecules, including none.
+        path: the file to write; an existing file is replaced when the new one is complete.
+        features: the feature version of all molecules.
+        batch_size: molecules in a record batch; the content and the fingerprint do not depend on
+            it.
 
     Returns:
         The number of molecules written.
@@ -61,14 +62,14 @@ def write_store(
         ValueError: a molecule has another feature version, or `batch_size` is below 1.
     """
     if batch_size < 1:
-        raise ValueError(f"a batch has at least one molecule, not {batch_size}")
+        raise ValueError(f"got batch_size={batch_size}, expected at least 1")
     remaining = iter(molecules)
     groups = iter(lambda: list(islice(remaining, batch_size)), [])
     return write_batches((pack(group, features) for group in groups), path, features=features)
 
 
 def pack(molecules: Sequence[Molecule], features: FeatureVersion) -> pa.RecordBatch:
-    """Put molecules into a record batch of a store.
+    """Convert molecules to a record batch of a store.
 
     Raises:
         ValueError: a molecule has another feature version.
@@ -76,8 +77,7 @@ def pack(molecules: Sequence[Molecule], features: FeatureVersion) -> pa.RecordBa
     for molecule in molecules:
         if molecule.features != features:
             raise ValueError(
-                f"{molecule.id}: its features are {molecule.features}, "
-                f"those of the store {features}"
+                f"{molecule.id}: got features {molecule.features}, but the store has {features}"
             )
     columns: list[pa.Array] = [
         _ragged([getattr(molecule, name) for molecule in molecules], kind)
@@ -92,12 +92,12 @@ def pack(molecules: Sequence[Molecule], features: FeatureVersion) -> pa.RecordBa
 def write_batches(
     batches: Iterable[pa.RecordBatch], path: str | Path, *, features: FeatureVersion
 ) -> int:
-    """Write record batches of `pack` to a store, whole or not at all, one after the other.
+    """Write record batches of `pack` to a store atomically.
 
     Args:
-        batches: any number; empty ones are left out.
-        path: the file. With the ending .parquet it is an export for other tools, with the same
-            columns, which `MoleculeStore` does not read.
+        batches: any number; empty batches are skipped.
+        path: the file. The ending .parquet writes an export for other tools with the same columns,
+            which `MoleculeStore` does not read.
         features: the feature version.
 
     Returns:
@@ -122,16 +122,16 @@ def write_batches(
                     content.add(batch)
                     writer.write_batch(batch)
                     n_written += batch.num_rows
-            # The hash is known only now, too late for the schema: an empty batch carries it.
+            # The hash is known too late for the schema, so it is in the metadata of an empty batch.
             writer.write_batch(pack([], features), {"sha256": content.hexdigest()})
     return n_written
 
 
 def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """Read the record batches of a file of `write_batches`, one in memory at a time.
+    """Read the record batches of a file of `write_batches`, with one in memory at a time.
 
     Raises:
-        ValueError: it is truncated, not a store, or one of another version.
+        ValueError: the file is truncated, not a store, or a store of another version.
     """
     try:
         if path.suffix == ".parquet":
@@ -139,7 +139,7 @@ def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
                 _check(path, file.schema_arrow)
                 yield from file.iter_batches(1024)
             return
-        # Read, not mapped: a mapped file counts as memory of this process.
+        # Not memory-mapped, because a mapped file counts as memory of this process.
         with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as reader:
             _check(path, reader.schema)
             for index in range(reader.num_record_batches):
@@ -151,15 +151,15 @@ def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
 
 @dataclass(frozen=True)
 class _Manifest:
-    """What `store.json` says about a folder of shards.
+    """Content of `store.json` in a folder of shards.
 
     Attributes:
-        format: always the same.
-        version: of the schema.
+        format: a constant.
+        version: version of the schema.
         features: the feature version of all molecules.
         shards: names of the files, in the order of the molecules.
-        n_molecules: in all of them.
-        fingerprint: as of a store that is one file.
+        n_molecules: number of molecules in all shards.
+        fingerprint: as for a store of one file.
     """
 
     format: str
@@ -171,7 +171,7 @@ class _Manifest:
 
 
 def write_manifest(folder: Path, shards: Sequence[Path], *, features: FeatureVersion) -> None:
-    """Make a store of the files in a folder, which are read through once for the fingerprint."""
+    """Make the shards in a folder a store; they are read once for the fingerprint."""
     content, n_molecules = _Content(features), 0
     for shard in shards:
         for batch in read_batches(shard):
@@ -192,20 +192,19 @@ def write_manifest(folder: Path, shards: Sequence[Path], *, features: FeatureVer
 class MoleculeStore:
     """The molecules of a store, read without a copy.
 
-    `store[i]` gives a `Molecule` whose arrays are read-only views of the memory-mapped file. A
-    store can be sent to other processes: they map the file anew.
+    `store[i]` returns a `Molecule` whose arrays are read-only views of the memory-mapped file. A
+    store can be pickled; other processes map the file again.
 
     Attributes:
         path: the file, or the folder of shards.
-        features: the feature version of its molecules.
-        fingerprint: SHA-256 over the feature version and all molecules in order, computed while
-            writing. Stores with the same molecules have the same one, in whatever batches and
-            shards.
+        features: the feature version of the molecules.
+        fingerprint: SHA-256 of the feature version and all molecules in order, computed while
+            writing. It does not depend on the division into batches and shards.
 
     Raises:
-        FileNotFoundError: there is no such file, or a shard is gone.
-        ValueError: it is truncated, not a store, or one of another version; or, while molecules
-            are read, a file has another size than when it was opened.
+        FileNotFoundError: there is no such file, or a shard is missing.
+        ValueError: the store is truncated, not a store, or of another version; or, while molecules
+            are read, the size of a file has changed since it was opened.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -220,18 +219,18 @@ class MoleculeStore:
         elif self.path.is_file():
             self.features, self.fingerprint = self._add_file(self.path)
         else:
-            raise FileNotFoundError(f"{path}: there is no such store")
+            raise FileNotFoundError(f"{path}: no such store")
         ends = np.cumsum([len(chunk) for chunk in self._chunks], dtype=np.int64).tolist()
         self._starts = [0, *ends[:-1]]
         self._n_molecules = ends[-1] if ends else 0
         if self.path.is_dir() and self._n_molecules != manifest.n_molecules:
             raise ValueError(
-                f"{self.path}: {self._n_molecules} molecules in the shards, but {_MANIFEST} says "
-                f"{manifest.n_molecules}"
+                f"{self.path}: the shards have {self._n_molecules} molecules, but {_MANIFEST} "
+                f"says {manifest.n_molecules}"
             )
 
     def _add_file(self, path: Path) -> tuple[FeatureVersion, str]:
-        """Map one file; give its feature version and fingerprint."""
+        """Map one file; return its feature version and fingerprint."""
         try:
             reader = pa.ipc.open_file(pa.memory_map(str(path)))
         except FileNotFoundError as error:
@@ -255,15 +254,17 @@ class MoleculeStore:
         return self._n_molecules
 
     def __getitem__(self, index: SupportsIndex) -> Molecule:
-        wanted = operator.index(index)
-        if not -self._n_molecules <= wanted < self._n_molecules:
-            raise IndexError(f"{self.path}: no molecule {wanted}, there are {self._n_molecules}")
-        wanted %= self._n_molecules
-        chunk = bisect_right(self._starts, wanted) - 1
-        return self._chunks[chunk].molecule(wanted - self._starts[chunk])
+        number = operator.index(index)
+        if not -self._n_molecules <= number < self._n_molecules:
+            raise IndexError(
+                f"{self.path}: got index {number}, but there are {self._n_molecules} molecules"
+            )
+        number %= self._n_molecules
+        chunk = bisect_right(self._starts, number) - 1
+        return self._chunks[chunk].molecule(number - self._starts[chunk])
 
     def n_atoms(self) -> Int64[np.ndarray, " m"]:
-        """Give the number of atoms of every molecule, without reading them."""
+        """Return the number of atoms of every molecule, without reading the molecules."""
         sizes = [chunk.n_atoms() for chunk in self._chunks]
         return np.concatenate([np.zeros(0, np.int64), *sizes])
 
@@ -297,26 +298,26 @@ class _Chunk:
         return self._n_rows
 
     def n_atoms(self) -> Int64[np.ndarray, " m"]:
-        """Give the number of atoms of every molecule: each has one source atom."""
+        """Return the number of atoms of every molecule: each atom has one source atom."""
         ends, _ = self._arrays[tuple(_ARRAYS).index("source_atoms")]
         return np.diff(np.asarray(ends))
 
     def molecule(self, row: int) -> Molecule:
-        """Give the molecule of one row.
+        """Return the molecule of one row.
 
         Raises:
-            ValueError: the file has another size than when it was opened. To read what is no longer
-                there of a mapped file would kill the process without a word.
+            ValueError: the size of the file has changed since it was opened. Reading a truncated
+                mapped file would kill the process without a message.
         """
         try:
             now = self._path.stat()
         except FileNotFoundError:
             now = self._opened
-        # The mapping of a file that was removed, or replaced by another one, stays whole.
+        # The mapping of a file that was removed or replaced remains valid.
         if now.st_ino == self._opened.st_ino and now.st_size != self._opened.st_size:
             raise ValueError(
                 f"{self._path}: the file had {self._opened.st_size:,} bytes when it was opened, "
-                f"and now has {now.st_size:,}"
+                f"and has {now.st_size:,} now"
             )
         atoms, bonds, bond_features, positions, energies, source_atoms = (
             values[ends[row] : ends[row + 1]] for ends, values in self._arrays
@@ -339,10 +340,10 @@ class _Chunk:
 
 
 class _Content:
-    """SHA-256 over molecules in order, whatever batches they come in.
+    """SHA-256 of molecules in order, independent of their division into batches.
 
-    Each column has two hashes, one of its values and one of how many belong to each molecule, so
-    that no two lists of molecules give the same bytes.
+    Each column has two hashes, one of its values and one of their number per molecule, so that
+    different lists of molecules never give the same bytes.
     """
 
     def __init__(self, features: FeatureVersion) -> None:
@@ -350,24 +351,24 @@ class _Content:
         self._columns = [(name, hashlib.sha256(), hashlib.sha256()) for name in (*_ARRAYS, *_TEXTS)]
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Go on with the molecules of a batch that is not empty."""
+        """Add the molecules of a batch that is not empty."""
         for name, sizes, values in self._columns:
             column = batch.column(name)
             if name in _TEXTS:
                 _, offsets, letters = column.buffers()
                 ends = np.frombuffer(offsets, np.int64)[column.offset :][: len(column) + 1]
-                held = np.frombuffer(letters or b"", np.uint8)
+                flat = np.frombuffer(letters or b"", np.uint8)
             else:
-                ends, held = column.offsets.to_numpy(), column.values.to_numpy()
+                ends, flat = column.offsets.to_numpy(), column.values.to_numpy()
             sizes.update(np.diff(ends).astype("<i8").tobytes())
-            values.update(held[ends[0] : ends[-1]].tobytes())
+            values.update(flat[ends[0] : ends[-1]].tobytes())
 
     def hexdigest(self) -> str:
-        """The hash of all molecules so far."""
-        whole = hashlib.sha256(self._features.encode())
+        """Return the hash of all molecules added so far."""
+        digest = hashlib.sha256(self._features.encode())
         for _, sizes, values in self._columns:
-            whole.update(sizes.digest() + values.digest())
-        return whole.hexdigest()
+            digest.update(sizes.digest() + values.digest())
+        return digest.hexdigest()
 
 
 def _schema(features: FeatureVersion) -> pa.Schema:
@@ -378,7 +379,7 @@ def _schema(features: FeatureVersion) -> pa.Schema:
 
 
 def _check(path: Path, schema: pa.Schema) -> FeatureVersion:
-    """Check that a schema is one we write and give its feature version."""
+    """Check that a schema is that of a store and return its feature version."""
     metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
     if metadata.get("format") != _FORMAT:
         raise _unreadable(path)
@@ -386,33 +387,31 @@ def _check(path: Path, schema: pa.Schema) -> FeatureVersion:
 
 
 def _known(path: Path, version: str, features: str) -> FeatureVersion:
-    """Check that this moleblend reads such a store and give its feature version."""
+    """Check the versions of a store and return its feature version."""
     if version != STORE_VERSION:
         raise ValueError(
-            f"{path}: a store of version {version}, but this moleblend reads version "
-            f"{STORE_VERSION}: build it anew"
+            f"{path}: got store version {version}, expected {STORE_VERSION}; build the store again"
         )
     if features not in get_args(FeatureVersion):
         raise ValueError(
-            f"{path}: a store with features {features!r}, but this moleblend knows "
-            f"{' and '.join(get_args(FeatureVersion))}: build it anew"
+            f"{path}: got a store with features {features!r}, expected "
+            f"{' or '.join(get_args(FeatureVersion))}; build the store again"
         )
     return cast(FeatureVersion, features)
 
 
 def _read_manifest(folder: Path) -> _Manifest:
     try:
-        told: dict[str, Any] = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        shards = tuple(map(str, told.pop("shards")))
-        manifest = _Manifest(shards=shards, **told)
+        values: dict[str, Any] = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        shards = tuple(map(str, values.pop("shards")))
+        manifest = _Manifest(shards=shards, **values)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"{folder}: not a folder of shards: its {_MANIFEST} is missing or damaged"
+            f"{folder}: not a folder of shards: {_MANIFEST} is missing or damaged"
         ) from error
     if any(name.endswith(".parquet") for name in manifest.shards):
         raise ValueError(
-            f"{folder}: its shards are Parquet, an export for other tools; moleblend itself reads "
-            "Arrow shards"
+            f"{folder}: its shards are Parquet, an export for other tools; expected Arrow shards"
         )
     return manifest
 
@@ -422,8 +421,8 @@ def _unreadable(path: Path) -> ValueError:
 
 
 def _ragged(arrays: list[np.ndarray | None], kind: np.dtype) -> pa.LargeListArray:
-    """Put arrays of any size into one column of flat lists; None is an empty list."""
+    """Convert arrays of any size to one column of flat lists; None is an empty list."""
     ends = np.cumsum([0, *(0 if array is None else array.size for array in arrays)], dtype=np.int64)
-    given = (array.ravel() for array in arrays if array is not None)
-    values = np.concatenate([np.empty(0, kind), *given])
+    flat = (array.ravel() for array in arrays if array is not None)
+    values = np.concatenate([np.empty(0, kind), *flat])
     return pa.LargeListArray.from_arrays(ends, values)

@@ -1,40 +1,39 @@
-"""The rows of a table: names, cells, numbers, molecules; none is lost."""
+"""Tables of molecules: rows, columns and molecules. No row is dropped or reordered."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float64, Num
+from jaxtyping import Num
 
 from moleblend.chem.molecule import ATOM_FEATURE_SIZES, FeatureVersion, Molecule, MoleculeError
-from moleblend.chem.parsing import read_mol_block, read_smiles
+from moleblend.chem.parsing import count_atoms, read_mol_block, read_smiles
 from moleblend.chem.xyz import read_xyz
 
-_NO_NUMBER = ("", "na", "n/a", "nan", "none", "null")
-_BY_NAME = "--smiles COLUMN, in Python smiles="
+_HOW_TO_NAME_IT = "--smiles COLUMN, in Python smiles="
 _SMILES_NAMES = ("canonical_smiles", "isomeric_smiles", "mol", "structure")
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """The rows of a file, none left out and none changed.
+    """The rows of a file, complete and unchanged.
 
     Attributes:
-        source: the file, as errors name it.
-        columns: the columns; cells of text files are the strings of the file, those of Parquet keep
-            their type. An SDF has the title line of each record as `name`, then its properties
-            (null where a record lacks one).
+        source: the file, for error messages.
+        columns: the columns. Cells of text files are strings; those of Parquet keep their type. An
+            SDF has the title line of each record as `name`, then its properties (null if a record
+            does not have one).
         blocks: for an SDF, the mol block of each row.
-        flaws: what is wrong with each malformed row (counted from 0); do not trust its cells.
+        flaws: the reason for each malformed row (counted from 0), whose cells are not reliable.
         lines: for a text file, the line on which each row starts.
-        notes: what the user should be told about the file, one sentence each.
-        n_before: rows of the file that stand before the first one of this table.
-        share_read: how much of the file is read with the last row of this table, from 0 to 1; None
-            where that is not known. For progress only.
+        notes: messages about the file for the user, one sentence each.
+        n_before: number of rows of the file before the first one of this table.
+        share_read: fraction of the file (0 to 1) that is read with the last row of this table, for
+            progress messages; None if unknown.
     """
 
     source: Path
@@ -55,20 +54,24 @@ class Table:
         return self.columns.column_names
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """Give one column.
+        """Return one column.
 
         Raises:
-            ValueError: there is no such column (the message names those that exist), or several.
+            ValueError: there is no such column (the message lists the columns), or several.
         """
-        n_found = self.names.count(name)
-        if n_found > 1:
-            raise ValueError(f"{self.source}: {n_found} columns are called {name!r}, one is needed")
-        if n_found == 0:
-            raise ValueError(f"{self.source}: there is no column {name!r}; {self._described()}")
+        n_columns = self.names.count(name)
+        if n_columns > 1:
+            raise ValueError(
+                f"{self.source}: {n_columns} columns are called {name!r}, expected one"
+            )
+        if n_columns == 0:
+            raise ValueError(
+                f"{self.source}: there is no column {name!r}; available: {self._column_list()}"
+            )
         return self.columns.column(name)
 
     def place(self, row: int) -> str:
-        """Say where a row stands, as someone sees it who has the file open.
+        """Describe the position of a row in the file, for messages.
 
         Args:
             row: counted from 0 in this table.
@@ -77,11 +80,11 @@ class Table:
         return f"{text} (line {self.lines[row]})" if self.lines else text
 
     def piece(self, start: int, stop: int) -> "Table":
-        """Copy rows `start` to `stop` (not included): a piece to send to another process."""
+        """Copy rows `start` to `stop` (exclusive), for sending them to another process."""
         rows = self.columns.slice(start, stop - start)
         return Table(
             source=self.source,
-            columns=rows.take(np.arange(len(rows))),  # a slice would carry the whole table along
+            columns=rows.take(np.arange(len(rows))),  # a slice would pickle the complete table
             blocks=self.blocks[start:stop] if self.blocks else None,
             flaws={row - start: text for row, text in self.flaws.items() if start <= row < stop},
             lines=None if self.lines is None else self.lines[start:stop],
@@ -90,16 +93,16 @@ class Table:
             share_read=self.share_read,
         )
 
-    def _described(self) -> str:
-        return f"its columns are {', '.join(map(repr, self.names))}"
+    def _column_list(self) -> str:
+        return ", ".join(map(repr, self.names))
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """A row that is no molecule.
+    """A row that is not a molecule.
 
     Attributes:
-        row: counted from 1, the header not counted.
+        row: counted from 1, without the header.
         id: the name of the row.
         reason: one sentence.
     """
@@ -110,7 +113,7 @@ class Rejected:
 
 
 def smiles_table(smiles: Sequence[str], names: Sequence[str] | None = None) -> Table:
-    """Make a table of SMILES that came from no file: columns `smiles` and, if given, `name`."""
+    """Make a table from a list of SMILES, with the columns `smiles` and, if given, `name`."""
     columns = {"smiles": pa.array(list(smiles), pa.string())}
     if names is not None:
         columns["name"] = pa.array(list(names), pa.string())
@@ -118,114 +121,87 @@ def smiles_table(smiles: Sequence[str], names: Sequence[str] | None = None) -> T
 
 
 def find_smiles_column(table: Table) -> str:
-    """Find the column that holds SMILES by its name.
+    """Find the SMILES column by its name.
 
-    It is `smiles`, or else the only one of a few usual names, or the only one whose name has that
-    word in it.
+    It is the column `smiles`, or else the only one with a common name for SMILES, or the only one
+    whose name contains the word.
 
     Raises:
-        ValueError: none or several could be it; the message names the columns.
+        ValueError: no column or several columns match; the message lists them.
     """
-    plain = {name: name.strip().lower().replace(" ", "_") for name in table.names}
-    for is_such in (
-        lambda name: plain[name] == "smiles",
-        lambda name: plain[name] in _SMILES_NAMES,
-        lambda name: re.search(r"smiles(?![a-z])", plain[name]) is not None,
+    normalised = {name: name.strip().lower().replace(" ", "_") for name in table.names}
+    for matches in (
+        lambda name: normalised[name] == "smiles",
+        lambda name: normalised[name] in _SMILES_NAMES,
+        lambda name: re.search(r"smiles(?![a-z])", normalised[name]) is not None,
     ):
-        found = [name for name in table.names if is_such(name)]
-        if len(found) == 1:
-            return found[0]
-        if found:
+        candidates = [name for name in table.names if matches(name)]
+        if len(candidates) == 1:
+            return candidates[0]
+        if candidates:
             raise ValueError(
-                f"{table.source}: {' and '.join(map(repr, found))} could each be the SMILES, "
-                f"name the right column ({_BY_NAME})"
+                f"{table.source}: {' and '.join(map(repr, candidates))} may each be the SMILES "
+                f"column, choose one ({_HOW_TO_NAME_IT})"
             )
     molecule = next((name for name in table.names if _looks_like_smiles(name)), "")
     if molecule:
         raise ValueError(
-            f"{table.source}: names of columns were expected in the first line, but there is the "
-            f"molecule {molecule!r}; a line such as smiles,value above it mends that"
+            f"{table.source}: expected column names in the first line, got the molecule "
+            f"{molecule!r}; add a first line such as smiles,value"
         )
-    told = f"no column is called 'smiles'; {table._described()}; name the right one ({_BY_NAME})"
     likely = [name for name in dict.fromkeys(table.names) if _holds_smiles(table, name)]
-    told += f": {' or '.join(map(repr, likely))} by what stands in it" if likely else ""
-    raise ValueError(f"{table.source}: {told}")
+    hint = f"; by its content it may be {' or '.join(map(repr, likely))}" if likely else ""
+    raise ValueError(
+        f"{table.source}: no column is called 'smiles', choose one ({_HOW_TO_NAME_IT}){hint}; "
+        f"available: {table._column_list()}"
+    )
 
 
 def _holds_smiles(table: Table, name: str) -> bool:
-    """Whether most of the first cells of a column are molecules of more than one atom."""
+    """Check whether most of the first cells of a column are molecules of more than one atom."""
     if table.names.count(name) > 1:
         return False
     cells = [cell for cell in table.column(name)[:100].to_pylist() if isinstance(cell, str)]
-    seen = [cell.strip() for cell in cells if cell.strip()][:20]
-    return bool(seen) and 2 * sum(map(_is_molecule, seen)) > len(seen)
-
-
-def _is_molecule(text: str) -> bool:
-    try:
-        return read_smiles(text).n_atoms > 1
-    except MoleculeError:
-        return False
+    sample = [cell.strip() for cell in cells if cell.strip()][:20]
+    return bool(sample) and 2 * sum(count_atoms(text) > 1 for text in sample) > len(sample)
 
 
 def _looks_like_smiles(name: str) -> bool:
-    """Whether the name of a column is a molecule, and no word."""
-    signs = re.search(r"[()=#\[\]@\d]", name) and re.search(r"[CcNnOo]", name)
-    return bool(signs) and _is_molecule(name)
+    """Check whether a column name is a SMILES and not a word."""
+    is_plausible = re.search(r"[()=#\[\]@\d]", name) and re.search(r"[CcNnOo]", name)
+    return bool(is_plausible) and count_atoms(name) > 1
 
 
-def with_smiles(table: Table, smiles: str | None = None) -> tuple[pa.Table, str]:
-    """Give the columns of a table and the name of that with SMILES.
+def read_with_smiles(
+    table: Table, smiles: str | None = None
+) -> tuple[pa.Table, str, Iterable[Molecule | Rejected]]:
+    """Read the molecules of a table for an output that has a SMILES column.
 
-    The mol blocks of an SDF become canonical SMILES in a new last column `smiles`, null where a
-    block is no molecule. Their geometry does not come along.
+    The mol blocks of an SDF become canonical SMILES in a new last column `smiles`, null if a block
+    is not a molecule. Their geometry is not in the columns.
 
     Args:
         table: the rows.
-        smiles: the column; left out, it is found by name.
+        smiles: the SMILES column; found by name by default.
+
+    Returns:
+        The columns, the name of the SMILES column, and the molecule of every row. Each row is
+        parsed once.
 
     Raises:
-        ValueError: no such column, none that could be it, or an SDF with a field `smiles`.
+        ValueError: there is no such column, or none can be found; or an SDF has a field `smiles`.
     """
     if smiles is not None or table.blocks is None:
         name = smiles or find_smiles_column(table)
-        _texts(table, name)
-        return table.columns, name
+        return table.columns, name, read_molecules(table, smiles=name)
     if "smiles" in table.names:
         raise ValueError(
-            f"{table.source}: it has mol blocks and a field 'smiles', say which one counts"
+            f"{table.source}: there are mol blocks and a field 'smiles'; choose the field "
+            f"({_HOW_TO_NAME_IT}) or rename it"
         )
-    written = [
-        item.smiles if isinstance(item, Molecule) else None for item in read_molecules(table)
-    ]
-    return table.columns.append_column("smiles", pa.array(written, pa.string())), "smiles"
-
-
-def numbers(table: Table, name: str) -> Float64[np.ndarray, " n"]:
-    """Read a column of numbers.
-
-    Returns:
-        NaN where the cell is empty, NA, N/A, NaN, None or null, and where the row is malformed.
-
-    Raises:
-        ValueError: there is no such column, or a cell is no finite number (the message has both).
-    """
-    values = np.full(len(table), np.nan)
-    for row, cell in enumerate(table.column(name).to_pylist()):
-        if row in table.flaws or cell is None:
-            continue
-        if isinstance(cell, str) and cell.strip().lower() in _NO_NUMBER:
-            continue
-        try:
-            values[row] = float(cell)
-        except (TypeError, ValueError):
-            values[row] = np.inf
-        if np.isinf(values[row]):
-            raise ValueError(
-                f"{table.source}, {table.place(row)}: "
-                f"column {name!r} should hold numbers, not {cell!r}"
-            )
-    return values
+    items = list(read_molecules(table))
+    texts = [item.smiles if isinstance(item, Molecule) else None for item in items]
+    return table.columns.append_column("smiles", pa.array(texts, pa.string())), "smiles", items
 
 
 def read_molecules(
@@ -240,27 +216,28 @@ def read_molecules(
 ) -> Iterator[Molecule | Rejected]:
     """Read the molecule of every row, in order.
 
-    An SDF row is read from its mol block unless `smiles` names a column. Any other row is read from
-    its SMILES, and its geometry from a list column x0 y0 z0 x1 ... where there is one; a row whose
-    list is null has no geometry.
+    A row of an SDF is read from its mol block unless `smiles` names a column. Other rows are read
+    from their SMILES, and their geometry from a list column x0 y0 z0 x1 ... if there is one. A row
+    with a null list has no geometry.
 
     Args:
         table: the rows.
-        smiles: the SMILES column; left out, `find_smiles_column` finds it.
-        features: the version of the features.
-        coordinates: the list column; left out, `coordinates` or `coordinates_mA` if it holds lists.
-        atomic_numbers: the list column with the elements; left out, `atomic_numbers`
-            if it holds lists, else the positions are those of the heavy atoms in the SMILES' order.
-        coordinate_scale: Å per unit of the coordinates; left out, 0.001 where the column name
-            ends in `_mA`, else 1.
-        id: the column with the names of the molecules; left out, `name` if there is one. Where it
-            is empty, the name is "row 17".
+        smiles: the SMILES column; by default that of `find_smiles_column`.
+        features: the feature version.
+        coordinates: the list column; by default `coordinates` or `coordinates_mA` if it has lists.
+        atomic_numbers: the list column with the elements; by default `atomic_numbers` if it has
+            lists. Without elements, the positions are those of the heavy atoms in the order of the
+            SMILES.
+        coordinate_scale: Å per unit of the coordinates; by default 0.001 if the column name ends
+            in `_mA`, else 1.
+        id: the column with the names of the molecules; by default `name` if there is one. If a
+            cell is empty, the name is "row 17".
 
     Returns:
-        One item a row. Names may repeat.
+        One item per row. Names may repeat.
 
     Raises:
-        ValueError: a column is missing or holds something else.
+        ValueError: a column is missing or has another type.
     """
     if table.blocks is not None and smiles is None:
         blocks = table.blocks
@@ -273,31 +250,31 @@ def read_molecules(
         read = _reader(table, texts, features, coordinates, atomic_numbers, coordinate_scale)
     if id is None and table.names.count("name") == 1:
         id = "name"
-    given = [None] * len(table) if id is None else table.column(id).to_pylist()
-    return _each_row(table, given, read)
+    ids = [None] * len(table) if id is None else table.column(id).to_pylist()
+    return _each_row(table, ids, read)
 
 
 def _texts(table: Table, name: str) -> list[str]:
     cells = table.column(name).to_pylist()
-    odd = next((row for row, cell in enumerate(cells) if not isinstance(cell, str | None)), None)
-    if odd is not None:
+    wrong = next((row for row, cell in enumerate(cells) if not isinstance(cell, str | None)), None)
+    if wrong is not None:
         raise ValueError(
-            f"{table.source}, {table.place(odd)}: "
-            f"column {name!r} should hold text, not {cells[odd]!r}"
+            f"{table.source}, {table.place(wrong)}: "
+            f"got {cells[wrong]!r} in column {name!r}, expected text"
         )
     return ["" if cell is None else cell for cell in cells]
 
 
-def _list_column(table: Table, name: str | None, usual: tuple[str, ...]) -> str | None:
-    """Name the list column that is meant: the given one, or the usual one that is there."""
+def _list_column(table: Table, name: str | None, defaults: tuple[str, ...]) -> str | None:
+    """Return the name of a list column: the given one, or the first default that exists."""
     if name is not None:
         if not _is_list_of_numbers(table.column(name).type):
             raise ValueError(
-                f"{table.source}: column {name!r} should hold a list of numbers in each row"
+                f"{table.source}: column {name!r} should have a list of numbers in each row"
             )
         return name
-    found = (name for name in usual if table.names.count(name) == 1)
-    return next((name for name in found if _is_list_of_numbers(table.column(name).type)), None)
+    existing = (name for name in defaults if table.names.count(name) == 1)
+    return next((name for name in existing if _is_list_of_numbers(table.column(name).type)), None)
 
 
 def _is_list_of_numbers(kind: pa.DataType) -> bool:
@@ -308,7 +285,7 @@ def _is_list_of_numbers(kind: pa.DataType) -> bool:
 
 
 def _numbers_of(column: pa.ChunkedArray, row: int) -> Num[np.ndarray, " m"] | None:
-    """Give the list in one row, None for null."""
+    """Return the list in one row; None for null."""
     values = column[row].values
     return None if values is None else values.to_numpy(zero_copy_only=False)
 
@@ -321,7 +298,7 @@ def _reader(
     atomic_numbers: str | None,
     coordinate_scale: float | None,
 ) -> Callable[[int, str], Molecule]:
-    """Give the function that reads one row: its SMILES and, where there is one, its geometry."""
+    """Return the function that reads the SMILES and the geometry, if any, of one row."""
     coordinates = _list_column(table, coordinates, ("coordinates", "coordinates_mA"))
     if coordinates is None:
         return lambda row, name: read_smiles(texts[row], id=name, features=features)
@@ -336,16 +313,16 @@ def _reader(
         if flat is None:
             return read_smiles(texts[row], id=name, features=features)
         if flat.size % 3:
-            raise MoleculeError(f"{name}: {flat.size} coordinates, not three for each atom")
+            raise MoleculeError(f"{name}: got {flat.size} coordinates, expected three per atom")
         positions = (flat.reshape(-1, 3) * coordinate_scale).astype(np.float32)
-        given = None if elements is None else _numbers_of(elements, row)
-        if given is None:
+        numbers = None if elements is None else _numbers_of(elements, row)
+        if numbers is None:
             # ogb-1 keeps the order of the input; column 0 is the atomic number - 1, dummies last
             atoms = read_smiles(texts[row], id=name, features="ogb-1").atoms
-            given = (atoms[:, 0].astype(np.int32) + 1) % ATOM_FEATURE_SIZES[0]
-        if len(given) != len(positions):
-            raise MoleculeError(f"{name}: {len(positions)} positions for {len(given)} atoms")
-        return read_xyz(given.astype(np.int32), positions, texts[row], id=name, features=features)
+            numbers = (atoms[:, 0].astype(np.int32) + 1) % ATOM_FEATURE_SIZES[0]
+        if len(numbers) != len(positions):
+            raise MoleculeError(f"{name}: got {len(positions)} positions for {len(numbers)} atoms")
+        return read_xyz(numbers.astype(np.int32), positions, texts[row], id=name, features=features)
 
     return read
 
@@ -353,9 +330,9 @@ def _reader(
 def _each_row(
     table: Table, ids: list[object], read: Callable[[int, str], Molecule]
 ) -> Iterator[Molecule | Rejected]:
-    for row, given in enumerate(ids):
+    for row, id in enumerate(ids):
         number = table.n_before + row + 1
-        name = ("" if given is None else str(given).strip()) or f"row {number}"
+        name = ("" if id is None else str(id).strip()) or f"row {number}"
         if row in table.flaws:
             yield Rejected(number, name, table.flaws[row])
             continue

@@ -1,4 +1,4 @@
-"""Targets: what is predicted of a molecule, its classes, and how its labels are scaled."""
+"""Targets: the properties that a model predicts, their classes and the scaling of their labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,14 +17,16 @@ class Target:
     """One predicted property.
 
     Attributes:
-        name: of the label's column.
-        kind: `regression`; `binary` for a label of class 0 or 1; `multiclass` for several classes.
-        unit: of a regression label, empty if unknown.
-        mean: of the training labels; a regression head predicts (label - mean) / scale.
+        name: name of the label column.
+        kind: `regression`; `binary` for classes 0 and 1; `multiclass` for several classes.
+        unit: unit of a regression label; empty if unknown.
+        mean: mean of the training labels; a regression head predicts (label - mean) / scale.
         scale: standard deviation of the training labels.
-        log10: a regression head predicts log10 of the label, of which mean and scale are then.
-        classes: what the labels call class 0, 1, ...; a binary target may have none.
-        threshold: probability above which a binary target is class 1; chosen on validation.
+        log10: the regression head predicts log10 of the label; `mean` and `scale` are those of the
+            logarithms.
+        classes: names of classes 0, 1, ...; may be empty for a binary target.
+        threshold: probability above which a binary prediction is class 1; chosen on the validation
+            set.
     """
 
     name: str
@@ -37,20 +39,64 @@ class Target:
     threshold: float = 0.5
 
     def __post_init__(self) -> None:
-        """Refuse a scale that cannot divide, and classes that are not several."""
+        """Check that the scale is positive and that a multi-class target has several classes."""
         if not self.scale > 0:
-            raise ValueError(f"target {self.name}: scale must be positive, {self.scale} came")
+            raise ValueError(f"target {self.name}: got scale={self.scale}, expected above 0")
         if self.kind == "multiclass" and len(self.classes) < 2:
-            raise ValueError(f"target {self.name}: {len(self.classes)} classes came, 2 are needed")
+            raise ValueError(
+                f"target {self.name}: got {len(self.classes)} classes, expected at least 2"
+            )
 
     @property
     def n_outputs(self) -> int:
-        """Numbers that the head gives for it: one, or a logit for each of several classes."""
+        """Number of outputs of the head: one, or a logit for each of several classes."""
         return len(self.classes) if self.kind == "multiclass" else 1
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes; "0" and "1" for a binary target without names."""
+        return self.classes or ("0", "1")
+
+    def to_training_scale(self, values: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
+        """Convert values in the label's unit to those that the model is trained on.
+
+        These are the logarithms if `log10` is set, else the values themselves.
+        """
+        return np.log10(values) if self.log10 else values
+
+    def from_training_scale(self, values: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
+        """Convert values of `to_training_scale` back to the label's unit."""
+        return 10.0**values if self.log10 else values
+
+    def standardise(self, labels: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+        """Convert labels to the training targets of the head, with `mean` and `scale`."""
+        return (self.to_training_scale(labels) - self.mean) / self.scale
+
+    def to_unit(self, outputs: Num[np.ndarray, "n o"]) -> Float64[np.ndarray, "n o"]:
+        """Convert the outputs of the head to predictions.
+
+        Returns:
+            Values in the label's unit; for a binary target the probability of class 1; for a
+            multi-class target the probability of each class.
+        """
+        values = outputs.astype(np.float64)
+        if self.kind == "binary":
+            return expit(values)
+        if self.kind == "multiclass":
+            return softmax(values, 1)
+        values = values * self.scale + self.mean
+        # Beyond this range, the squared errors of metrics would not fit into a float.
+        return self.from_training_scale(values.clip(-100, 100)) if self.log10 else values
+
+    def class_probability(
+        self, probability: Float64[np.ndarray, "n c"]
+    ) -> Float64[np.ndarray, "n ..."]:
+        """Return the probabilities as calibration reads them: of class 1 if binary, else of all."""
+        return probability[:, 0] if self.kind == "binary" else probability
 
 
 def output_slices(targets: Sequence[Target]) -> list[slice]:
-    """Say where the outputs of each target stand."""
+    """Return the columns of each target in the outputs of a model."""
     ends = list(accumulate(target.n_outputs for target in targets))
     return [slice(end - t.n_outputs, end) for end, t in zip(ends, targets, strict=True)]
 
@@ -58,55 +104,26 @@ def output_slices(targets: Sequence[Target]) -> list[slice]:
 def unscale_outputs(
     output: Num[np.ndarray, "n o"], targets: Sequence[Target]
 ) -> Float64[np.ndarray, "n o"]:
-    """Turn what a model gives into values in the label's unit, and probabilities of classes.
-
-    A binary target has the probability of class 1, a multi-class one that of each class.
-    """
-    columns = []
-    for target, where in zip(targets, output_slices(targets), strict=True):
-        found = output[:, where].astype(np.float64)
-        if target.kind == "binary":
-            found = expit(found)
-        elif target.kind == "multiclass":
-            found = softmax(found, 1)
-        else:
-            found = found * target.scale + target.mean
-            # Beyond, the squares that figures are made of would not fit a float.
-            found = 10.0 ** found.clip(-100, 100) if target.log10 else found
-        columns.append(found)
-    return np.concatenate(columns, 1)
+    """Apply `Target.to_unit` to the outputs of each target."""
+    slices = zip(targets, output_slices(targets), strict=True)
+    return np.concatenate([target.to_unit(output[:, columns]) for target, columns in slices], 1)
 
 
 def scale_labels(
     labels: Float64[np.ndarray, "n t"], targets: Sequence[Target]
 ) -> Float32[np.ndarray, "n t"]:
-    """Turn labels into what the head is to predict."""
-    columns = [
-        ((np.log10(labels[:, k]) if target.log10 else labels[:, k]) - target.mean) / target.scale
-        for k, target in enumerate(targets)
-    ]
+    """Apply `Target.standardise` to the labels of each target."""
+    columns = [target.standardise(labels[:, k]) for k, target in enumerate(targets)]
     return np.stack(columns, 1).astype(np.float32)
 
 
-def exact(
+def exact_labels(
     labels: Float64[np.ndarray, "n t"], censoring: Int8[np.ndarray, "n t"]
 ) -> Float64[np.ndarray, "n t"]:
-    """Give the labels without those that are only bounds."""
+    """Return the labels, with NaN for the censored ones."""
     return np.where(censoring == 0, labels, np.nan)
 
 
-def learnt(target: Target, values: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-    """Give values of a regression target as it is learnt: as they are, or their logarithms."""
-    return np.log10(values) if target.log10 else values
-
-
-def as_given(
-    target: Target, probability: Float64[np.ndarray, "n c"]
-) -> Float64[np.ndarray, "n ..."]:
-    """Give the probabilities of a target as calibration takes them: of class 1, or of each."""
-    return probability[:, 0] if target.kind == "binary" else probability
-
-
 def class_names(target: Target) -> tuple[str, ...]:
-    """Give the names of a target's classes; numbers where they have none."""
-    return target.classes or ("0", "1")
+    """Return `Target.class_names`."""
+    return target.class_names

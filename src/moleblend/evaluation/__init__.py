@@ -1,4 +1,4 @@
-"""Metrics, baselines, error analysis, calibration, uncertainty: arrays in, numbers out.
+"""Metrics, baselines, error analysis, calibration and uncertainty of predictions.
 
-Nothing here knows the network.
+The functions take arrays and return numbers; none depends on the network.
 """

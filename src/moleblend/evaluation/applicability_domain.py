@@ -1,4 +1,4 @@
-"""How near a molecule is to those that the model learnt from."""
+"""Applicability domain: how similar a molecule is to the training set."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,33 +10,48 @@ from sklearn.neighbors import NearestNeighbors
 from moleblend.chem.fingerprints import is_readable, nearest_packed, packed_ecfp4
 from moleblend.chem.molecule import MoleculeError
 
-# What they say is what is measured: after a split by scaffold validation is far from training, and
-# a molecule can be as near as that though it resembles nothing there.
-LIKE = "as near to training as validation"
-EDGE = "further from training than most of validation"
-UNLIKE = "further from training than validation: do not rely on it"
+IN_DOMAIN = "in domain"
+"""Distance and similarity are both within the range of 90 % of the validation molecules.
+
+Domain values describe a molecule relative to the validation set. After a scaffold split the
+validation set is far from the training set, and a molecule that resembles no training molecule can
+still be `in domain`.
+"""
+
+BORDERLINE = "borderline"
+"""Distance or similarity is beyond that of 90 % of the validation molecules; see `Thresholds`."""
+
+OUT_OF_DOMAIN = "out of domain"
+"""Distance or similarity is beyond that of 99 % of the validation molecules.
+
+With up to 100 validation molecules: beyond that of all of them. Predictions are not reliable.
+"""
 
 N_NEIGHBOURS = 5
 
 PREFIX = "domain."
-"""Of the names of its tensors in a model file."""
+"""Prefix of the tensor names in a model file."""
 
-_EDGE, _UNLIKE = 0.9, 0.99
+_BORDERLINE_QUANTILE, _OUT_OF_DOMAIN_QUANTILE = 0.9, 0.99
 _ARRAYS = ("embeddings", "fingerprints", "rows")
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Where the words change: quantiles of the validation molecules, which training did not see.
+    """Limits between the domain values, as quantiles of the validation molecules.
+
+    The field names are keys of the header of a model file.
 
     Attributes:
-        mean: of the distances of validation molecules to the training set.
+        mean: mean distance of the validation molecules to the training set.
         deviation: standard deviation of these distances.
-        edge_distance: exceeded by at most 10 % of validation molecules; beyond it is the edge.
-        unlike_distance: exceeded by at most 1 %, so of up to 100 molecules by none.
-        edge_similarity: at most 10 % of validation molecules have less; below it is the edge.
-        unlike_similarity: at most 1 % have less.
-        n: validation molecules.
+        edge_distance: 90 % quantile of the distances; larger distances are `BORDERLINE`.
+        unlike_distance: 99 % quantile of the distances (the maximum of up to 100 molecules); larger
+            distances are `OUT_OF_DOMAIN`.
+        edge_similarity: 10 % quantile of the similarities; lower similarities are `BORDERLINE`.
+        unlike_similarity: 1 % quantile of the similarities; lower similarities are
+            `OUT_OF_DOMAIN`.
+        n: number of validation molecules.
     """
 
     mean: float
@@ -50,18 +65,18 @@ class Thresholds:
 
 @dataclass(frozen=True, eq=False)
 class DomainScores:
-    """How near molecules are to the training set; a NaN embedding gives NaN, -1, and empty texts.
+    """Domain values of molecules; where the embedding is NaN: empty text, NaN and -1.
 
     Attributes:
-        words: `LIKE`, `EDGE` or `UNLIKE`.
-        distance: mean distance to the five nearest training molecules in the embedding, in standard
-            deviations from the mean of the validation molecules.
-        similarity: Tanimoto similarity (ECFP4) of the training molecule that is most similar.
-        row: of that molecule in the training file, counted from 0.
-        smiles: of that molecule; empty if the model file has no SMILES.
+        category: `IN_DOMAIN`, `BORDERLINE` or `OUT_OF_DOMAIN`.
+        distance: mean Euclidean distance to the five nearest training molecules in the embedding,
+            in standard deviations from the mean of the validation molecules.
+        similarity: Tanimoto similarity (ECFP4) to the most similar training molecule, 0 to 1.
+        row: row of the most similar training molecule in the training file, counted from 0.
+        smiles: SMILES of the most similar training molecule; empty if the model file has no SMILES.
     """
 
-    words: list[str]
+    category: list[str]
     distance: Float64[np.ndarray, " n"]
     similarity: Float64[np.ndarray, " n"]
     row: Int64[np.ndarray, " n"]
@@ -69,35 +84,43 @@ class DomainScores:
 
     @classmethod
     def unknown(cls, n: int) -> "DomainScores":
-        """Give what is known of molecules without a training set."""
-        nothing = np.full(n, np.nan)
-        return cls([""] * n, nothing, nothing, np.full(n, -1), [""] * n)
+        """Return the scores of `n` molecules where there is no training set to compare with."""
+        missing = np.full(n, np.nan)
+        return cls([""] * n, missing, missing, np.full(n, -1), [""] * n)
 
     @classmethod
-    def joined(
-        cls, parts: "Sequence[DomainScores]", order: Int64[np.ndarray, " n"]
+    def concatenate(
+        cls, scores: "Sequence[DomainScores]", order: Int64[np.ndarray, " n"]
     ) -> "DomainScores":
-        """Put several together; the molecules are then taken in the order that is given."""
-        words, smiles = (
-            [text for part in parts for text in getattr(part, name)] for name in ("words", "smiles")
+        """Concatenate scores, then reorder the molecules.
+
+        Args:
+            scores: of several sets of molecules.
+            order: position in the concatenation of each molecule of the result.
+        """
+        category, smiles = (
+            [text for one in scores for text in getattr(one, name)]
+            for name in ("category", "smiles")
         )
         distance, similarity, row = (
-            np.concatenate([getattr(part, name) for part in parts])[order]
+            np.concatenate([getattr(one, name) for one in scores])[order]
             for name in ("distance", "similarity", "row")
         )
-        return cls([words[k] for k in order], distance, similarity, row, [smiles[k] for k in order])
+        return cls(
+            [category[k] for k in order], distance, similarity, row, [smiles[k] for k in order]
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class ApplicabilityDomain:
-    """The training set as a model file keeps it, and the thresholds.
+    """The training set as stored in a model file, and the thresholds.
 
     Attributes:
-        embeddings: in half precision.
-        fingerprints: ECFP4, eight bits in a byte.
-        rows: of the training file, counted from 0.
-        smiles: None if they shall not be in the model file.
-        thresholds: where the words change.
+        embeddings: of the training molecules, in half precision.
+        fingerprints: ECFP4 of the training molecules, eight bits in a byte.
+        rows: rows of the training molecules in the training file, counted from 0.
+        smiles: of the training molecules; None if the model file must not contain them.
+        thresholds: limits between the domain values.
     """
 
     embeddings: Float16[np.ndarray, "m d"]
@@ -117,89 +140,108 @@ class ApplicabilityDomain:
         *,
         keep_smiles: bool = True,
     ) -> "ApplicabilityDomain":
-        """Keep the training set, and see how far validation molecules are from it.
+        """Store the training set and compute the thresholds from the validation set.
 
         Args:
             embeddings: of the training molecules.
-            smiles: of the same.
-            rows: of the same in the training file, counted from 0.
+            smiles: of the training molecules.
+            rows: rows of the training molecules in the training file, counted from 0.
             validation_embeddings: of the validation molecules.
-            validation_smiles: of the same.
-            keep_smiles: without them the nearest training molecule is known by its row only.
-                Fingerprints and embeddings stay, and let structures be guessed in part.
+            validation_smiles: of the validation molecules.
+            keep_smiles: whether to store the training SMILES. Without them only the row of the
+                nearest training molecule is known. Fingerprints and embeddings are always stored;
+                structures can partly be inferred from them.
 
         Raises:
-            ValueError: there are fewer than two validation molecules or no training molecules, or
+            ValueError: there are no training molecules or fewer than two validation molecules, or
                 an embedding is too large for half precision.
-            MoleculeError: RDKit refuses a SMILES.
+            MoleculeError: RDKit cannot read a SMILES.
         """
         if len(smiles) == 0 or len(validation_smiles) < 2:
             raise ValueError(
-                "a training molecule and two validation molecules are needed, "
-                f"{len(smiles)} and {len(validation_smiles)} came"
+                "the applicability domain needs at least 1 training molecule and 2 validation "
+                f"molecules, got {len(smiles)} and {len(validation_smiles)}"
             )
         if not np.abs(embeddings).max() <= np.finfo(np.float16).max:
-            raise ValueError("a training embedding is no number, or too large for half precision")
-        stored, prints = embeddings.astype(np.float16), packed_ecfp4(smiles)
-        distance = _distance(validation_embeddings, stored)
-        similarity, _ = nearest_packed(packed_ecfp4(validation_smiles), prints)
+            raise ValueError("a training embedding is NaN or too large for half precision")
+        stored, fingerprints = embeddings.astype(np.float16), packed_ecfp4(smiles)
+        distance = _mean_distance(validation_embeddings, stored)
+        similarity, _ = nearest_packed(packed_ecfp4(validation_smiles), fingerprints)
         thresholds = Thresholds(
             mean=float(distance.mean()),
             deviation=float(distance.std()),
-            # a value that was found: of few validation molecules none is then beyond the last word
-            edge_distance=float(np.quantile(distance, _EDGE, method="higher")),
-            unlike_distance=float(np.quantile(distance, _UNLIKE, method="higher")),
-            edge_similarity=float(np.quantile(similarity, 1 - _EDGE, method="lower")),
-            unlike_similarity=float(np.quantile(similarity, 1 - _UNLIKE, method="lower")),
+            # An observed value, not an interpolated one: of up to 100 validation molecules none
+            # is then beyond the outer threshold.
+            edge_distance=float(np.quantile(distance, _BORDERLINE_QUANTILE, method="higher")),
+            unlike_distance=float(np.quantile(distance, _OUT_OF_DOMAIN_QUANTILE, method="higher")),
+            edge_similarity=float(
+                np.quantile(similarity, 1 - _BORDERLINE_QUANTILE, method="lower")
+            ),
+            unlike_similarity=float(
+                np.quantile(similarity, 1 - _OUT_OF_DOMAIN_QUANTILE, method="lower")
+            ),
             n=len(distance),
         )
-        return cls(stored, prints, rows, tuple(smiles) if keep_smiles else None, thresholds)
+        return cls(stored, fingerprints, rows, tuple(smiles) if keep_smiles else None, thresholds)
 
     def score(self, embeddings: Float[np.ndarray, "n d"], smiles: Sequence[str]) -> DomainScores:
-        """Say how near molecules are to the training set.
+        """Compute the domain values of molecules.
 
-        The word is the worse of two: that of the distance, and that of the similarity. Of molecules
-        like those of validation, up to 2 in 100 are called `UNLIKE`, and up to 20 at least `EDGE`.
+        The category is the worse of two: that of the distance and that of the similarity. Of
+        molecules distributed as the validation molecules, up to 2 % are `OUT_OF_DOMAIN`, and up to
+        20 % are `BORDERLINE` or `OUT_OF_DOMAIN`.
 
         Args:
-            embeddings: of the molecules; NaN for a row that is none.
-            smiles: of the same; not read where the embedding is NaN.
+            embeddings: of the molecules; NaN for a row that is not a molecule.
+            smiles: of the molecules; not read where the embedding is NaN.
 
         Raises:
-            MoleculeError: RDKit refuses a SMILES.
+            MoleculeError: RDKit cannot read a SMILES.
+        """
+        rows = np.flatnonzero(~np.isnan(embeddings).any(1))
+        fingerprints = np.zeros((len(embeddings), self.fingerprints.shape[1]), np.uint8)
+        fingerprints[rows] = packed_ecfp4([smiles[k] for k in rows])
+        return self.score_fingerprints(embeddings, fingerprints)
+
+    def score_fingerprints(
+        self, embeddings: Float[np.ndarray, "n d"], fingerprints: UInt8[np.ndarray, "n 256"]
+    ) -> DomainScores:
+        """Compute the domain values of molecules whose fingerprints are known, see `score`.
+
+        Args:
+            embeddings: of the molecules; NaN for a row that is not a molecule.
+            fingerprints: of the molecules, see `fingerprints.packed_ecfp4`; not read where the
+                embedding is NaN.
         """
         is_known = ~np.isnan(embeddings).any(1)
-        chosen = np.flatnonzero(is_known)
+        rows = np.flatnonzero(is_known)
         distance, similarity = np.full((2, len(embeddings)), np.nan)
-        place = np.full(len(embeddings), -1)
-        distance[chosen] = _distance(embeddings[chosen], self.embeddings)
-        similarity[chosen], place[chosen] = nearest_packed(
-            packed_ecfp4([smiles[k] for k in chosen]), self.fingerprints
-        )
+        nearest = np.full(len(embeddings), -1)
+        distance[rows] = _mean_distance(embeddings[rows], self.embeddings)
+        similarity[rows], nearest[rows] = nearest_packed(fingerprints[rows], self.fingerprints)
         limits = self.thresholds
         grade = np.maximum(
             (distance > limits.edge_distance) * 1 + (distance > limits.unlike_distance),
             (similarity < limits.edge_similarity) * 1 + (similarity < limits.unlike_similarity),
         )
-        words = np.where(is_known, np.array([LIKE, EDGE, UNLIKE])[grade], "")
-        known = self.smiles
+        categories = np.array([IN_DOMAIN, BORDERLINE, OUT_OF_DOMAIN])
         return DomainScores(
-            words=words.tolist(),
-            distance=self._scaled(distance),
+            category=np.where(is_known, categories[grade], "").tolist(),
+            distance=self._standardised(distance),
             similarity=similarity,
-            row=np.where(is_known, self.rows[place], -1),
-            smiles=["" if known is None or k < 0 else known[k] for k in place],
+            row=np.where(is_known, self.rows[nearest], -1),
+            smiles=["" if self.smiles is None or k < 0 else self.smiles[k] for k in nearest],
         )
 
     def distance(self, embeddings: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, " n"]:
-        """Give the distances of `near` alone."""
-        return self._scaled(_distance(embeddings, self.embeddings))
+        """Compute only the `distance` of `score`."""
+        return self._standardised(_mean_distance(embeddings, self.embeddings))
 
-    def _scaled(self, distance: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+    def _standardised(self, distance: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
         return (distance - self.thresholds.mean) / (self.thresholds.deviation or 1.0)
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """Give the arrays that a model file keeps; the thresholds go into its header."""
+        """Return the arrays that a model file stores; the thresholds are in its header."""
         values = (self.embeddings, self.fingerprints, self.rows)
         arrays = dict(zip(_ARRAYS, values, strict=True))
         if self.smiles is not None:
@@ -210,10 +252,10 @@ class ApplicabilityDomain:
     def from_tensors(
         cls, tensors: Mapping[str, np.ndarray], thresholds: Thresholds
     ) -> "ApplicabilityDomain":
-        """Make it again from what `tensors` gave, and the thresholds.
+        """Build the domain from the arrays of `tensors` and the thresholds.
 
         Raises:
-            ValueError: an array is missing, or they are not of equally many molecules.
+            ValueError: an array is missing, or the arrays have different numbers of molecules.
         """
         missing = [PREFIX + name for name in _ARRAYS if PREFIX + name not in tensors]
         if missing:
@@ -225,30 +267,30 @@ class ApplicabilityDomain:
         if not len(embeddings) == len(fingerprints) == len(rows) == n_smiles:
             raise ValueError(
                 f"the model file has {len(embeddings)} training embeddings, {len(fingerprints)} "
-                f"fingerprints, {n_smiles} SMILES and {len(rows)} rows, which are to be as many"
+                f"fingerprints, {n_smiles} SMILES and {len(rows)} rows, expected equal numbers"
             )
         return cls(embeddings, fingerprints, rows, smiles, thresholds)
 
 
-def _distance(
-    asked: Float[np.ndarray, "n d"], known: Float16[np.ndarray, "m d"]
+def _mean_distance(
+    queries: Float[np.ndarray, "n d"], training: Float16[np.ndarray, "m d"]
 ) -> Float64[np.ndarray, " n"]:
-    """Mean Euclidean distance to the nearest training molecules, all of them if they are few."""
-    if not len(asked):
+    """Mean Euclidean distance to the `N_NEIGHBOURS` nearest training molecules (or all, if few)."""
+    if not len(queries):
         return np.zeros(0)
-    search = NearestNeighbors(n_neighbors=min(N_NEIGHBOURS, len(known)), algorithm="brute")
-    search.fit(known.astype(np.float32))
-    distance, _ = search.kneighbors(asked.astype(np.float32))
+    search = NearestNeighbors(n_neighbors=min(N_NEIGHBOURS, len(training)), algorithm="brute")
+    search.fit(training.astype(np.float32))
+    distance, _ = search.kneighbors(queries.astype(np.float32))
     return distance.mean(1).astype(np.float64)
 
 
 def domain_scores(
-    domain: ApplicabilityDomain, vectors: Float32[np.ndarray, "n d"], smiles: Sequence[str]
+    domain: ApplicabilityDomain, embeddings: Float32[np.ndarray, "n d"], smiles: Sequence[str]
 ) -> DomainScores:
-    """Say how near molecules are, by vector and SMILES; unknown of one that RDKit refuses."""
+    """Compute domain values; unknown for a molecule whose SMILES RDKit cannot read."""
     try:
-        return domain.score(vectors, smiles)
+        return domain.score(embeddings, smiles)
     except MoleculeError:
-        known = vectors.copy()
-        known[[not is_readable(text) for text in smiles]] = np.nan
-        return domain.score(known, smiles)
+        readable = embeddings.copy()
+        readable[[not is_readable(text) for text in smiles]] = np.nan
+        return domain.score(readable, smiles)

@@ -1,4 +1,9 @@
-"""The random forest beside a model: trained on the same part, read on the same part, compared."""
+"""Paired comparison of the model with the random forest baseline, on the same test molecules.
+
+`compare_with_baseline` computes one `Comparison` for each target, with a bootstrap interval of the
+difference; `summarise` puts them into sentences; `baseline_record` into the entry of metrics.json.
+The forest itself is in `baseline`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,30 +15,32 @@ from scipy.stats import rankdata
 
 from moleblend.data.dataset import MoleculeDataset
 from moleblend.data.targets import Target, output_slices
-from moleblend.evaluation.baseline import (
-    BaselineResult,
-)
+from moleblend.evaluation.baseline import BaselineResult, describe_forest
 
 _N_RESAMPLES = 1000
-_AT_ONCE = 500_000
-_FEWEST = 10
-"""Test molecules with a label, below which nothing is said to be better."""
+_N_AT_ONCE = 500_000
+"""Resamples times molecules that are held in memory at once."""
 
-_MOST_SAID = 4
+_MIN_MOLECULES = 10
+"""Test molecules with a label below which there is no bootstrap interval."""
+
+_MAX_SENTENCES = 4
+"""Number of targets above which they are summarised in a single sentence."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Model and forest on the test molecules of one target.
+    """Metrics of model and forest for one target, and their difference.
 
     Attributes:
         target: its name.
-        metric: by which they are compared.
-        unit: of the metric.
-        model: its figure.
-        forest: its figure.
-        gain: by how much the model is better; negative where the forest is.
-        low: 2.5 % quantile of the gain, when test molecules are drawn anew; None of too few.
+        metric: `RMSE`, `RMSE log10`, `ROC-AUC` or `macro ROC-AUC`.
+        unit: of the metric; empty if it has none.
+        model: metric of the model.
+        forest: metric of the forest.
+        improvement: difference of the metrics, positive where the model is better.
+        low: 2.5 % quantile of the improvement over bootstrap resamples of the test molecules; None
+            where there are too few.
         high: 97.5 % quantile.
         n: test molecules with a label.
     """
@@ -43,204 +50,232 @@ class Comparison:
     unit: str
     model: float
     forest: float
-    gain: float
+    improvement: float
     low: float | None
     high: float | None
     n: int
 
     @property
-    def is_certain(self) -> bool:
-        """Whether the difference is beyond the noise of the test molecules."""
+    def is_significant(self) -> bool:
+        """Whether the 95 % bootstrap interval of the improvement excludes 0."""
         return self.low is not None and self.high is not None and self.low * self.high > 0
 
     def sentence(self) -> str:
-        """Say who is better, and whether that means anything."""
+        """State the metric of both, which one is better, and the interval of the difference."""
         unit = f" {self.unit}" if self.unit else ""
-        figures = (
-            f"{self.metric} {self.model:.4g}{unit} against the forest's {self.forest:.4g} on "
-            f"{self.n:,} test molecules"
-        )
+        values = f"{self.metric} {self.model:.4g}{unit} (model), {self.forest:.4g}{unit} (forest)"
         if self.low is None or self.high is None:
-            return f"{self.target}: {figures}, too few to say which is better"
-        who = "model" if self.gain >= 0 else "forest"
-        ends = sorted((self.low, self.high) if self.gain >= 0 else (-self.low, -self.high))
-        lead = f"the {who} is ahead by {abs(self.gain):.3g}" if self.gain else "neither is ahead"
-        figures += (
-            f"; {lead}, in 95 of 100 drawings of other test molecules the {who} by {ends[0]:.3g} "
-            f"to {ends[1]:.3g}"
-        )
-        if not self.is_certain:
             return (
-                f"{self.target}: no difference beyond the noise of the test part between the model "
-                f"and a random forest on ECFP4 ({figures})"
+                f"{self.target}: {values}; {self.n:,} test molecules with a label are too few for "
+                f"a bootstrap interval, {_MIN_MOLECULES} are needed"
             )
-        if self.gain > 0:
-            return f"{self.target}: the model is better than a random forest on ECFP4 ({figures})"
-        return f"{self.target}: a random forest on ECFP4 is better than this model ({figures})"
+        is_model = self.improvement >= 0
+        low, high = (self.low, self.high) if is_model else (-self.high, -self.low)
+        interval = f"95 % bootstrap interval {low:.3g} to {high:.3g}"
+        difference = f"difference {abs(self.improvement):.3g}"
+        if not self.is_significant:
+            if self.improvement:
+                difference += f" in favour of the {'model' if is_model else 'forest'}"
+            return (
+                f"{self.target}: no significant difference between the model and a random forest "
+                f"on ECFP4: {values}, {difference} ({interval} includes 0, n = {self.n:,})"
+            )
+        better = (
+            "the model is better than a random forest on ECFP4"
+            if is_model
+            else "a random forest on ECFP4 is better than the model"
+        )
+        return f"{self.target}: {better}: {values}, {difference} ({interval}, n = {self.n:,})"
 
 
 @dataclass(frozen=True)
 class ComparisonSummary:
-    """How model and forest compare.
+    """A sentence about model and forest.
 
     Attributes:
-        text: a sentence, without its full stop.
-        is_lost: the forest is better beyond the noise; of many targets, on more than the model.
+        text: the sentence, without its full stop.
+        is_baseline_better: whether the forest is significantly better; for a sentence about many
+            targets, whether it is so for more of them than the model.
     """
 
     text: str
-    is_lost: bool
+    is_baseline_better: bool
 
 
 def compare_with_baseline(
     targets: Sequence[Target],
-    model: Sequence[Float64[np.ndarray, "_ o"]],
-    rivals: Sequence[BaselineResult],
-    tests: Sequence[MoleculeDataset],
+    predictions: Sequence[Float64[np.ndarray, "_ o"]],
+    baselines: Sequence[BaselineResult],
+    test_sets: Sequence[MoleculeDataset],
 ) -> tuple[Comparison, ...]:
-    """Compare model and forest, target by target: a paired bootstrap over test molecules.
+    """Compare model and forest for each target, by a paired bootstrap over test molecules.
+
+    With several test sets (folds) a metric is the mean over those in which it is defined; each
+    bootstrap resample draws from each test set separately.
 
     Args:
-        targets: what the outputs are.
-        model: its predictions for each test part, of which there are several with folds; the
-            figures are means over those for which there are figures.
-        rivals: for each.
-        tests: the parts.
+        targets: of the model.
+        predictions: of the model, for each test set, in the label's unit or as probabilities.
+        baselines: the forests, for each test set.
+        test_sets: molecules and labels; censored labels are left out.
 
     Returns:
-        One for each target for which both have a figure.
+        One for each target that has a forest and a metric that is defined.
     """
-    found = []
+    comparisons = []
     for k, (target, where) in enumerate(zip(targets, output_slices(targets), strict=True)):
-        sampled, n, rng = [], 0, np.random.default_rng(0)
-        for ours, baseline, part in zip(model, rivals, tests, strict=True):
-            label = part.labels[:, k]
-            is_known = ~np.isnan(label) & (part.censoring[:, k] == 0)
-            theirs = baseline.predicted[:, where]
+        by_test_set, n, rng = [], 0, np.random.default_rng(0)
+        for predicted, baseline, test in zip(predictions, baselines, test_sets, strict=True):
+            label = test.labels[:, k]
+            is_known = ~np.isnan(label) & (test.censoring[:, k] == 0)
             if target.name not in baseline.test or not is_known.any():
                 continue
-            both = [one[is_known] for one in (ours[:, where], theirs)]
-            resampled = _resampled(target, both, label[is_known], rng)
-            if not np.isnan(resampled[:, 0]).any():  # a fold may have one class only
-                sampled.append(resampled)
+            metrics = _bootstrap(
+                target,
+                predicted[is_known, where],
+                baseline.predicted[is_known, where],
+                label[is_known],
+                rng,
+            )
+            if not np.isnan(metrics[:, 0]).any():  # a fold can have a single class
+                by_test_set.append(metrics)
                 n += int(is_known.sum())
-        if not sampled:
+        if not by_test_set:
             continue
-        figures = np.mean(sampled, 0)  # [2 r], the first resample is the part as it is
-        is_value = target.kind == "regression"
-        gains = (figures[1] - figures[0]) * (1 if is_value else -1)
-        drawn = gains[1:][~np.isnan(gains[1:])]  # a drawing may have one class only
-        low, high = np.quantile(drawn, (0.025, 0.975)) if len(drawn) else (None, None)
-        found.append(
+        model, forest = np.mean(by_test_set, 0)  # each [r + 1], first the test set itself
+        is_regression = target.kind == "regression"
+        improvement = forest - model if is_regression else model - forest
+        resampled = improvement[1:][~np.isnan(improvement[1:])]  # some have a single class
+        low, high = None, None
+        if len(resampled) and n >= _MIN_MOLECULES:
+            low, high = (float(value) for value in np.quantile(resampled, (0.025, 0.975)))
+        comparisons.append(
             Comparison(
                 target=target.name,
-                metric=_metric(target),
-                unit="" if not is_value or target.log10 else target.unit,
-                model=float(figures[0, 0]),
-                forest=float(figures[1, 0]),
-                gain=float(gains[0]),
-                low=None if low is None or n < _FEWEST else float(low),
-                high=None if high is None or n < _FEWEST else float(high),
+                metric=_metric_name(target),
+                unit=target.unit if is_regression and not target.log10 else "",
+                model=float(model[0]),
+                forest=float(forest[0]),
+                improvement=float(improvement[0]),
+                low=low,
+                high=high,
                 n=n,
             )
         )
-    return tuple(found)
+    return tuple(comparisons)
 
 
 def summarise(comparisons: Sequence[Comparison]) -> list[ComparisonSummary]:
-    """Say how model and forest compare: of each of a few targets, of many in sum."""
-    if len(comparisons) <= _MOST_SAID:
+    """Write a sentence for each target, or a single one if there are many targets."""
+    if len(comparisons) <= _MAX_SENTENCES:
         return [
-            ComparisonSummary(one.sentence(), one.is_certain and one.gain < 0)
+            ComparisonSummary(one.sentence(), one.is_significant and one.improvement < 0)
             for one in comparisons
         ]
-    n_won, n_lost = (sum(sign * one.gain > 0 for one in comparisons) for sign in (1, -1))
-    certain = [one for one in comparisons if one.is_certain]
-    n_surely_won = sum(one.gain > 0 for one in certain)
-    n_surely_lost = len(certain) - n_surely_won
-    told = (
-        f"of {len(comparisons):,} targets the model is better than a random forest on ECFP4 in "
-        f"{n_won:,} ({n_surely_won:,} beyond the noise of the test part) and the forest in "
-        f"{n_lost:,} ({n_surely_lost:,} beyond it)"
+    n_better, n_worse = (sum(sign * one.improvement > 0 for one in comparisons) for sign in (1, -1))
+    significant = [one for one in comparisons if one.is_significant]
+    n_significantly_better = sum(one.improvement > 0 for one in significant)
+    n_significantly_worse = len(significant) - n_significantly_better
+    text = (
+        f"of {len(comparisons):,} targets, the model is better than a random forest on ECFP4 for "
+        f"{n_better:,} ({n_significantly_better:,} significantly) and the forest is better for "
+        f"{n_worse:,} ({n_significantly_worse:,} significantly, by 95 % bootstrap intervals)"
     )
     areas = [(one.model, one.forest) for one in comparisons if "AUC" in one.metric]
     if areas:
         model, forest = np.mean(areas, 0)
-        told += f"; mean ROC-AUC {model:.4g} of the model, {forest:.4g} of the forest"
-    return [ComparisonSummary(told, n_surely_lost > n_surely_won)]
+        text += f"; mean ROC-AUC {model:.4g} (model), {forest:.4g} (forest)"
+    return [ComparisonSummary(text, n_significantly_worse > n_significantly_better)]
 
 
-def record(
-    baseline: BaselineResult, comparisons: Sequence[Comparison], about: str, note: str
+def baseline_record(
+    targets: Sequence[Target],
+    baseline: BaselineResult,
+    comparisons: Sequence[Comparison],
+    note: str,
 ) -> dict[str, Any]:
-    """Give what metrics.json says of the forest."""
+    """Return the entry of the baseline in metrics.json.
+
+    Args:
+        targets: of the model.
+        baseline: the forests.
+        comparisons: of `compare_with_baseline`.
+        note: of `plan_forest`.
+    """
     return {
-        "about": about,
+        "about": describe_forest(targets, baseline),
         "n_trees": baseline.n_trees,
         "note": note,
         "test": baseline.test,
-        "not_learnt": baseline.not_learnt,
-        "compared": {
+        "not_trained": baseline.not_trained,
+        "comparison": {
             comparison.target: {
                 name: value for name, value in asdict(comparison).items() if name != "target"
             }
-            | {"is_beyond_noise": comparison.is_certain}
+            | {"is_significant": comparison.is_significant}
             for comparison in comparisons
         },
     }
 
 
-def _metric(target: Target) -> str:
-    """By which figure model and forest are compared."""
+def _metric_name(target: Target) -> str:
+    """Name of the metric by which model and forest are compared."""
     if target.kind == "regression":
         return "RMSE log10" if target.log10 else "RMSE"
     return "ROC-AUC" if target.kind == "binary" else "macro ROC-AUC"
 
 
-def _resampled(
+def _bootstrap(
     target: Target,
-    both: Sequence[Float64[np.ndarray, "n c"]],
+    model: Float64[np.ndarray, "n c"],
+    forest: Float64[np.ndarray, "n c"],
     label: Float64[np.ndarray, " n"],
     rng: np.random.Generator,
 ) -> Float64[np.ndarray, "2 r"]:
-    """Compute the figure of both on the molecules as they are, then on molecules drawn anew."""
+    """Compute both metrics on the molecules themselves, then on resamples with replacement.
+
+    scipy.stats.bootstrap draws the same resamples, but takes no single molecule and no metric that
+    is undefined on some resamples; both occur in folds.
+    """
     n = len(label)
-    picks = [np.arange(n)[None]]
-    n_left, at_once = _N_RESAMPLES, max(_AT_ONCE // n, 1)
+    draws = [np.arange(n)[None]]
+    n_left, n_at_once = _N_RESAMPLES, max(_N_AT_ONCE // n, 1)
     while n_left:
-        picks.append(rng.integers(n, size=(min(n_left, at_once), n)))
-        n_left -= len(picks[-1])
+        draws.append(rng.integers(n, size=(min(n_left, n_at_once), n)))
+        n_left -= len(draws[-1])
     return np.stack(
-        [np.concatenate([_figures(target, one, label, p) for p in picks]) for one in both]
+        [
+            np.concatenate([_resampled_metric(target, predicted, label, rows) for rows in draws])
+            for predicted in (model, forest)
+        ]
     )
 
 
-def _figures(
+def _resampled_metric(
     target: Target,
     predicted: Float64[np.ndarray, "n c"],
     label: Float64[np.ndarray, " n"],
-    picks: Int64[np.ndarray, "r n"],
+    rows: Int64[np.ndarray, "r n"],
 ) -> Float64[np.ndarray, " r"]:
-    """Compute the metric on each drawing of molecules; NaN where it is not defined."""
+    """Compute the metric on each resample of molecules; NaN where it is not defined."""
     if target.kind == "regression":
-        values = [predicted[:, 0], label]
-        first, second = np.log10(values) if target.log10 else values
-        return np.sqrt(((first - second) ** 2)[picks].mean(1))
+        first, second = map(target.to_training_scale, (predicted[:, 0], label))
+        return np.sqrt(((first - second) ** 2)[rows].mean(1))
     if target.kind == "binary":
-        return _areas(predicted[:, 0], label == 1, picks)
-    found = np.stack([_areas(predicted[:, int(k)], label == k, picks) for k in np.unique(label)])
-    n_defined = (~np.isnan(found)).sum(0)
-    return np.where(n_defined > 0, np.nansum(found, 0) / np.maximum(n_defined, 1), np.nan)
+        return _roc_auc(predicted[:, 0], label == 1, rows)
+    areas = np.stack([_roc_auc(predicted[:, int(k)], label == k, rows) for k in np.unique(label)])
+    n_defined = (~np.isnan(areas)).sum(0)
+    return np.where(n_defined > 0, np.nansum(areas, 0) / np.maximum(n_defined, 1), np.nan)
 
 
-def _areas(
+def _roc_auc(
     score: Float64[np.ndarray, " n"],
     is_positive: Bool[np.ndarray, " n"],
-    picks: Int64[np.ndarray, "r n"],
+    rows: Int64[np.ndarray, "r n"],
 ) -> Float64[np.ndarray, " r"]:
-    """Compute the areas under the ROC curves, by the ranks of the positives."""
-    positive = is_positive[picks]
-    ranks = rankdata(score[picks], axis=1)
+    """Compute the area under the ROC curve on each resample, from the ranks of the positives."""
+    positive = is_positive[rows]
+    ranks = rankdata(score[rows], axis=1)
     n_positive = positive.sum(1)
     n_pairs = n_positive * (positive.shape[1] - n_positive)
     above = (ranks * positive).sum(1) - n_positive * (n_positive + 1) / 2

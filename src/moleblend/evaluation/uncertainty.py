@@ -1,4 +1,12 @@
-"""All that is known of how sure a model's predictions are, as columns beside them."""
+"""Uncertainty of predictions: what is fitted on the validation set, and the output columns.
+
+For regression targets a model has calibrated standard deviations (`calibration.StdCalibration`) and
+prediction intervals (`conformal.IntervalCalibration`), for classification targets calibrated
+probabilities (`calibration.ProbabilityCalibration`) and prediction sets
+(`conformal.SetCalibration`). `Uncertainty.fit` fits all of them, `Uncertainty.output_columns` turns
+them into columns of the predictions. The names of the fields of the classes are keys of the header
+of a model file.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,25 +14,30 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Float64, Int8
 
-from moleblend.data.targets import Target, as_given, class_names, exact, learnt, output_slices
-from moleblend.evaluation.calibration import ProbabilityCalibration, SpreadCalibration, by_class
-from moleblend.evaluation.conformal import IntervalCalibration, SetCalibration, fewest, in_words
+from moleblend.data.targets import Target, exact_labels, output_slices
+from moleblend.evaluation.calibration import ProbabilityCalibration, StdCalibration, by_class
+from moleblend.evaluation.conformal import (
+    IntervalCalibration,
+    SetCalibration,
+    format_sets,
+    min_molecules,
+)
 
 CONFIDENCE = 0.9
-"""Of intervals and sets, where nothing else is asked for."""
+"""Default confidence of intervals and sets."""
 
 
 @dataclass(frozen=True)
 class RegressionUncertainty:
-    """Of a regression target.
+    """Uncertainty of a regression target.
 
     Attributes:
-        spread: gives the standard deviation of each error.
-        intervals: hold the measured value; scaled by that deviation where it depends on the
-            molecule.
+        spread: calibration of the standard deviation of the error.
+        intervals: calibration of the prediction intervals; their width is proportional to the
+            standard deviation if that depends on the molecule.
     """
 
-    spread: SpreadCalibration
+    spread: StdCalibration
     intervals: IntervalCalibration
 
     @classmethod
@@ -32,34 +45,53 @@ class RegressionUncertainty:
         cls,
         predicted: Float[np.ndarray, " n"],
         label: Float[np.ndarray, " n"],
-        spread: Float[np.ndarray, " n"] | None = None,
+        member_std: Float[np.ndarray, " n"] | None = None,
     ) -> "RegressionUncertainty":
-        """Fit to validation molecules; arguments and errors as of `SpreadCalibration.fit`."""
-        calibrated = SpreadCalibration.fit(predicted, label, spread)
-        deviation = calibrated.apply(predicted, spread) if calibrated.has_spread else None
-        return cls(calibrated, IntervalCalibration.fit(predicted, label, deviation))
+        """Fit to validation molecules; arguments and errors as in `StdCalibration.fit`."""
+        calibration = StdCalibration.fit(predicted, label, member_std)
+        std = calibration.apply(predicted, member_std) if calibration.has_spread else None
+        return cls(calibration, IntervalCalibration.fit(predicted, label, std))
 
-    def columns(
+    def std_and_interval(
+        self,
+        predicted: Float[np.ndarray, " n"],
+        member_std: Float[np.ndarray, " n"] | None = None,
+        confidence: float = CONFIDENCE,
+    ) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
+        """Compute the standard deviation of the error, and lower and upper end of the interval.
+
+        Args:
+            predicted: in the label's unit, or log10 of it if the model is trained on log10.
+            member_std: standard deviation over the members of an ensemble, in the same unit.
+            confidence: fraction of the intervals that contain the measured value.
+
+        Returns:
+            In the unit of `predicted`; NaN without a prediction.
+        """
+        std = self.spread.apply(predicted, member_std)
+        scale = std if self.spread.has_spread else None
+        low, high = self.intervals.predict_intervals(predicted, scale, confidence).T
+        return std, low, high
+
+    def output_columns(
         self,
         name: str,
         predicted: Float[np.ndarray, " n"],
-        spread: Float[np.ndarray, " n"] | None = None,
-        confidence: float = 0.9,
+        member_std: Float[np.ndarray, " n"] | None = None,
+        confidence: float = CONFIDENCE,
     ) -> dict[str, Float64[np.ndarray, " n"]]:
-        """Give NAME_std, NAME_low and NAME_high in the label's unit; NaN without a prediction."""
-        deviation = self.spread.apply(predicted, spread)
-        scale = deviation if self.spread.has_spread else None
-        low, high = self.intervals.intervals(predicted, scale, confidence).T
-        return {f"{name}_std": deviation, f"{name}_low": low, f"{name}_high": high}
+        """Return NAME_std, NAME_low and NAME_high, see `std_and_interval`."""
+        values = self.std_and_interval(predicted, member_std, confidence)
+        return dict(zip((f"{name}_std", f"{name}_low", f"{name}_high"), values, strict=True))
 
 
 @dataclass(frozen=True)
 class ClassificationUncertainty:
-    """Of a binary or multi-class target.
+    """Uncertainty of a binary or multi-class target.
 
     Attributes:
-        probability: puts probabilities right.
-        sets: of classes; they read probabilities as the model gave them.
+        probability: calibration of the probabilities.
+        sets: calibration of the prediction sets, which use uncalibrated probabilities.
     """
 
     probability: ProbabilityCalibration
@@ -69,39 +101,39 @@ class ClassificationUncertainty:
     def fit(
         cls, probability: Float[np.ndarray, "n ..."], label: Float[np.ndarray, " n"]
     ) -> "ClassificationUncertainty":
-        """Fit to validation molecules; arguments and errors as of `ProbabilityCalibration.fit`."""
+        """Fit to validation molecules; arguments and errors as in `ProbabilityCalibration.fit`."""
         return cls(
             ProbabilityCalibration.fit(probability, label), SetCalibration.fit(probability, label)
         )
 
-    def columns(
+    def output_columns(
         self,
         name: str,
         probability: Float[np.ndarray, "n ..."],
-        labels: Sequence[str],
-        confidence: float = 0.9,
+        class_names: Sequence[str],
+        confidence: float = CONFIDENCE,
     ) -> dict[str, list[str | None]]:
-        """Give NAME_set, such as `{inactive, active}`; None without a prediction.
+        """Return NAME_set, with entries such as `{inactive, active}`; None without a prediction.
 
         Args:
             name: of the target.
-            probability: as the model gave it, before `self.probability.apply`.
-            labels: names of the classes.
-            confidence: share of the molecules of each class whose set shall hold it.
+            probability: uncalibrated, of class 1, or of every class.
+            class_names: in the order of their numbers.
+            confidence: fraction of the molecules of each class whose set contains that class.
         """
-        told = in_words(self.sets.sets(probability, confidence), labels)
-        pairs = zip(told, by_class(probability), strict=True)
-        return {f"{name}_set": [None if np.isnan(row).any() else words for words, row in pairs]}
+        sets = format_sets(self.sets.predict_sets(probability, confidence), class_names)
+        rows = zip(sets, by_class(probability), strict=True)
+        return {f"{name}_set": [None if np.isnan(row).any() else text for text, row in rows]}
 
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """Of all targets of a model; a target of which too little is known is in neither.
+    """Uncertainty of all targets of a model; a target with too few molecules is in neither dict.
 
     Attributes:
-        values: of regression targets, by name; of logarithms where these are learnt.
-        classes: of the others, by name.
-        notes: what is missing, and why, in sentences.
+        values: of regression targets, by name; on log10 if the model is trained on log10.
+        classes: of classification targets, by name.
+        notes: sentences about what is missing or limited, and why.
     """
 
     values: dict[str, RegressionUncertainty] = field(default_factory=dict)
@@ -113,126 +145,136 @@ class Uncertainty:
         cls,
         targets: Sequence[Target],
         mean: Float64[np.ndarray, "n o"],
-        spread: Float64[np.ndarray, "n o"] | None,
+        member_std: Float64[np.ndarray, "n o"] | None,
         labels: Float64[np.ndarray, "n t"],
         censoring: Int8[np.ndarray, "n t"],
     ) -> "Uncertainty":
         """Fit to validation molecules.
 
-        A target has no columns where fewer molecules are labelled than a 90 % interval needs (for
-        classes: than each class needs). A label that is only a bound is none here.
+        A target has no uncertainty columns if fewer molecules have an exact label than a 90 %
+        interval needs (for classes: if no class has as many).
 
         Args:
             targets: of the model.
-            mean: predictions, as `columns.mean_over_members` gives them.
-            spread: of the members, as `columns.std_over_members` gives it.
+            mean: predictions, see `outputs.mean_over_members`.
+            member_std: standard deviation over the members, see `outputs.std_over_members`.
             labels: in the unit of the file, or the number of a class; NaN where missing.
-            censoring: 1 or -1 where a label is only a bound.
+            censoring: +1 true value at least the label, -1 at most, 0 exact.
         """
         values: dict[str, RegressionUncertainty] = {}
         classes: dict[str, ClassificationUncertainty] = {}
         notes: list[str] = []
-        labels, needed = exact(labels, censoring), fewest(CONFIDENCE)
+        labels, n_needed = exact_labels(labels, censoring), min_molecules(CONFIDENCE)
         for k, (target, where) in enumerate(zip(targets, output_slices(targets), strict=True)):
             name, label = target.name, labels[:, k]
-            n = int((~np.isnan(label)).sum())
+            n_labels = int((~np.isnan(label)).sum())
             if target.kind != "regression":
-                known = ClassificationUncertainty.fit(as_given(target, mean[:, where]), label)
-                if max(map(len, known.sets.scores)) < needed:
+                fitted = ClassificationUncertainty.fit(
+                    target.class_probability(mean[:, where]), label
+                )
+                if max(map(len, fitted.sets.scores)) < n_needed:
                     notes.append(
-                        f"{name}: no {name}_set and no calibration, since a set needs {needed} "
-                        f"labelled validation molecules of a class and there are {n} in all"
+                        f"{name}: no {name}_set and no calibration, since a set needs {n_needed} "
+                        f"labelled validation molecules of a class and there are {n_labels} in all"
                     )
                     continue
-                classes[name] = known
-                note = known.sets.note(name, class_names(target), CONFIDENCE)
-                notes += [note] if note else []
+                classes[name] = fitted
+                limitation = fitted.sets.limitation(name, target.class_names, CONFIDENCE)
+                notes += [limitation] if limitation else []
                 continue
-            predicted, label = learnt(target, mean[:, where.start]), learnt(target, label)
+            predicted, label = (
+                target.to_training_scale(mean[:, where.start]),
+                target.to_training_scale(label),
+            )
             missing = f"{name}: no calibrated {name}_std, {name}_low and {name}_high, since "
-            if n < needed:
+            if n_labels < n_needed:
                 notes.append(
-                    f"{missing}they need {needed} labelled validation molecules and there are {n}"
+                    f"{missing}they need {n_needed} labelled validation molecules and there are "
+                    f"{n_labels}"
                 )
             elif not np.nan_to_num(label - predicted).any():
                 notes.append(f"{missing}every validation molecule is predicted without error")
             else:
-                found = None if spread is None else spread[:, where.start]
-                values[name] = RegressionUncertainty.fit(predicted, label, found)
+                std = None if member_std is None else member_std[:, where.start]
+                values[name] = RegressionUncertainty.fit(predicted, label, std)
         return cls(values, classes, tuple(notes))
 
-    def calibrated(
+    def calibrate_probabilities(
         self, targets: Sequence[Target], mean: Float64[np.ndarray, "n o"]
     ) -> Float64[np.ndarray, "n o"]:
-        """Put the probabilities among predictions right; all else stays."""
-        fixed = mean.copy()
+        """Return the predictions with calibrated probabilities; regression values are unchanged.
+
+        Args:
+            targets: of the model.
+            mean: predictions, see `outputs.mean_over_members`.
+        """
+        calibrated = mean.copy()
         for target, where in zip(targets, output_slices(targets), strict=True):
             if target.name in self.classes:
-                right = self.classes[target.name].probability.apply(
-                    as_given(target, mean[:, where])
+                probability = self.classes[target.name].probability.apply(
+                    target.class_probability(mean[:, where])
                 )
-                fixed[:, where] = right.reshape(mean[:, where].shape)
-        return fixed
+                calibrated[:, where] = probability.reshape(mean[:, where].shape)
+        return calibrated
 
-    def columns(
+    def output_columns(
         self,
         target: Target,
         mean: Float64[np.ndarray, "n c"],
-        spread: Float64[np.ndarray, "n c"] | None,
+        member_std: Float64[np.ndarray, "n c"] | None,
         confidence: float = CONFIDENCE,
     ) -> dict[str, Float64[np.ndarray, " n"] | list[str | None]]:
-        """Give the columns that `names` names.
+        """Compute the columns of uncertainty, see `prediction.outputs.target_columns`.
 
-        Of a learnt logarithm, NAME_std is that of the value to first order: value · ln 10 times
-        NAME_log10_std.
+        If the model is trained on log10, NAME_std is the standard deviation of the value to first
+        order: value · ln 10 · NAME_log10_std.
 
         Args:
-            target: one of those fitted.
-            mean: its predictions, as the model gave them, before `calibrated`.
-            spread: of the members.
+            target: one of the targets in `fit`.
+            mean: its predictions, with uncalibrated probabilities.
+            member_std: standard deviation over the members.
             confidence: of the intervals and sets.
         """
         name = target.name
         if name in self.classes:
-            labels = class_names(target)
+            probability = target.class_probability(mean)
             return dict(
-                self.classes[name].columns(name, as_given(target, mean), labels, confidence)
+                self.classes[name].output_columns(name, probability, target.class_names, confidence)
             )
         if name not in self.values:
             return {}
-        found = None if spread is None else spread[:, 0]
-        told = self.values[name].columns(name, learnt(target, mean[:, 0]), found, confidence)
+        std, low, high = self.values[name].std_and_interval(
+            target.to_training_scale(mean[:, 0]),
+            None if member_std is None else member_std[:, 0],
+            confidence,
+        )
         if not target.log10:
-            return dict(told)
-        deviation, low, high = told.values()
-        with np.errstate(over="ignore"):  # what is beyond a float is infinite
-            low, high = 10.0**low, 10.0**high
-        in_unit = mean[:, 0] * np.log(10) * deviation
-        return dict(zip(self.names(target), (in_unit, deviation, low, high), strict=True))
+            return {f"{name}_std": std, f"{name}_low": low, f"{name}_high": high}
+        with np.errstate(over="ignore"):  # values beyond the range of floats become infinite
+            return {
+                f"{name}_std": mean[:, 0] * np.log(10) * std,
+                f"{name}_log10_std": std,
+                f"{name}_low": 10.0**low,
+                f"{name}_high": 10.0**high,
+            }
 
-    def remarks(self, targets: Sequence[Target], confidence: float) -> list[str]:
-        """Say where intervals are infinite, or a class is in every set, at another confidence.
+    def limitations(self, targets: Sequence[Target], confidence: float) -> list[str]:
+        """Return sentences where intervals are infinite, or a class is in every set.
 
-        What is so at the usual one stands in `notes`.
+        At the default confidence the list is empty, since `notes` contains these sentences.
+
+        Args:
+            targets: of the model.
+            confidence: of the intervals and sets.
         """
         if confidence == CONFIDENCE:
             return []
-        found = []
+        sentences = []
         for target in targets:
-            if target.name in self.values:
-                found.append(self.values[target.name].intervals.note(target.name, confidence))
-            elif target.name in self.classes:
-                names = class_names(target)
-                found.append(self.classes[target.name].sets.note(target.name, names, confidence))
-        return [note for note in found if note]
-
-    def names(self, target: Target) -> list[str]:
-        """Name the columns of a target; none where too little is known of it."""
-        is_known = target.name in self.classes or target.name in self.values
-        return names_where_known(target) if is_known else []
-
-
-def names_where_known(target: Target) -> list[str]:
-    """Name the columns of a target of which enough is known."""
-    ends = ["std", *(["log10_std"] if target.log10 else []), "low", "high"]
-    return [f"{target.name}_{end}" for end in (ends if target.kind == "regression" else ["set"])]
+            name = target.name
+            if name in self.values:
+                sentences.append(self.values[name].intervals.limitation(name, confidence))
+            elif name in self.classes:
+                sets = self.classes[name].sets
+                sentences.append(sets.limitation(name, target.class_names, confidence))
+        return [sentence for sentence in sentences if sentence]

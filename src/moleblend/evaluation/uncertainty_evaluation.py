@@ -1,13 +1,17 @@
-"""What a model's word on its sureness is worth: its predictions of a part, beside the labels."""
+"""Evaluation of uncertainty: uncertainty estimates of labelled molecules, and metrics of them.
+
+`estimate_uncertainty` computes an `UncertaintyEstimate` for each target, `evaluate_uncertainty`
+compares these with the labels. The metrics themselves are in `uncertainty_metrics`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int8, Int64
 
-from moleblend.data.targets import Target, as_given, exact, learnt, output_slices
+from moleblend.data.targets import Target, exact_labels, output_slices
 from moleblend.evaluation.uncertainty import CONFIDENCE, Uncertainty
 from moleblend.evaluation.uncertainty_metrics import (
     Coverage,
@@ -24,20 +28,22 @@ from moleblend.evaluation.uncertainty_metrics import (
 
 @dataclass(frozen=True, eq=False)
 class RegressionEstimate:
-    """What was said of molecules for a regression target; logarithms where these are learnt.
+    """Predictions and their uncertainty for a regression target, with the labels.
+
+    All values are in the label's unit, or log10 of it if the model is trained on log10.
 
     Attributes:
-        predicted: as the file says.
-        deviation: standard deviation of the error.
-        has_spread: whether that depends on the molecule.
-        distance: to the training set, NaN where unknown.
-        interval: at 90 %.
-        label: NaN where missing or only a bound.
+        predicted: predicted values.
+        std: standard deviation of the error.
+        has_molecular_std: whether the standard deviation depends on the molecule.
+        distance: to the training set, see `DomainScores.distance`; NaN where unknown.
+        interval: lower and upper end at 90 % confidence.
+        label: NaN where missing or censored.
     """
 
     predicted: Float64[np.ndarray, " n"]
-    deviation: Float64[np.ndarray, " n"]
-    has_spread: Bool[np.ndarray, " n"]
+    std: Float64[np.ndarray, " n"]
+    has_molecular_std: Bool[np.ndarray, " n"]
     distance: Float64[np.ndarray, " n"]
     interval: Float64[np.ndarray, "n 2"]
     label: Float64[np.ndarray, " n"]
@@ -45,17 +51,17 @@ class RegressionEstimate:
 
 @dataclass(frozen=True, eq=False)
 class ClassificationEstimate:
-    """What was said of molecules for a target of classes.
+    """Probabilities and sets of classes for a classification target, with the labels.
 
     Attributes:
-        before: probabilities as the model gave them, of class 1 or of each class.
-        after: put right.
-        sets: classes in the 90 % set.
+        raw: uncalibrated probabilities, of class 1 or of each class.
+        calibrated: calibrated probabilities.
+        sets: which classes are in the set at 90 % confidence.
         label: number of the class; NaN where missing.
     """
 
-    before: Float64[np.ndarray, "n ..."]
-    after: Float64[np.ndarray, "n ..."]
+    raw: Float64[np.ndarray, "n ..."]
+    calibrated: Float64[np.ndarray, "n ..."]
     sets: Bool[np.ndarray, "n c"]
     label: Float64[np.ndarray, " n"]
 
@@ -65,140 +71,183 @@ UncertaintyEstimate = RegressionEstimate | ClassificationEstimate
 
 @dataclass(frozen=True)
 class UncertaintyMetrics:
-    """What that is worth.
+    """Metrics of the uncertainty of one target on a set of molecules.
 
     Attributes:
         coverage: of the 90 % intervals or sets.
-        size: median width of the intervals, in the label's unit or, where it is learnt, of the
-            log10; mean number of classes in a set.
-        ranked_by: what `errors` are ranked by: `spread` of the members, `distance` to the training
-            set where there is none, or `probability`.
-        errors: None without a label, or where there is nothing to rank by.
-        quantiles: of a regression target.
-        before: reliability of the probabilities as the model gave them.
-        after: the same, put right.
+        size: median width of the intervals, in the label's unit (or log10 if the model is trained
+            on log10); mean number of classes in a set.
+        ranked_by: the uncertainty by which `errors` are ranked: `std` of the error; `distance` to
+            the training set, if the standard deviation is the same for all molecules; or
+            `probability`.
+        errors: None without a label, or without an uncertainty to rank by.
+        quantiles: for regression.
+        before: reliability of the uncalibrated probabilities, for classification.
+        after: reliability of the calibrated probabilities, for classification.
     """
 
     coverage: Coverage
     size: float
-    ranked_by: str
+    ranked_by: Literal["std", "distance", "probability"]
     errors: ErrorCurve | None
     quantiles: QuantileCurve | None = None
     before: Reliability | None = None
     after: Reliability | None = None
 
-    def figures(self) -> dict[str, Any]:
-        """Sum up in numbers, for the record."""
-        found: dict[str, Any] = {"coverage": asdict(self.coverage)}
-        found["median_width" if self.quantiles else "mean_set_size"] = self.size
-        found["rank_correlation"] = self.errors.rank_correlation if self.errors else None
-        found["ranked_by"] = self.ranked_by
+    def summary(self) -> dict[str, Any]:
+        """Return the numbers that metrics.json stores.
+
+        `coverage`; `median_width` or `mean_set_size`; `rank_correlation` of error and uncertainty
+        and what it is `ranked_by`; for regression `quantile_error`; for classification the expected
+        calibration error `ECE_before` and `ECE_after` calibration, and what it would be for correct
+        probabilities, on average (`..._if_right`) and exceeded in 5 % of draws
+        (`..._if_right_95`).
+        """
+        numbers: dict[str, Any] = {"coverage": asdict(self.coverage)}
+        numbers["median_width" if self.quantiles else "mean_set_size"] = self.size
+        numbers["rank_correlation"] = self.errors.rank_correlation if self.errors else None
+        numbers["ranked_by"] = self.ranked_by
         if self.quantiles is not None:
-            found["quantile_error"] = self.quantiles.error
+            numbers["quantile_error"] = self.quantiles.error
         for name, curve in (("before", self.before), ("after", self.after)):
             if curve is not None:
-                found[f"ECE_{name}"] = curve.error
-                found[f"ECE_{name}_if_right"] = curve.error_if_calibrated
-                found[f"ECE_{name}_if_right_95"] = curve.error_if_calibrated_95
-        return found
+                numbers[f"ECE_{name}"] = curve.error
+                numbers[f"ECE_{name}_if_right"] = curve.error_if_calibrated
+                numbers[f"ECE_{name}_if_right_95"] = curve.error_if_calibrated_95
+        return numbers
 
 
 def estimate_uncertainty(
     uncertainty: Uncertainty,
     targets: Sequence[Target],
     mean: Float64[np.ndarray, "n o"],
-    spread: Float64[np.ndarray, "n o"] | None,
+    member_std: Float64[np.ndarray, "n o"] | None,
     labels: Float64[np.ndarray, "n t"],
     censoring: Int8[np.ndarray, "n t"],
     distance: Float64[np.ndarray, " n"],
 ) -> dict[str, UncertaintyEstimate]:
-    """Gather what a model says of labelled molecules, target by target.
+    """Compute the uncertainty of predictions for labelled molecules.
 
     Args:
-        uncertainty: what is fitted; its targets are those of the answer.
-        targets: all of them.
-        mean: predictions, before they are put right.
-        spread: of the members.
-        labels: in the unit of the file.
-        censoring: 1 or -1 where a label is only a bound.
+        uncertainty: as fitted on the validation set.
+        targets: of the model.
+        mean: predictions, with uncalibrated probabilities.
+        member_std: standard deviation over the members of an ensemble.
+        labels: in the unit of the file, or the number of a class; NaN where missing.
+        censoring: +1 true value at least the label, -1 at most, 0 exact.
         distance: to the training set, NaN where unknown.
+
+    Returns:
+        The estimate of each target in `uncertainty`, by its name.
     """
-    found: dict[str, UncertaintyEstimate] = {}
-    labels = exact(labels, censoring)
+    estimates: dict[str, UncertaintyEstimate] = {}
+    labels = exact_labels(labels, censoring)
     for k, (target, where) in enumerate(zip(targets, output_slices(targets), strict=True)):
         if target.name in uncertainty.classes:
-            known, given = uncertainty.classes[target.name], as_given(target, mean[:, where])
-            right = known.probability.apply(given)
-            found[target.name] = ClassificationEstimate(
-                given, right, known.sets.sets(given, CONFIDENCE), labels[:, k]
+            of_classes, raw = (
+                uncertainty.classes[target.name],
+                target.class_probability(mean[:, where]),
+            )
+            estimates[target.name] = ClassificationEstimate(
+                raw=raw,
+                calibrated=of_classes.probability.apply(raw),
+                sets=of_classes.sets.predict_sets(raw, CONFIDENCE),
+                label=labels[:, k],
             )
         elif target.name in uncertainty.values:
-            value, predicted = uncertainty.values[target.name], learnt(target, mean[:, where.start])
-            used = None if spread is None else spread[:, where.start]
-            deviation, low, high = value.columns("", predicted, used, CONFIDENCE).values()
-            has_spread = np.full(len(mean), value.spread.has_spread)
-            interval = np.stack([low, high], 1)
-            label = learnt(target, labels[:, k])
-            found[target.name] = RegressionEstimate(
-                predicted, deviation, has_spread, distance, interval, label
+            of_values = uncertainty.values[target.name]
+            predicted = target.to_training_scale(mean[:, where.start])
+            std, low, high = of_values.std_and_interval(
+                predicted, None if member_std is None else member_std[:, where.start], CONFIDENCE
             )
-    return found
+            estimates[target.name] = RegressionEstimate(
+                predicted=predicted,
+                std=std,
+                has_molecular_std=np.full(len(mean), of_values.spread.has_spread),
+                distance=distance,
+                interval=np.stack([low, high], 1),
+                label=target.to_training_scale(labels[:, k]),
+            )
+    return estimates
 
 
-def joined(parts: Sequence[dict[str, UncertaintyEstimate]]) -> dict[str, UncertaintyEstimate]:
-    """Put what several models said of their own molecules together; targets that all know."""
-    found = {}
-    for name, first in parts[0].items():
-        if all(name in part for part in parts):
+def concatenate_estimates(
+    estimates: Sequence[dict[str, UncertaintyEstimate]],
+) -> dict[str, UncertaintyEstimate]:
+    """Concatenate the estimates of several models, each of its own molecules.
+
+    Args:
+        estimates: of each model, by the name of the target.
+
+    Returns:
+        The targets that all models have.
+    """
+    together = {}
+    for name, first in estimates[0].items():
+        if all(name in one for one in estimates):
             columns = {
-                one.name: np.concatenate([getattr(part[name], one.name) for part in parts])
-                for one in fields(first)
+                column.name: np.concatenate([getattr(one[name], column.name) for one in estimates])
+                for column in fields(first)
             }
-            found[name] = type(first)(**columns)
-    return found
+            together[name] = type(first)(**columns)
+    return together
 
 
-def reordered(said: UncertaintyEstimate, order: Int64[np.ndarray, " m"]) -> UncertaintyEstimate:
-    """Put what was said of molecules into another order."""
-    columns = {one.name: getattr(said, one.name)[order] for one in fields(said)}
-    return type(said)(**columns)
+def reorder_estimate(
+    estimate: UncertaintyEstimate, order: Int64[np.ndarray, " m"]
+) -> UncertaintyEstimate:
+    """Return the estimate of the molecules in another order.
+
+    Args:
+        estimate: of one target.
+        order: row in `estimate` of each molecule of the result.
+    """
+    columns = {column.name: getattr(estimate, column.name)[order] for column in fields(estimate)}
+    return type(estimate)(**columns)
 
 
-def evaluate_uncertainty(said: dict[str, UncertaintyEstimate]) -> dict[str, UncertaintyMetrics]:
-    """Compare what was said with the labels, target by target."""
+def evaluate_uncertainty(
+    estimates: dict[str, UncertaintyEstimate],
+) -> dict[str, UncertaintyMetrics]:
+    """Compute the metrics of the uncertainty of each target."""
     return {
-        name: _of_values(one) if isinstance(one, RegressionEstimate) else _of_classes(one)
-        for name, one in said.items()
+        name: _evaluate_regression(estimate)
+        if isinstance(estimate, RegressionEstimate)
+        else _evaluate_classification(estimate)
+        for name, estimate in estimates.items()
     }
 
 
-def _of_values(said: RegressionEstimate) -> UncertaintyMetrics:
-    has_spread = bool(said.has_spread.all())
-    unsure = said.deviation if has_spread else said.distance
-    rank = None if np.isnan(unsure).any() else error_curve(said.predicted, unsure, said.label)
-    low, high = said.interval.T
+def _evaluate_regression(estimate: RegressionEstimate) -> UncertaintyMetrics:
+    by_std = bool(estimate.has_molecular_std.all())
+    rank = estimate.std if by_std else estimate.distance
+    errors = None
+    if not np.isnan(rank).any():
+        errors = error_curve(estimate.predicted, rank, estimate.label)
+    low, high = estimate.interval.T
     return UncertaintyMetrics(
-        coverage=interval_coverage(said.interval, said.label, CONFIDENCE),
+        coverage=interval_coverage(estimate.interval, estimate.label, CONFIDENCE),
         size=float(np.median(high - low)),
-        ranked_by="spread" if has_spread else "distance",
-        errors=rank,
-        quantiles=quantile_curve(said.predicted, said.deviation, said.label),
+        ranked_by="std" if by_std else "distance",
+        errors=errors,
+        quantiles=quantile_curve(estimate.predicted, estimate.std, estimate.label),
     )
 
 
-def _of_classes(said: ClassificationEstimate) -> UncertaintyMetrics:
-    """The error is one less the probability of the true class; unsure is a small greatest one."""
+def _evaluate_classification(estimate: ClassificationEstimate) -> UncertaintyMetrics:
+    """Error: 1 - probability of the true class; uncertainty: 1 - greatest probability."""
+    calibrated = estimate.calibrated
     classes: Float[np.ndarray, "n c"] = (
-        np.stack([1 - said.after, said.after], 1) if said.after.ndim == 1 else said.after
+        np.stack([1 - calibrated, calibrated], 1) if calibrated.ndim == 1 else calibrated
     )
-    is_known = ~np.isnan(said.label)
-    true = np.where(is_known, said.label, 0).astype(np.int64)
-    of_true = np.take_along_axis(classes, true[:, None], 1)[:, 0]
+    is_known = ~np.isnan(estimate.label)
+    true_class = np.where(is_known, estimate.label, 0).astype(np.int64)
+    of_true = np.take_along_axis(classes, true_class[:, None], 1)[:, 0]
     return UncertaintyMetrics(
-        coverage=set_coverage(said.sets, said.label, CONFIDENCE),
-        size=float(said.sets.sum(1).mean()),
+        coverage=set_coverage(estimate.sets, estimate.label, CONFIDENCE),
+        size=float(estimate.sets.sum(1).mean()),
         ranked_by="probability",
         errors=error_curve(of_true, 1 - classes.max(1), np.where(is_known, 1.0, np.nan)),
-        before=reliability(said.before, said.label),
-        after=reliability(said.after, said.label),
+        before=reliability(estimate.raw, estimate.label),
+        after=reliability(calibrated, estimate.label),
     )

@@ -1,4 +1,8 @@
-"""What the sureness of predictions is worth: curves and figures, as records that can be drawn."""
+"""Metrics of uncertainty, as records that can be plotted.
+
+`reliability` evaluates probabilities, `quantile_curve` standard deviations, `error_curve` the
+ranking of molecules by uncertainty, `interval_coverage` and `set_coverage` intervals and sets.
+"""
 
 from dataclasses import dataclass
 
@@ -6,8 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.stats import binomtest, norm, spearmanr
 
-N_BINS = 10
-FEWEST_IN_A_BIN = 20
+MAX_BINS = 10
+MIN_BIN_SIZE = 20
 
 _N_DRAWS = 500
 _LEVELS = tuple(round(0.05 * k, 2) for k in range(1, 20))
@@ -15,17 +19,17 @@ _LEVELS = tuple(round(0.05 * k, 2) for k in range(1, 20))
 
 @dataclass(frozen=True)
 class Reliability:
-    """How often what was predicted with a probability came true.
+    """Reliability diagram: predicted probabilities and observed frequencies.
 
     Attributes:
         predicted: mean probability in each bin.
-        observed: share that came true in each bin.
-        count: molecules in each bin.
+        observed: fraction of the molecules in each bin for which the predicted event occurred.
+        count: number of molecules in each bin.
         error: expected calibration error: sum of count / n · |observed - predicted|.
-        error_if_calibrated: what it would be on average, were the probabilities right: with few
-            molecules it is far from 0. An `error` below it is no evidence against them.
-        error_if_calibrated_95: the same, exceeded in 5 % of draws.
-        n: labelled molecules.
+        error_if_calibrated: mean expected calibration error if the probabilities were correct. With
+            few molecules it is far above 0. An `error` below it is no evidence of miscalibration.
+        error_if_calibrated_95: the error that correct probabilities exceed in 5 % of draws.
+        n: number of labelled molecules.
     """
 
     predicted: tuple[float, ...]
@@ -39,13 +43,14 @@ class Reliability:
 
 @dataclass(frozen=True)
 class QuantileCurve:
-    """How often labels lie below the quantiles that were predicted.
+    """Predicted quantiles and the fraction of labels below them.
 
     Attributes:
         level: of the quantiles.
-        observed: share of labels below them; equal to `level` where spreads are right.
+        observed: fraction of labels below each quantile; equal to `level` if the standard
+            deviations are correct.
         error: mean of |observed - level|.
-        n: labelled molecules.
+        n: number of labelled molecules.
     """
 
     level: tuple[float, ...]
@@ -56,14 +61,14 @@ class QuantileCurve:
 
 @dataclass(frozen=True)
 class ErrorCurve:
-    """Whether the errors are where the model is unsure.
+    """Sparsification curve: mean error of the molecules with the lowest uncertainty.
 
     Attributes:
-        kept: share of the molecules that is kept, the surest first.
-        error: mean absolute error of these.
-        error_at_best: the same, were they kept by their true error.
-        rank_correlation: Spearman's, of absolute error and spread; None where either is constant.
-        n: labelled molecules.
+        kept: fraction of the molecules that is kept, in order of increasing uncertainty.
+        error: mean absolute error of these molecules.
+        error_at_best: mean absolute error if molecules were kept in order of increasing error.
+        rank_correlation: Spearman's, of absolute error and uncertainty; None if either is constant.
+        n: number of labelled molecules.
     """
 
     kept: tuple[float, ...]
@@ -75,14 +80,14 @@ class ErrorCurve:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How many labels lie in their interval or set.
+    """Fraction of labels inside their interval or set.
 
     Attributes:
-        nominal: share that was promised.
-        observed: share that was found; None without a label.
+        nominal: the confidence of the intervals or sets.
+        observed: fraction of labels inside; None without a label.
         low: lower end of its 95 % binomial confidence interval (Clopper and Pearson).
-        high: upper end.
-        n: labelled molecules.
+        high: upper end of this interval.
+        n: number of labelled molecules.
     """
 
     nominal: float
@@ -95,13 +100,13 @@ class Coverage:
 def reliability(
     probability: Float[np.ndarray, "n ..."], label: Float[np.ndarray, " n"]
 ) -> Reliability | None:
-    """Compare probabilities with what came true, in bins of equal mass.
+    """Compare probabilities with observed frequencies, in bins of equal mass.
 
-    For a binary target that is the probability of class 1; for several classes the greatest one,
-    and whether that class was right. There are ten bins, fewer where a bin would hold less than 20
-    molecules; equal probabilities are not parted, so ties can make bins unequal. What the error
-    would be with right probabilities comes from 500 draws of labels from them (consistency
-    resampling), with a fixed seed.
+    For a binary target the event is class 1. For several classes it is that the most probable class
+    is correct. There are ten bins, or fewer if a bin would have less than 20 molecules. Equal
+    probabilities are always in the same bin, so bins can differ in size. The error of correct
+    probabilities is computed from 500 draws of labels from them (consistency resampling), with a
+    fixed seed.
 
     Args:
         probability: of class 1, or of every class.
@@ -116,25 +121,24 @@ def reliability(
         (consistency resampling).
     """
     if probability.ndim == 1:
-        sure, came = probability, label
+        of_event, event = probability, label
     else:
-        sure = probability.max(1)
-        came = np.where(np.isnan(label), np.nan, probability.argmax(1) == label)
-    is_known = ~np.isnan(came) & ~np.isnan(sure)
-    sure, came = sure[is_known].astype(np.float64), came[is_known].astype(np.float64)
-    n = len(sure)
+        of_event = probability.max(1)
+        event = np.where(np.isnan(label), np.nan, probability.argmax(1) == label)
+    is_known = ~np.isnan(event) & ~np.isnan(of_event)
+    of_event, event = of_event[is_known].astype(np.float64), event[is_known].astype(np.float64)
+    n = len(event)
     if not n:
         return None
-    n_bins = int(np.clip(n // FEWEST_IN_A_BIN, 1, N_BINS))
-    edges = np.unique(np.quantile(sure, np.linspace(0, 1, n_bins + 1)[1:-1]))
-    _, place = np.unique(np.searchsorted(edges, sure, side="left"), return_inverse=True)
-    count = np.bincount(place)
-    predicted = np.bincount(place, sure) / count
-
-    observed = np.bincount(place, came) / count
+    n_bins = int(np.clip(n // MIN_BIN_SIZE, 1, MAX_BINS))
+    edges = np.unique(np.quantile(of_event, np.linspace(0, 1, n_bins + 1)[1:-1]))
+    _, bins = np.unique(np.searchsorted(edges, of_event, side="left"), return_inverse=True)
+    count = np.bincount(bins)
+    predicted = np.bincount(bins, of_event) / count
+    observed = np.bincount(bins, event) / count
     rng = np.random.default_rng(0)
     drawn = [
-        np.abs(np.bincount(place, rng.random(n) < sure) / count - predicted) @ count / n
+        np.abs(np.bincount(bins, rng.random(n) < of_event) / count - predicted) @ count / n
         for _ in range(_N_DRAWS)
     ]
     return Reliability(
@@ -150,14 +154,14 @@ def reliability(
 
 def quantile_curve(
     predicted: Float[np.ndarray, " n"],
-    deviation: Float[np.ndarray, " n"],
+    std: Float[np.ndarray, " n"],
     label: Float[np.ndarray, " n"],
 ) -> QuantileCurve | None:
-    """Compare the quantiles of normal distributions with where the labels lie.
+    """Compare the quantiles of predicted normal distributions with the labels.
 
     Args:
-        predicted: means.
-        deviation: standard deviations, above 0.
+        predicted: means, in the label's unit.
+        std: standard deviations, above 0, in the label's unit.
         label: NaN where missing.
 
     Returns:
@@ -170,58 +174,64 @@ def quantile_curve(
     is_known = ~np.isnan(label) & ~np.isnan(predicted)
     if not is_known.any():
         return None
-    reached = norm.cdf((label - predicted)[is_known] / deviation[is_known])
-    observed = [float((reached <= level).mean()) for level in _LEVELS]
+    quantile_of_label = norm.cdf((label - predicted)[is_known] / std[is_known])
+    observed = [float((quantile_of_label <= level).mean()) for level in _LEVELS]
     return QuantileCurve(
-        _LEVELS,
-        tuple(observed),
-        float(np.abs(np.array(observed) - _LEVELS).mean()),
-        int(is_known.sum()),
+        level=_LEVELS,
+        observed=tuple(observed),
+        error=float(np.abs(np.array(observed) - _LEVELS).mean()),
+        n=int(is_known.sum()),
     )
 
 
 def error_curve(
     predicted: Float[np.ndarray, " n"],
-    deviation: Float[np.ndarray, " n"],
+    uncertainty: Float[np.ndarray, " n"],
     label: Float[np.ndarray, " n"],
 ) -> ErrorCurve | None:
-    """Rank molecules by their spread and see where the errors are (a sparsification curve).
+    """Rank molecules by uncertainty and compute the errors of the least uncertain ones.
 
     Args:
         predicted: in the label's unit.
-        deviation: any number that is greater where the model is less sure.
+        uncertainty: any quantity to rank by, greater where the prediction is less certain.
         label: NaN where missing.
 
     Returns:
-        The mean absolute errors of the surest 5 %, 10 % … 100 %; None without a label.
+        The mean absolute errors of the least uncertain 5 %, 10 % … 100 %; None without a label.
 
     Reference:
         Ilg et al., ECCV 2018, arXiv:1802.07095 (sparsification); Scalia et al., J. Chem. Inf.
         Model. 2020, doi:10.1021/acs.jcim.9b00975 (for molecules).
     """
     is_known = ~np.isnan(label) & ~np.isnan(predicted)
-    error, unsure = np.abs(label - predicted)[is_known], deviation[is_known]
+    error, uncertainty = np.abs(label - predicted)[is_known], uncertainty[is_known]
     n = len(error)
     if not n:
         return None
-    shares = [round(0.05 * k, 2) for k in range(1, 21)]
-    places = [max(1, round(share * n)) for share in shares]
-    varies = n > 1 and np.ptp(error) > 0 and np.ptp(unsure) > 0
-    by_spread = np.cumsum(error[np.argsort(unsure, kind="stable")])
+    kept = [round(0.05 * k, 2) for k in range(1, 21)]
+    n_kept = [max(1, round(fraction * n)) for fraction in kept]
+    varies = n > 1 and np.ptp(error) > 0 and np.ptp(uncertainty) > 0
+    by_uncertainty = np.cumsum(error[np.argsort(uncertainty, kind="stable")])
     by_error = np.cumsum(np.sort(error))
     return ErrorCurve(
-        tuple(shares),
-        tuple(float(by_spread[k - 1] / k) for k in places),
-        tuple(float(by_error[k - 1] / k) for k in places),
-        float(spearmanr(error, unsure).statistic) if varies else None,
-        n,
+        kept=tuple(kept),
+        error=tuple(float(by_uncertainty[k - 1] / k) for k in n_kept),
+        error_at_best=tuple(float(by_error[k - 1] / k) for k in n_kept),
+        rank_correlation=float(spearmanr(error, uncertainty).statistic) if varies else None,
+        n=n,
     )
 
 
 def interval_coverage(
     intervals: Float[np.ndarray, "n 2"], label: Float[np.ndarray, " n"], nominal: float
 ) -> Coverage:
-    """Count the labels in their intervals, ends included; missing labels are left out."""
+    """Compute the fraction of labels inside their intervals.
+
+    Args:
+        intervals: lower and upper ends, which are inside; NaN without a prediction.
+        label: NaN where missing.
+        nominal: the confidence of the intervals.
+    """
     is_known = ~np.isnan(label) & ~np.isnan(intervals).any(1)
     inside = (intervals[:, 0] <= label) & (label <= intervals[:, 1])
     return _coverage(inside[is_known], nominal)
@@ -230,12 +240,12 @@ def interval_coverage(
 def set_coverage(
     sets: Bool[np.ndarray, "n c"], label: Float[np.ndarray, " n"], nominal: float
 ) -> Coverage:
-    """Count the labels in their sets; missing labels are left out.
+    """Compute the fraction of labels inside their sets.
 
     Args:
         sets: which classes are in the set of each molecule.
         label: class numbers from 0; NaN where missing.
-        nominal: share that was promised.
+        nominal: the confidence of the sets.
     """
     rows = np.flatnonzero(~np.isnan(label))
     return _coverage(sets[rows, label[rows].astype(np.int64)], nominal)
@@ -245,5 +255,5 @@ def _coverage(inside: Bool[np.ndarray, " n"], nominal: float) -> Coverage:
     n = len(inside)
     if not n:
         return Coverage(nominal, None, 0.0, 1.0, 0)
-    bounds = binomtest(int(inside.sum()), n).proportion_ci(0.95, method="exact")
-    return Coverage(nominal, float(inside.mean()), float(bounds.low), float(bounds.high), n)
+    interval = binomtest(int(inside.sum()), n).proportion_ci(0.95, method="exact")
+    return Coverage(nominal, float(inside.mean()), float(interval.low), float(interval.high), n)

@@ -1,4 +1,4 @@
-"""What a fine-tuning run is told."""
+"""Settings of a fine-tuning run."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,60 +15,67 @@ from moleblend.model.encoder import EncoderConfig
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One fine-tuning run.
+    """Settings of one fine-tuning run.
 
     Attributes:
         data: table of molecules and measured values (csv, tsv, smi, sdf, parquet; also .gz).
-        target: columns to predict; left out, they are found. An empty cell is a missing label, and
-            `>10` or `<=3` is a bound.
-        out: the run folder; left out, `runs/` and the name of the table.
-        source: model file to start from, `packaged` for the pretrained model that comes with the
-            package, or `scratch` for random weights.
-        smiles: the SMILES column; found by name if empty.
+        target: columns to predict. By default they are detected. An empty cell is a missing label.
+            `>10` and `<=3` are censored labels.
+        out: the run folder. The default is `runs/` followed by the name of the table.
+        source: model file to start from; `packaged` for the pretrained model that comes with the
+            package; `scratch` for random weights.
+        smiles: the SMILES column. By default it is detected by its name.
         split: `scaffold`, `balanced` (scaffolds in random order), `cluster` (Butina on ECFP4),
-            `random`, or a column that says train, valid or test for each row.
-        task: of all targets, or of each: `regression`, `binary`, `multiclass`, or `auto`: numbers
-            are regression, unless all are 0 and 1; few texts are classes.
-        units: unit of each target, for the record; left out, as headers or a column of units say.
-        log_scale: targets whose log10 is learnt.
-        relation: column that says `>`, `=` or `<` beside the number of the target, whose bounds are
-            then known; `auto` is the one whose name is of the target, or that can be of no other
-            column; `none` reads none.
-        views: what is used of each molecule: `2d`, `3d`, `both`; `auto` is both if any row has a
-            geometry.
-        conformers: geometries computed for each molecule that comes without; of more than one an
-            epoch draws one at random, and predictions are the mean over all.
-        folds: cross-validation in so many folds instead of one test part; each fold is tested once,
-            the next one validates. The model file holds the models of all folds.
-        seeds: repeats with other seeds on the same split; the model file holds the first.
-        ensemble: members of the model, which differ by their seed; the prediction is their mean.
-        readout: of the atoms' vectors, see `heads.ModelConfig`; `auto` is the source's.
-        features: `ecfp4` (counts) and `descriptors` (of RDKit), joined to the property head, or
-            `none`; `auto` is `ecfp4`, but `none` if 3D alone is used or RDKit cannot read the
-            SMILES of a row that the model could.
-        freeze: train the property head alone, on vectors that are computed once.
-        search: trials of other settings, judged on validation, of which the best are kept; what
-            differs from the defaults is not searched.
-        pos_weight: weigh class 1 of a binary target by how rare it is: `on`, `off`, or `try` both
-            and keep what is better on validation.
-        keep_training_smiles: the model file has the SMILES of the training molecules, so that
-            `predict` names the nearest one; without, fingerprints and embeddings stay.
-        forest: trees of the random forest on ECFP4 that is trained and tested beside the model, to
-            be compared with; fewer for large tables, 0 for none.
-        epochs: of training; at most, with patience.
-        patience: epochs without a better validation figure after which training stops, and the best
-            epoch is kept; 0 keeps the last of all epochs, whatever validation says.
-        batch_size: molecules in a step.
-        learning_rate: at the end of the warm-up.
-        layer_decay: each layer of the encoder learns at so many times the rate of the one above it.
-        warmup_epochs: epochs over which the rate rises from 0; then it falls to 0 along a cosine.
-        weight_decay: decoupled.
-        ema: decay of the running mean of the weights, which is then judged and kept; 0 for none.
+            `random`, or the name of a column that holds train, valid or test for each row.
+        task: one value for all targets, or one for each: `regression`, `binary`, `multiclass`, or
+            `auto`. With `auto` numbers are regression, unless all are 0 and 1, and a few distinct
+            texts are classes.
+        units: unit of each target, for the record. By default units are read from the column names
+            or from a unit column.
+        log_scale: targets whose log10 the model learns.
+        qualifier: column with the qualifier (>, <, =) of the target's value. `auto` takes the
+            column whose name contains the target's name, or the only candidate; `none` reads no
+            such column.
+        views: what the model sees of each molecule: `2d`, `3d`, `both`. `auto` is `both` if any
+            row has a geometry, else `2d`.
+        conformers: number of geometries to compute for each molecule without one. With several,
+            each epoch draws one at random, and predictions are means over all.
+        folds: number of cross-validation folds, instead of one test set. Each fold is the test set
+            once; the next fold is its validation set. The model file holds the models of all folds.
+        seeds: number of runs with different seeds on the same split. The model file holds the
+            first.
+        ensemble: number of models that differ in their seed. The prediction is their mean.
+        readout: how atom vectors become a molecule vector, see `heads.ModelConfig`. `auto` is that
+            of the source model.
+        features: extra features for the property head: `ecfp4` (counts), `descriptors` (of RDKit),
+            both, or `none`. `auto` is `ecfp4`, or `none` if the model sees 3D only or if RDKit
+            cannot parse the SMILES of a usable row.
+        freeze: train the property head only, on molecule vectors that are computed once.
+        search: number of hyperparameter search trials. The best trial on the validation set is
+            kept. Settings that differ from their defaults are not searched.
+        pos_weight: weight class 1 of binary targets by the ratio of negatives to positives: `on`,
+            `off`, or `try` both and keep the better one on the validation set.
+        keep_training_smiles: store the SMILES of the training molecules in the model file, so that
+            `predict` can name the nearest one. Without them fingerprints and embeddings are still
+            stored.
+        forest: number of trees of the random forest baseline on ECFP4, which is trained and tested
+            on the same split. Large tables get fewer trees; 0 trains no baseline.
+        epochs: number of training epochs; the maximum if patience is set.
+        patience: number of epochs without a better validation score after which training stops and
+            the best epoch is kept. 0 trains all epochs and keeps the last one.
+        batch_size: molecules per optimiser step.
+        learning_rate: learning rate at the end of the warm-up.
+        layer_decay: factor between the learning rates of an encoder layer and the layer above it.
+        warmup_epochs: epochs over which the learning rate rises to its maximum. Afterwards it falls
+            to 0 along a cosine.
+        weight_decay: decoupled weight decay of AdamW.
+        ema: decay of the exponential moving average of the weights. The averaged weights are
+            validated and kept. 0 uses no average.
         clip_norm: largest norm of the gradient.
-        head_dropout: before the last layer of the property head.
-        seed: of everything random.
+        head_dropout: dropout before the last layer of the property head.
+        seed: seed of all random choices.
         device: `auto`, `cpu` or `cuda`.
-        encoder: of a model from scratch; with a source it is the source's.
+        encoder: encoder of a model with random weights. A source model brings its own.
     """
 
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
@@ -80,7 +87,7 @@ class TrainConfig:
     task: tuple[Task, ...] = ("auto",)
     units: tuple[str, ...] = ()
     log_scale: tuple[str, ...] = ()
-    relation: str = "auto"
+    qualifier: str = "auto"
     views: Literal["auto", "2d", "3d", "both"] = "auto"
     conformers: int = 0
     folds: int = 0
@@ -108,51 +115,66 @@ class TrainConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot run."""
+        """Check the values, alone and together."""
         check_choices(self)
-        for name in ("target", "log_scale", "features"):
-            given = getattr(self, name)
-            if len(set(given)) != len(given):
-                raise ValueError(f"a {name} is named twice: {', '.join(given)}")
-        if not self.features or (self.features[1:] and {"auto", "none"} & set(self.features)):
-            raise ValueError(
-                "features are auto or none, or one or both of ecfp4 and descriptors: "
-                f"{', '.join(self.features) or 'nothing'} came"
-            )
-        if self.target and self.units and len(self.units) != len(self.target):
-            raise ValueError(
-                f"{len(self.target)} targets, but {len(self.units)} units: one for each, or none"
-            )
-        if not self.task:
-            raise ValueError("task needs one value for all targets, or one for each")
-        not_negative = ("conformers", "forest", "patience", "warmup_epochs", "weight_decay")
-        least = dict.fromkeys(("epochs", "batch_size", "seeds", "ensemble"), 1)
-        least |= dict.fromkeys((*not_negative, "search", "seed"), 0)
-        for name, smallest in least.items():
-            if getattr(self, name) < smallest:
-                raise ValueError(f"{name} must be at least {smallest}, {getattr(self, name)} came")
+        self._check_lists()
+        self._check_numbers()
         if self.folds and (self.folds < 3 or self.seeds > 1):
             raise ValueError(
-                f"folds are at least 3, with one seed: {self.folds} folds, {self.seeds} seeds came"
+                f"got folds={self.folds} and seeds={self.seeds}, expected at least 3 folds and one "
+                "seed"
             )
         if self.folds and self.search:
             raise ValueError(
-                "search and folds do not go together: what chooses settings in one fold is what "
-                "tests them in another; search with one test part, or leave search out"
+                f"got search={self.search} and folds={self.folds}: they cannot be combined, since "
+                "the rows that select settings in one fold are test rows in another; search with "
+                "one test set, or leave out the search"
             )
-        if not (self.learning_rate > 0 and self.clip_norm > 0 and 0 < self.layer_decay <= 1):
+
+    def _check_lists(self) -> None:
+        for name in ("target", "log_scale", "features"):
+            given = getattr(self, name)
+            if len(set(given)) != len(given):
+                raise ValueError(f"{name} has duplicates: {', '.join(given)}")
+        if not self.features or (self.features[1:] and {"auto", "none"} & set(self.features)):
             raise ValueError(
-                "learning_rate and clip_norm must be positive, layer_decay in (0, 1], "
-                f"{self.learning_rate}, {self.clip_norm} and {self.layer_decay} came"
+                f"got features={', '.join(self.features) or 'nothing'}, expected auto, none, or "
+                "one or both of ecfp4 and descriptors"
+            )
+        if self.target and self.units and len(self.units) != len(self.target):
+            raise ValueError(
+                f"got {len(self.units)} units for {len(self.target)} targets, expected one for "
+                "each target, or none"
+            )
+        if not self.task:
+            raise ValueError("got no task, expected one value for all targets, or one for each")
+
+    def _check_numbers(self) -> None:
+        not_negative = ("conformers", "forest", "patience", "warmup_epochs", "weight_decay")
+        minimum = dict.fromkeys(("epochs", "batch_size", "seeds", "ensemble"), 1)
+        minimum |= dict.fromkeys((*not_negative, "search", "seed"), 0)
+        for name, smallest in minimum.items():
+            if getattr(self, name) < smallest:
+                raise ValueError(
+                    f"got {name}={getattr(self, name)}, expected a number of at least {smallest}"
+                )
+        for name in ("learning_rate", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"got {name}={getattr(self, name)}, expected a positive number")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(
+                f"got layer_decay={self.layer_decay}, expected a number above 0 and at most 1"
             )
         for name in ("head_dropout", "ema"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), {getattr(self, name)} came")
+                raise ValueError(
+                    f"got {name}={getattr(self, name)}, expected a number from 0 to below 1"
+                )
 
     @property
-    def joined(self) -> tuple[str, ...]:
-        """The features to compute, of `descriptors.FEATURES`, once `auto` is settled."""
-        assert self.features != ("auto",), "features are settled when the rows are known"
+    def extra_features(self) -> tuple[str, ...]:
+        """Features of `descriptors.FEATURES` for the property head; `auto` must be resolved."""
+        assert self.features != ("auto",), "`auto` is resolved when the rows are known"
         return () if self.features == ("none",) else self.features
 
     @property

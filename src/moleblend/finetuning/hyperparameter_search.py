@@ -1,8 +1,8 @@
-"""Settings tried one after the other, judged on validation, and the best of them kept.
+"""Hyperparameter search: trials are scored on the validation set, and the best one is kept.
 
-Optuna, an extra of the package, proposes them. Each trial stands in `search.csv` of the run folder
-as soon as it is over. A proposal follows from the trials before it, the seed and its number alone,
-so a search that was killed goes on from these rows as if it had never been stopped.
+Optuna, an optional dependency, proposes the settings. Each trial is written to `search.csv` in the
+run folder when it ends. A proposal depends only on the earlier trials, the seed and its number.
+An interrupted search therefore continues from this file with the same results.
 """
 
 import csv
@@ -18,98 +18,97 @@ import torch
 
 from moleblend.config import to_dict
 from moleblend.files import alone_with, file_sha256, replacing
+from moleblend.finetuning.callbacks import ShouldContinue
 from moleblend.finetuning.config import TrainConfig
+from moleblend.model.compat import upgrade_search_record
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
-SavedState = Literal["done", "stopped", "failed"]
-"""A trial is stopped when it falls behind the others, and has failed when its loss diverged."""
-
-GoesOn = Callable[[int, float], bool]
-"""Is told the epoch and the figure of what is kept so far; says whether to go on."""
+TrialOutcome = Literal["done", "stopped", "failed"]
+"""`stopped`: the trial was behind the other trials; `failed`: its loss diverged."""
 
 TRIALS, ORIGIN = "search.csv", "search.json"
-"""Files in the run folder: the trials, and what they are a function of."""
+"""Files in the run folder: the trials, and the data and settings that they depend on."""
 
 _IS_FINISHED = "is_finished"
 
-FIGURE = (
-    "the figure, of which more is better, is the mean ROC-AUC of the classes less the mean RMSE of "
-    "the values in standard deviations, whichever there are"
+SCORE = (
+    "the score (higher is better) is the mean ROC-AUC of the classification targets minus the mean "
+    "RMSE of the regression targets in standard deviations"
 )
-"""What a trial is judged by on validation; where neither is defined it is the negative loss."""
+"""How a trial is scored on the validation set; the negative loss if neither is defined."""
 
 NOTE = (
-    "the winner's validation figure is the best of many on the same molecules, so new ones will be "
-    "predicted worse than it says; what is said of sureness is fitted to these molecules too; the "
-    "test part is read once, by the model that is kept"
+    "the validation score of the best trial is optimistically biased, since it is the best of many "
+    "on the same molecules; calibration and intervals are fitted to these molecules, too; the "
+    "test set is evaluated once, with the kept model"
 )
 
-_UNCHANGED = (
+_WITHOUT_EFFECT = (
     *("data", "source", "out", "search", "seeds", "ensemble", "keep_training_smiles", "forest"),
 )
-"""Settings that do not change what a trial finds, or whose files are known by their hash."""
+"""Settings that do not change a trial, or whose files are identified by their hash."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training with settings that were proposed.
+    """One training with proposed settings.
 
     Attributes:
         number: counted from 1.
-        settings: by the names of `TrainConfig`; `features` is one text.
-        state: how it ended.
-        figures: after each epoch, of the weights that are kept so far, see `FIGURE`.
-        seconds: it took.
+        settings: settings by their name in `TrainConfig`; `features` is one string.
+        state: how the trial ended.
+        scores: validation score of the kept weights after each epoch, see `SCORE`.
+        seconds: duration.
         reason: why it failed.
     """
 
     number: int
     settings: dict[str, Any]
-    state: SavedState
-    figures: tuple[float, ...]
+    state: TrialOutcome
+    scores: tuple[float, ...]
     seconds: float
     reason: str = ""
 
     @property
-    def figure(self) -> float:
-        """Of the weights that were kept; NaN where there was no epoch."""
-        return self.figures[-1] if self.figures else float("nan")
+    def score(self) -> float:
+        """Score of the kept weights; NaN without an epoch."""
+        return self.scores[-1] if self.scores else float("nan")
 
 
 @dataclass(frozen=True)
 class Search:
-    """What a search found.
+    """The trials of a search.
 
     Attributes:
-        config: with the settings of the best trial.
-        trials: in their order; the first has the settings that came.
-        best: of those that came to an end.
+        config: settings of the run with those of the best trial.
+        trials: in their order; the first one has the initial settings.
+        best: best of the trials that are done.
     """
 
     config: TrainConfig
     trials: tuple[Trial, ...]
     best: Trial
 
-    def account(self) -> dict[str, Any]:
-        """Say what was done, as JSON knows it."""
+    def summary(self) -> dict[str, Any]:
+        """Summarise the search for metrics.json."""
         states = [trial.state for trial in self.trials]
         return {
             "trials": len(states),
             **{state: states.count(state) for state in ("done", "stopped", "failed")},
             "best": self.best.number,
-            "figure": self.best.figure,
-            "figure_of_trial_1": self.trials[0].figure if self.trials[0].figures else None,
-            "found": self.best.settings,
+            "score": self.best.score,
+            "score_of_trial_1": self.trials[0].score if self.trials[0].scores else None,
+            "best_settings": self.best.settings,
             "note": NOTE,
         }
 
 
 def require_optuna() -> None:
-    """Make sure that settings can be searched.
+    """Check that Optuna is installed.
 
     Raises:
         ValueError: Optuna is not installed.
@@ -122,99 +121,98 @@ def require_optuna() -> None:
 
 
 def is_unfinished(folder: Path) -> bool:
-    """Whether a search was begun in a run folder and no run came of it."""
+    """Return whether a run folder holds a search without a finished run."""
     origin, model = folder / ORIGIN, folder / "model.safetensors"
     if not origin.is_file():
         return False
-    told = json.loads(origin.read_text(encoding="utf-8"))
-    return not (told.get(_IS_FINISHED, True) and model.is_file())
+    record = json.loads(origin.read_text(encoding="utf-8"))
+    return not (record.get(_IS_FINISHED, True) and model.is_file())
 
 
 def finish(folder: Path) -> None:
-    """Remember that a run came of the search in a run folder."""
-    told = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
-    _write_origin(folder, told | {_IS_FINISHED: True})
+    """Record that the run of the search in a run folder is finished."""
+    record = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
+    _write_origin(folder, record | {_IS_FINISHED: True})
 
 
-def forget(folder: Path) -> None:
-    """Remove the record of a search, which the next run in this folder would contradict."""
+def remove_record(folder: Path) -> None:
+    """Remove the files of an earlier search, which the next run would contradict."""
     for name in (TRIALS, ORIGIN):
         (folder / name).unlink(missing_ok=True)
 
 
 def search(
     config: TrainConfig,
-    attempt: Callable[[TrainConfig, GoesOn], None],
+    attempt: Callable[[TrainConfig, ShouldContinue], None],
     say: Callable[[str], None],
     *,
     model: Path | None,
     has_classes: bool,
-    has_features: bool,
+    search_features: bool,
     resume: bool = False,
 ) -> Search:
-    """Try `config.search` settings and keep the best.
+    """Run `config.search` trials and keep the best one.
 
-    The first trial has the settings that came. What differs from `TrainConfig`'s defaults was
-    chosen by the user and is kept; only `pos_weight="try"` asks for a search of its own. Once
-    five trials have come to an end, one that is behind their median at the same epoch is stopped,
-    after half of the epochs.
+    The first trial has the settings of `config`. Settings that differ from the defaults of
+    `TrainConfig` are not searched; `pos_weight="try"` is searched. After five trials are done, a
+    trial is stopped if it is behind their median at the same epoch, after half of the epochs.
 
     Args:
-        config: of the run.
-        attempt: trains on the training part, judged on validation; it tells each epoch, and stops
-            when it is told to.
-        say: where each trial is told.
-        model: the file that is started from; None for random weights.
-        has_classes: there is a binary target, so `pos_weight` is a question.
-        has_features: which features are joined is a question.
-        resume: go on with the trials in the run folder.
+        config: settings of the run.
+        attempt: trains on the training set and scores on the validation set. It calls the function
+            after each epoch and stops if that returns False.
+        say: prints a line per trial.
+        model: file of the source model; None for random weights.
+        has_classes: whether there is a binary target, so that `pos_weight` is searched.
+        search_features: whether extra features are searched.
+        resume: continue the trials in the run folder.
 
     Raises:
-        ValueError: Optuna is not installed, nothing is left to be searched, the trials in the
-            folder were of other data or settings, or none came to an end.
+        ValueError: Optuna is not installed, all settings are given, the trials in the folder have
+            other data or settings, or no trial is done.
     """
     require_optuna()
-    space = _space(config, has_classes=has_classes, has_features=has_features)
+    space = _search_space(config, has_classes=has_classes, search_features=search_features)
     if not space:
-        raise ValueError("nothing is left to be searched: all settings were given")
-    kept = config.folder / TRIALS
-    with alone_with(kept):
-        trials = _begun(config, model, space) if resume else []
+        raise ValueError("there is nothing to search: all settings differ from their defaults")
+    path = config.folder / TRIALS
+    with alone_with(path):
+        trials = _read_trials(config, model, space) if resume else []
         if not resume:
-            forget(config.folder)
+            remove_record(config.folder)
         _write_origin(config.folder, _origin(config, model, space) | {_IS_FINISHED: False})
         if not resume:
-            _write(trials, space, kept)
-        searched = ", ".join(f"{name} ({_told(asked)})" for name, asked in space.items())
-        say(f"search: {config.search} trials over {searched}; {FIGURE}")
+            _write_trials(trials, space, path)
+        searched = ", ".join(f"{name} ({_describe_range(asked)})" for name, asked in space.items())
+        say(f"search: {config.search} trials over {searched}; {SCORE}")
         if trials:
-            say(f"{len(trials)} trials were there from before")
-        study = _study(config)
+            say(f"continuing after {len(trials)} earlier trials")
+        study = _make_study(config)
         for trial in trials:
-            study.add_trial(_frozen(trial, space))
+            study.add_trial(_to_optuna(trial, space))
         for number in range(len(trials) + 1, config.search + 1):
             try:
-                trials.append(_tried(config, number, study, space, attempt))
+                trials.append(_run_trial(config, number, study, space, attempt))
             except KeyboardInterrupt:
-                say(f"{len(trials)} trials are kept in {kept}; --resume goes on with them")
+                say(f"{len(trials)} trials are saved in {path}; continue with --resume")
                 raise
-            _write(trials, space, kept)
-            say(_line(trials, config.search))
+            _write_trials(trials, space, path)
+            say(_describe_last(trials, config.search))
     done = [trial for trial in trials if trial.state == "done"]
     if not done:
         raise ValueError(
-            f"none of the {len(trials)} trials came to an end; the first says: {trials[0].reason}"
+            f"all {len(trials)} trials failed or were stopped; reason of the first: "
+            f"{trials[0].reason}"
         )
-    best = max(done, key=lambda trial: trial.figure)
-    found = Search(_applied(config, best.settings), tuple(trials), best)
-    say(f"search: trial {best.number} is the best, {_settings(best)}; {NOTE}")
-    return found
+    best = max(done, key=lambda trial: trial.score)
+    say(f"search: trial {best.number} is the best, {_describe_settings(best)}; {NOTE}")
+    return Search(_with_settings(config, best.settings), tuple(trials), best)
 
 
-def _space(
-    config: TrainConfig, *, has_classes: bool, has_features: bool
+def _search_space(
+    config: TrainConfig, *, has_classes: bool, search_features: bool
 ) -> dict[str, "BaseDistribution"]:
-    """Give what each setting may be; what the user has set is not searched."""
+    """Return the range of each searched setting; settings that the user changed are left out."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     space: dict[str, BaseDistribution] = {
@@ -228,27 +226,26 @@ def _space(
         "weight_decay": FloatDistribution(1e-4, 1.0, log=True),
         "ema": CategoricalDistribution((0.0, 0.9, 0.99)),
     }
-    usual = TrainConfig(config.data)
-    # Features are settled by now, so they differ from the default even where nobody named them.
-    left_out = set() if has_features else {"features"}
+    defaults = TrainConfig(config.data)
+    # Features are resolved by now, so they differ from the default even if the user gave none.
+    left_out = set() if search_features else {"features"}
     left_out |= {
         name
         for name in space
-        if name != "features" and getattr(config, name) != getattr(usual, name)
+        if name != "features" and getattr(config, name) != getattr(defaults, name)
     }
     if config.pos_weight == "try":
         left_out.discard("pos_weight")
     if not has_classes:
         left_out.add("pos_weight")
-    if config.source == "scratch":  # random vectors, frozen, are no start
+    if config.source == "scratch":  # a frozen encoder with random weights is not useful
         left_out.add("freeze")
     if config.freeze:
         left_out.add("layer_decay")
     return {name: asked for name, asked in space.items() if name not in left_out}
 
 
-def _told(asked: "BaseDistribution") -> str:
-    """Say what a setting may be."""
+def _describe_range(asked: "BaseDistribution") -> str:
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     if isinstance(asked, CategoricalDistribution):
@@ -257,50 +254,52 @@ def _told(asked: "BaseDistribution") -> str:
     return f"{asked.low:g} to {asked.high:g}"
 
 
-def _study(config: TrainConfig) -> "Study":
-    """Begin a study that stops trials behind the median, after half of the epochs."""
+def _make_study(config: TrainConfig) -> "Study":
+    """Make a study that stops trials below the median, after half of the epochs."""
     import optuna
 
     pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=config.epochs // 2)
     return optuna.create_study(direction="maximize", pruner=pruner)
 
 
-def _starts(config: TrainConfig, space: dict[str, "BaseDistribution"]) -> list[dict[str, Any]]:
-    """Give the settings of the first trials: those that came; with `try`, in both ways."""
-    came = {name: getattr(config, name) for name in space}
-    if "features" in came:
-        came["features"] = " ".join(config.features)
-    ways = ("off", "on") if config.pos_weight == "try" and "pos_weight" in came else ()
-    return [came | {"pos_weight": way} for way in ways] or [came]
+def _first_settings(
+    config: TrainConfig, space: dict[str, "BaseDistribution"]
+) -> list[dict[str, Any]]:
+    """Return the settings of the first trials: those of the run, with `try` both options."""
+    initial = {name: getattr(config, name) for name in space}
+    if "features" in initial:
+        initial["features"] = " ".join(config.features)
+    options = ("off", "on") if config.pos_weight == "try" and "pos_weight" in initial else ()
+    return [initial | {"pos_weight": option} for option in options] or [initial]
 
 
-def _tried(
+def _run_trial(
     config: TrainConfig,
     number: int,
     study: "Study",
     space: dict[str, "BaseDistribution"],
-    attempt: Callable[[TrainConfig, GoesOn], None],
+    attempt: Callable[[TrainConfig, ShouldContinue], None],
 ) -> Trial:
-    """Ask for settings, train with them and tell the study how that went."""
+    """Ask the study for settings, train with them, and report the outcome to the study."""
     import optuna
 
-    starts = _starts(config, space)
-    if number <= len(starts):
-        study.enqueue_trial(starts[number - 1])
+    first = _first_settings(config, space)
+    if number <= len(first):
+        study.enqueue_trial(first[number - 1])
     seed = np.random.SeedSequence([config.seed, number]).generate_state(1)[0]
     study.sampler = optuna.samplers.TPESampler(seed=int(seed))
-    trial, figures, is_behind = study.ask(space), [], False
+    trial, scores, is_behind = study.ask(space), [], False
 
-    def goes_on(epoch: int, figure: float) -> bool:
+    def should_continue(epoch: int, score: float) -> bool:
         nonlocal is_behind
-        figures.append(figure)
-        trial.report(figure, epoch)
+        scores.append(score)
+        trial.report(score, epoch)
         is_behind = trial.should_prune()
         return not is_behind
 
-    state, reason, began = "done", "", time.monotonic()
+    state, reason, started = "done", "", time.monotonic()
     try:
-        attempt(_applied(config, trial.params), goes_on)
+        attempt(_with_settings(config, trial.params), should_continue)
     except (FloatingPointError, torch.OutOfMemoryError) as error:
         state, reason = "failed", " ".join(str(error).split())
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
@@ -309,71 +308,73 @@ def _tried(
             state = "stopped"
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         else:
-            study.tell(trial, figures[-1])
-    seconds = round(time.monotonic() - began, 1)
-    return Trial(number, dict(trial.params), state, tuple(figures), seconds, reason)
+            study.tell(trial, scores[-1])
+    seconds = round(time.monotonic() - started, 1)
+    return Trial(number, dict(trial.params), state, tuple(scores), seconds, reason)
 
 
-def _applied(config: TrainConfig, settings: dict[str, Any]) -> TrainConfig:
-    """Put settings into a configuration."""
-    given = dict(settings)
-    if "features" in given:
-        given["features"] = tuple(given["features"].split())
-    return replace(config, **given)
+def _with_settings(config: TrainConfig, settings: dict[str, Any]) -> TrainConfig:
+    """Replace settings of a configuration by those of a trial."""
+    values = dict(settings)
+    if "features" in values:
+        values["features"] = tuple(values["features"].split())
+    return replace(config, **values)
 
 
-def _frozen(trial: Trial, space: dict[str, "BaseDistribution"]) -> "FrozenTrial":
-    """Give a trial from before as Optuna remembers it."""
+def _to_optuna(trial: Trial, space: dict[str, "BaseDistribution"]) -> "FrozenTrial":
+    """Convert an earlier trial for Optuna."""
     from optuna.trial import TrialState, create_trial
 
     states = {"done": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
     return create_trial(
         state=states[trial.state],
-        # A failed trial has no value; that of a stopped one is, as Optuna has it, its last figure.
-        value=None if trial.state == "failed" else trial.figure,
+        # As in Optuna, a failed trial has no value and a stopped trial has its last score.
+        value=None if trial.state == "failed" else trial.score,
         params=trial.settings,
         distributions=space,
-        intermediate_values=dict(enumerate(trial.figures, 1)),
+        intermediate_values=dict(enumerate(trial.scores, 1)),
     )
 
 
 def _origin(config: TrainConfig, model: Path | None, space: Iterable[str]) -> dict[str, Any]:
-    """All that the trials are a function of, beside their number."""
-    settings = {key: value for key, value in to_dict(config).items() if key not in _UNCHANGED}
-    told = {
+    """Collect all that the trials depend on, except their number."""
+    settings = {key: value for key, value in to_dict(config).items() if key not in _WITHOUT_EFFECT}
+    origin = {
         "data": file_sha256(Path(config.data)),
         "from": "scratch" if model is None else file_sha256(model),
         **settings,
         "searched": list(space),
     }
-    return json.loads(json.dumps(told))
+    return json.loads(json.dumps(origin))
 
 
-def _write_origin(folder: Path, told: dict[str, Any]) -> None:
+def _write_origin(folder: Path, origin: dict[str, Any]) -> None:
     with replacing(folder / ORIGIN) as temporary:
-        temporary.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
 
 
-def _begun(
+def _read_trials(
     config: TrainConfig, model: Path | None, space: dict[str, "BaseDistribution"]
 ) -> list[Trial]:
-    """Read the trials from before, if they were of the same data and settings."""
+    """Read the earlier trials and check that their data and settings are the same."""
     path = config.folder / ORIGIN
-    told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    told.pop(_IS_FINISHED, None)
+    saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    saved = upgrade_search_record(saved)
+    saved.pop(_IS_FINISHED, None)
     origin = _origin(config, model, space)
-    changed = [name for name in {**told, **origin} if told.get(name) != origin.get(name)]
+    changed = [name for name in {**saved, **origin} if saved.get(name) != origin.get(name)]
     if changed:
         raise ValueError(
-            f"{config.folder}: a resumed search goes on as it began, but these differ: "
-            f"{', '.join(changed)}; without --resume and with another --out it begins anew"
+            f"{config.folder}: the search cannot be resumed, since these settings differ: "
+            f"{', '.join(changed)}; start a new search in another --out, without --resume"
         )
     with (config.folder / TRIALS).open(newline="", encoding="utf-8") as file:
-        return [_read(row, space) for row in csv.DictReader(file)][: config.search]
+        rows = map(upgrade_search_record, csv.DictReader(file))
+        return [_parse_trial(row, space) for row in rows][: config.search]
 
 
-def _read(row: dict[str, str], space: dict[str, "BaseDistribution"]) -> Trial:
-    """Read a row of `search.csv`."""
+def _parse_trial(row: dict[str, str], space: dict[str, "BaseDistribution"]) -> Trial:
+    """Parse a row of `search.csv`."""
     from optuna.distributions import CategoricalDistribution
 
     settings: dict[str, Any] = {}
@@ -383,42 +384,42 @@ def _read(row: dict[str, str], space: dict[str, "BaseDistribution"]) -> Trial:
         else:
             settings[name] = float(row[name])
     state = {"done": "done", "stopped": "stopped", "failed": "failed"}[row["state"]]
-    figures = tuple(float(text) for text in row["figures"].split())
-    return Trial(int(row["trial"]), settings, state, figures, float(row["seconds"]), row["reason"])
+    scores = tuple(float(text) for text in row["scores"].split())
+    return Trial(int(row["trial"]), settings, state, scores, float(row["seconds"]), row["reason"])
 
 
-def _write(trials: Sequence[Trial], space: Iterable[str], path: Path) -> None:
-    """Write all trials, whole or not at all."""
+def _write_trials(trials: Sequence[Trial], space: Iterable[str], path: Path) -> None:
+    """Write all trials; the old file stays if writing fails."""
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        head = ("trial", "state", "figure", "epochs", "seconds", *space, "figures", "reason")
+        head = ("trial", "state", "score", "epochs", "seconds", *space, "scores", "reason")
         writer.writerow(head)
         for trial in trials:
-            values = [trial.settings[name] for name in space]
-            figures = " ".join(map(repr, trial.figures))
-            told = [trial.number, trial.state, trial.figures[-1] if trial.figures else ""]
-            told += [len(trial.figures), trial.seconds, *values, figures, trial.reason]
-            writer.writerow(told)
+            score = trial.score if trial.scores else ""
+            settings = [trial.settings[name] for name in space]
+            scores = " ".join(map(repr, trial.scores))
+            row = [trial.number, trial.state, score, len(trial.scores), trial.seconds]
+            writer.writerow([*row, *settings, scores, trial.reason])
 
 
-def _settings(trial: Trial) -> str:
+def _describe_settings(trial: Trial) -> str:
     return ", ".join(
         f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in trial.settings.items()
     )
 
 
-def _line(trials: Sequence[Trial], n_trials: int) -> str:
-    """Say how the last trial went."""
+def _describe_last(trials: Sequence[Trial], n_trials: int) -> str:
+    """Describe the last trial in one line."""
     last = trials[-1]
-    said = f"trial {last.number} of {n_trials}: {_settings(last)}: "
+    text = f"trial {last.number} of {n_trials}: {_describe_settings(last)}: "
     if last.state == "failed":
-        return f"{said}failed, {last.reason}"
-    ended = "" if last.state == "done" else ", stopped: behind the others"
+        return f"{text}failed, {last.reason}"
+    stopped = "" if last.state == "done" else ", stopped: below the median of the other trials"
     done = [trial for trial in trials if trial.state == "done"]
-    best = max(done, key=lambda trial: trial.figure, default=last)
-    so_far = "the best so far" if best is last else f"trial {best.number} has {best.figure:.4f}"
+    best = max(done, key=lambda trial: trial.score, default=last)
+    comparison = "best so far" if best is last else f"trial {best.number} has {best.score:.4f}"
     return (
-        f"{said}{last.figure:.4f} after epoch {len(last.figures)}{ended} "
-        f"({last.seconds:.0f} s; {so_far})"
+        f"{text}{last.score:.4f} after epoch {len(last.scores)}{stopped} "
+        f"({last.seconds:.0f} s; {comparison})"
     )

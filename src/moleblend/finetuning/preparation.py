@@ -1,9 +1,9 @@
-"""A table of measurements made ready for fine-tuning: molecules, labels and parts."""
+"""Prepare a fine-tuning run: read a table into molecules, labels and splits."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int64
@@ -20,33 +20,39 @@ from moleblend.data.table import Table, find_smiles_column, read_molecules
 from moleblend.data.targets import Target
 from moleblend.evaluation.baseline import plan_forest
 from moleblend.finetuning.config import TrainConfig
-from moleblend.finetuning.resolved_settings import describe_settings, resolve_settings
+from moleblend.finetuning.resolved_settings import (
+    ResolvedSettings,
+    describe_settings,
+    resolve_settings,
+)
 from moleblend.finetuning.run import Start
 from moleblend.model import checkpoint
 from moleblend.model.blending import ShownViews
 from moleblend.model.encoder import EncoderConfig
-from moleblend.prediction.inputs import Row, prepare
+from moleblend.prediction.inputs import InputRules, Row, prepare
 from moleblend.prediction.outputs import check_names
+
+_SETS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
-    """What a run learns from, and all that was decided on the way there.
+class PreparedRun:
+    """Inputs of a run: data, splits, source model, and settings without `auto`.
 
     Attributes:
-        config: of the run, in which the features are settled.
-        start: what every training begins with.
-        origin: file of the model that is started from; None for random weights.
-        table: as it was read.
-        smiles: its SMILES column; empty where mol blocks are read.
+        config: settings of the run, with resolved features.
+        start: what all trainings have in common.
+        origin: file of the source model; None for random weights.
+        table: the table.
+        smiles: its SMILES column; empty if mol blocks are read.
         rows: status and reason of every row of the table.
-        usable: the rows that have a molecule and a label, counted from 0.
-        data: these.
-        splits: one, or the folds; they count among the usable rows.
-        duplicates: molecules that stand in several rows.
-        n_trees: of the forest.
-        features_note: why nothing is joined; may be empty.
-        forest_note: what should be known of the number of trees; may be empty.
+        usable: rows with a molecule and a label, counted from 0.
+        data: molecules and labels of these rows.
+        splits: one split, or one for each fold; they count among the usable rows.
+        duplicates: molecules in several rows.
+        n_trees: trees of the random forest baseline.
+        features_note: why no features are added; may be empty.
+        baseline_note: comment on the number of trees; may be empty.
     """
 
     config: TrainConfig
@@ -61,41 +67,51 @@ class Prepared:
     duplicates: Duplicates
     n_trees: int
     features_note: str
-    forest_note: str
+    baseline_note: str
 
-    def choices(self, config: TrainConfig, data: MoleculeDataset) -> dict[str, Any]:
-        """Gather what was decided, with the settings and features that a search has found."""
+    def settings(self, config: TrainConfig, data: MoleculeDataset) -> ResolvedSettings:
+        """Resolve the settings of a run.
+
+        Args:
+            config: settings; after a search those of the best trial.
+            data: the usable rows with the extra features of `config`.
+        """
         target_columns, views = self.start.target_columns, self.start.views
-        found = resolve_settings(
+        settings = resolve_settings(
             config, target_columns, self.smiles, views, len(self.rows), data, self.splits
         )
-        found["repeats"] = self.duplicates.to_dict()
-        found["notes"] += self.duplicates.sentences()
-        found["notes"] += [note for note in (self.features_note, self.forest_note) if note]
-        return found
+        more_notes = (
+            *self.duplicates.sentences(),
+            *(note for note in (self.features_note, self.baseline_note) if note),
+        )
+        return replace(
+            settings,
+            duplicates=self.duplicates.to_dict(),
+            notes=(*settings.notes, *more_notes),
+        )
 
-    def describe(self, choices: dict[str, Any]) -> list[str]:
-        """Say every choice, and which rows are left out, in a sentence each."""
+    def describe(self, settings: ResolvedSettings) -> list[str]:
+        """Describe the resolved settings and the excluded rows, one sentence each."""
         return [
-            *describe_settings(choices, self.start.target_columns, self.table),
-            *_lost(self.rows, self.table),
+            *describe_settings(settings, self.start.target_columns, self.table),
+            *_describe_excluded(self.rows, self.table),
         ]
 
 
-def prepared(
+def prepare_run(
     config: TrainConfig, errors: Literal["keep", "raise"], say: Callable[[str], None]
-) -> Prepared:
-    """Read the table and the source of a run, and settle what they decide.
+) -> PreparedRun:
+    """Read the table and the source model, and resolve the settings that depend on them.
 
     Args:
-        config: of the run.
-        errors: a row without a usable molecule is left out, or raises an error.
-        say: is told what is to be known of the file, before anything else may be wrong with it.
+        config: settings of the run.
+        errors: exclude rows without a usable molecule (`keep`), or raise an error.
+        say: prints notes on the file format, before any error of its content.
 
     Raises:
-        FileNotFoundError: the table or the source is not there.
-        ValueError: no target is clear, a column is missing, most of its cells are no labels, or a
-            part is left without labels.
+        FileNotFoundError: the table or the source model does not exist.
+        ValueError: no target is detected, a column is missing, most of its cells are not labels, or
+            a set has no labels.
         MoleculeError: a row has no usable molecule and `errors` is "raise".
     """
     origin = None if config.source == "scratch" else checkpoint.locate(config.source)
@@ -103,42 +119,45 @@ def prepared(
     encoder = source.config.encoder if source else config.encoder
     if config.encoder not in (encoder, EncoderConfig()):
         raise ValueError(
-            f"{config.source}: its encoder is taken as it is, but other encoder settings came; "
+            f"{config.source}: got encoder settings that differ from those of the source model; "
             "leave them out"
         )
     table = read_table(config.data)
     for note in table.notes:
         say(note)
     if not len(table):
-        raise ValueError(f"{config.data}: none of its 0 rows can be used")
+        raise ValueError(f"{config.data}: the table has no rows")
     smiles = (
         "" if table.blocks and not config.smiles else config.smiles or find_smiles_column(table)
     )
-    target_columns = _read_assay(table, smiles, config)
+    target_columns = _read_targets(table, smiles, config)
     views, rows = _read_rows(table, smiles, config, encoder)
     if errors == "raise":
         for k, row in enumerate(rows):
             if row.molecule is None:
                 raise MoleculeError(f"{table.source}, {table.place(k)}: {row.reason}")
-    rows = [_with_label(row, target_columns, k) for k, row in enumerate(rows)]
+    rows = [_exclude_unlabelled(row, target_columns, k) for k, row in enumerate(rows)]
     usable = np.array([k for k, row in enumerate(rows) if row.molecule is not None], np.int64)
     if not len(usable):
-        reason = f": the first is {rows[0].status} ({rows[0].reason})" if rows else ""
-        raise ValueError(f"{config.data}: none of its {len(rows)} rows can be used{reason}")
+        raise ValueError(
+            f"{config.data}: none of the {len(rows)} rows is usable; row 1 is {rows[0].status} "
+            f"({rows[0].reason})"
+        )
     molecules = [row.molecule for row in rows if row.molecule is not None]
-    config, features_note = _settle_features(config, views, molecules)
-    texts = [molecule.smiles for molecule in molecules]
-    features = molecule_features(texts, config.joined)
+    config, features_note = _resolve_features(config, views, molecules)
+    canonical = [molecule.smiles for molecule in molecules]
+    features = molecule_features(canonical, config.extra_features)
     data = MoleculeDataset(
         molecules, target_columns.values[usable], target_columns.censoring[usable], features
     )
-    splits = _splits(table, usable, data, config)
+    splits = _make_splits(table, usable, data, config)
     classes = {
         label_column.name: label_column.classes for label_column in target_columns.label_columns
     }
-    duplicates = find_duplicates(texts, usable, data.labels, data.censoring, classes, splits)
-    n_trees, forest_note = plan_forest(config.forest, target_columns, data, splits, config.seeds)
-    return Prepared(
+    duplicates = find_duplicates(canonical, usable, data.labels, data.censoring, classes, splits)
+    kinds = [label_column.kind for label_column in target_columns.label_columns]
+    n_trees, baseline_note = plan_forest(config.forest, kinds, data, splits, config.seeds)
+    return PreparedRun(
         config=config,
         start=Start(source, encoder, views, target_columns),
         origin=origin,
@@ -151,25 +170,30 @@ def prepared(
         duplicates=duplicates,
         n_trees=n_trees,
         features_note=features_note,
-        forest_note=forest_note,
+        baseline_note=baseline_note,
     )
 
 
-def _read_assay(table: Table, smiles: str, config: TrainConfig) -> TargetColumns:
-    """Read the labels; targets whose predictions would have the same names are refused."""
+def _read_targets(table: Table, smiles: str, config: TrainConfig) -> TargetColumns:
+    """Read the labels; refuse targets whose prediction columns would have the same names."""
     target_columns = read_target_columns(
         table,
         config.target,
         tasks=config.task,
         units=config.units,
         log_scale=config.log_scale,
-        relation=config.relation,
+        relation=config.qualifier,
         not_targets=[smiles, *([config.split] if config.split not in SPLITS else [])],
     )
     check_names(
         [
-            Target(m.name, m.kind, log10=m.name in config.log_scale, classes=m.classes)
-            for m in target_columns.label_columns
+            Target(
+                column.name,
+                column.kind,
+                log10=column.name in config.log_scale,
+                classes=column.classes,
+            )
+            for column in target_columns.label_columns
         ],
         max(config.ensemble, config.folds),
     )
@@ -179,7 +203,7 @@ def _read_assay(table: Table, smiles: str, config: TrainConfig) -> TargetColumns
 def _read_rows(
     table: Table, smiles: str, config: TrainConfig, encoder: EncoderConfig
 ) -> tuple[ShownViews, list[Row]]:
-    """Read the molecules and decide what is used of them."""
+    """Read the molecules and resolve the views."""
     items = list(read_molecules(table, smiles=smiles or None, features=encoder.features))
     views: ShownViews
     if config.views == "auto":
@@ -189,18 +213,19 @@ def _read_rows(
         views = "both" if has_3d else "2d"
     else:
         views = config.views
-    # What `auto` makes of the features depends on the rows, and costs none.
-    joined = () if config.features == ("auto",) else config.joined
-    return views, prepare(items, views, encoder.max_atoms, config.conformers, joined)
+    # `auto` features never exclude a row.
+    features = () if config.features == ("auto",) else config.extra_features
+    rules = InputRules(views, encoder.max_atoms, required=features)
+    return views, prepare(items, rules, config.conformers)
 
 
-def _settle_features(
+def _resolve_features(
     config: TrainConfig, views: ShownViews, molecules: Sequence[Molecule]
 ) -> tuple[TrainConfig, str]:
-    """Say which features are joined, where that was left open.
+    """Resolve `auto` features.
 
     Returns:
-        The configuration, and why nothing is joined.
+        The configuration, and why no features are added.
     """
     if config.features != ("auto",):
         return config, ""
@@ -209,69 +234,72 @@ def _settle_features(
     unreadable = [molecule.smiles for molecule in molecules if not is_readable(molecule.smiles)]
     if unreadable:
         return replace(config, features=("none",)), (
-            "no fingerprints are joined, since RDKit does not read the SMILES of some usable rows "
-            f"({len(unreadable):,}, such as {unreadable[0]}); --features ecfp4 joins them and "
-            "loses these rows"
+            "no fingerprints are used, since RDKit cannot parse the SMILES of "
+            f"{len(unreadable):,} usable rows, such as {unreadable[0]}; --features ecfp4 uses "
+            "fingerprints and excludes these rows"
         )
     return replace(config, features=("ecfp4",)), ""
 
 
-def _lost(rows: Sequence[Row], table: Table) -> list[str]:
-    """Say how many rows are left out, and why the first of each status is."""
-    found: dict[str, list[int]] = {}
+def _describe_excluded(rows: Sequence[Row], table: Table) -> list[str]:
+    """Count the excluded rows by status, with the first of each."""
+    by_status: dict[str, list[int]] = {}
     for k, row in enumerate(rows):
         if row.molecule is None:
-            found.setdefault(row.status, []).append(k)
+            by_status.setdefault(row.status, []).append(k)
     return [
-        f"rows left out as {status}: {len(places):,}; the first is {table.place(places[0])}: "
-        f"{rows[places[0]].reason}"
-        for status, places in found.items()
+        f"excluded rows with status {status}: {len(places):,}; the first is "
+        f"{table.place(places[0])}: {rows[places[0]].reason}"
+        for status, places in by_status.items()
     ]
 
 
-def _with_label(row: Row, target_columns: TargetColumns, k: int) -> Row:
-    """Set a row without any label aside."""
+def _exclude_unlabelled(row: Row, target_columns: TargetColumns, k: int) -> Row:
+    """Exclude a row without any label."""
     if row.molecule is not None and all(
-        np.isnan(m.values[k]) for m in target_columns.label_columns
+        np.isnan(column.values[k]) for column in target_columns.label_columns
     ):
         return Row(None, "no_label", "no target has a label")
     return row
 
 
-def _splits(
+def _make_splits(
     table: Table, usable: Int64[np.ndarray, " n"], data: MoleculeDataset, config: TrainConfig
 ) -> tuple[Split, ...]:
-    """Split the usable rows, once or into folds; every part needs some."""
+    """Split the usable rows, once or into folds; no set may be empty."""
     smiles = [molecule.smiles for molecule in data.molecules]
     if config.folds and config.split not in SPLITS:
-        raise ValueError(f"folds are made by {', '.join(SPLITS)}, not by a column {config.split!r}")
+        raise ValueError(
+            f"got split={config.split} with folds={config.folds}, expected one of "
+            f"{', '.join(SPLITS)}: a column cannot define folds"
+        )
     if config.split in ("scaffold", "balanced", "cluster"):
         for row, text in zip(usable, smiles, strict=True):
             if not is_readable(text):
                 raise ValueError(
-                    f"{table.source}, {table.place(int(row))}: RDKit does not read {text}, as it "
-                    f"wrote this molecule, so the {config.split} split has no place for it; "
-                    "--split random or a column has one"
+                    f"{table.source}, {table.place(int(row))}: RDKit cannot parse its own SMILES "
+                    f"{text} of this molecule, which the {config.split} split needs; use --split "
+                    "random or a split column"
                 )
     if config.folds:
         return folds(config.split, smiles, config.folds, config.seed)
     if config.split in SPLITS:
         split = SPLITS[config.split](smiles, (0.8, 0.1, 0.1), config.seed)
     else:
-        split = given_split(_named_parts(table, usable, config.split))
-    for name in ("train", "validation", "test"):
+        split = given_split(_read_set_names(table, usable, config.split))
+    for name in _SETS:
         if not len(getattr(split, name)):
-            is_by_kind = config.split in SPLITS and config.split != "random" and len(usable) >= 10
-            hint = "; --split random makes parts of any table" if is_by_kind else ""
+            is_by_group = config.split in SPLITS and config.split != "random" and len(usable) >= 10
+            hint = "; --split random fills all sets" if is_by_group else ""
             raise ValueError(
-                f"{config.data}: the {config.split} split leaves no row in the {name} part "
-                f"({len(usable)} rows can be used){hint}"
+                f"{config.data}: the {config.split} split leaves the {name} set empty "
+                f"({len(usable)} usable rows){hint}"
             )
     return (split,)
 
 
-def _named_parts(table: Table, usable: Int64[np.ndarray, " n"], column: str) -> list[str]:
-    """Read the part of each usable row; an error names the row as the file has it."""
+def _read_set_names(table: Table, usable: Int64[np.ndarray, " n"], column: str) -> list[str]:
+    """Read the set of each usable row from a column."""
     cells = table.column(column).to_pylist()
     names = []
     for row in usable:
@@ -280,8 +308,8 @@ def _named_parts(table: Table, usable: Int64[np.ndarray, " n"], column: str) -> 
             given_split([name])
         except ValueError as error:
             raise ValueError(
-                f"{table.source}, {table.place(int(row))}: column {column!r} should hold train, "
-                f"validation or test, not {name!r}"
+                f"{table.source}, {table.place(int(row))}: got {name!r} in column {column!r}, "
+                "expected train, validation or test"
             ) from error
         names.append(name)
     return names

@@ -1,7 +1,7 @@
-"""What fine-tuning came to: one run or several put together."""
+"""The result of a fine-tuning command: one run, or several runs aggregated."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,272 +20,354 @@ from moleblend.evaluation.uncertainty import Uncertainty
 from moleblend.evaluation.uncertainty_evaluation import (
     UncertaintyEstimate,
     UncertaintyMetrics,
+    concatenate_estimates,
     evaluate_uncertainty,
-    joined,
-    reordered,
+    reorder_estimate,
 )
+from moleblend.finetuning.callbacks import EpochHistory
 from moleblend.finetuning.config import TrainConfig
 from moleblend.finetuning.hyperparameter_search import Search
-from moleblend.finetuning.run import Run, with_thresholds
+from moleblend.finetuning.preparation import PreparedRun
+from moleblend.finetuning.resolved_settings import ResolvedSettings, UncertaintySettings
+from moleblend.finetuning.run import Evaluation, Run, with_thresholds
 from moleblend.prediction.inputs import Row
+from moleblend.prediction.outputs import domain_names, result_names
 
-Spread = dict[str, dict[str, dict[str, float]]]
-"""Of each target and metric the mean and the standard deviation over runs."""
+MetricStatistics = dict[str, dict[str, dict[str, float | None]]]
+"""`mean` and `std` (of the sample) over runs, of each metric of each target."""
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledPredictions:
+    """Predictions and labels of the test rows, in the order of the table.
+
+    With folds all rows are test rows, each predicted by the models of its fold.
+
+    Attributes:
+        smiles: canonical SMILES.
+        labels: in the unit of the table, or class numbers; NaN where missing.
+        censoring: 1 where the true value is at least the label, -1 where at most, 0 where exact.
+        predicted: see `targets.unscale_outputs`; probabilities are calibrated.
+        uncalibrated: before calibration; areas under curves are computed from these.
+        estimates: uncertainty estimates, per target.
+        domain_scores: similarity and distance to the training set; the nearest molecule is a row of
+            the table.
+    """
+
+    smiles: tuple[str, ...]
+    labels: Float64[np.ndarray, "m t"]
+    censoring: Int8[np.ndarray, "m t"]
+    predicted: Float64[np.ndarray, "m o"]
+    uncalibrated: Float64[np.ndarray, "m o"]
+    estimates: dict[str, UncertaintyEstimate]
+    domain_scores: DomainScores
+
+
+@dataclass(frozen=True, eq=False)
+class BaselineComparison:
+    """The random forest baseline and how the model compares with it.
+
+    Attributes:
+        forest: the random forest, aggregated like the predictions of the model.
+        comparisons: model against forest, per target; with several seeds of the first.
+        note: comment on the number of trees; may be empty.
+    """
+
+    forest: BaselineResult
+    comparisons: tuple[Comparison, ...]
+    note: str
+
+
+@dataclass(frozen=True, eq=False)
+class TableSummary:
+    """The rows of the table.
+
+    Attributes:
+        rows: status and reason of every row.
+        labels: of every row; NaN where missing.
+        split: rows of each set, counted from 0; with folds all usable rows are test rows.
+        duplicates: molecules in several rows.
+    """
+
+    rows: list[Row]
+    labels: Float64[np.ndarray, "r t"]
+    split: Split
+    duplicates: Duplicates
 
 
 @dataclass(frozen=True, eq=False)
 class TrainResult:
-    """What a run found, and what its report shows.
+    """What a fine-tuning command produced, and what its report shows.
 
-    With several seeds the figures are those of the first, which is the model that is kept; with
-    folds they are means over the folds, and the predictions those of all folds for their tests.
+    With several seeds the metrics are those of the first seed, whose model is kept. With folds they
+    are means over the folds.
 
     Attributes:
-        config: of the run.
+        config: settings of the run; after a search those of the best trial.
+        settings: the same without `auto`, with what the table and training decided.
         model: path of the model file.
-        targets: of the model in the file.
-        validation: metrics per target on the validation part, of the weights that were kept.
-        test: metrics per target on the test part, read once.
-        trivial: test metrics of predicting the training mean; only for regression.
-        history: see `Run.histories`, of the first member.
-        kept_epoch: whose weights were kept, in the first member.
-        parts: rows of each part, counted from 0 in the file; with folds all are tested.
-        predicted: for the rows of the test part, see `columns.unscale_outputs`.
-        labels: for the rows of the test part; NaN where missing.
-        rows: status and reason of every row of the file.
-        censoring: for the rows of the test part, 1 and -1 where a label is only a bound.
+        targets: targets of the model.
+        uncertainty: calibration, intervals and prediction sets of the model.
+        domain: applicability domain of the model; None if it could not be fitted.
+        evaluation: metrics.
+        uncertainty_metrics: of the sets `validation` and `test`, per target; with folds each fold
+            contributes its own molecules.
+        statistics: mean and standard deviation of the metrics over several runs: `validation`,
+            `test` and `baseline_test`; empty for one run.
+        predictions: of the test rows.
+        baseline: the random forest baseline.
+        table: the rows of the table.
+        histories: epochs of each member of each run.
         runs: one for each seed or fold.
-        spread: of the validation and test figures over several runs.
-        choices: what was decided, and by what.
-        uncertainty: of the model in the file.
-        domain: of the model in the file.
-        raw: as `predicted`, before probabilities are put right; areas under curves are of these.
-        uncertainty_metrics: of each target on the validation and the test set; with folds, each
-            fold's own on its own molecules.
-        said: for the rows of the test part, how sure the model is of each target.
-        smiles: of the rows of the test part.
-        scores: of the same to the training molecules, whose rows are those of the file.
-        measured: labels of every row of the file, one column for each target; NaN where missing.
-        duplicates: molecules that stand in several rows.
-        baseline: the random forest, put together as the predictions are.
-        comparisons: how it compares with the model; with several seeds of the first.
-        forest_note: what should be known of the number of its trees; may be empty.
-        search: how the settings of `config` were found; None where they came as they are.
+        search: the hyperparameter search; None without one.
     """
 
     config: TrainConfig
+    settings: ResolvedSettings
     model: Path
     targets: tuple[Target, ...]
-    validation: dict[str, Metrics]
-    test: dict[str, Metrics]
-    trivial: dict[str, Metrics]
-    history: list[dict[str, int | float]]
-    kept_epoch: int
-    parts: Split
-    predicted: Float64[np.ndarray, "m o"]
-    labels: Float64[np.ndarray, "m t"]
-    rows: list[Row]
-    censoring: Int8[np.ndarray, "m t"] | None = None
+    uncertainty: Uncertainty
+    domain: ApplicabilityDomain | None
+    evaluation: Evaluation
+    uncertainty_metrics: dict[str, dict[str, UncertaintyMetrics]]
+    statistics: dict[str, MetricStatistics]
+    predictions: LabelledPredictions
+    baseline: BaselineComparison
+    table: TableSummary
+    histories: tuple[EpochHistory, ...]
     runs: tuple[Run, ...] = ()
-    spread: dict[str, Spread] = field(default_factory=dict)
-    choices: dict[str, Any] = field(default_factory=dict)
-    uncertainty: Uncertainty = field(default_factory=Uncertainty)
-    domain: ApplicabilityDomain | None = None
-    raw: Float64[np.ndarray, "m o"] | None = None
-    uncertainty_metrics: dict[str, dict[str, UncertaintyMetrics]] = field(default_factory=dict)
-    said: dict[str, UncertaintyEstimate] = field(default_factory=dict)
-    smiles: tuple[str, ...] = ()
-    scores: DomainScores = field(default_factory=lambda: DomainScores.unknown(0))
-    measured: Float64[np.ndarray, "r t"] | None = None
-    duplicates: Duplicates = field(default_factory=Duplicates)
-    baseline: BaselineResult = field(default_factory=BaselineResult)
-    comparisons: tuple[Comparison, ...] = ()
-    forest_note: str = ""
     search: Search | None = None
+
+    @property
+    def validation(self) -> dict[str, Metrics]:
+        """Metrics on the validation set, per target."""
+        return self.evaluation.validation
+
+    @property
+    def test(self) -> dict[str, Metrics]:
+        """Metrics on the test set, per target."""
+        return self.evaluation.test
+
+    @property
+    def kept_epoch(self) -> int:
+        """Epoch of the kept weights of the first member, counted from 1."""
+        return self.histories[0].kept_epoch
 
 
 def aggregate_runs(
     config: TrainConfig,
+    settings: ResolvedSettings,
+    runs: Sequence[Run],
+    prepared: PreparedRun,
+    data: MoleculeDataset,
+) -> TrainResult:
+    """Aggregate runs: with seeds the first one is reported, with folds all are combined.
+
+    Args:
+        config: settings of the runs.
+        settings: the same without `auto`, before training.
+        runs: one for each seed or fold.
+        prepared: the table.
+        data: the usable rows with the extra features of `config`.
+    """
+    first, reported = runs[0], runs if config.folds else runs[:1]
+    targets, uncertainty, evaluation = first.targets, first.uncertainty, first.evaluation
+    if config.folds:
+        targets, uncertainty = _fit_to_all_folds(runs, data)
+        evaluation = Evaluation(
+            validation=_mean_metrics([run.evaluation.validation for run in runs]),
+            test=_mean_metrics([run.evaluation.test for run in runs]),
+            constant_baseline=_mean_metrics([run.evaluation.constant_baseline for run in runs]),
+        )
+    domain = first.domain
+    if domain is not None:
+        domain = replace(domain, rows=prepared.usable[first.split.train[domain.rows]])
+    tested = np.concatenate([run.split.test for run in reported])
+    order = np.argsort(tested)
+    n_members = sum(len(run.members) for run in reported)
+    columns = result_names(targets, n_members, uncertainty) + domain_names(domain)
+    return TrainResult(
+        config=config,
+        settings=replace(
+            settings.with_scaling(targets),
+            pos_weight=first.uses_class_weights,
+            uncertainty=_uncertainty_settings(config, first, uncertainty),
+            prediction_columns=tuple(columns),
+        ),
+        model=config.folder / "model.safetensors",
+        targets=targets,
+        uncertainty=uncertainty,
+        domain=domain,
+        evaluation=evaluation,
+        uncertainty_metrics={
+            set_name: evaluate_uncertainty(
+                concatenate_estimates([run.predictions.estimates[set_name] for run in reported])
+            )
+            for set_name in ("validation", "test")
+        },
+        statistics=_statistics_of(runs) if len(runs) > 1 else {},
+        predictions=_merge_predictions(reported, data, prepared.usable, order),
+        baseline=BaselineComparison(
+            forest=_merge_forests(config, reported, order),
+            comparisons=compare_with_baseline(
+                targets,
+                [run.predictions.test_uncalibrated for run in reported],
+                [run.baseline for run in reported],
+                [data.subset(run.split.test) for run in reported],
+            ),
+            note=prepared.baseline_note,
+        ),
+        table=TableSummary(
+            rows=prepared.rows,
+            labels=prepared.start.target_columns.values,
+            split=_split_of_table(config, first, prepared.usable, tested[order]),
+            duplicates=prepared.duplicates,
+        ),
+        histories=tuple(member.history for run in runs for member in run.members),
+        runs=tuple(runs),
+    )
+
+
+def _split_of_table(
+    config: TrainConfig,
+    first: Run,
+    usable: Int64[np.ndarray, " n"],
+    tested: Int64[np.ndarray, " m"],
+) -> Split:
+    """Count the rows of each set in the table."""
+    if config.folds:
+        return Split(usable[:0], usable[:0], usable[tested])
+    split = first.split
+    return Split(usable[split.train], usable[split.validation], usable[split.test])
+
+
+def _merge_predictions(
     runs: Sequence[Run],
     data: MoleculeDataset,
     usable: Int64[np.ndarray, " n"],
-    rows: list[Row],
-    choices: dict[str, Any],
-    measured: Float64[np.ndarray, "r t"],
-    duplicates: Duplicates,
-    forest_note: str = "",
-) -> TrainResult:
-    """Sum the runs up; the first stands for all seeds, all folds stand together."""
-    first, shown = runs[0], runs if config.folds else runs[:1]
-    tested = np.concatenate([run.parts.test for run in shown])
-    order = np.argsort(tested)
-    tested = tested[order]
-    predicted, raw, forest = (
-        np.concatenate(values)[order]
-        for values in zip(
-            *((run.predicted, run.raw, run.baseline.predicted) for run in shown), strict=True
-        )
-    )
-    validation, test, trivial = first.validation, first.test, first.trivial
-    parts = {name: usable[part] for name, part in asdict(first.parts).items()}
-    targets, uncertainty = first.targets, first.uncertainty
-    if config.folds:
-        validation, test, trivial = (
-            _means([getattr(run, name) for run in runs])
-            for name in ("validation", "test", "trivial")
-        )
-        parts = {"train": usable[:0], "validation": usable[:0], "test": usable[tested]}
-        targets, uncertainty = _of_folds(runs, data)
-    spread = {}
-    if len(runs) > 1:
-        spread = {
-            name: _spread([getattr(run, name) for run in runs]) for name in ("validation", "test")
-        }
-        spread["test_of_random_forest"] = _spread(_forests(runs))
-    learnt = {
-        target.name: {
-            "mean": target.mean,
-            "scale": target.scale,
-            **({"threshold": target.threshold} if target.kind == "binary" else {}),
-        }
-        for target in targets
-    }
-    for name, values in learnt.items():
-        choices["targets"][name] |= values
-    choices["pos_weight"] = runs[0].is_weighted
-    domain = first.domain
-    if domain is not None:
-        domain = replace(domain, rows=usable[first.parts.train[domain.rows]])
-    choices["sureness"] = _sureness_choices(config, first, uncertainty)
-    return TrainResult(
-        config=config,
-        model=config.folder / "model.safetensors",
-        targets=targets,
-        validation=validation,
-        test=test,
-        trivial=trivial,
-        history=first.histories[0],
-        kept_epoch=first.kept_epochs[0],
-        parts=Split(**parts),
-        predicted=predicted,
-        labels=data.labels[tested],
-        rows=rows,
-        censoring=data.censoring[tested],
-        runs=tuple(runs),
-        spread=spread,
-        choices=choices,
-        uncertainty=uncertainty,
-        domain=domain,
-        raw=raw,
-        uncertainty_metrics={
-            part: evaluate_uncertainty(joined([run.said[part] for run in shown]))
-            for part in ("validation", "test")
-        },
-        said={
-            name: reordered(one, order)
-            for name, one in joined([run.said["test"] for run in shown]).items()
-        },
+    order: Int64[np.ndarray, " m"],
+) -> LabelledPredictions:
+    """Merge the test predictions of folds into the order of the table."""
+    tested = np.concatenate([run.split.test for run in runs])[order]
+    scores = []
+    for run in runs:
+        place = run.predictions.domain_scores.row
+        row = np.where(place < 0, -1, usable[run.split.train[place]])
+        scores.append(replace(run.predictions.domain_scores, row=row))
+    estimates = concatenate_estimates([run.predictions.estimates["test"] for run in runs])
+    return LabelledPredictions(
         smiles=tuple(data.molecules[k].smiles for k in tested),
-        scores=_nearness(shown, usable, order),
-        measured=measured,
-        duplicates=duplicates,
-        baseline=replace(
-            first.baseline,
-            predicted=forest,
-            test=_means(_forests(shown)) if config.folds else first.baseline.test,
-        ),
-        comparisons=compare_with_baseline(
-            targets,
-            [run.raw for run in shown],
-            [run.baseline for run in shown],
-            [data.subset(run.parts.test) for run in shown],
-        ),
-        forest_note=forest_note,
+        labels=data.labels[tested],
+        censoring=data.censoring[tested],
+        predicted=np.concatenate([run.predictions.test for run in runs])[order],
+        uncalibrated=np.concatenate([run.predictions.test_uncalibrated for run in runs])[order],
+        estimates={name: reorder_estimate(estimate, order) for name, estimate in estimates.items()},
+        domain_scores=DomainScores.concatenate(scores, order),
     )
 
 
-def _forests(runs: Sequence[Run]) -> list[dict[str, Metrics]]:
-    """Give what the forests of all runs came to, for the targets that all could learn."""
-    learnt = set.intersection(*(set(run.baseline.test) for run in runs))
+def _merge_forests(
+    config: TrainConfig, runs: Sequence[Run], order: Int64[np.ndarray, " m"]
+) -> BaselineResult:
+    """Merge the random forests of folds: predictions in the order of the table, mean metrics."""
+    first = runs[0].baseline
+    return replace(
+        first,
+        predicted=np.concatenate([run.baseline.predicted for run in runs])[order],
+        test=_mean_metrics(_forest_metrics(runs)) if config.folds else first.test,
+        n_censored=sum(run.baseline.n_censored for run in runs),
+    )
+
+
+def _forest_metrics(runs: Sequence[Run]) -> list[dict[str, Metrics]]:
+    """Return the test metrics of each forest, for the targets that all forests could learn."""
+    common = set.intersection(*(set(run.baseline.test) for run in runs))
     return [
-        {name: found for name, found in run.baseline.test.items() if name in learnt} for run in runs
+        {name: metrics for name, metrics in run.baseline.test.items() if name in common}
+        for run in runs
     ]
 
 
-def _nearness(
-    runs: Sequence[Run], usable: Int64[np.ndarray, " n"], order: Int64[np.ndarray, " m"]
-) -> DomainScores:
-    """Put together how near test molecules are; the nearest is named by its row in the file."""
-    found = []
-    for run in runs:
-        place = run.scores.row
-        row = np.where(place < 0, -1, usable[run.parts.train[place]])
-        found.append(replace(run.scores, row=row))
-    return DomainScores.joined(found, order)
+def _fit_to_all_folds(
+    runs: Sequence[Run], data: MoleculeDataset
+) -> tuple[tuple[Target, ...], Uncertainty]:
+    """Fit thresholds and uncertainty of the model file to the validation sets of all folds.
 
-
-def _of_folds(runs: Sequence[Run], data: MoleculeDataset) -> tuple[tuple[Target, ...], Uncertainty]:
-    """Fit thresholds and sureness of the model in the file to the validation parts of all folds.
-
-    A fold's prediction of its validation part has no spread over folds, so none is calibrated.
+    One fold predicts each validation molecule, so that no standard deviation over folds is known
+    and none is calibrated.
     """
-    targets, judged = runs[0].targets, np.concatenate([run.judged for run in runs])
-    rows = np.concatenate([run.parts.validation for run in runs])
+    targets = runs[0].targets
+    predicted = np.concatenate([run.predictions.validation for run in runs])
+    rows = np.concatenate([run.split.validation for run in runs])
     labels = data.labels[rows]
-    uncertainty = Uncertainty.fit(targets, judged, None, labels, data.censoring[rows])
-    return with_thresholds(targets, uncertainty.calibrated(targets, judged), labels), uncertainty
+    uncertainty = Uncertainty.fit(targets, predicted, None, labels, data.censoring[rows])
+    calibrated = uncertainty.calibrate_probabilities(targets, predicted)
+    return with_thresholds(targets, calibrated, labels), uncertainty
 
 
-def _sureness_choices(config: TrainConfig, first: Run, uncertainty: Uncertainty) -> dict[str, Any]:
-    """Say what is known of how sure predictions are, and from where."""
-    fitted = "the validation part"
+def _uncertainty_settings(
+    config: TrainConfig, first: Run, uncertainty: Uncertainty
+) -> UncertaintySettings:
+    """Describe how uncertainty was fitted, and what is missing."""
+    fitted_to = "the validation set"
     if config.folds:
-        fitted = (
-            "the validation parts of all folds, each predicted by the models of its own fold; the "
+        fitted_to = (
+            "the validation sets of all folds, each predicted by the models of its own fold; the "
             "training molecules are those of fold 1"
         )
-    # A run's own notes on targets are of a fold; those of the file count.
-    of_domain = [note for note in first.notes if note not in first.uncertainty.notes]
-    return {
-        "fitted_to": fitted,
-        "probabilities": {
+    # The notes of a run on targets are those of one fold; the notes of the model file count.
+    domain_notes = [note for note in first.notes if note not in first.uncertainty.notes]
+    return UncertaintySettings(
+        fitted_to=fitted_to,
+        probabilities={
             name: f"{known.probability.method}: {known.probability.reason}"
             for name, known in uncertainty.classes.items()
         },
-        "training_smiles": config.keep_training_smiles,
-        "notes": [*uncertainty.notes, *of_domain],
+        training_smiles=config.keep_training_smiles,
+        notes=(*uncertainty.notes, *domain_notes),
+    )
+
+
+def _statistics_of(runs: Sequence[Run]) -> dict[str, MetricStatistics]:
+    """Compute mean and standard deviation of the metrics over runs."""
+    return {
+        "validation": _metric_statistics([run.evaluation.validation for run in runs]),
+        "test": _metric_statistics([run.evaluation.test for run in runs]),
+        "baseline_test": _metric_statistics(_forest_metrics(runs)),
     }
 
 
-def _figures_of(runs: Sequence[dict[str, Metrics]], of: Callable[[list[float]], Any]) -> dict:
-    """Sum up each metric of each target over the runs in which it is defined."""
-    found: dict[str, dict[str, Any]] = {}
+def _aggregate_metrics(
+    runs: Sequence[dict[str, Metrics]], aggregate: Callable[[list[float]], Any]
+) -> dict[str, dict[str, Any]]:
+    """Apply a function to the values of each metric in the runs in which it is defined."""
+    aggregated: dict[str, dict[str, Any]] = {}
     for target in runs[0]:
         names = dict.fromkeys(name for run in runs for name in run[target])
-        found[target] = {
-            name: of([float(v) for run in runs if (v := run[target].get(name)) is not None])
+        aggregated[target] = {
+            name: aggregate([float(v) for run in runs if (v := run[target].get(name)) is not None])
             for name in names
         }
-    return found
+    return aggregated
 
 
-def _means(runs: Sequence[dict[str, Metrics]]) -> dict[str, Metrics]:
-    """Mean of each metric; counts are summed."""
-    found = _figures_of(runs, lambda values: float(np.mean(values)) if values else None)
-    for target, metrics in found.items():
+def _mean_metrics(runs: Sequence[dict[str, Metrics]]) -> dict[str, Metrics]:
+    """Compute the mean of each metric; counts are summed."""
+    means = _aggregate_metrics(runs, lambda values: float(np.mean(values)) if values else None)
+    for target, metrics in means.items():
         for name in metrics:
             if name.startswith("n"):
                 metrics[name] = sum(int(run[target].get(name) or 0) for run in runs)
-    return found
+    return means
 
 
-def _spread(runs: Sequence[dict[str, Metrics]]) -> Spread:
-    """Mean and standard deviation (of the sample) of each metric."""
+def _metric_statistics(runs: Sequence[dict[str, Metrics]]) -> MetricStatistics:
+    """Compute the mean and the standard deviation (of the sample) of each metric."""
 
-    def summed(values: list[float]) -> dict[str, float | None]:
+    def statistics(values: list[float]) -> dict[str, float | None]:
         return {
             "mean": float(np.mean(values)) if values else None,
-            "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+            "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
         }
 
-    return _figures_of(runs, summed)
+    return _aggregate_metrics(runs, statistics)

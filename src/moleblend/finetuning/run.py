@@ -1,4 +1,4 @@
-"""One run of fine-tuning: a model, or the members of an ensemble, trained and judged on a split."""
+"""One training run: a model, or the members of an ensemble, trained and tested on one split."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -19,30 +19,38 @@ from moleblend.evaluation.applicability_domain import (
     DomainScores,
     domain_scores,
 )
-from moleblend.evaluation.baseline import BaselineResult, learn_forest
-from moleblend.evaluation.metrics import Metrics, best_threshold, regression_metrics, score
+from moleblend.evaluation.baseline import BaselineResult, train_forest
+from moleblend.evaluation.metrics import (
+    Metrics,
+    best_threshold,
+    metrics_by_target,
+    regression_metrics,
+)
 from moleblend.evaluation.uncertainty import Uncertainty
 from moleblend.evaluation.uncertainty_evaluation import UncertaintyEstimate, estimate_uncertainty
+from moleblend.finetuning.callbacks import EpochHistory, ShouldContinue
 from moleblend.finetuning.config import TrainConfig
-from moleblend.finetuning.hyperparameter_search import GoesOn
-from moleblend.finetuning.lightning_module import FineTuning, fit
+from moleblend.finetuning.lightning_module import FineTuning
+from moleblend.finetuning.trainer import TrainedModel, fit
 from moleblend.model import checkpoint
 from moleblend.model.blending import ShownViews
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import Model, ModelConfig, Readout
 from moleblend.prediction.outputs import mean_over_members, std_over_members
 
+_MAX_CLASS_WEIGHT = 100
+
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """What every training of a run begins with.
+    """What all trainings of a command have in common.
 
     Attributes:
-        source: the model that is started from; None for random weights.
-        encoder: its settings.
-        views: what is used of each molecule.
+        source: source model; None for random weights.
+        encoder: settings of its encoder.
+        views: what the model sees of each molecule.
         target_columns: the targets.
-        vectors: what the source gave for molecules, frozen; each is computed once in a run.
+        vectors: molecule vectors of the frozen source model; each is computed once.
     """
 
     source: Model | None
@@ -53,53 +61,83 @@ class Start:
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
-    """One training: one seed on one split.
+class Member:
+    """A trained model of a run.
 
     Attributes:
-        seed: of its first member; the others have the next ones.
-        parts: rows of each part, counted from 0 among the usable rows.
-        targets: with the scaling of the training labels and the threshold chosen on validation.
-        models: one, or the members of an ensemble.
-        histories: of each member, per epoch: `epoch`, `training_loss`, and `validation`, the figure
-            epochs are compared by: mean ROC-AUC of the classes, mean RMSE in standard deviations of
-            the regression targets (a bound counts where it is broken), their difference where there
-            are both; or, where neither is defined, the loss.
-        kept_epochs: of each member, whose weights were kept.
-        validation: metrics per target on the validation part, of the weights that were kept.
-        test: metrics per target on the test part, read once.
-        trivial: test metrics of predicting the training mean; only for regression.
-        predicted: for the test part, see `columns.unscale_outputs`; probabilities are put right.
-        raw: the same, before they are put right.
-        is_weighted: whether class 1 was weighed by how rare it is.
-        judged: for the validation part, before probabilities are put right.
-        uncertainty: fitted to that.
-        domain: the training molecules; None where they could not be kept, `notes` say why.
-        said: of the parts `validation` and `test`, how sure the model is.
-        scores: of the test part to the training part, whose places are its rows.
-        baseline: the forest.
-        notes: what is not known of sureness, and why.
+        model: with the weights of the kept epoch.
+        history: its epochs.
+    """
+
+    model: Model
+    history: EpochHistory
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics of the kept weights, per target.
+
+    Attributes:
+        validation: on the validation set.
+        test: on the test set, which is evaluated once.
+        constant_baseline: test metrics of predicting the training mean; regression only.
+    """
+
+    validation: dict[str, Metrics]
+    test: dict[str, Metrics]
+    constant_baseline: dict[str, Metrics]
+
+
+@dataclass(frozen=True, eq=False)
+class RunPredictions:
+    """Predictions of a run, see `targets.unscale_outputs`.
+
+    Attributes:
+        validation: of the validation set, before calibration.
+        test: of the test set; probabilities are calibrated.
+        test_uncalibrated: of the test set, before calibration.
+        estimates: uncertainty estimates of the sets `validation` and `test`, per target.
+        domain_scores: scores of the test molecules; rows count in the training set.
+    """
+
+    validation: Float64[np.ndarray, "v o"]
+    test: Float64[np.ndarray, "m o"]
+    test_uncalibrated: Float64[np.ndarray, "m o"]
+    estimates: dict[str, dict[str, UncertaintyEstimate]]
+    domain_scores: DomainScores
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One training run: one seed on one split.
+
+    Attributes:
+        seed: seed of the first member; each further member has the next integer.
+        split: rows of each set, counted from 0 among the usable rows.
+        members: one model, or the members of an ensemble.
+        uses_class_weights: whether class 1 was weighted by the class ratio.
+        targets: targets with the scaling of the training labels and the threshold chosen on the
+            validation set.
+        uncertainty: fitted to the validation predictions.
+        domain: applicability domain of the training molecules, whose rows count in the training
+            set; None if it could not be fitted.
+        notes: what is missing in uncertainty and domain, and why.
+        evaluation: metrics.
+        predictions: on the validation and the test set.
+        baseline: the random forest.
     """
 
     seed: int
-    parts: Split
+    split: Split
+    members: tuple[Member, ...]
+    uses_class_weights: bool
     targets: tuple[Target, ...]
-    models: tuple[Model, ...]
-    histories: tuple[list[dict[str, int | float]], ...]
-    kept_epochs: tuple[int, ...]
-    validation: dict[str, Metrics]
-    test: dict[str, Metrics]
-    trivial: dict[str, Metrics]
-    predicted: Float64[np.ndarray, "m o"]
-    raw: Float64[np.ndarray, "m o"]
-    is_weighted: bool
-    judged: Float64[np.ndarray, "v o"]
     uncertainty: Uncertainty
     domain: ApplicabilityDomain | None
-    said: dict[str, dict[str, UncertaintyEstimate]]
-    scores: DomainScores
-    baseline: BaselineResult
     notes: tuple[str, ...]
+    evaluation: Evaluation
+    predictions: RunPredictions
+    baseline: BaselineResult
 
 
 def train_and_test(
@@ -111,90 +149,100 @@ def train_and_test(
     n_trees: int,
     console: Console,
 ) -> Run:
-    """Train one model or the members of an ensemble, then read the test part.
+    """Train one model or the members of an ensemble, then evaluate the test set.
 
     Args:
-        config: what was asked for.
-        seed: of the first member; the others have the next ones.
-        start: what is the same in all runs.
+        config: settings of the run.
+        seed: seed of the first member; each further member has the next integer.
+        start: what all runs have in common.
         data: the usable rows.
-        split: the places of its parts among them.
-        n_trees: of the forest beside the model; 0 for none.
-        console: where epochs are shown.
+        split: rows of each set among the usable rows.
+        n_trees: trees of the random forest baseline; 0 for none.
+        console: where epochs are printed.
 
     Raises:
-        ValueError: a target has no label in the training part.
-        FloatingPointError: the loss is no longer a number.
-        KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM came.
+        ValueError: a target has no label in the training set.
+        FloatingPointError: the loss or a prediction is not finite.
+        KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM was received.
     """
     training, validation, test = map(data.subset, (split.train, split.validation, split.test))
-    ways = {"off": (False,), "on": (True,), "try": (False, True)}[config.pos_weight]
+    members, uses_class_weights = _train_members(config, seed, start, training, validation, console)
+    modules = [member.module for member in members]
+    targets = modules[0].model.config.targets
 
-    def trained(seed: int, is_weighted: bool) -> FineTuning:
-        return train_model(config, seed, start, training, validation, console, is_weighted)
-
-    tried = {way: trained(seed, way) for way in ways}
-    is_weighted = max(ways, key=lambda way: tried[way].kept_figure)
-    if len(ways) > 1:
-        said = "; ".join(f"{'with' if w else 'without'} {tried[w].kept_figure:.4f}" for w in ways)
-        console.print(f"weights of class 1, judged on validation: {said}", soft_wrap=True)
-    members = [tried[is_weighted]]
-    members += [trained(seed + k, is_weighted) for k in range(1, config.ensemble)]
-    targets = members[0].model.config.targets
-
-    def answer(
-        part: MoleculeDataset,
+    def predict(
+        dataset: MoleculeDataset,
     ) -> tuple[Float64[np.ndarray, "m o"], Float64[np.ndarray, "m o"] | None]:
-        values = np.stack([unscale_outputs(member.outputs(part), targets) for member in members])
+        values = np.stack([unscale_outputs(module.outputs(dataset), targets) for module in modules])
         return mean_over_members(values, targets), std_over_members(values, targets)
 
-    raw, spread = answer(validation)
-    uncertainty = Uncertainty.fit(targets, raw, spread, validation.labels, validation.censoring)
-    domain, missing = _domain(members[0], training, validation, config)
-    judged = uncertainty.calibrated(targets, raw)
-    final = with_thresholds(targets, judged, validation.labels)
-    for member in members:
-        member.model.config = replace(member.model.config, targets=final)
-    raw_test, test_spread = answer(test)
-    predicted = uncertainty.calibrated(final, raw_test)
-    near_validation, near_test = (_nearness(domain, members[0], p) for p in (validation, test))
-    said = {
+    mean, std = predict(validation)
+    uncertainty = Uncertainty.fit(targets, mean, std, validation.labels, validation.censoring)
+    domain, domain_notes = _fit_domain(modules[0], training, validation, config)
+    calibrated = uncertainty.calibrate_probabilities(targets, mean)
+    final = with_thresholds(targets, calibrated, validation.labels)
+    for module in modules:
+        module.model.config = replace(module.model.config, targets=final)
+    test_mean, test_std = predict(test)
+    predicted = uncertainty.calibrate_probabilities(final, test_mean)
+    validation_scores, test_scores = (
+        _score_domain(domain, modules[0], dataset) for dataset in (validation, test)
+    )
+    estimates = {
         name: estimate_uncertainty(
-            uncertainty, final, *given, part.labels, part.censoring, near.distance
+            uncertainty, final, *given, dataset.labels, dataset.censoring, scores.distance
         )
-        for name, part, near, given in (
-            ("validation", validation, near_validation, (raw, spread)),
-            ("test", test, near_test, (raw_test, test_spread)),
+        for name, dataset, scores, given in (
+            ("validation", validation, validation_scores, (mean, std)),
+            ("test", test, test_scores, (test_mean, test_std)),
         )
     }
-    means = unscale_outputs(np.zeros((len(test), predicted.shape[1])), final)
     return Run(
         seed=seed,
-        parts=split,
+        split=split,
+        members=tuple(Member(trained.module.model, trained.history) for trained in members),
+        uses_class_weights=uses_class_weights,
         targets=final,
-        models=tuple(member.model for member in members),
-        histories=tuple(member.history for member in members),
-        kept_epochs=tuple(member.kept_epoch for member in members),
-        validation=_scored(final, raw, judged, validation),
-        test=_scored(final, raw_test, predicted, test),
-        trivial={
-            target.name: regression_metrics(
-                means[:, where.start], test.labels[:, k], test.censoring[:, k], log10=target.log10
-            )
-            for k, (target, where) in enumerate(zip(final, output_slices(final), strict=True))
-            if target.kind == "regression"
-        },
-        predicted=predicted,
-        raw=raw_test,
-        is_weighted=is_weighted,
-        judged=raw,
         uncertainty=uncertainty,
         domain=domain,
-        said=said,
-        scores=near_test,
-        baseline=learn_forest(n_trees, final, training, validation, test, seed),
-        notes=(*uncertainty.notes, *missing),
+        notes=(*uncertainty.notes, *domain_notes),
+        evaluation=Evaluation(
+            validation=_score_calibrated(final, mean, calibrated, validation),
+            test=_score_calibrated(final, test_mean, predicted, test),
+            constant_baseline=_score_training_mean(final, test),
+        ),
+        predictions=RunPredictions(mean, predicted, test_mean, estimates, test_scores),
+        baseline=train_forest(n_trees, final, training, validation, test, seed),
     )
+
+
+def _train_members(
+    config: TrainConfig,
+    seed: int,
+    start: Start,
+    training: MoleculeDataset,
+    validation: MoleculeDataset,
+    console: Console,
+) -> tuple[list[TrainedModel], bool]:
+    """Train the members; with `pos_weight="try"` the first one decides on class weights.
+
+    Returns:
+        The members, and whether class weights are used.
+    """
+    options = {"off": (False,), "on": (True,), "try": (False, True)}[config.pos_weight]
+
+    def train(seed: int, with_weights: bool) -> TrainedModel:
+        return train_model(config, seed, start, training, validation, console, with_weights)
+
+    tried = {with_weights: train(seed, with_weights) for with_weights in options}
+    best = max(options, key=lambda with_weights: tried[with_weights].history.kept_score)
+    if len(options) > 1:
+        scores = "; ".join(
+            f"{'with' if with_weights else 'without'} {tried[with_weights].history.kept_score:.4f}"
+            for with_weights in options
+        )
+        console.print(f"validation score by class weights: {scores}", soft_wrap=True)
+    return [tried[best], *(train(seed + k, best) for k in range(1, config.ensemble))], best
 
 
 def with_thresholds(
@@ -202,7 +250,7 @@ def with_thresholds(
     probabilities: Float64[np.ndarray, "m o"],
     labels: Float64[np.ndarray, "m t"],
 ) -> tuple[Target, ...]:
-    """Choose the threshold of each binary target on probabilities that are put right."""
+    """Choose the threshold of each binary target on calibrated probabilities."""
     return tuple(
         replace(target, threshold=best_threshold(probabilities[:, where.start], labels[:, k]))
         if target.kind == "binary"
@@ -218,37 +266,33 @@ def train_model(
     training: MoleculeDataset,
     validation: MoleculeDataset,
     console: Console,
-    is_weighted: bool,
-    goes_on: GoesOn | None = None,
-) -> FineTuning:
-    """Train one model; it then has the weights that are kept."""
-    source, targets = start.source, _targets(training, start.target_columns, config)
+    with_class_weights: bool,
+    should_continue: ShouldContinue | None = None,
+) -> TrainedModel:
+    """Train one model; it then has the weights of the kept epoch."""
+    source, targets = start.source, _scale_targets(training, start.target_columns, config)
     model_config = ModelConfig(
         encoder=start.encoder,
         heads=None,
         targets=targets,
         head_dropout=config.head_dropout,
         readout=_readout(config, source),
-        features=config.joined,
+        features=config.extra_features,
         n_features=training.features.shape[1],
     )
     torch.manual_seed(seed)
     model = checkpoint.transfer(source, model_config) if source else Model(model_config)
     _scale_features(model, training, config)
-    run = FineTuning(
+    module = FineTuning(
         model,
         config,
         start.views,
         training,
-        validation,
-        console,
         seed=seed,
-        weights=_class_weights(training, targets) if is_weighted else None,
+        weights=_class_weights(training, targets) if with_class_weights else None,
         vectors=start.vectors if source else None,
-        goes_on=goes_on,
     )
-    fit(run)
-    return run
+    return fit(module, validation, console, should_continue)
 
 
 def _readout(config: TrainConfig, source: Model | None) -> Readout:
@@ -257,19 +301,19 @@ def _readout(config: TrainConfig, source: Model | None) -> Readout:
     return source.config.readout if source else "mean"
 
 
-def _targets(
+def _scale_targets(
     training: MoleculeDataset, target_columns: TargetColumns, config: TrainConfig
 ) -> tuple[Target, ...]:
-    """Scale regression targets by the training labels; by bounds too if those do not differ."""
+    """Scale regression targets by the exact training labels, or by all if the exact are equal."""
     targets = []
     for k, (label_column, unit) in enumerate(
         zip(target_columns.label_columns, target_columns.units, strict=True)
     ):
         labels, is_exact = training.labels[:, k], training.censoring[:, k] == 0
-        seen = labels[~np.isnan(labels)]
-        if not len(seen):
+        known = labels[~np.isnan(labels)]
+        if not len(known):
             raise ValueError(
-                f"{config.data}: target {label_column.name!r} has no label in the training part"
+                f"{config.data}: target {label_column.name!r} has no label in the training set"
             )
         if label_column.kind != "regression":
             targets.append(
@@ -277,77 +321,97 @@ def _targets(
             )
             continue
         exact = labels[~np.isnan(labels) & is_exact]
-        # Where exact labels say nothing of the scale, bounds do.
-        seen = exact if len(exact) and np.ptp(exact) > 0 else seen
+        used = exact if len(exact) and np.ptp(exact) > 0 else known
         log10 = label_column.name in config.log_scale
-        seen = np.log10(seen) if log10 else seen
-        scale = float(seen.std()) if np.ptp(seen) > 0 else 1.0
-        target = Target(label_column.name, "regression", unit, float(seen.mean()), scale, log10)
+        used = np.log10(used) if log10 else used
+        scale = float(used.std()) if np.ptp(used) > 0 else 1.0
+        target = Target(label_column.name, "regression", unit, float(used.mean()), scale, log10)
         targets.append(target)
     return tuple(targets)
 
 
 def _class_weights(training: MoleculeDataset, targets: Sequence[Target]) -> torch.Tensor:
-    """Negatives per positive of each binary target, at most 100; 1 for the others."""
+    """Compute the ratio of negatives to positives of each binary target; 1 for other targets."""
     weights = np.ones(len(targets), np.float32)
     for k, target in enumerate(targets):
         n_positive = np.nansum(training.labels[:, k] == 1)
         if target.kind == "binary" and n_positive:
-            weights[k] = min(np.nansum(training.labels[:, k] == 0) / n_positive, 100)
+            ratio = np.nansum(training.labels[:, k] == 0) / n_positive
+            weights[k] = min(ratio, _MAX_CLASS_WEIGHT)
     return torch.from_numpy(weights)
 
 
 def _scale_features(model: Model, training: MoleculeDataset, config: TrainConfig) -> None:
-    """Standardise descriptors by the training part; counts stay as they are."""
+    """Standardise descriptors by the training set; fingerprint counts are not changed."""
     start = 0
-    for kind in config.joined:
-        where = slice(start, start := start + FEATURES[kind])
+    for kind in config.extra_features:
+        columns = slice(start, start := start + FEATURES[kind])
         if kind == "descriptors" and model.property_head is not None:
-            found = torch.from_numpy(training.features[:, where])
-            spread = found.std(0, correction=0)
-            model.property_head.feature_mean[where] = found.mean(0)
-            model.property_head.feature_scale[where] = torch.where(spread > 0, spread, 1)
+            descriptors = torch.from_numpy(training.features[:, columns])
+            std = descriptors.std(0, correction=0)
+            model.property_head.feature_mean[columns] = descriptors.mean(0)
+            model.property_head.feature_scale[columns] = torch.where(std > 0, std, 1)
 
 
-def _scored(
+def _score_calibrated(
     targets: tuple[Target, ...],
-    raw: Float64[np.ndarray, "m o"],
-    right: Float64[np.ndarray, "m o"],
-    part: MoleculeDataset,
+    uncalibrated: Float64[np.ndarray, "m o"],
+    calibrated: Float64[np.ndarray, "m o"],
+    dataset: MoleculeDataset,
 ) -> dict[str, Metrics]:
-    """Score probabilities that are put right, but areas under curves before.
+    """Compute metrics of calibrated predictions; areas under curves are of uncalibrated ones.
 
-    Isotonic regression ties molecules and was fitted to validation, whose order it makes better
-    than it is.
+    Isotonic regression makes ties. It was fitted to the validation set, where it would improve the
+    areas.
     """
-    found, before = score(targets, right, part), score(targets, raw, part)
-    for name, metrics in found.items():
-        metrics |= {key: value for key, value in before[name].items() if "AUC" in key}
-    return found
+    metrics = metrics_by_target(targets, calibrated, dataset)
+    before = metrics_by_target(targets, uncalibrated, dataset)
+    for name, of_target in metrics.items():
+        of_target |= {key: value for key, value in before[name].items() if "AUC" in key}
+    return metrics
 
 
-def _domain(
-    member: FineTuning, training: MoleculeDataset, validation: MoleculeDataset, config: TrainConfig
+def _score_training_mean(targets: tuple[Target, ...], test: MoleculeDataset) -> dict[str, Metrics]:
+    """Compute test metrics of predicting the training mean, for regression targets."""
+    slices = output_slices(targets)
+    means = unscale_outputs(np.zeros((len(test), slices[-1].stop)), targets)
+    return {
+        target.name: regression_metrics(
+            means[:, where.start], test.labels[:, k], test.censoring[:, k], log10=target.log10
+        )
+        for k, (target, where) in enumerate(zip(targets, slices, strict=True))
+        if target.kind == "regression"
+    }
+
+
+def _fit_domain(
+    module: FineTuning,
+    training: MoleculeDataset,
+    validation: MoleculeDataset,
+    config: TrainConfig,
 ) -> tuple[ApplicabilityDomain | None, list[str]]:
-    """Keep the training molecules, by their places in that part; or say why this cannot be."""
+    """Fit the applicability domain; return a note instead if this is impossible."""
     try:
         domain = ApplicabilityDomain.fit(
-            member.embeddings(training),
+            module.embeddings(training),
             [molecule.smiles for molecule in training.molecules],
             np.arange(len(training)),
-            member.embeddings(validation),
+            module.embeddings(validation),
             [molecule.smiles for molecule in validation.molecules],
             keep_smiles=config.keep_training_smiles,
         )
-    except ValueError as error:  # too few molecules, or RDKit refuses one that came as a mol block
-        return None, [f"predictions come without domain, similarity and nearest: {error}"]
+    except (
+        ValueError
+    ) as error:  # too few molecules, or RDKit cannot parse the SMILES of a mol block
+        return None, [f"predictions have no domain, similarity and nearest: {error}"]
     return domain, []
 
 
-def _nearness(
-    domain: ApplicabilityDomain | None, member: FineTuning, part: MoleculeDataset
+def _score_domain(
+    domain: ApplicabilityDomain | None, module: FineTuning, dataset: MoleculeDataset
 ) -> DomainScores:
-    """Say how near molecules are to the training part; nothing is known without a domain."""
+    """Score molecules by their distance to the training set; unknown without a domain."""
     if domain is None:
-        return DomainScores.unknown(len(part))
-    return domain_scores(domain, member.embeddings(part), [m.smiles for m in part.molecules])
+        return DomainScores.unknown(len(dataset))
+    smiles = [molecule.smiles for molecule in dataset.molecules]
+    return domain_scores(domain, module.embeddings(dataset), smiles)

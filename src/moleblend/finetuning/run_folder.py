@@ -1,8 +1,7 @@
-"""The folder that a fine-tuning run leaves."""
+"""Write the run folder of a fine-tuning command."""
 
-import hashlib
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,26 +15,25 @@ from moleblend.config import to_dict
 from moleblend.data.formats import write_table
 from moleblend.data.labels.target_detection import TargetColumns
 from moleblend.data.targets import Target, output_slices
-from moleblend.evaluation.baseline import about_forest
-from moleblend.evaluation.comparison import record
-from moleblend.evaluation.metrics import why_undefined
-from moleblend.files import alone_with, replacing
+from moleblend.evaluation.comparison import baseline_record
+from moleblend.evaluation.metrics import undefined_reasons
+from moleblend.files import alone_with, file_sha256, replacing
 from moleblend.finetuning.results import TrainResult
 from moleblend.model import checkpoint
 from moleblend.model.blending import ShownViews
 from moleblend.model.heads import Model
-from moleblend.prediction.outputs import domain_names, result_names
+
+_PRIVATE_SETTINGS = ("duplicates", "notes")
+"""Settings that name rows and labels of the table; they are left out of the model file."""
 
 
 @contextmanager
 def reserved(folder: Path) -> Generator[None, None, None]:
-    """Keep a run folder for one run, made now so that it is known that it can be.
-
-    A new one in which nothing was left is removed.
+    """Make a run folder and lock it against other runs; remove it if it stays empty.
 
     Raises:
-        OSError: it cannot be written to.
-        ValueError: another run has it.
+        OSError: the folder cannot be written to.
+        ValueError: another run uses it.
     """
     is_new = not folder.exists()
     try:
@@ -46,117 +44,146 @@ def reserved(folder: Path) -> Generator[None, None, None]:
             folder.rmdir()
 
 
-def write_run_folder(result: TrainResult, target_columns: TargetColumns, views: ShownViews) -> None:
-    """Write the run folder, the model last."""
+def write_run_folder(
+    result: TrainResult,
+    target_columns: TargetColumns,
+    views: ShownViews,
+    environment: Mapping[str, object],
+) -> None:
+    """Write the run folder; the model file is written last.
+
+    Args:
+        result: the result.
+        target_columns: the targets, with the cells that are not labels.
+        views: what the model sees of each molecule.
+        environment: code, machine and duration, see `environment.describe_environment`.
+    """
     config, out = result.config, result.config.folder
-    figures: dict[str, Any] = {
-        "validation": result.validation,
-        "test": result.test,
-        "test_of_predicting_the_training_mean": result.trivial,
-        "kept_epoch": result.kept_epoch,
-        "undefined": {
-            part: {target: why for target, m in found.items() if (why := why_undefined(m))}
-            for part, found in (("validation", result.validation), ("test", result.test))
-        },
-        "uncertainty": {
-            part: {
-                name: uncertainty_metrics.figures() for name, uncertainty_metrics in found.items()
-            }
-            for part, found in result.uncertainty_metrics.items()
-        },
-        "random_forest_on_ecfp4": record(
-            result.baseline,
-            result.comparisons,
-            about_forest(result.targets, result.choices),
-            result.forest_note,
-        ),
-        "spread": {
-            "over": "folds" if config.folds else "seeds",
-            "n": len(result.runs),
-            **result.spread,
-        },
-        "choices": result.choices,
-    }
-    n_rows, same = len(result.rows), result.duplicates.others()
-    rows = {
-        "row": pa.array(range(1, n_rows + 1)),
-        "part": pa.array(_part_names(result)),
-        "status": pa.array([row.status for row in result.rows]),
-        "reason": pa.array([row.reason for row in result.rows]),
-        "labels": pa.array([target_columns.problems(row) for row in range(n_rows)]),
-        "same_molecule": pa.array([same.get(row, "") for row in range(n_rows)]),
-    }
-    log = [
-        {"run": k + 1, "member": member + 1, **epoch}
-        for k, run in enumerate(result.runs)
-        for member, history in enumerate(run.histories)
-        for epoch in history
-    ]
-    with Path(config.data).open("rb") as file:
-        fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
-    members = _kept_models(result)
-    names = result_names(result.targets, len(members), result.uncertainty)
-    figures["choices"]["prediction_columns"] = names + domain_names(result.domain)
-    # A model file leaves the machine: it names files without their folders, and no single label.
-    named = {name: Path(getattr(config, name)).name for name in ("data", "out", "source")}
-    choices = result.choices | {"source": named["source"]}
-    choices = {key: told for key, told in choices.items() if key not in ("repeats", "notes")}
-    notes = {
-        "conformers": config.conformers,
-        "config": to_dict(replace(config, **named)),
-        "metrics": figures | {"choices": choices},
-    }
+    settings, metrics = result.settings.to_dict(), _metrics(result)
+    # A model file may be shared: it has file names without folders, and no single label.
+    file_names = {name: Path(getattr(config, name)).name for name in ("data", "out", "source")}
+    public = {key: value for key, value in settings.items() if key not in _PRIVATE_SETTINGS}
     card = checkpoint.Card(
         trained_by="train",
-        data=named["data"],
-        data_fingerprint=fingerprint,
+        data=file_names["data"],
+        data_fingerprint=file_sha256(Path(config.data)),
         views=views,
-        notes=notes,
+        notes={
+            "conformers": config.conformers,
+            "config": to_dict(replace(config, **file_names)),
+            "metrics": metrics | {"settings": public | {"source": file_names["source"]}},
+        },
     )
-    _write_json(out / "config.json", to_dict(config) | {"choices": result.choices})
-    _write_json(out / "metrics.json", figures)
-    write_table(pa.Table.from_pylist(log), out / "log.csv")
-    write_table(pa.table(rows), out / "rows.csv")
+    _write_json(out / "config.json", to_dict(config) | {"settings": settings})
+    _write_json(out / "metrics.json", metrics | {"settings": settings})
+    _write_json(out / "environment.json", environment)
+    write_table(pa.Table.from_pylist(_log(result)), out / "log.csv")
+    write_table(_row_table(result, target_columns), out / "rows.csv")
     checkpoint.save(
-        members, result.model, card, uncertainty=result.uncertainty, domain=result.domain
+        _kept_models(result),
+        result.model,
+        card,
+        uncertainty=result.uncertainty,
+        domain=result.domain,
     )
+
+
+def _metrics(result: TrainResult) -> dict[str, Any]:
+    """Collect the content of metrics.json, without the settings."""
+    evaluation = result.evaluation
+    sets = {"validation": evaluation.validation, "test": evaluation.test}
+    return {
+        **sets,
+        "constant_baseline": evaluation.constant_baseline,
+        "kept_epoch": result.kept_epoch,
+        "undefined": {
+            set_name: {
+                target: why for target, m in metrics.items() if (why := undefined_reasons(m))
+            }
+            for set_name, metrics in sets.items()
+        },
+        "uncertainty": {
+            set_name: {target: metrics.summary() for target, metrics in by_target.items()}
+            for set_name, by_target in result.uncertainty_metrics.items()
+        },
+        "baseline": baseline_record(
+            result.targets,
+            result.baseline.forest,
+            result.baseline.comparisons,
+            result.baseline.note,
+        ),
+        "std": {
+            "over": "folds" if result.config.folds else "seeds",
+            "n": len(result.runs),
+            **result.statistics,
+        },
+    }
+
+
+def _log(result: TrainResult) -> list[dict[str, Any]]:
+    """Collect the lines of log.csv: one per epoch of each member of each run."""
+    return [
+        {"run": k + 1, "member": number + 1, **epoch}
+        for k, run in enumerate(result.runs)
+        for number, member in enumerate(run.members)
+        for epoch in member.history.epochs
+    ]
+
+
+def _row_table(result: TrainResult, target_columns: TargetColumns) -> pa.Table:
+    """Make rows.csv: what became of each row of the table."""
+    rows = result.table.rows
+    same_molecule = result.table.duplicates.others()
+    return pa.table(
+        {
+            "row": pa.array(range(1, len(rows) + 1)),
+            "set": pa.array(_set_names(result)),
+            "status": pa.array([row.status for row in rows]),
+            "reason": pa.array([row.reason for row in rows]),
+            "labels": pa.array([target_columns.problems(row) for row in range(len(rows))]),
+            "same_molecule": pa.array([same_molecule.get(row, "") for row in range(len(rows))]),
+        }
+    )
+
+
+def _set_names(result: TrainResult) -> list[str]:
+    """Name the set of each row of the table, or the fold in which it is a test row."""
+    split = result.table.split
+    names = {int(row): name for name, rows in asdict(split).items() for row in rows}
+    if result.config.folds:
+        tested = np.sort(np.concatenate([run.split.test for run in result.runs]))
+        row_of = dict(zip(tested.tolist(), split.test.tolist(), strict=True))
+        names = {
+            row_of[int(place)]: f"fold {k + 1}"
+            for k, run in enumerate(result.runs)
+            for place in run.split.test
+        }
+    return [names.get(row, "") for row in range(len(result.table.rows))]
 
 
 def _kept_models(result: TrainResult) -> list[Model]:
-    """Give the members of the model file: of the first seed, or of all folds in one scaling."""
+    """Return the models of the file: those of the first seed, or of all folds with one scaling."""
     if not result.config.folds:
-        return list(result.runs[0].models)
-    members = []
+        return [member.model for member in result.runs[0].members]
+    models = []
     for run in result.runs:
-        for model in run.models:
-            _rescale(model, run.targets, result.targets)
-            model.config = replace(model.config, targets=result.targets)
-            members.append(model)
-    return members
+        for member in run.members:
+            _rescale(member.model, run.targets, result.targets)
+            member.model.config = replace(member.model.config, targets=result.targets)
+            models.append(member.model)
+    return models
 
 
 @torch.no_grad()
-def _rescale(model: Model, found: Sequence[Target], wanted: Sequence[Target]) -> None:
-    """Change the last layer so that the outputs, scaled otherwise, mean the same values."""
+def _rescale(model: Model, old: Sequence[Target], new: Sequence[Target]) -> None:
+    """Change the last layer so that outputs in the new scaling mean the same values."""
     assert model.property_head is not None
     last = model.property_head.out
-    for old, new, where in zip(found, wanted, output_slices(found), strict=True):
-        last.weight[where] *= old.scale / new.scale
-        last.bias[where] = (last.bias[where] * old.scale + old.mean - new.mean) / new.scale
-
-
-def _part_names(result: TrainResult) -> list[str]:
-    """Say of each row of the file in which part, or in the test part of which fold, it is."""
-    part_of = {int(row): name for name, rows in asdict(result.parts).items() for row in rows}
-    if result.config.folds:
-        tested = np.sort(np.concatenate([run.parts.test for run in result.runs]))
-        where = dict(zip(tested.tolist(), result.parts.test.tolist(), strict=True))
-        part_of = {
-            where[int(place)]: f"fold {k + 1}"
-            for k, run in enumerate(result.runs)
-            for place in run.parts.test
-        }
-    return [part_of.get(row, "") for row in range(len(result.rows))]
+    for before, after, where in zip(old, new, output_slices(old), strict=True):
+        last.weight[where] *= before.scale / after.scale
+        last.bias[where] = (last.bias[where] * before.scale + before.mean - after.mean) / (
+            after.scale
+        )
 
 
 def _write_json(path: Path, values: object) -> None:

@@ -1,5 +1,6 @@
-"""Fine-tuning: a table of measured molecules in, a model file with honest test figures out."""
+"""Fine-tuning: from a table of measured molecules to a model file and test metrics."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
@@ -11,17 +12,18 @@ from rich.console import Console
 
 from moleblend.chem.descriptors import molecule_features
 from moleblend.data.dataset import MoleculeDataset
+from moleblend.environment import describe_environment
+from moleblend.finetuning.callbacks import ShouldContinue
 from moleblend.finetuning.config import TrainConfig
 from moleblend.finetuning.hyperparameter_search import (
-    GoesOn,
     Search,
     finish,
-    forget,
     is_unfinished,
+    remove_record,
     require_optuna,
     search,
 )
-from moleblend.finetuning.preparation import Prepared, prepared
+from moleblend.finetuning.preparation import PreparedRun, prepare_run
 from moleblend.finetuning.results import TrainResult, aggregate_runs
 from moleblend.finetuning.run import Run, train_and_test, train_model
 from moleblend.finetuning.run_folder import reserved, write_run_folder
@@ -36,74 +38,75 @@ def train(
     errors: Literal["keep", "raise"] = "keep",
     console: Console | None = None,
 ) -> TrainResult:
-    """Fine-tune a model on a table and leave a run folder.
+    """Fine-tune a model on a table and write a run folder.
 
-    The folder holds `model.safetensors`, `metrics.json`, `config.json`, `log.csv` (per epoch) and
-    `rows.csv` (part, status and reason of every row of the file); it is written when all is done,
-    but for `search.csv`, which has each trial of a search as soon as it is over. The test part is
-    read once, after all choices.
+    The folder holds `model.safetensors`, `metrics.json`, `config.json`, `environment.json` (code,
+    machine and duration), `log.csv` (one line per epoch) and `rows.csv` (set, status and reason of
+    every row of the table). These files are written at the end. A search writes `search.csv` after
+    each trial. The test set is evaluated once, after all choices are made.
 
     Args:
-        config: the run.
-        resume: go on with the trials of a search that was stopped, or add some.
-        errors: a row without a usable molecule is told and left out, or raises an error.
-        console: where progress and every choice is shown.
+        config: settings of the run.
+        resume: continue the trials of an interrupted search, or add trials.
+        errors: exclude rows without a usable molecule (`keep`), or raise an error.
+        console: where progress and the resolved settings are printed.
 
     Raises:
-        FileNotFoundError: the table or the source is not there.
-        ValueError: no target is clear, a column is missing, most of its cells are no labels, or a
-            part is left without labels.
+        FileNotFoundError: the table or the source model does not exist.
+        ValueError: no target is detected, a column is missing, most of its cells are not labels, or
+            a set has no labels.
         MoleculeError: a row has no usable molecule and `errors` is "raise".
-        FloatingPointError: the loss is no longer a number.
-        KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM came; no model is written then.
+        FloatingPointError: the loss or a prediction is not finite.
+        KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM was received; no model is written.
     """
     console = console or Console(stderr=True)
+    environment, started = describe_environment(), time.monotonic()
 
     def say(text: str) -> None:
         console.print(text, soft_wrap=True, highlight=False, markup=False)
 
-    _check_out(config, resume=resume)
+    _check_run_folder(config, resume=resume)
     if config.search:
         require_optuna()
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device cuda was asked for, but there is no GPU that torch can use")
-    known = prepared(config, errors, say)
-    may_search_features = config.features == ("auto",) and bool(known.config.joined)
-    config, data = known.config, known.data
-    choices = known.choices(config, data)
-    for sentence in known.describe(choices):
+        raise ValueError("got device=cuda, but torch finds no GPU")
+    prepared = prepare_run(config, errors, say)
+    has_auto_features = config.features == ("auto",) and bool(prepared.config.extra_features)
+    config, data = prepared.config, prepared.data
+    settings = prepared.settings(config, data)
+    for sentence in prepared.describe(settings):
         say(sentence)
     with reserved(config.folder):
-        found = None
+        search_result = None
         if config.search:
-            found, data = _searched(known, say, has_features=may_search_features, resume=resume)
-            config = found.config
-            choices = known.choices(config, data) | {"search": found.account()}
-        runs = _runs(known, config, data, say, console)
-        result = aggregate_runs(
-            config,
-            runs,
-            data,
-            known.usable,
-            known.rows,
-            choices,
-            known.start.target_columns.values,
-            known.duplicates,
-            known.forest_note,
+            search_result, data = _search_settings(
+                prepared, say, search_features=has_auto_features, resume=resume
+            )
+            config = search_result.config
+            settings = replace(prepared.settings(config, data), search=search_result.summary())
+        runs = _train_runs(prepared, config, data, say, console)
+        result = replace(
+            aggregate_runs(config, settings, runs, prepared, data), search=search_result
         )
-        result = replace(result, search=found)
-        for note in choices["sureness"]["notes"]:
+        assert result.settings.uncertainty is not None
+        for note in result.settings.uncertainty.notes:
             say(f"note: {note}")
-        if found is None:
-            forget(config.folder)
-        write_run_folder(result, known.start.target_columns, known.start.views)
-        if found is not None:
+        if search_result is None:
+            remove_record(config.folder)
+        seconds = round(time.monotonic() - started, 1)
+        write_run_folder(
+            result,
+            prepared.start.target_columns,
+            prepared.start.views,
+            {**environment, "seconds": seconds},
+        )
+        if search_result is not None:
             finish(config.folder)
     return result
 
 
-def _runs(
-    known: Prepared,
+def _train_runs(
+    prepared: PreparedRun,
     config: TrainConfig,
     data: MoleculeDataset,
     say: Callable[[str], None],
@@ -111,78 +114,89 @@ def _runs(
 ) -> list[Run]:
     """Train on each fold, or with each seed."""
     runs = []
-    for k, split in enumerate(known.splits):
+    for k, split in enumerate(prepared.splits):
         for repeat in range(config.seeds):
-            if len(known.splits) * config.seeds > 1:
-                fold = f"fold {k + 1} of {len(known.splits)}"
+            if len(prepared.splits) * config.seeds > 1:
+                fold = f"fold {k + 1} of {len(prepared.splits)}"
                 say(fold if config.folds else f"seed {config.seed + repeat}")
             seed = config.seed + repeat * config.ensemble
             runs.append(
-                train_and_test(config, seed, known.start, data, split, known.n_trees, console)
+                train_and_test(config, seed, prepared.start, data, split, prepared.n_trees, console)
             )
     return runs
 
 
-def _searched(
-    known: Prepared,
+def _search_settings(
+    prepared: PreparedRun,
     say: Callable[[str], None],
     *,
-    has_features: bool,
+    search_features: bool,
     resume: bool,
 ) -> tuple[Search, MoleculeDataset]:
-    """Search settings on the training and the validation part.
+    """Search settings with the training and the validation set.
 
     Returns:
-        What was found, and the molecules with the features that it joins to them.
+        The search, and the molecules with the extra features of the best trial.
     """
-    config, start, data, split = known.config, known.start, known.data, known.splits[0]
+    config, start, data = prepared.config, prepared.start, prepared.data
+    split = prepared.splits[0]
     smiles = [molecule.smiles for molecule in data.molecules]
-    joined: dict[tuple[str, ...], Float32[np.ndarray, "n f"]] = {config.joined: data.features}
+    computed: dict[tuple[str, ...], Float32[np.ndarray, "n f"]] = {
+        config.extra_features: data.features
+    }
 
     def with_features(kinds: tuple[str, ...]) -> MoleculeDataset:
-        if kinds not in joined and len(kinds) > 1:
-            alone = [with_features((kind,)).features for kind in kinds]
-            joined[kinds] = np.concatenate(alone, 1)
-        elif kinds not in joined:
-            joined[kinds] = molecule_features(smiles, kinds)
-        return replace(data, features=joined[kinds])
+        if kinds not in computed and len(kinds) > 1:
+            each = [with_features((kind,)).features for kind in kinds]
+            computed[kinds] = np.concatenate(each, 1)
+        elif kinds not in computed:
+            computed[kinds] = molecule_features(smiles, kinds)
+        return replace(data, features=computed[kinds])
 
-    def attempt(settled: TrainConfig, goes_on: GoesOn) -> None:
-        given = with_features(settled.joined)
-        parts = given.subset(split.train), given.subset(split.validation)
-        is_weighted = settled.pos_weight == "on"
-        quiet = Console(quiet=True)
-        train_model(settled, settled.seed, start, *parts, quiet, is_weighted, goes_on)
+    def attempt(trial_config: TrainConfig, should_continue: ShouldContinue) -> None:
+        trial_data = with_features(trial_config.extra_features)
+        train_model(
+            trial_config,
+            trial_config.seed,
+            start,
+            trial_data.subset(split.train),
+            trial_data.subset(split.validation),
+            Console(quiet=True),
+            trial_config.pos_weight == "on",
+            should_continue,
+        )
 
-    found = search(
+    search_result = search(
         config,
         attempt,
         say,
-        model=known.origin,
+        model=prepared.origin,
         has_classes=any(
             label_column.kind == "binary" for label_column in start.target_columns.label_columns
         ),
-        has_features=has_features,
+        search_features=search_features,
         resume=resume,
     )
-    return found, with_features(found.config.joined)
+    return search_result, with_features(search_result.config.extra_features)
 
 
-def _check_out(config: TrainConfig, *, resume: bool) -> None:
-    """Refuse a folder that cannot be written to, before any work is done."""
+def _check_run_folder(config: TrainConfig, *, resume: bool) -> None:
+    """Refuse a run folder that cannot be used, before any work is done."""
     out = config.folder
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: this is a file, a folder was expected")
+        raise ValueError(f"{out}: expected a folder, got a file")
     if (out / "state.ckpt").exists():
-        raise ValueError(f"{out} holds a pretraining run, another --out keeps it whole")
+        raise ValueError(f"{out} holds a pretraining run; use another --out")
     if resume:
         if not (config.search and (out / "search.csv").is_file()):
-            raise ValueError(f"{out}: there is no search to be resumed")
+            raise ValueError(f"{out}: there is no search to resume")
         return
     if is_unfinished(out):
         raise ValueError(
-            f"{out} holds an unfinished search: --resume goes on with it, removing the folder "
-            "begins anew"
+            f"{out} holds an unfinished search: continue it with --resume, or remove the folder"
         )
     if not config.out and out.exists():
-        raise ValueError(f"{out} is there already; --out names another folder, or this one again")
+        raise ValueError(
+            f"{out} already exists; choose another folder with --out, or name this one to "
+            "overwrite it"
+        )

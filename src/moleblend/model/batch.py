@@ -1,4 +1,4 @@
-"""Several molecules as one record of tensors. This is the only file that pads."""
+"""Batches: several molecules as one record of padded tensors. Only this module pads."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -12,23 +12,23 @@ from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.model.relations import N_HOPS, bond_kinds, relate_all
 
 _POOL = 16
-"""Batches among which molecules are sorted by size."""
+"""Number of batches in a pool within which molecules are sorted by size."""
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """b molecules padded to n atoms. Padding is where `is_atom` says so; its values mean nothing.
+    """b molecules, padded to n atoms. The values of padding (`is_atom` is false) are arbitrary.
 
     Attributes:
         atoms: the nine atom features, counted from 0.
-        is_atom: which places hold an atom.
+        is_atom: which places are atoms; the others are padding.
         degree: number of bonds of each atom.
-        path_length: bonds on the shortest path, -1 where there is none.
-        edge_path: bond kind + 1 of the first k bonds on the path, 0 past its end.
+        path_length: number of bonds on the shortest path, -1 where there is none.
+        edge_path: bond kind + 1 of the first k bonds on the path, 0 after its end.
         positions: in Å; zero where a molecule has none.
         has_positions: which molecules have a geometry.
-        described: of each molecule the numbers that an objective asks its vector for, see
-            `descriptors.compute_descriptors`; NaN where unknown. None where nothing asks.
+        descriptors: of each molecule, see `descriptors.compute_descriptors`; NaN where unknown.
+            None if no objective predicts them.
     """
 
     atoms: Int64[Tensor, "b n 9"]
@@ -38,15 +38,15 @@ class Batch:
     edge_path: UInt8[Tensor, "b n n k"]
     positions: Float32[Tensor, "b n 3"]
     has_positions: Bool[Tensor, " b"]
-    described: Float32[Tensor, "b f"] | None = None
+    descriptors: Float32[Tensor, "b f"] | None = None
 
     def __len__(self) -> int:
-        """Number of molecules."""
+        """Return the number of molecules."""
         return len(self.is_atom)
 
     @property
     def is_pair(self) -> Bool[Tensor, "b n n"]:
-        """Which ordered pairs are of two different atoms."""
+        """Tell which ordered pairs (i, j) consist of two different atoms."""
         both = self.is_atom[:, :, None] & self.is_atom[:, None, :]
         return both & ~torch.eye(both.shape[1], dtype=torch.bool, device=both.device)
 
@@ -55,23 +55,23 @@ class Batch:
         return self.changed(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def subset(self, rows: slice) -> "Batch":
-        """Take some of the molecules."""
+        """Select some of the molecules."""
         return self.changed(lambda tensor: tensor[rows])
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        """Change every tensor that is there."""
-        parts = (getattr(self, field.name) for field in fields(self))
-        return Batch(*(part if part is None else change(part) for part in parts))
+        """Apply a function to every tensor."""
+        values = (getattr(self, field.name) for field in fields(self))
+        return Batch(*(value if value is None else change(value) for value in values))
 
 
 @dataclass(frozen=True, eq=False)
 class Packing:
-    """Where the m real ones of b rows of t places stand, so that no work is done on padding.
+    """Index of the m real tokens among b rows of t tokens, to skip computation on padding.
 
     Attributes:
-        is_real: which they are.
-        row: of each real one.
-        column: its place in the row.
+        is_real: which tokens are real.
+        row: of each real token.
+        column: of each real token.
     """
 
     is_real: Bool[Tensor, "b t"]
@@ -80,24 +80,24 @@ class Packing:
 
     @classmethod
     def of(cls, is_real: Bool[Tensor, "b t"]) -> "Packing":
-        """Find the real ones."""
+        """Index the real tokens."""
         row, column = is_real.nonzero(as_tuple=True)
         return cls(is_real, row, column)
 
     def pack(self, padded: Float[Tensor, "b t c"]) -> Float[Tensor, "m c"]:
-        """Take the real ones."""
-        n_places = self.is_real.shape[1]
-        return padded.flatten(0, 1).index_select(0, self.row * n_places + self.column)
+        """Select the real tokens."""
+        n_columns = self.is_real.shape[1]
+        return padded.flatten(0, 1).index_select(0, self.row * n_columns + self.column)
 
     def pad(self, packed: Float[Tensor, "m c"]) -> Float[Tensor, "b t c"]:
-        """Put them back, zeros between them."""
+        """Put the real tokens back into their rows; padding is 0."""
         b, t = self.is_real.shape
         zeros = packed.new_zeros((b * t, packed.shape[1]))
         return zeros.index_copy_(0, self.row * t + self.column, packed).view(b, t, -1)
 
 
 def pieces(n_molecules: int, n_atoms: int, most_pairs: int) -> Iterator[slice]:
-    """Cut molecules of n atoms into pieces of at most so many pairs, or of one molecule."""
+    """Cut molecules of n atoms into slices of at most `most_pairs` pairs, or of one molecule."""
     at_once = max(most_pairs // n_atoms**2, 1)
     return (slice(start, start + at_once) for start in range(0, n_molecules, at_once))
 
@@ -108,19 +108,19 @@ def collate(
     """Pad molecules to one batch and derive their relations.
 
     Args:
-        molecules: at least one; with or without positions, of one feature version.
-        conformers: which geometry to take of each molecule; the first of each by default.
-        n_hops: bonds kept of a path.
+        molecules: at least one; with or without positions, all of the same feature version.
+        conformers: index of the geometry of each molecule; by default the first.
+        n_hops: number of bonds of a path that are kept.
 
     Raises:
-        MoleculeError: no molecule came, their feature versions differ, or a conformer is missing.
+        MoleculeError: there is no molecule, the feature versions differ, or a conformer is missing.
     """
     if not molecules:
-        raise MoleculeError("a batch needs at least one molecule, none was given")
+        raise MoleculeError("got no molecule, expected at least one")
     versions = sorted({molecule.features for molecule in molecules})
     if len(versions) > 1:
         raise MoleculeError(
-            f"a batch needs one feature version, these molecules have {' and '.join(versions)}"
+            f"got molecules with feature versions {' and '.join(versions)}, expected one version"
         )
     chosen = [0] * len(molecules) if conformers is None else conformers
     b, n = len(molecules), max(molecule.n_atoms for molecule in molecules)
@@ -130,7 +130,7 @@ def collate(
     atoms = np.zeros((b, n, 9), np.int64)
     atoms[is_atom] = np.concatenate([molecule.atoms for molecule in molecules])
 
-    # Atoms of the whole batch have one number each: n row + place.
+    # Each atom of the batch has one number: n * row + column.
     n_bonds = [len(molecule.bonds) for molecule in molecules]
     starts = np.repeat(n * np.arange(b), n_bonds)[:, None]
     ends = np.concatenate([molecule.bonds for molecule in molecules]) + starts
@@ -147,8 +147,8 @@ def collate(
         if molecule.n_conformers:
             if not 0 <= conformer < molecule.n_conformers:
                 raise MoleculeError(
-                    f"{molecule.id}: conformer {conformer} was asked for, "
-                    f"there are {molecule.n_conformers}"
+                    f"{molecule.id}: got conformer={conformer}, expected a number from 0 to "
+                    f"{molecule.n_conformers - 1}"
                 )
             positions[row, : molecule.n_atoms] = molecule.positions[conformer]
     return Batch(
@@ -165,17 +165,18 @@ def collate(
 def shuffled_batches(
     n_atoms: Int64[np.ndarray, " m"], batch_size: int, rng: np.random.Generator
 ) -> list[Int64[np.ndarray, " k"]]:
-    """Group all molecules at random into batches of similar size, so that little is padded.
+    """Group all molecules at random into batches of similar size, to reduce padding.
 
-    They are shuffled, sorted by size within pools of 16 batches, and the batches shuffled again.
+    The molecules are shuffled and sorted by size within pools of 16 batches. Then the batches are
+    shuffled.
 
     Args:
         n_atoms: of each molecule.
         batch_size: molecules in a batch; only one batch may have fewer.
-        rng: the only source of chance.
+        rng: source of all random choices.
 
     Returns:
-        Places of the molecules of each batch; each molecule stands in exactly one.
+        Indices of the molecules of each batch; each molecule is in exactly one batch.
     """
     order = rng.permutation(len(n_atoms))
     batches: list[np.ndarray] = []

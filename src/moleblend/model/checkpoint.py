@@ -1,6 +1,5 @@
-"""One safetensors file is the whole model: weights, and a JSON header that says what they are."""
+"""Model files: one safetensors file holds the weights, and a JSON header describes them."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -15,7 +14,8 @@ from safetensors.torch import save_file
 from moleblend.config import from_dict, to_dict
 from moleblend.evaluation.applicability_domain import PREFIX, ApplicabilityDomain, Thresholds
 from moleblend.evaluation.uncertainty import Uncertainty
-from moleblend.files import replacing
+from moleblend.files import file_sha256, replacing
+from moleblend.model.compat import upgrade_card, upgrade_header
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
 from moleblend.model.published_weights import check_names, from_reference, read_published
@@ -28,12 +28,14 @@ __all__ = [
     "from_reference",
     "load",
     "load_members",
+    "load_model",
     "locate",
     "packaged",
     "read_card",
     "read_domain",
     "read_uncertainty",
     "save",
+    "save_model",
     "sha256",
     "transfer",
 ]
@@ -41,10 +43,10 @@ __all__ = [
 T = TypeVar("T")
 
 FORMAT_VERSION = 1
-"""Counted up when files written before can no longer be read as they are."""
+"""Increased when earlier files can no longer be read, not even by `compat`."""
 
 PACKAGED = "packaged"
-"""How the model that comes with the package is named where a path could stand."""
+"""Name of the model that comes with the package, accepted in place of a path."""
 
 _ASSETS = Path(__file__).parents[1] / "assets"
 
@@ -57,21 +59,22 @@ _MAY_CHANGE = {
     "kernel_start",
     "max_atoms",
 }
-"""Choices of an encoder that leave the meaning of its weights as it is."""
+"""Fields of `EncoderConfig` that do not change the meaning of the weights."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a model file says of itself beside its architecture.
+    """Description of a model file, stored in its header.
 
     Attributes:
-        trained_by: `pretrain`, `train` or `convert`.
+        trained_by: the command or function that made it: `pretrain`, `train`, `convert`, or
+            `save_model`.
         data: name of the training data.
         data_fingerprint: hash of the training data.
         views: what the model was trained to see: `2d`, `3d` or `both`.
         licence: of the weights.
         moleblend: version of the package that wrote the file.
-        notes: anything else worth knowing.
+        notes: further information, such as the settings and the metrics of training.
     """
 
     trained_by: str
@@ -91,24 +94,27 @@ def save(
     uncertainty: Uncertainty | None = None,
     domain: ApplicabilityDomain | None = None,
 ) -> None:
-    """Write a model to one file: to a temporary name first, so that the file is whole or not there.
+    """Write a model to one file.
+
+    The file is written under a temporary name and then renamed, so that it is never incomplete.
 
     Args:
-        model: any model, or the members of an ensemble, which have one configuration.
+        model: a model, or the members of an ensemble, which must have the same configuration.
         path: of the new file, ending in .safetensors.
-        card: what the file shall say of itself.
-        uncertainty: how sure its predictions are.
-        domain: the molecules that it learnt from.
+        card: description of the model.
+        uncertainty: calibrated uncertainty of the predictions.
+        domain: the training molecules and the thresholds of the applicability domain.
 
     Raises:
-        ValueError: the name does not end in .safetensors.
+        ValueError: the name does not end in .safetensors, or the members of an ensemble differ in
+            their configuration.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise ValueError(f"{path}: the name of a model file ends in .safetensors")
+        raise ValueError(f"{path}: expected a file name that ends in .safetensors")
     members = [model] if isinstance(model, Model) else list(model)
     if any(member.config != members[0].config for member in members):
-        raise ValueError(f"{path}: the members of an ensemble need one configuration")
+        raise ValueError(f"{path}: the members of an ensemble must have the same configuration")
     header = {
         "format": "moleblend",
         "format_version": str(FORMAT_VERSION),
@@ -122,46 +128,79 @@ def save(
         for name, tensor in member.state_dict().items()
     }
     if uncertainty is not None:
-        header["sureness"] = json.dumps(to_dict(uncertainty))
+        header["uncertainty"] = json.dumps(to_dict(uncertainty))
     if domain is not None:
         header["domain"] = json.dumps(to_dict(domain.thresholds))
-        found = domain.tensors()
-        tensors |= {name: torch.from_numpy(values.copy()) for name, values in found.items()}
+        arrays = domain.tensors()
+        tensors |= {name: torch.from_numpy(values.copy()) for name, values in arrays.items()}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata=header)
         put_in_order(temporary)
 
 
+def save_model(model: Model | Sequence[Model], path: Path | str, card: Card | None = None) -> None:
+    """Write a model to a file that `load_model` and `Predictor` read.
+
+    Args:
+        model: a model, or the members of an ensemble.
+        path: of the new file, ending in .safetensors.
+        card: description of the model, such as its training data and licence.
+
+    Raises:
+        ValueError: the name does not end in .safetensors, or the members of an ensemble differ in
+            their configuration.
+    """
+    save(model, path, card or Card(trained_by="save_model"))
+
+
 def put_in_order(path: Path) -> None:
-    """Sort the header, whose entries safetensors writes in any order: one model is one file."""
+    """Sort the header of a safetensors file, so that the same model always gives the same bytes."""
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         entries = json.loads(file.read(length))
         text = json.dumps(entries, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         header = text.encode().ljust(length)
-        assert len(header) == length, "the header is written as safetensors writes it"
+        assert len(header) == length, "sorting must not change the length of the header"
         file.seek(8)
         file.write(header)
 
 
+def load_model(path: Path | str) -> Model:
+    """Read a model, ready for prediction (in evaluation mode, on the CPU).
+
+    Args:
+        path: a model file, a run folder, or `packaged` for the model that comes with the package.
+
+    Returns:
+        The model. Of an ensemble it is the first member; `load_members` gives all, and `Predictor`
+        averages them.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a complete model file of this version.
+    """
+    return load(locate(path))
+
+
 def load(path: Path | str) -> Model:
-    """Read a model file, of an ensemble the first member. Raises what `load_members` raises."""
+    """Read a model file; of an ensemble the first member. Errors as of `load_members`."""
     return load_members(path)[0]
 
 
 def load_members(path: Path | str) -> list[Model]:
-    """Read all members of a model file, mostly one; every weight must fit.
+    """Read all members of a model file: one, or several of an ensemble.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is truncated, of another kind or version, or a weight does not fit the
-            architecture; the message says which, what was expected and what was found.
+            architecture; the message names the weight, its shape and the expected shape.
     """
     path = Path(path)
     with _open(path) as file:
-        config = _read_header(ModelConfig, file.metadata(), "config", path)
+        header = upgrade_header(file.metadata())
+        config = _read_header(ModelConfig, header, "config", path)
         tensors = {name: file.get_tensor(name) for name in _names(file, of_domain=False)}
-        n_members = int((file.metadata() or {}).get("members", "1"))
+        n_members = int(header["members"])
     models = [Model(config) for _ in range(n_members)]
     expected = {
         f"{_prefix(k)}{name}": tensor
@@ -174,9 +213,9 @@ def load_members(path: Path | str) -> list[Model]:
         raise ValueError(f"{path}: {error}") from error
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:
-            wanted, found = tuple(expected[name].shape), tuple(tensor.shape)
             raise ValueError(
-                f"{path}: weight {name} does not fit: {wanted} was expected, {found} found"
+                f"{path}: weight {name} does not fit: got shape {tuple(tensor.shape)}, expected "
+                f"{tuple(expected[name].shape)}"
             )
     for k, model in enumerate(models):
         model.load_state_dict({name: tensors[f"{_prefix(k)}{name}"] for name in model.state_dict()})
@@ -185,7 +224,7 @@ def load_members(path: Path | str) -> list[Model]:
 
 
 def read_card(path: Path | str) -> Card:
-    """Read what a model file says of itself.
+    """Read the description of a model file; notes of older files get today's keys (`compat`).
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -193,11 +232,11 @@ def read_card(path: Path | str) -> Card:
     """
     path = Path(path)
     with _open(path) as file:
-        return _read_header(Card, file.metadata(), "card", path)
+        return _read_header(Card, upgrade_header(file.metadata()), "card", path)
 
 
 def read_uncertainty(path: Path | str) -> Uncertainty:
-    """Read how sure a model's predictions are; of an older file nothing is known.
+    """Read the calibrated uncertainty of a model's predictions; empty if the file has none.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -205,25 +244,25 @@ def read_uncertainty(path: Path | str) -> Uncertainty:
     """
     path = Path(path)
     with _open(path) as file:
-        metadata = file.metadata() or {}
-        if "sureness" not in metadata:
+        header = upgrade_header(file.metadata())
+        if "uncertainty" not in header:
             return Uncertainty()
-        return _read_header(Uncertainty, metadata, "sureness", path)
+        return _read_header(Uncertainty, header, "uncertainty", path)
 
 
 def read_domain(path: Path | str) -> ApplicabilityDomain | None:
-    """Read the molecules that a model learnt from; None if the file has none.
+    """Read the applicability domain (training molecules, thresholds); None if the file has none.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, of another kind or version, or lacks a part of them.
+        ValueError: the file is truncated, of another kind or version, or an array is missing.
     """
     path = Path(path)
     with _open(path) as file:
-        metadata = file.metadata() or {}
-        if "domain" not in metadata:
+        header = upgrade_header(file.metadata())
+        if "domain" not in header:
             return None
-        thresholds = _read_header(Thresholds, metadata, "domain", path)
+        thresholds = _read_header(Thresholds, header, "domain", path)
         tensors = {name: file.get_tensor(name).numpy() for name in _names(file, of_domain=True)}
     try:
         return ApplicabilityDomain.from_tensors(tensors, thresholds)
@@ -232,7 +271,7 @@ def read_domain(path: Path | str) -> ApplicabilityDomain | None:
 
 
 def packaged() -> Path:
-    """Find the pretrained model that comes with the package; its card lies beside it.
+    """Find the pretrained model that comes with the package; its card is in the same folder.
 
     Raises:
         FileNotFoundError: this copy of the package comes without one.
@@ -240,17 +279,17 @@ def packaged() -> Path:
     path = _ASSETS / "moleblend.safetensors"
     if not path.is_file():
         raise FileNotFoundError(
-            "no pretrained model comes with this copy of moleblend: give the path of a model file "
+            "this copy of moleblend has no packaged model: give the path of a model file "
             "(`moleblend train --from scratch` starts without one)"
         )
     return path
 
 
 def locate(name: Path | str) -> Path:
-    """Give the path of a model file that is named by its path or its run folder, or as `packaged`.
+    """Resolve the name of a model: the path of a file or of a run folder, or `packaged`.
 
     Raises:
-        FileNotFoundError: `packaged` was asked for, and there is none.
+        FileNotFoundError: the name is `packaged`, and this copy of the package has no model.
     """
     path = packaged() if str(name) == PACKAGED else Path(name)
     inside = path / "model.safetensors"
@@ -258,7 +297,7 @@ def locate(name: Path | str) -> Path:
 
 
 def sha256(name: Path | str) -> str:
-    """Give the hash of a file that is named by its path, or as `packaged`.
+    """Compute the SHA-256 of a model file; names as in `locate`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -266,15 +305,14 @@ def sha256(name: Path | str) -> str:
     path = locate(name)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such model file")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def convert(source: Path | str, out: Path | str) -> Model:
-    """Turn a downloaded checkpoint of MoleBLEND or Transformer-M into a model file.
+    """Convert a published checkpoint of MoleBLEND or Transformer-M to a model file.
 
     Args:
-        source: what `reference.read_published` reads.
+        source: a file that `published_weights.read_published` reads.
         out: the new model file, ending in .safetensors.
 
     Returns:
@@ -282,7 +320,7 @@ def convert(source: Path | str, out: Path | str) -> Model:
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
-        ValueError: it cannot be read, or its weights do not fit; nothing is written then.
+        ValueError: it cannot be read, or its weights do not fit; then no file is written.
     """
     source = Path(source)
     published = read_published(source)
@@ -301,24 +339,24 @@ def convert(source: Path | str, out: Path | str) -> Model:
 
 
 def transfer(source: Model, config: ModelConfig) -> Model:
-    """Build a model of another configuration on the weights of a trained one.
+    """Build a model with another configuration from the weights of a trained model.
 
     Args:
-        source: whose encoder is taken, and whose pretraining heads where they are the same.
+        source: its encoder is copied, and its pretraining heads where both models have the same.
         config: of the new model; its encoder may differ from the source's in dropout and limits.
 
     Returns:
-        The new model; its other heads start at random.
+        The new model; its other heads are initialised at random.
 
     Raises:
-        ValueError: the weights would not fit, or would mean something else; the message names each
-            field that must not differ.
+        ValueError: the weights would not fit, or would have another meaning; the message names
+            each field that must not differ.
     """
-    wanted, found = config.encoder, source.config.encoder
+    wanted, given = config.encoder, source.config.encoder
     differing = [
-        f"{name} {getattr(wanted, name)!r} was expected, {getattr(found, name)!r} found"
+        f"got {name}={getattr(given, name)!r}, expected {getattr(wanted, name)!r}"
         for name in (field.name for field in fields(EncoderConfig))
-        if name not in _MAY_CHANGE and getattr(wanted, name) != getattr(found, name)
+        if name not in _MAY_CHANGE and getattr(wanted, name) != getattr(given, name)
     ]
     if differing:
         raise ValueError(f"the trained encoder does not fit: {'; '.join(differing)}")
@@ -346,17 +384,17 @@ def _copy(source: torch.nn.Module | None, target: torch.nn.Module | None) -> Non
 
 
 def count_parameters(model: torch.nn.Module) -> int:
-    """Number of trained numbers."""
+    """Count the trainable parameters (single numbers) of a module."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _prefix(member: int) -> str:
-    """What stands before the names of a member's weights; the first is as a model alone."""
+    """Give the prefix of the names of a member's weights; the first member has none."""
     return f"members.{member}." if member else ""
 
 
 def _names(file: safe_open, *, of_domain: bool) -> list[str]:
-    """Name the tensors of the training molecules, or all the others: the weights."""
+    """List the tensors of the applicability domain, or all the others: the weights."""
     return [name for name in file.keys() if name.startswith(PREFIX) == of_domain]  # noqa: SIM118 (no mapping)
 
 
@@ -366,24 +404,24 @@ def _open(path: Path) -> safe_open:
     try:
         return safe_open(path, framework="pt")
     except SafetensorError as error:
-        raise ValueError(f"{path}: not a model file, or cut short ({error})") from error
+        raise ValueError(f"{path}: not a model file, or truncated ({error})") from error
 
 
-def _read_header(kind: type[T], metadata: dict[str, str] | None, part: str, path: Path) -> T:
-    """Read one part of the header, once the header is one of ours."""
-    found = metadata or {}
-    if found.get("format") != "moleblend":
+def _read_header(kind: type[T], header: dict[str, str], key: str, path: Path) -> T:
+    """Read one entry of the header, after a check that the header is that of a model file."""
+    if header.get("format") != "moleblend":
         raise ValueError(
-            f"{path}: a safetensors file, but not a moleblend model; published weights are read by "
-            "`moleblend convert`"
+            f"{path}: a safetensors file, but not a moleblend model; `moleblend convert` reads "
+            "published weights"
         )
-    if found.get("format_version") != str(FORMAT_VERSION):
+    if header.get("format_version") != str(FORMAT_VERSION):
         raise ValueError(
-            f"{path}: written by another version of moleblend: this one ({version('moleblend')}) "
-            f"reads format {FORMAT_VERSION}, {found.get('format_version')} found"
+            f"{path}: written by another version of moleblend: got format "
+            f"{header.get('format_version')}, this version ({version('moleblend')}) reads format "
+            f"{FORMAT_VERSION}"
         )
     try:
-        values = json.loads(found.get(part, ""))
+        values = json.loads(header.get(key, ""))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: {part} in its header is missing or damaged ({error})") from error
-    return from_dict(kind, values, f"{path}: {part}")
+        raise ValueError(f"{path}: {key} is missing or damaged in the header ({error})") from error
+    return from_dict(kind, upgrade_card(values) if kind is Card else values, f"{path}: {key}")

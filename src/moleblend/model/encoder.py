@@ -1,7 +1,6 @@
-"""The model: atoms and their blended relations in, one vector per atom and per molecule out."""
+"""Encoder: a transformer over atoms whose attention bias is the blend of the pair views."""
 
 import math
-import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,45 +16,37 @@ from moleblend.model.functional import Dropout, Gaussians, dropout, pair_vectors
 from moleblend.model.pair_states import PairUpdate
 from moleblend.model.relations import N_BOND_KINDS, N_HOPS, UNREACHABLE
 
-# oneDNN keeps a compiled GELU for every number of atoms in a batch that it has met, up to 1,024 of
-# them. They outlive their batch and lie scattered over the heap, which glibc then can neither give
-# back nor use as a whole, so memory grew by a fifth over 80,000 predictions; with 64 it still grew.
-# A batch needs a few, and to compile one takes a tenth of a millisecond. oneDNN reads this when the
-# first GELU is computed.
-if "DNNL_PRIMITIVE_CACHE_CAPACITY" not in os.environ:  # its former name, which is read too
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8")
-
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Sizes and choices of the encoder.
+    """Sizes and settings of the encoder.
 
     The defaults are ours; `EncoderConfig.published()` are the paper's.
 
     Attributes:
         width: channels of an atom's vector (C).
-        ffn_width: channels inside the feed-forward part (F).
-        n_layers: transformer layers (L).
-        n_heads: attention heads (H); `width` is a multiple of it.
-        n_kernels: Gaussians that encode a distance (K).
-        pair_width: channels of the state of each pair of atoms, see `pair_states`; 0 for none, as
-            published.
-        masks_features: atoms may hide their features but the element, see `BlendConfig.masked`.
-        longest_path: paths longer than this share its encoding.
-        most_bonds: atoms with more neighbours share its encoding.
-        n_degree_tables: degree embeddings that are added; the published code has an "in" and an
-            "out" one.
-        centrality_scale: factor on the 3D centrality.
-        dropout: on embeddings and on each branch of a layer.
-        attention_dropout: on attention weights.
-        activation_dropout: inside the feed-forward part.
-        stochastic_depth: rate in the last layer, growing from 0 in the first.
-        depth_drops: a whole `molecule`'s branch (default), or the same `token` in all molecules of
-            the batch instead of ordinary dropout (published code).
-        kernel_start: Gaussian centres start `spread` over 0 to 10 Å, or at `random` as everything
-            else.
-        features: the version of the atom and bond features.
-        max_atoms: molecules with more atoms are refused by prediction, never cut.
+        ffn_width: channels inside the feed-forward network (F).
+        n_layers: number of transformer layers (L).
+        n_heads: number of attention heads (H); `width` is a multiple of it.
+        n_kernels: number of Gaussians that encode a distance (K).
+        pair_width: number of channels of the state of each pair of atoms, see `pair_states`; 0 for
+            none (published).
+        masks_features: atoms may hide all features but the element, see `BlendConfig.masked`.
+        longest_path: longer paths have the same encoding as this path length.
+        most_bonds: atoms with more bonds have the same encoding as this number of bonds.
+        n_degree_tables: number of degree embeddings that are added; the published code has one for
+            "in" and one for "out".
+        centrality_scale: factor of the 3D centrality.
+        dropout: rate on embeddings and on each branch of a layer.
+        attention_dropout: rate on attention weights.
+        activation_dropout: rate inside the feed-forward network.
+        stochastic_depth: rate in the last layer; it grows linearly from 0 in the first layer.
+        depth_drops: stochastic depth drops the branch of a `molecule` (default), or of the same
+            `token` in all molecules of the batch, in place of ordinary dropout (published code).
+        kernel_start: Gaussian centres are initialised evenly over 0 to 10 Å (`spread`), or at
+            `random` as all other weights.
+        features: version of the atom and bond features.
+        max_atoms: prediction refuses molecules with more atoms.
     """
 
     width: int = 256
@@ -79,16 +70,17 @@ class EncoderConfig:
     max_atoms: int = 512
 
     def __post_init__(self) -> None:
-        """Refuse sizes that do not fit each other and rates that are not rates."""
+        """Refuse sizes that do not fit each other and rates outside [0, 1)."""
         if self.width % self.n_heads:
             raise ValueError(
-                f"width must be a multiple of n_heads: {self.width} and {self.n_heads} came"
+                f"got width={self.width} and n_heads={self.n_heads}, expected width to be a "
+                "multiple of n_heads"
             )
         if self.pair_width < 0:
-            raise ValueError(f"pair_width must be 0 or more, got {self.pair_width}")
+            raise ValueError(f"got pair_width={self.pair_width}, expected 0 or more")
         for name in ("dropout", "attention_dropout", "activation_dropout", "stochastic_depth"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), {getattr(self, name)} came")
+                raise ValueError(f"got {name}={getattr(self, name)}, expected a rate in [0, 1)")
 
     @classmethod
     def published(
@@ -100,7 +92,7 @@ class EncoderConfig:
         n_heads: int = 32,
         n_kernels: int = 128,
     ) -> "EncoderConfig":
-        """The reference configuration: what the published code computes, at its size or another."""
+        """Configure the encoder of the published code, by default in the published size."""
         return cls(
             width=width,
             ffn_width=ffn_width,
@@ -119,14 +111,14 @@ class EncoderConfig:
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """What the encoder makes of a batch.
+    """The output of the encoder for a batch.
 
     Attributes:
-        atoms: one vector per atom.
-        all_layers: the same, the mean over what each layer gave.
+        atoms: one vector per atom, from the last layer.
+        all_layers: one vector per atom, the mean over the outputs of all layers.
         molecule: one vector per molecule, the state of the virtual node (CLS).
         pair_bias: the blended attention bias, virtual node first; -inf in columns of padding.
-        pairs: one vector per ordered pair; None of an encoder without pair states.
+        pairs: one vector per ordered pair; None for an encoder without pair states.
     """
 
     atoms: Float[Tensor, "b n d"]
@@ -167,12 +159,12 @@ class Encoder(nn.Module):
             self.kernels.spread()
 
     def forward(self, batch: Batch, blend: Blend) -> Encoded:
-        """Encode what the blend shows of a batch."""
+        """Encode the views of a batch that the blend shows."""
         return self.encode(batch, blend, shows_3d=blend.shows_3d)
 
     def encode(self, batch: Batch, blend: Blend, *, shows_3d: bool) -> Encoded:
-        """Encode where it is known whether anybody shows a geometry: nothing asks for values."""
-        # [b n n k] Gaussians of the (noisy) distances; none where nobody shows a geometry
+        """Encode a batch; `shows_3d` is given, so that a graph can be exported."""
+        # [b n n k] Gaussians of the (noisy) distances; None if no geometry is shown
         kernels = self.kernels(batch, blend) if shows_3d else None
         # [b h+c n+1 n+1] one view per pair, the virtual node first
         relations = self.relations(batch, blend, kernels)
@@ -186,19 +178,19 @@ class Encoder(nn.Module):
         relations: Float[Tensor, "b hc t t"],
         is_token: Bool[Tensor, "b t"],
     ) -> Encoded:
-        """Send the tokens through the layers; what is padding is left out, and 0 in the end.
+        """Apply the layers to the tokens; padding is skipped, and its result is 0.
 
         Args:
             tokens: the virtual node and the atoms.
-            relations: see `relations`.
-            is_token: what is no padding.
+            relations: output of `Encoder.relations`.
+            is_token: real tokens, not padding.
         """
         bias, pairs, is_pair = relations, None, None
         if self.config.pair_width:
             bias = relations[:, : self.config.n_heads]
             is_atom = is_token[:, 1:]
             is_pair = is_atom[:, :, None] & is_atom[:, None, :]
-            # [b n n c] the views of the pairs, from which their states start
+            # [b n n c] the pair states start from the blended views
             pairs = relations[:, self.config.n_heads :, 1:, 1:].permute(0, 2, 3, 1)
         packing = Packing.of(is_token)
         states = self.dropout(self.norm(packing.pack(tokens)))
@@ -218,10 +210,13 @@ class Encoder(nn.Module):
     def relations(
         self, batch: Batch, blend: Blend, kernels: Float[Tensor, "b n n k"] | None
     ) -> Float[Tensor, "b hc t t"]:
-        """Blend the three views of each pair: its attention bias, then where its state starts.
+        """Blend the three views of each pair into its attention bias and its initial pair state.
 
-        The first h channels are the bias of the heads, -inf in columns of padding; the other c are
-        the start of the pair states, 0 for the virtual node.
+        The first h channels are the bias of the heads, -inf in columns of padding. The other c
+        channels are the initial pair states, 0 for the virtual node.
+
+        b_ij = SPD bias + edge bias + distance bias, of which each pair shows one (blended) or
+        several (not blended).
         """
         n_heads = self.config.n_heads
         path_length, edge_path, distance = blend.pairs.unbind(-1)
@@ -229,15 +224,15 @@ class Encoder(nn.Module):
         if kernels is not None:
             bias = bias + self.distance_bias(kernels) * distance[..., None]
 
-        # The virtual node is related to every token, itself included: one learned number per head.
+        # The virtual node has one learned bias per head for every token, itself included.
         bias = F.pad(bias.permute(0, 3, 1, 2), (1, 0, 1, 0))
         touches = torch.ones(bias.shape[-2:], dtype=bias.dtype, device=bias.device)
         touches[1:, 1:] = 0
         padding = F.pad(~batch.is_atom, (1, 0))
-        bias, starts = bias[:, :n_heads], bias[:, n_heads:]
+        bias, states = bias[:, :n_heads], bias[:, n_heads:]
         bias = bias + self.virtual_bias[:, None, None] * touches
         bias = bias.masked_fill(padding[:, None, None, :], -math.inf)
-        return torch.cat([bias, starts], 1) if self.config.pair_width else bias
+        return torch.cat([bias, states], 1) if self.config.pair_width else bias
 
     def tokens(
         self, batch: Batch, blend: Blend, kernels: Float[Tensor, "b n n k"] | None
@@ -246,9 +241,9 @@ class Encoder(nn.Module):
         has_degree, has_centrality = blend.atoms.unbind(-1)
         virtual, atoms = self.atom_embedding(batch, has_degree, blend.masked)
         if kernels is not None:
-            # The sum runs over real atoms, the atom itself included.
-            seen = (batch.is_atom[:, None, None].to(kernels.dtype) @ kernels)[:, :, 0]
-            centrality = self.config.centrality_scale * self.centrality(seen)
+            # The sum includes the atom itself, but no padding.
+            summed = (batch.is_atom[:, None, None].to(kernels.dtype) @ kernels)[:, :, 0]
+            centrality = self.config.centrality_scale * self.centrality(summed)
             atoms = atoms + centrality * has_centrality[..., None]
         return torch.cat([virtual, atoms], 1)
 
@@ -277,7 +272,7 @@ class AtomEmbedding(nn.Module):
         has_degree: Bool[Tensor, "b n"],
         masked: Bool[Tensor, "b n"] | None = None,
     ) -> tuple[Float[Tensor, "b 1 d"], Float[Tensor, "b n d"]]:
-        """Give the virtual node's vector and those of the atoms."""
+        """Embed the virtual node and the atoms."""
         b, n, _ = batch.atoms.shape
         rows = (batch.atoms + self.starts).flatten(0, 1)
         atoms = F.embedding_bag(rows, self.features.weight, mode="sum").view(b, n, -1)
@@ -285,14 +280,14 @@ class AtomEmbedding(nn.Module):
             degree = table(batch.degree.clamp(max=self.most_bonds))
             atoms = atoms + degree * has_degree[..., None]
         if masked is not None:
-            # Its features, its degree among them, are hidden but for the element.
+            # All features but the element are hidden, and the degree with them.
             element = self.features(batch.atoms[..., 0]) + self.masked
             atoms = torch.where(masked[..., None], element, atoms)
         return self.virtual.expand(b, 1, -1), atoms
 
 
 class PathLengthBias(nn.Module):
-    """b_ij = table[path length]: one number per channel, 0 where the view is not shown."""
+    """b_ij = table[path length]: one number per head, 0 where the view is not shown."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -302,7 +297,7 @@ class PathLengthBias(nn.Module):
         self.table = nn.Embedding(config.longest_path + 3, n_channels, padding_idx=0)
 
     def forward(self, batch: Batch, is_shown: Bool[Tensor, "b n n"]) -> Float[Tensor, "b n n h"]:
-        """Look the path lengths up."""
+        """Look up the bias of each path length."""
         length = batch.path_length.int()
         row = torch.where(
             length == UNREACHABLE, self.longest_path + 1, length.clamp(max=self.longest_path)
@@ -313,8 +308,8 @@ class PathLengthBias(nn.Module):
 class EdgePathBias(nn.Module):
     """b_ij = (sum over hops h of m_ijh W_h) / path length.
 
-    m is the mean of the bond's three embeddings. There are few kinds of bonds, so m W_h is computed
-    once per kind and hop, and looked up.
+    m is the mean of the bond's three embeddings. There are only 60 kinds of bonds, so m W_h is
+    computed once per kind and hop, and looked up.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -339,7 +334,7 @@ class EdgePathBias(nn.Module):
         start = (N_BOND_KINDS + 1) * torch.arange(n_hops, device=table.device, dtype=torch.int32)
         rows = torch.where(is_shown[..., None], batch.edge_path, 0).int() + start
         total = F.embedding_bag(rows.view(-1, n_hops), table, mode="sum").view(b, n, n, -1)
-        # Where no path exists there is nothing to divide.
+        # Where there is no path the sum is 0, and is divided by 1.
         return total / batch.path_length.int().clamp(1, n_hops)[..., None]
 
 
@@ -367,7 +362,7 @@ class GaussianKernels(nn.Module):
 
     @torch.no_grad()
     def spread(self, longest: float = 10.0) -> None:
-        """Place the centres evenly over 0 to `longest` Å, each as wide as their spacing."""
+        """Place the centres evenly over 0 to `longest` Å; the widths equal their spacing."""
         n_kernels = len(self.centres)
         self.centres.copy_(torch.linspace(0, longest, n_kernels))
         self.widths.fill_(longest / max(n_kernels - 1, 1))
@@ -406,14 +401,13 @@ class Layer(nn.Module):
         pairs: Float[Tensor, "b n n c"] | None = None,
         is_pair: Bool[Tensor, "b n n"] | None = None,
     ) -> tuple[Float[Tensor, "m d"], Float[Tensor, "b n n c"] | None]:
-        """Attend along the biased pairs, then transform each token; update the pair states."""
+        """Apply biased attention and the feed-forward network; update the pair states."""
         qkv = packing.pad(self.qkv(tokens))
         if self.pair_update is None or pairs is None or is_pair is None:
             mixed = self.attend(qkv, bias)
         else:
             scores = self.scores(qkv)
-            weights = scores + bias + self.pair_update.attention_bias(pairs)
-            mixed = self.mix(weights, qkv)
+            mixed = self.mix(scores + bias + self.pair_update.attention_bias(pairs), qkv)
             pairs = self.pair_update(pairs, scores[:, :, 1:, 1:], is_pair)
         mixed = packing.pack(mixed)
         tokens = self.attention_norm(tokens + self.drop(self.out(mixed), packing))
@@ -421,7 +415,7 @@ class Layer(nn.Module):
         return self.ffn_norm(tokens + self.drop(self.down(inner), packing)), pairs
 
     def scores(self, qkv: Float[Tensor, "b t qkv"]) -> Float[Tensor, "b h t t"]:
-        """Attention scores q k^T / sqrt(d / h) of every head, without their bias."""
+        """Attention scores q k^T / sqrt(d / h) of every head, without the bias."""
         b, t, _ = qkv.shape
         q, k, _ = qkv.view(b, t, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
         return (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
@@ -429,7 +423,7 @@ class Layer(nn.Module):
     def mix(
         self, logits: Float[Tensor, "b h t t"], qkv: Float[Tensor, "b t qkv"]
     ) -> Float[Tensor, "b t d"]:
-        """softmax(logits) v, per head."""
+        """softmax(logits) v of every head."""
         b, t, _ = qkv.shape
         v = qkv.view(b, t, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)[2]
         rate = self.attention_dropout if self.training else 0.0
@@ -445,14 +439,14 @@ class Layer(nn.Module):
         if bias.is_cuda:
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=rate)
         else:
-            # On a CPU torch has no fused kernel for a bias that learns or for dropout, and the one
-            # that it has for inference takes longer than this.
+            # On a CPU torch has no fused kernel for a trainable bias or dropout, and its kernel for
+            # inference is slower than this.
             logits = torch.add(bias, q @ k.transpose(-1, -2), alpha=q.shape[-1] ** -0.5)
             mixed = dropout(softmax(logits), rate) @ v
         return mixed.transpose(1, 2).flatten(2)
 
     def drop(self, branch: Float[Tensor, "m d"], packing: Packing) -> Float[Tensor, "m d"]:
-        """Ordinary dropout and stochastic depth."""
+        """Apply ordinary dropout and stochastic depth."""
         branch = self.dropout(branch)
         if not self.training or self.depth_rate == 0:
             return branch
@@ -464,17 +458,17 @@ class Layer(nn.Module):
 
 @torch.no_grad()
 def initialise(module: nn.Module, std: float = 0.02) -> None:
-    """Start every weight at N(0, std), biases and "not shown" rows at 0, LayerNorm at 1 and 0.
+    """Initialise weights at N(0, std), biases and "not shown" rows at 0, LayerNorm at 1 and 0.
 
-    This is the published start (its `apply_init`), Gaussian kernels included.
+    This is the published initialisation (its `apply_init`), Gaussian kernels included.
     """
-    for part in module.modules():
-        for name, parameter in part.named_parameters(recurse=False):
-            if isinstance(part, nn.LayerNorm):
+    for submodule in module.modules():
+        for name, parameter in submodule.named_parameters(recurse=False):
+            if isinstance(submodule, nn.LayerNorm):
                 parameter.fill_(1.0 if name == "weight" else 0.0)
-            elif isinstance(part, nn.Linear) and name == "bias":
+            elif isinstance(submodule, nn.Linear) and name == "bias":
                 parameter.zero_()
             else:
                 parameter.normal_(0.0, std)
-                if isinstance(part, nn.Embedding) and part.padding_idx is not None:
-                    parameter[part.padding_idx].zero_()
+                if isinstance(submodule, nn.Embedding) and submodule.padding_idx is not None:
+                    parameter[submodule.padding_idx].zero_()

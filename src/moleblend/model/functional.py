@@ -1,4 +1,4 @@
-"""Fast kernels, each equal to a plain formula: Gaussians, dropout, softmax, pair cross entropy."""
+"""Fast implementations of plain formulas: Gaussians, dropout, softmax, pair cross entropy."""
 
 import math
 
@@ -12,15 +12,15 @@ _LITERAL_PI = 3.14159  # the published Gaussians use this value of pi
 
 
 def pair_vectors(positions: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n n 3"]:
-    """Vectors p_j - p_i in Å."""
+    """Compute the vectors p_j - p_i in Å."""
     return positions[:, None, :, :] - positions[:, :, None, :]
 
 
 class Gaussians(torch.autograd.Function):
     """g_k(v) = exp(-o_k^2 / 2) / (sqrt(2 pi) s_k) with o_k = (v - mu_k) / s_k.
 
-    Of the many [b n n k] tensors on the way only g is kept; o is computed again for the gradients
-    dg/dv = -g o / s, dg/dmu = g o / s and dg/ds = g (o^2 - 1) / s.
+    To save memory, g is the only [b n n k] tensor that is kept; o is computed again for the
+    gradients dg/dv = -g o / s, dg/dmu = g o / s and dg/ds = g (o^2 - 1) / s.
     """
 
     @staticmethod
@@ -41,7 +41,7 @@ class Gaussians(torch.autograd.Function):
     def backward(
         ctx: BackwardCFunction, *outer: Float[Tensor, "b n n k"]
     ) -> tuple[Float[Tensor, "b n n"], Float[Tensor, " k"], Float[Tensor, " k"]]:
-        """Give the gradients of values, centres and widths."""
+        """Compute the gradients of values, centres and widths."""
         value, centres, width, gaussians = list(ctx.saved_tensors)
         offset = (value[..., None] - centres).div_(width)
         slope = outer[0] * gaussians
@@ -53,9 +53,9 @@ class Gaussians(torch.autograd.Function):
 
 
 def dropout(values: Float[Tensor, "*s"], rate: float) -> Float[Tensor, "*s"]:
-    """Set a share of the values to 0 and scale the others up.
+    """Set values to 0 with probability `rate`, and scale the others by 1 / (1 - rate).
 
-    On a CPU the random numbers are what it costs: `rand` takes half as long as `bernoulli_`.
+    On a CPU the random numbers take most of the time; `rand` takes half as long as `bernoulli_`.
     """
     if values.is_cuda or rate == 0:
         return F.dropout(values, rate)
@@ -71,24 +71,23 @@ class Dropout(nn.Dropout):
 
 
 def softmax(logits: Float[Tensor, "*s t"]) -> Float[Tensor, "*s t"]:
-    """Softmax over the last axis, which gets at least 16 columns: below, torch is slow on a CPU."""
+    """Softmax over the last axis, padded to 16 columns, below which torch is slow on a CPU."""
     n = logits.shape[-1]
-    if torch.compiler.is_compiling() or n >= 16:  # a compiled graph is for all sizes
+    if torch.compiler.is_compiling() or n >= 16:  # a compiled graph must accept all sizes
         return logits.softmax(-1)
     return F.pad(logits, (0, 16 - n), value=-math.inf).softmax(-1)[..., :n]
 
 
 IGNORED = -100
 _LOGITS_AT_ONCE = 2**18
-"""Logits of pairs that stand in memory at one time: 1 MiB, which a cache holds."""
+"""Number of logits in memory at a time: 1 MiB, which fits into a CPU cache."""
 
 
 class PairCrossEntropy(torch.autograd.Function):
-    """Sum of the cross entropies of the logits r_i W c_j + b, of which only few stand in memory.
+    """Sum of the cross entropies of the logits r_i W c_j + b, with bounded memory.
 
-    Atoms i are taken in pieces, and with the logits of a piece at hand its gradients are cheap:
-    softmax minus the right class, once more through the same products. So they are computed at
-    once, and the logits forgotten.
+    Atoms i are processed in pieces. The gradients of a piece (softmax minus the true class, through
+    the same products) are computed together with its loss, so its logits need not be kept.
     """
 
     @staticmethod
@@ -100,29 +99,29 @@ class PairCrossEntropy(torch.autograd.Function):
         bias: Float[Tensor, " c"],
         classes: Int64[Tensor, "b n n k"],
     ) -> Float[Tensor, ""]:
-        """Sum over what is scored."""
+        """Sum the cross entropy over all pairs whose class is not `IGNORED`."""
         _, n, rank = rows.shape
         rows, classes = rows.flatten(0, 1), classes.flatten(0, 1)
-        # [r (r c)]: the row side is contracted first, so that the logits of one i are one product
+        # [r (r c)]: the row side is contracted first, so that one product gives the logits of an i
         turned = weight.view(-1, rank, rank).permute(1, 2, 0).flatten(1)
         total = bias.new_zeros(())
         to_rows, to_columns = torch.zeros_like(rows), torch.zeros_like(columns)
         to_turned, to_bias = torch.zeros_like(turned), torch.zeros_like(bias)
         scored = (classes != IGNORED).flatten(1).any(1).nonzero()[:, 0]
         for piece in scored.split(max(1, _LOGITS_AT_ONCE // (n * len(bias)))):
-            row, column, right = rows[piece], columns[piece // n], classes[piece]
+            row, column, true = rows[piece], columns[piece // n], classes[piece]
             half = (row @ turned).unflatten(-1, (rank, -1))
             logits = torch.baddbmm(bias, column, half)  # [i n c]
-            is_ignored, right = right == IGNORED, right.clamp(min=0)[..., None]
-            # By hand, since torch's softmax is slow on a CPU for fewer than 16 classes.
-            logits = logits.unflatten(-1, (right.shape[-2], -1))
+            is_ignored, true = true == IGNORED, true.clamp(min=0)[..., None]
+            # Softmax is written out, because torch's is slow on a CPU for fewer than 16 classes.
+            logits = logits.unflatten(-1, (true.shape[-2], -1))
             logits -= logits.amax(-1, keepdim=True)
-            chosen = logits.gather(-1, right)
+            chosen = logits.gather(-1, true)
             error = logits.exp_()
             weight_of_all = error.sum(-1, keepdim=True)
             total += (weight_of_all.log() - chosen)[..., 0].masked_fill_(is_ignored, 0).sum()
-            # The gradient of the logits: how likely each class is, less 1 for the right one.
-            error = error.div_(weight_of_all).scatter_(-1, right, -1.0, reduce="add")
+            # The gradient of the logits: the probability of each class, minus 1 for the true one.
+            error = error.div_(weight_of_all).scatter_(-1, true, -1.0, reduce="add")
             error = error.masked_fill_(is_ignored[..., None], 0).flatten(2)
             to_half = (column.transpose(1, 2) @ error).flatten(1)
             to_rows[piece] = to_half @ turned.T
@@ -135,5 +134,5 @@ class PairCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: BackwardCFunction, *outer: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
-        """Scale the gradients that stand already."""
+        """Scale the gradients that `forward` has computed."""
         return *(outer[0] * gradient for gradient in ctx.saved_tensors), None

@@ -1,6 +1,6 @@
-"""What is read off the encoded atoms: relations, noise, properties.
+"""Heads: predictions of relations, noise and properties from the encoded atoms.
 
-A model is an encoder and its heads.
+A `Model` is an encoder and its heads.
 """
 
 from dataclasses import dataclass, field, replace
@@ -23,24 +23,27 @@ from moleblend.model.relations import N_HOPS
 
 @dataclass(frozen=True)
 class HeadsConfig:
-    """The heads of pretraining. The defaults are ours; `HeadsConfig.published()` are the paper's.
+    """Settings of the pretraining heads.
+
+    The defaults are ours; `HeadsConfig.published()` are the paper's.
 
     Attributes:
-        pairs: what the heads of a pair read: its two `atoms` (published), or its state as well, see
+        pairs: input of the heads of a pair: its two `atoms` (published), or also its state, see
             `pair_states`; the encoder then needs a `pair_width`.
-        hidden: width of the hidden vector of a pair, where its state is read.
-        rank: width of the row and column vectors whose outer product describes a pair.
-        n_path_classes: path lengths told apart, the last one is "this long or longer".
-        bond_vocabulary: bond types, stereos and conjugations told apart. The published one knows no
-            dative bonds, which are then not scored, and no stereo beyond Z and E.
-        geometry: what is predicted of a pair in 3D: its `distance` in Å, or its `direction` in the
-            frame of the file (published).
-        denoising: the noise is read off through one projection for all axes (`equivariant`) or
-            through one `per_axis` (published).
-        denoising_dropout: on the attention weights of the denoising head.
-        atom_features: predict the features of atoms that hide them; not published.
-        descriptors: predict `descriptors.compute_descriptors` from the molecule's vector, which no
-            other head reads; not published.
+        hidden: width of the hidden vector of a pair, if its state is read.
+        rank: width of the row and column vectors whose outer product represents a pair.
+        n_path_classes: number of path length classes; the last one is "this long or longer".
+        bond_vocabulary: number of bond types, stereos and conjugations that are distinguished. The
+            published vocabulary has no dative bonds, which are then not scored, and no stereo other
+            than Z and E.
+        geometry: the predicted quantity of a pair in 3D: its `distance` in Å, or its `direction`
+            in the coordinate system of the file (published).
+        denoising: the noise is predicted with one projection for all axes (`equivariant`), or with
+            one `per_axis` (published).
+        denoising_dropout: rate on the attention weights of the denoising head.
+        atom_features: also predict the features that masked atoms hide; not published.
+        descriptors: also predict `descriptors.compute_descriptors` from the molecule's vector, the
+            only head that reads this vector; not published.
     """
 
     pairs: Literal["atoms", "states"] = "atoms"
@@ -61,32 +64,33 @@ class HeadsConfig:
 
     @property
     def n_bond_classes(self) -> int:
-        """Number of bond classes of one hop."""
+        """Return the number of bond classes of one hop."""
         types, stereos, conjugated = self.bond_vocabulary
         return types * stereos * conjugated
 
 
 _FARTHEST = 8.0
-"""Standard deviations from the mean to which a descriptor is cut."""
+"""Descriptors are clipped to this number of standard deviations from the mean."""
 
 Readout = Literal["mean", "layers", "cls"]
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything needed to build a model.
+    """Configuration of a model.
 
     Attributes:
-        encoder: sizes and choices of the encoder.
+        encoder: sizes and settings of the encoder.
         heads: the pretraining heads; None for a model without them.
         targets: the predicted properties; none before fine-tuning.
-        head_dropout: before the last layer of the property head.
-        readout: a molecule's vector is the `mean` over its atoms, which pretraining has shaped; the
-            mean over its atoms and all `layers`, since the last ones are made for relations of
-            pairs; or the virtual node's (`cls`, published), which no published loss reads.
-        features: what of `descriptors.FEATURES` is joined to the molecule's vector in the property
-            head.
-        n_features: how many numbers these are.
+        head_dropout: rate before the last layer of the property head.
+        readout: the molecule's vector: the `mean` over its atoms, which pretraining trains; the
+            mean over its atoms and all `layers`, because the last layers are specialised on
+            relations of pairs; or the virtual node's vector (`cls`, published), which no published
+            loss trains.
+        features: kinds of `descriptors.FEATURES` that the property head reads in addition to the
+            molecule's vector.
+        n_features: number of these features.
     """
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -113,13 +117,13 @@ class ViewPredictions:
     """Predictions of all views of all pairs.
 
     Attributes:
-        path_length: logits; class c is a path of c + 1 bonds, the last class this long or longer.
+        path_length: logits; class c is a path of c + 1 bonds; the last class includes longer paths.
         bonds: logits for each of the first k bonds of the path.
         geometry: distance in Å (x = 1) or direction (x = 3).
-        noise: the predicted noise in Å, or its direction only; None where no geometry is shown.
-        descriptors: of the molecule, scaled; None where the model does not predict them.
-        atom_features: logits of every feature of an atom but its element, one block after the other
-            (`ATOM_FEATURE_SIZES`); None where the model does not predict them.
+        noise: the predicted noise in Å, or its direction only; None if no molecule has a geometry.
+        descriptors: of the molecule, scaled; None if the model does not predict them.
+        atom_features: logits of every atom feature but the element, one block after the other
+            (`ATOM_FEATURE_SIZES`); None if the model does not predict them.
     """
 
     path_length: Float[Tensor, "b n n p"]
@@ -138,10 +142,10 @@ class Model(nn.Module):
         self.config = config
         self.encoder = Encoder(config.encoder)
         self.pair_heads = PairHeads(config) if config.heads else None
-        describes = config.heads is not None and config.heads.descriptors
-        self.descriptor_head = DescriptorHead(config.encoder.width) if describes else None
-        asks_atoms = config.heads is not None and config.heads.atom_features
-        self.atom_head = AtomFeatureHead(config.encoder.width) if asks_atoms else None
+        has_descriptors = config.heads is not None and config.heads.descriptors
+        self.descriptor_head = DescriptorHead(config.encoder.width) if has_descriptors else None
+        has_atoms = config.heads is not None and config.heads.atom_features
+        self.atom_head = AtomFeatureHead(config.encoder.width) if has_atoms else None
         self.property_head = PropertyHead(config) if config.targets else None
 
     def forward(
@@ -151,35 +155,35 @@ class Model(nn.Module):
 
         Args:
             batch: the molecules.
-            blend: what is shown of them.
-            features: of the molecules, if the model takes some.
+            blend: the views that are shown of them.
+            features: molecule features, if the model reads some.
 
         Raises:
             ValueError: the model has no targets.
         """
         if self.property_head is None:
-            raise ValueError("this model has no targets: it was pretrained, but not fine-tuned")
+            raise ValueError("the model has no targets: it was pretrained, but not fine-tuned")
         return self.property_head(self.embed(batch, blend), features)
 
     def embed(self, batch: Batch, blend: Blend) -> Float[Tensor, "b d"]:
-        """Give one vector per molecule, from which properties are read."""
+        """Compute one vector per molecule, the input of the property head."""
         return self.read_out(batch.is_atom, self.encoder(batch, blend))
 
     def read_out(self, is_atom: Bool[Tensor, "b n"], encoded: Encoded) -> Float[Tensor, "b d"]:
-        """Take one vector per molecule from what the encoder gave."""
+        """Reduce the output of the encoder to one vector per molecule."""
         if self.config.readout == "cls":
             return encoded.molecule
         atoms = encoded.all_layers if self.config.readout == "layers" else encoded.atoms
         return (atoms * is_atom[..., None]).sum(1) / is_atom.sum(1, keepdim=True)
 
     def predict_views(self, batch: Batch, blend: Blend) -> ViewPredictions:
-        """Predict all views of all pairs from what the blend shows.
+        """Predict all views of all pairs from the views that the blend shows.
 
         Raises:
             ValueError: the model has no pretraining heads.
         """
         encoded = self.encoder(batch, blend)
-        views = self.views_heads()(batch, blend, encoded)
+        views = self.require_pair_heads()(batch, blend, encoded)
         if self.atom_head is not None:
             views = replace(views, atom_features=self.atom_head(encoded.atoms))
         if self.descriptor_head is None:
@@ -187,19 +191,19 @@ class Model(nn.Module):
         vectors = self.read_out(batch.is_atom, encoded)
         return replace(views, descriptors=self.descriptor_head(vectors))
 
-    def views_heads(self) -> "PairHeads":
-        """Give the heads that predict views.
+    def require_pair_heads(self) -> "PairHeads":
+        """Return the pretraining heads.
 
         Raises:
             ValueError: the model has no pretraining heads.
         """
         if self.pair_heads is None:
-            raise ValueError("this model has no pretraining heads")
+            raise ValueError("the model has no pretraining heads")
         return self.pair_heads
 
 
 class PairHeads(nn.Module):
-    """The four pretraining heads."""
+    """The four pretraining heads: path length, bonds, geometry and noise."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -218,7 +222,7 @@ class PairHeads(nn.Module):
         initialise(self)
 
     def forward(self, batch: Batch, blend: Blend, encoded: Encoded) -> ViewPredictions:
-        """Read all views off the atoms, and off the pairs where they have states."""
+        """Predict all views from the encoded atoms, and from the pair states if there are any."""
         atoms = encoded.atoms
         has_geometry = bool(batch.has_positions.any())
         if self.readers is not None:
@@ -238,7 +242,7 @@ class PairHeads(nn.Module):
 
 
 class PairReaders(nn.Module):
-    """Path length, bonds and distance of a pair, read from its atoms and its state."""
+    """Path length, bonds and distance of a pair, predicted from its atoms and its state."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -253,7 +257,7 @@ class PairReaders(nn.Module):
     def forward(
         self, encoded: Encoded
     ) -> tuple[Float[Tensor, "b n n k"], Float[Tensor, "b n n k"]]:
-        """Give the hidden vectors of pairs: equal for (i, j) and (j, i), and of ordered pairs."""
+        """Compute the hidden vectors of pairs, symmetric in i and j, and ordered."""
         assert encoded.pairs is not None
         return (
             self.symmetric(encoded.atoms, encoded.pairs),
@@ -261,7 +265,7 @@ class PairReaders(nn.Module):
         )
 
     def distances(self, symmetric: Float[Tensor, "b n n k"]) -> Float[Tensor, "b n n 1"]:
-        """Distance in Å, never negative; 0 of an atom to itself."""
+        """Predict the distance in Å, never negative, and 0 of an atom to itself."""
         # Softplus of 3 is about 3 Å, a usual distance, so that training starts near one.
         distance = F.softplus(self.distance(symmetric) + 3.0)
         n = distance.shape[1]
@@ -271,7 +275,7 @@ class PairReaders(nn.Module):
 class OuterProduct(nn.Module):
     """Logits of a pair: a linear map of the outer product of two vectors, one of i and one of j.
 
-    The product is bilinear, so it is contracted one side at a time and never stands in memory.
+    The map is bilinear. It is contracted one side at a time, so the outer product is never stored.
     """
 
     def __init__(self, width: int, rank: int, n_out: int) -> None:
@@ -283,13 +287,13 @@ class OuterProduct(nn.Module):
         self.linear = nn.Linear(rank * rank, n_out)
 
     def forward(self, atoms: Float[Tensor, "b n d"]) -> Float[Tensor, "b n n c"]:
-        """Describe every ordered pair of atoms."""
+        """Compute the logits of every ordered pair of atoms."""
         return self.contract(atoms, self.linear.weight, self.linear.bias)
 
     def sides(
         self, atoms: Float[Tensor, "b n d"]
     ) -> tuple[Float[Tensor, "b n r"], Float[Tensor, "b n r"]]:
-        """Give what an atom is as the first of a pair, and as the second."""
+        """Compute the vectors of each atom as the first (row) and second (column) of a pair."""
         rows = self.row_norm(F.gelu(self.row(atoms)))
         return rows, self.column_norm(F.gelu(self.column(atoms)))
 
@@ -317,14 +321,14 @@ class Direction(OuterProduct):
         self.axes = nn.Linear(hidden, 3)
 
     def forward(self, atoms: Float[Tensor, "b n d"]) -> Float[Tensor, "b n n 3"]:
-        """Predict the direction from i to j; two linear maps in a row are one."""
+        """Predict the direction from i to j; the two linear maps are merged into one."""
         weight = self.axes.weight @ self.linear.weight
         bias = self.axes.weight @ self.linear.bias + self.axes.bias
         return self.contract(atoms, weight, bias)
 
 
 class Distance(OuterProduct):
-    """Distance of a pair in Å, the same for (i, j) and (j, i), never negative."""
+    """Distance of a pair in Å: symmetric and positive."""
 
     def __init__(self, width: int, rank: int) -> None:
         super().__init__(width, rank, 1)
@@ -332,15 +336,15 @@ class Distance(OuterProduct):
     def forward(self, atoms: Float[Tensor, "b n d"]) -> Float[Tensor, "b n n 1"]:
         """Predict the distance of i and j."""
         logit = super().forward(atoms)
-        # Softplus of 3 is about 3 Å, a usual distance, so that training starts near one.
+        # Training starts at softplus(3), about 3 Å, a typical distance.
         return F.softplus((logit + logit.transpose(1, 2)) / 2 + 3.0)
 
 
 class Denoising(nn.Module):
-    """The noise of an atom as a sum of unit vectors to the others, weighted by one more attention.
+    """Noise of an atom: a sum of unit vectors to the other atoms, weighted by attention.
 
     o_ix = sum over heads h and atoms j of a_ijh u_ijx (w_xh . v_jh). With one w for all axes the
-    output turns with the molecule; the published head has a w and an offset for each axis.
+    output is equivariant to rotations; the published head has a w and an offset for each axis.
 
     Reference:
         Zaidi et al., ICLR 2023, arXiv:2206.00133 (denoising as pretraining); Luo et al.,
@@ -377,7 +381,7 @@ def unit_vectors(positions: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n n 3"]:
 
 
 class DescriptorScaler(nn.Module):
-    """Descriptors by the mean and the spread of molecules like those trained on."""
+    """Standardises descriptors by the mean and standard deviation of training molecules."""
 
     mean: Tensor
     scale: Tensor
@@ -387,31 +391,31 @@ class DescriptorScaler(nn.Module):
         self.register_buffer("mean", torch.zeros(N_DESCRIPTORS))
         self.register_buffer("scale", torch.ones(N_DESCRIPTORS))
 
-    def scaled(self, described: Float[Tensor, "b f"]) -> Float[Tensor, "b f"]:
-        """Scale what is to be predicted; the few molecules far out are moved nearer."""
-        return ((described - self.mean) / self.scale).clamp(-_FARTHEST, _FARTHEST)
+    def scaled(self, descriptors: Float[Tensor, "b f"]) -> Float[Tensor, "b f"]:
+        """Standardise descriptors, and clip outliers."""
+        return ((descriptors - self.mean) / self.scale).clamp(-_FARTHEST, _FARTHEST)
 
     @property
     def is_fitted(self) -> bool:
-        """Whether mean and scale have been set."""
+        """Tell whether mean and scale have been set."""
         return bool(self.mean.any())
 
     @torch.no_grad()
-    def fit(self, described: Float[Tensor, "m f"]) -> None:
-        """Set mean and scale by the descriptors of some molecules; what never differs keeps 1."""
-        is_known = described.isfinite()
+    def fit(self, descriptors: Float[Tensor, "m f"]) -> None:
+        """Set mean and scale from the descriptors of molecules; constant ones have scale 1."""
+        is_known = descriptors.isfinite()
         n_known = is_known.sum(0).clamp(min=1)
-        known = torch.where(is_known, described, 0).double()
+        known = torch.where(is_known, descriptors, 0).double()
         mean = known.sum(0) / n_known
-        spread = (torch.where(is_known, known - mean, 0).square().sum(0) / n_known).sqrt()
+        std = (torch.where(is_known, known - mean, 0).square().sum(0) / n_known).sqrt()
         self.mean.copy_(mean)
-        self.scale.copy_(torch.where(spread > 1e-6, spread, 1.0))
+        self.scale.copy_(torch.where(std > 1e-6, std, 1.0))
 
 
 class DescriptorHead(DescriptorScaler):
-    """Linear, GELU, Linear on the molecule's vector: its descriptors, scaled.
+    """Linear, GELU, Linear on the molecule's vector: its scaled descriptors.
 
-    The scaling is to be settled before training.
+    Call `fit` before training.
     """
 
     def __init__(self, width: int) -> None:
@@ -426,7 +430,7 @@ class DescriptorHead(DescriptorScaler):
 
 
 class AtomFeatureHead(nn.Module):
-    """Linear, GELU, Linear on an atom's vector: logits of its features but the element."""
+    """Linear, GELU, Linear on an atom's vector: logits of its features except the element."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -464,7 +468,7 @@ class PropertyHead(nn.Module):
     ) -> Float[Tensor, "b o"]:
         """Predict the targets: scaled values for regression, logits for classes."""
         if features is not None:
-            # Unlike molecules have features far out, which a head trained near 0 cannot judge.
-            known = ((features - self.feature_mean) / self.feature_scale).clamp(-5, 5)
-            molecule = torch.cat([molecule, known], 1)
+            # Features of dissimilar molecules are clipped, because the head is trained near 0.
+            scaled = ((features - self.feature_mean) / self.feature_scale).clamp(-5, 5)
+            molecule = torch.cat([molecule, scaled], 1)
         return self.out(self.dropout(F.gelu(self.hidden(molecule))))

@@ -1,4 +1,4 @@
-"""The losses of pretraining: blend, then predict every view."""
+"""Pretraining objective (blend, then predict): the losses of all predicted views."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from moleblend.model.relations import N_BOND_KINDS
 
 _N_MASKED_FEATURES = len(ATOM_FEATURE_SIZES) - 1
 _LEAST = 1e-8
-"""Where nothing was scored the error is 0, and is divided by this."""
+"""Smallest denominator of a loss. Where nothing is scored, the error is 0 / `_LEAST` = 0."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class ObjectiveConfig:
         bonds: weight of the cross entropy of the bonds along the paths.
         geometry: weight of the distance error in Å, or of 1 - cos of the direction.
         denoising: weight of the noise error.
-        descriptors: weight of the error of the molecule's descriptors, in standard deviations,
-            where the heads predict them.
-        atom_features: weight of the cross entropy of hidden atom features, where the heads predict
+        descriptors: weight of the error of the molecule's descriptors, in standard deviations, if
+            the heads predict them.
+        atom_features: weight of the cross entropy of masked atom features, if the heads predict
             them.
-        noise_error: `squared`, in units of the noise's variance, so that predicting nothing costs
-            1; or `cosine`, which ignores length (published).
+        noise_error: `squared`, in units of the noise's variance, so that predicting 0 costs 1; or
+            `cosine`, which ignores the length (published).
     """
 
     path_length: float = 1.0
@@ -57,19 +57,19 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         """Refuse negative weights."""
         if min(self.weights) < 0:
-            raise ValueError(f"weights of losses must not be negative: {self}")
+            raise ValueError(f"got {self}, expected weights of at least 0")
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """Of every part of the loss."""
+        """Return the weights of all terms."""
         return (
             *(self.path_length, self.bonds, self.geometry, self.denoising),
             *(self.descriptors, self.atom_features),
         )
 
-    def weight(self, part: str) -> float:
-        """Weight of a part of the loss by its name in `Loss.parts`."""
-        return getattr(self, "geometry" if part in GEOMETRY_LOSSES else part)
+    def weight(self, term: str) -> float:
+        """Return the weight of a term by its name in `Loss.terms`."""
+        return getattr(self, "geometry" if term in GEOMETRY_LOSSES else term)
 
     @classmethod
     def published(cls) -> "ObjectiveConfig":
@@ -79,11 +79,12 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True, eq=False)
 class LossTerm:
-    """A loss as the two sums whose quotient it is, both of which add up over parts of a batch.
+    """A loss as numerator and denominator, both of which are additive over micro-batches.
 
     Attributes:
         error: the summed error.
-        scored: what divides it: how many were scored, or how much noise there was.
+        scored: the denominator: the number of scored pairs, atoms or values, or the summed variance
+            of the noise.
     """
 
     error: Float[Tensor, ""]
@@ -91,22 +92,22 @@ class LossTerm:
 
     @property
     def mean(self) -> Float[Tensor, ""]:
-        """The loss; 0, with a gradient of 0, where nothing is scored."""
+        """Return the loss; 0 with gradient 0 where nothing is scored."""
         return self.error / self.scored.clamp(min=_LEAST)
 
 
 @dataclass(frozen=True, eq=False)
 class Loss:
-    """A weighted total and its unweighted parts.
+    """A weighted total and its unweighted terms.
 
     Attributes:
-        total: what is minimised.
-        parts: `path_length`, `bonds`, `distance` (Å) or `direction`, `denoising`, and where the
-            heads predict them `descriptors`; a part in which nothing of the batch takes part is 0.
+        total: the weighted sum, which training minimises.
+        terms: `path_length`, `bonds`, `distance` (Å) or `direction`, `denoising`, and `descriptors`
+            and `atom_features` if the heads predict them. A term with nothing to score is 0.
     """
 
     total: Float[Tensor, ""]
-    parts: dict[str, Float[Tensor, ""]]
+    terms: dict[str, Float[Tensor, ""]]
 
 
 def blend_then_predict(
@@ -114,25 +115,26 @@ def blend_then_predict(
     batch: Batch,
     blend: Blend,
     config: ObjectiveConfig,
-    joined: Float[Tensor, " l"] | None = None,
+    step_denominators: Float[Tensor, " l"] | None = None,
 ) -> Loss:
     """Predict all views of all pairs from one view of each, and the noise from the noisy positions.
 
-    Every pair counts, whether its answer was shown, hidden or blended. Where the heads say so, the
-    molecule's vector predicts its descriptors as well (Huber's loss).
+    total = sum over terms of weight * error / denominator. Every pair is scored, whether the
+    predicted view was shown or hidden. If the heads include descriptors, they are predicted from
+    the molecule's vector (Huber loss).
 
     Args:
         model: with pretraining heads.
-        batch: b molecules; those without positions take part in the 2D losses only.
-        blend: what the encoder is shown.
+        batch: b molecules; those without positions are scored in the 2D losses only.
+        blend: the views that the encoder is shown.
         config: the weights.
-        joined: where the batch is a part of a larger one, the summed `denominators` of its parts.
-            The losses of the parts, and their gradients, then add up to those of the larger batch.
+        step_denominators: for a micro-batch, the summed `denominators` of all micro-batches of the
+            step. Losses and gradients of the micro-batches then add up to those of the large batch.
 
     Reference:
         Yu et al., ICLR 2024, arXiv:2307.06235, section 3.3.
     """
-    heads, chosen = model.views_heads(), model.config.heads
+    heads, chosen = model.require_pair_heads(), model.config.heads
     assert chosen is not None
     encoded = model.encoder(batch, blend)
     if heads.readers is None:
@@ -144,42 +146,45 @@ def blend_then_predict(
         symmetric, ordered = heads.readers(encoded)
         geometry = heads.readers.distances(symmetric)
     noise = heads.noise(batch, blend, encoded) if bool(batch.has_positions.any()) else None
-    describer = model.descriptor_head
-    described = describer(model.read_out(batch.is_atom, encoded)) if describer else None
-    # Exponents, logarithms and sums over many pairs want all the digits of float32.
+    descriptor_head, predicted = model.descriptor_head, None
+    if descriptor_head is not None:
+        predicted = descriptor_head(model.read_out(batch.is_atom, encoded))
+    # Exponentials, logarithms and sums over many pairs need the precision of float32.
     with torch.autocast(batch.is_atom.device.type, enabled=False):
         lengths = path_classes(batch, chosen.n_path_classes)[..., None]
         bonds = bond_classes(batch, chosen)
         if heads.readers is None:
-            of_paths = _cross_entropy(heads.path_length, path_sides, lengths)
-            of_bonds = _cross_entropy(heads.bonds, bond_sides, bonds)
+            path_term = _cross_entropy(heads.path_length, path_sides, lengths)
+            bond_term = _cross_entropy(heads.bonds, bond_sides, bonds)
         else:
-            of_paths = _cross_entropy_of_pairs(heads.readers.path_length, symmetric, lengths)
-            of_bonds = _cross_entropy_of_pairs(heads.readers.bonds, ordered, bonds)
-        parts = {
-            "path_length": of_paths,
-            "bonds": of_bonds,
+            path_term = _cross_entropy_of_pairs(heads.readers.path_length, symmetric, lengths)
+            bond_term = _cross_entropy_of_pairs(heads.readers.bonds, ordered, bonds)
+        terms = {
+            "path_length": path_term,
+            "bonds": bond_term,
             chosen.geometry: GEOMETRY_LOSSES[chosen.geometry](geometry.float(), batch),
             "denoising": denoising_loss(noise, batch, blend, config),
         }
-        if describer and described is not None:
-            expected = describer.scaled(_descriptors_of(batch))
-            parts["descriptors"] = descriptor_loss(described.float(), expected)
+        if descriptor_head is not None and predicted is not None:
+            expected = descriptor_head.scaled(_descriptors_of(batch))
+            terms["descriptors"] = descriptor_loss(predicted.float(), expected)
         if model.atom_head is not None:
-            parts["atom_features"] = atom_feature_loss(model.atom_head, encoded.atoms, batch, blend)
-        scored = torch.stack([part.scored for part in parts.values()]) if joined is None else joined
-        losses = torch.stack([part.error for part in parts.values()]) / scored.clamp(min=_LEAST)
-        weights = torch.tensor([config.weight(part) for part in parts], device=losses.device)
+            terms["atom_features"] = atom_feature_loss(model.atom_head, encoded.atoms, batch, blend)
+        scored = step_denominators
+        if scored is None:
+            scored = torch.stack([term.scored for term in terms.values()])
+        losses = torch.stack([term.error for term in terms.values()]) / scored.clamp(min=_LEAST)
+        weights = torch.tensor([config.weight(term) for term in terms], device=losses.device)
         total = (losses * weights).sum()
-    return Loss(total=total, parts=dict(zip(parts, losses, strict=True)))
+    return Loss(total=total, terms=dict(zip(terms, losses, strict=True)))
 
 
 def denominators(
     batch: Batch, blend: Blend, config: ObjectiveConfig, heads: HeadsConfig
 ) -> Float[Tensor, " l"]:
-    """What divides each loss, in the order of `Loss.parts`.
+    """Compute the denominator of each loss, in the order of `Loss.terms`.
 
-    Those of the parts of a batch add up to those of the batch.
+    The denominators of micro-batches add up to those of the large batch.
     """
     pairs = _placed_pairs(batch)
     geometry = pairs.sum() if heads.geometry == "distance" else pairs.any(-1).any(-1).sum()
@@ -193,69 +198,71 @@ def denominators(
         scored.append(_descriptors_of(batch).isfinite().sum())
     if heads.atom_features:
         scored.append(_masked_atoms(batch, blend).sum() * _N_MASKED_FEATURES)
-    return torch.stack([part.float() for part in scored])
+    return torch.stack([number.float() for number in scored])
 
 
 def constant_losses(
     batches: Iterable[Batch], heads: HeadsConfig, config: ObjectiveConfig
 ) -> dict[str, float]:
-    """Give the loss of each part for the best answer that is the same for every pair.
+    """Compute each loss of the best constant prediction, the same for every pair.
 
-    A model whose loss is no lower has learnt nothing of that view. It is the entropy of the
-    classes, H = -sum p ln p; for distances the mean deviation from their median (Å); 1 for
-    directions, which come in opposite pairs, and for noise, which has no direction of its own; for
+    A model must reach a lower loss to have learned anything about that view. For classes it is the
+    entropy H = -sum p ln p; for distances the mean absolute deviation from the median (Å); for
+    directions 1, because each occurs with its opposite; for noise 1, because its mean is 0; for
     descriptors the error of their mean.
 
     Args:
-        batches: of molecules like those trained on.
-        heads: which classes and which geometry are predicted.
-        config: parts of weight 0 are left out.
+        batches: of molecules that are similar to the training molecules.
+        heads: the predicted classes and geometry.
+        config: terms of weight 0 are left out.
 
     Returns:
-        By the names of `Loss.parts`; parts that no pair takes part in are left out.
+        Losses by the names of `Loss.terms`; terms without scored pairs are left out.
     """
     lengths = torch.zeros(heads.n_path_classes, dtype=torch.int64)
     bonds = torch.zeros(heads.n_bond_classes, dtype=torch.int64)
-    distances, described, atoms = [torch.zeros(0)], [], []
+    distances, descriptors, atoms = [torch.zeros(0)], [], []
     for batch in batches:
-        lengths += _counted(path_classes(batch, heads.n_path_classes), heads.n_path_classes)
-        bonds += _counted(bond_classes(batch, heads), heads.n_bond_classes)
+        lengths += _class_counts(path_classes(batch, heads.n_path_classes), heads.n_path_classes)
+        bonds += _class_counts(bond_classes(batch, heads), heads.n_bond_classes)
         distances.append(pair_vectors(batch.positions).norm(dim=-1)[_placed_pairs(batch)])
-        described += [_descriptors_of(batch)] if heads.descriptors else []
+        descriptors += [_descriptors_of(batch)] if heads.descriptors else []
         atoms.append(batch.atoms[batch.is_atom][:, 1:])
     distance = torch.cat(distances)
-    spread = (distance - distance.median()).abs().mean().item() if len(distance) else 0.0
+    mean_error = (distance - distance.median()).abs().mean().item() if len(distance) else 0.0
     has_pairs = float(len(distance) > 0)
     constant = {
         "path_length": (config.path_length, _entropy(lengths)),
         "bonds": (config.bonds, _entropy(bonds)),
-        heads.geometry: (config.geometry, spread if heads.geometry == "distance" else has_pairs),
+        heads.geometry: (
+            config.geometry,
+            mean_error if heads.geometry == "distance" else has_pairs,
+        ),
         "denoising": (config.denoising, has_pairs),
     }
     if heads.atom_features:
         entropies = [
-            _entropy(_counted(column, size))
+            _entropy(_class_counts(column, size))
             for column, size in zip(torch.cat(atoms).T, ATOM_FEATURE_SIZES[1:], strict=True)
         ]
-        mean = sum(entropies) / len(entropies)
-        constant["atom_features"] = (config.atom_features, mean)
-    if described:
-        constant["descriptors"] = (config.descriptors, _constant_huber(torch.cat(described)))
+        constant["atom_features"] = (config.atom_features, sum(entropies) / len(entropies))
+    if descriptors:
+        constant["descriptors"] = (config.descriptors, _constant_huber(torch.cat(descriptors)))
     return {name: loss for name, (weight, loss) in constant.items() if weight and loss}
 
 
 def path_classes(batch: Batch, n_classes: int) -> Int64[Tensor, "b n n"]:
-    """Class of each path length: length - 1, the last one for all longer; -100 where none is."""
+    """Compute the class of each path length: length - 1, capped; -100 where there is no path."""
     length = batch.path_length.long()
     classes = length.clamp(max=n_classes) - 1
     return torch.where(batch.is_pair & (length > 0), classes, IGNORED)
 
 
 def bond_classes(batch: Batch, heads: HeadsConfig) -> Int64[Tensor, "b n n k"]:
-    """Class of each bond on each path; -100 past its end and for bonds beyond the last class.
+    """Compute the class of each bond on each path; -100 after its end and for unknown bonds.
 
-    With the published vocabulary it is 6 type + 2 stereo + conjugated, in which a stereo beyond Z
-    and E has the class of another bond.
+    With the published vocabulary it is 6 type + 2 stereo + conjugated; a stereo other than Z and E
+    then has the class of another bond.
     """
     kind = torch.arange(N_BOND_KINDS, device=batch.edge_path.device)
     _, n_stereo, n_conjugated = BOND_FEATURE_SIZES
@@ -270,7 +277,7 @@ def bond_classes(batch: Batch, heads: HeadsConfig) -> Int64[Tensor, "b n n k"]:
 def distance_loss(predicted: Float[Tensor, "b n n 1"], batch: Batch) -> LossTerm:
     """Absolute error of the distance without noise in Å, mean over the ordered pairs."""
     distance = pair_vectors(batch.positions).norm(dim=-1)
-    return _part((predicted[..., 0] - distance).abs(), _placed_pairs(batch))
+    return _term((predicted[..., 0] - distance).abs(), _placed_pairs(batch))
 
 
 def direction_loss(predicted: Float[Tensor, "b n n 3"], batch: Batch) -> LossTerm:
@@ -279,7 +286,7 @@ def direction_loss(predicted: Float[Tensor, "b n n 3"], batch: Batch) -> LossTer
     error = 1 - F.cosine_similarity(predicted, pair_vectors(batch.positions), dim=-1, eps=1e-8)
     n_pairs = is_scored.sum((1, 2))
     per_molecule = torch.where(is_scored, error, 0).sum((1, 2)) / n_pairs.clamp(min=1)
-    return _part(per_molecule, n_pairs > 0)
+    return _term(per_molecule, n_pairs > 0)
 
 
 GEOMETRY_LOSSES = {"distance": distance_loss, "direction": direction_loss}
@@ -288,7 +295,7 @@ GEOMETRY_LOSSES = {"distance": distance_loss, "direction": direction_loss}
 def denoising_loss(
     predicted: Float[Tensor, "b n 3"] | None, batch: Batch, blend: Blend, config: ObjectiveConfig
 ) -> LossTerm:
-    """Error of the predicted noise, mean over atoms that have some and show their centrality."""
+    """Error of the predicted noise, mean over the atoms with noise that show their centrality."""
     scored = _noise_scored(batch, blend, config)
     if predicted is None:
         return LossTerm(blend.noise.sum() * 0, scored)
@@ -301,17 +308,17 @@ def denoising_loss(
 
 
 def descriptor_loss(predicted: Float[Tensor, "b f"], expected: Float[Tensor, "b f"]) -> LossTerm:
-    """Huber's error of the scaled descriptors, mean over all that are known of the batch."""
+    """Huber loss of the scaled descriptors, mean over all known descriptors of the batch."""
     is_known = expected.isfinite()
-    # NaN times 0 is NaN, in the gradient too, so the unknown are replaced first.
+    # NaN times 0 is NaN, also in the gradient, so unknown descriptors are replaced before.
     known = torch.where(is_known, expected, 0)
-    return _part(F.huber_loss(predicted, known, reduction="none"), is_known)
+    return _term(F.huber_loss(predicted, known, reduction="none"), is_known)
 
 
 def atom_feature_loss(
     head: AtomFeatureHead, atoms: Float[Tensor, "b n d"], batch: Batch, blend: Blend
 ) -> LossTerm:
-    """Cross entropy of the features that atoms hide, mean over masked atoms and their features."""
+    """Cross entropy of the hidden features, mean over the masked atoms and their features."""
     masked = _masked_atoms(batch, blend)
     logits, features = head(atoms[masked]).float(), batch.atoms[masked]
     blocks = logits.split(ATOM_FEATURE_SIZES[1:], -1)
@@ -328,32 +335,32 @@ def _masked_atoms(batch: Batch, blend: Blend) -> Bool[Tensor, "b n"]:
 
 
 def _descriptors_of(batch: Batch) -> Float[Tensor, "b f"]:
-    if batch.described is None:
-        raise ValueError("the heads predict descriptors, but the batch has none: `described` is it")
-    return batch.described
+    if batch.descriptors is None:
+        raise ValueError("the heads predict descriptors, but `Batch.descriptors` is None")
+    return batch.descriptors
 
 
-def _counted(classes: Int64[Tensor, "*s"], n_classes: int) -> Int64[Tensor, " c"]:
+def _class_counts(classes: Int64[Tensor, "*s"], n_classes: int) -> Int64[Tensor, " c"]:
     return torch.bincount(classes[classes != IGNORED], minlength=n_classes)
 
 
-def _constant_huber(described: Float[Tensor, "m f"]) -> float:
-    """Huber's error of descriptors that are guessed to be their mean."""
-    scaling = DescriptorScaler()
-    scaling.fit(described)
-    scaled = scaling.scaled(described)
+def _constant_huber(descriptors: Float[Tensor, "m f"]) -> float:
+    """Compute the Huber loss of predicting the mean of the descriptors."""
+    scaler = DescriptorScaler()
+    scaler.fit(descriptors)
+    scaled = scaler.scaled(descriptors)
     known = scaled[scaled.isfinite()]
     return F.huber_loss(torch.zeros_like(known), known).item() if len(known) else 0.0
 
 
 def _entropy(counts: Int64[Tensor, " c"]) -> float:
-    """Entropy of classes that came so often, in nats; 0 where none came."""
-    shares = counts[counts > 0].double() / counts.sum()
-    return -(shares * shares.log()).sum().item()
+    """Compute the entropy of class counts in nats; 0 without counts."""
+    fractions = counts[counts > 0].double() / counts.sum()
+    return -(fractions * fractions.log()).sum().item()
 
 
 def _noise_scored(batch: Batch, blend: Blend, config: ObjectiveConfig) -> Float[Tensor, ""]:
-    """Number of scored atoms for the cosine; their summed variance for the squared error."""
+    """Compute the denominator: the number of scored atoms (cosine), or their summed variance."""
     atoms = _noisy_atoms(batch, blend)
     if config.noise_error == "cosine":
         return atoms.sum().float()
@@ -369,7 +376,7 @@ def _placed_pairs(batch: Batch) -> Bool[Tensor, "b n n"]:
     return batch.is_pair & batch.has_positions[:, None, None]
 
 
-def _part(values: Float[Tensor, "*s"], is_scored: Bool[Tensor, "*s"]) -> LossTerm:
+def _term(values: Float[Tensor, "*s"], is_scored: Bool[Tensor, "*s"]) -> LossTerm:
     return LossTerm(torch.where(is_scored, values, 0).sum(), is_scored.sum().float())
 
 
@@ -387,9 +394,9 @@ def _cross_entropy(
 def _cross_entropy_of_pairs(
     linear: nn.Linear, hidden: Float[Tensor, "b n n h"], classes: Int64[Tensor, "b n n k"]
 ) -> LossTerm:
-    """Cross entropy of logits that are linear in the vectors of pairs, hop by hop.
+    """Cross entropy of logits that are linear in the hidden vectors of pairs, hop by hop.
 
-    Only the logits of what is scored are computed.
+    Only the logits that are scored are computed.
     """
     hidden, classes = hidden.float().flatten(0, 2), classes.flatten(0, 2)
     n_hops = classes.shape[-1]

@@ -1,4 +1,4 @@
-"""Read the published weights: files that hold them, and which of our parameters each one is."""
+"""Published weights: read checkpoints of the authors, and map their tensors to our parameters."""
 
 import pickle
 import re
@@ -18,7 +18,7 @@ from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
 from moleblend.model.relations import N_HOPS
 
-_SLOT = 512  # rows of the published embedding tables that each feature owns
+_SLOT = 512  # rows of the published embedding tables that each feature has
 _UNUSED = re.compile(
     r"encoder\.(lm_output_learned_bias|lm_head_transform_weight\.(weight|bias)"
     r"|layer_norm\.(weight|bias)|embed_out\.weight)"
@@ -45,27 +45,27 @@ _IGNORED = (
     "typing.Dict",
     "typing.List",
 )
-"""Types of a training run's arguments and meters: named in a checkpoint, never loaded from it."""
+"""Types of a training run's arguments and meters. A checkpoint names them; they are not loaded."""
 
 
 class _Ignored:
-    """Stands in for every type of `_IGNORED`: takes what it is given and keeps nothing."""
+    """Replaces every type of `_IGNORED`; it ignores its arguments and its state."""
 
     def __new__(cls, *_: object) -> "_Ignored":
         return super().__new__(cls)
 
     def __setstate__(self, _: object) -> None:
-        """Keep nothing."""
+        """Ignore the state."""
 
 
 @dataclass(frozen=True, eq=False)
 class Slot:
-    """One published tensor and the place of ours that holds its used rows.
+    """One published tensor, and the slice of our parameter that holds its used rows.
 
     Attributes:
-        theirs: published name, without the prefix of a whole checkpoint.
+        theirs: published name, without the prefix of a complete checkpoint.
         ours: name of our parameter.
-        rows: rows of the published table that a molecule can reach; all if None.
+        rows: rows of the published table that a molecule can use; all if None.
         place: index into our parameter: some rows, all of it (`...`), or all of it as the only row
             of a table (None).
     """
@@ -77,19 +77,19 @@ class Slot:
 
 
 def read_published(path: Path | str) -> dict[str, Tensor]:
-    """Read the tensors of a downloaded checkpoint, without ever running code from it.
+    """Read the tensors of a downloaded checkpoint; code in the file is never executed.
 
     Args:
-        path: a file written by `torch.save`, in its zip or its older format, that holds a state
-            dict, alone or under `model` as fairseq writes it; or a .safetensors file.
+        path: a file written by `torch.save`, in its zip or its older format, with a state dict,
+            alone or under the key `model` as fairseq writes it; or a .safetensors file.
 
     Returns:
-        Names and tensors as they stand in the file, in float32.
+        The tensors by their names in the file, in float32.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is of another kind, cut short, without weights, or names a type that is
-            not known to be harmless; the message names that type.
+        ValueError: the file is of another kind, truncated, or without weights; or it names a type
+            that is not known to be harmless, and the message names that type.
     """
     path = Path(path)
     if not path.is_file():
@@ -103,7 +103,7 @@ def read_published(path: Path | str) -> dict[str, Tensor]:
     }
     if not tensors:
         raise ValueError(
-            f"{path}: no weights inside; named tensors were expected, alone or under `model`"
+            f"{path}: got no weights, expected named tensors, alone or under the key `model`"
         )
     return tensors
 
@@ -111,9 +111,9 @@ def read_published(path: Path | str) -> dict[str, Tensor]:
 def from_reference(state: Mapping[str, Tensor]) -> Model:
     """Build a model in the reference configuration from published weights.
 
-    Rows of the published tables that no molecule can reach are left out, and so is the
-    language-model head, whose result is never used. Checkpoints of Transformer-M, which have no
-    `blend_` heads, give a model without pretraining heads.
+    Rows of the published tables that no molecule can use are left out, as is the language-model
+    head, whose result is never used. Checkpoints of Transformer-M, which have no `blend_` heads,
+    give a model without pretraining heads.
 
     Args:
         state: names and tensors, with or without the prefix `encoder.molecule_encoder.`.
@@ -148,7 +148,7 @@ def from_reference(state: Mapping[str, Tensor]) -> Model:
 def to_reference(
     model: Model, shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Lay tensors named and shaped as our parameters out under the published names.
+    """Convert tensors with our names and shapes to the published names and shapes.
 
     Args:
         model: in the reference configuration.
@@ -156,9 +156,9 @@ def to_reference(
         tensors: parameters or their gradients, by our names.
 
     Returns:
-        The published tensors; rows that no molecule can reach are 0.
+        The published tensors; rows that no molecule can use are 0.
     """
-    laid = {}
+    published = {}
     for slot in reference_slots(model):
         place = tensors[slot.ours][slot.place]
         full = torch.zeros(shapes[slot.theirs])
@@ -166,12 +166,12 @@ def to_reference(
             full.copy_(place)
         else:
             full[slot.rows] = place.reshape(len(slot.rows), -1)
-        laid[slot.theirs] = full
-    return laid
+        published[slot.theirs] = full
+    return published
 
 
 def reference_slots(model: Model) -> Iterable[Slot]:
-    """Say which published tensor stands where in a model of the reference configuration."""
+    """List which published tensor belongs to which parameter, for the reference configuration."""
     config = model.config.encoder
     width, n_heads = config.width, config.n_heads
     elements = torch.arange(ATOM_FEATURE_SIZES[0])
@@ -231,64 +231,64 @@ def reference_slots(model: Model) -> Iterable[Slot]:
 
 
 def _linear(theirs: str, ours: str) -> Iterable[Slot]:
-    for part in ("weight", "bias"):
-        yield Slot(f"{theirs}.{part}", f"{ours}.{part}")
+    for kind in ("weight", "bias"):
+        yield Slot(f"{theirs}.{kind}", f"{ours}.{kind}")
 
 
 def _qkv(theirs: str, ours: str, width: int) -> Iterable[Slot]:
     for k, name in enumerate("qkv"):
         place = slice(k * width, (k + 1) * width)
-        for part in ("weight", "bias"):
-            yield Slot(f"{theirs}.{name}_proj.{part}", f"{ours}.{part}", place=place)
+        for kind in ("weight", "bias"):
+            yield Slot(f"{theirs}.{name}_proj.{kind}", f"{ours}.{kind}", place=place)
 
 
 def _axes(theirs: str, ours: str) -> Iterable[Slot]:
     for axis in range(3):
-        for part in ("weight", "bias"):
+        for kind in ("weight", "bias"):
             yield Slot(
-                f"{theirs}.force_proj{axis + 1}.{part}",
-                f"{ours}.{part}",
+                f"{theirs}.force_proj{axis + 1}.{kind}",
+                f"{ours}.{kind}",
                 place=slice(axis, axis + 1),
             )
 
 
 def _feature_rows(sizes: tuple[int, ...], offset: int) -> Tensor:
-    """Rows of a published table that holds one slot per feature."""
+    """List the used rows of a published table that has one slot per feature."""
     return torch.cat([torch.arange(size) + _SLOT * k + offset for k, size in enumerate(sizes)])
 
 
-def check_names(found: Iterable[str], expected: Iterable[str]) -> None:
+def check_names(names: Iterable[str], expected: Iterable[str]) -> None:
     """Compare the names of weights.
 
     Raises:
         ValueError: names are missing or unknown; the message gives their number and the first five.
     """
-    missing, unknown = sorted({*expected} - {*found}), sorted({*found} - {*expected})
-    told = [
-        f"{len(names)} {what} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
-        for what, names in (("missing", missing), ("unknown", unknown))
-        if names
+    missing, unknown = sorted({*expected} - {*names}), sorted({*names} - {*expected})
+    problems = [
+        f"{len(listed)} {problem} ({', '.join(listed[:5])}{', ...' if len(listed) > 5 else ''})"
+        for problem, listed in (("missing", missing), ("unknown", unknown))
+        if listed
     ]
-    if told:
-        raise ValueError(f"the weights do not fit: {' and '.join(told)}")
+    if problems:
+        raise ValueError(f"the weights do not fit: {' and '.join(problems)}")
 
 
 def _used(tensor: Tensor, slot: Slot, shape: torch.Size) -> Tensor:
-    """Take what a place of this shape holds of a published tensor."""
-    found = tuple(tensor.shape)
+    """Select the used rows of a published tensor, in the shape of our parameter."""
+    got = tuple(tensor.shape)
     if slot.rows is None:
-        expected, fits = str(tuple(shape)), found == shape
+        expected, fits = f"shape {tuple(shape)}", got == shape
     else:
         n_rows, n_columns = int(slot.rows.max()) + 1, shape.numel() // len(slot.rows)
-        expected = f"a table of {n_columns} columns and at least {n_rows} rows"
-        fits = len(found) == 2 and found[0] >= n_rows and found[1] == n_columns
+        expected = f"{n_columns} columns and at least {n_rows} rows"
+        fits = len(got) == 2 and got[0] >= n_rows and got[1] == n_columns
     if not fits:
-        raise ValueError(f"{slot.theirs} does not fit: {expected} was expected, {found} found")
+        raise ValueError(f"{slot.theirs} does not fit: got shape {got}, expected {expected}")
     return tensor if slot.rows is None else tensor[slot.rows].view(shape)
 
 
 def _config(named: Mapping[str, Tensor], has_heads: bool) -> ModelConfig:
-    """Read the sizes off vectors, which cannot lie transposed; every matrix is then checked."""
+    """Read the sizes from vectors, which cannot be transposed; every matrix is checked later."""
 
     def length(name: str) -> int:
         if name not in named:
@@ -296,8 +296,8 @@ def _config(named: Mapping[str, Tensor], has_heads: bool) -> ModelConfig:
                 f"{name} is missing: these are not weights of MoleBLEND or Transformer-M"
             )
         if named[name].ndim != 1:
-            found = tuple(named[name].shape)
-            raise ValueError(f"{name} does not fit: a vector was expected, {found} found")
+            shape = tuple(named[name].shape)
+            raise ValueError(f"{name} does not fit: got shape {shape}, expected a vector")
         return len(named[name])
 
     layers = {match[1] for name in named if (match := re.match(r"layers\.(\d+)\.", name))}
@@ -316,11 +316,11 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path}: not a safetensors file, or cut short ({error})") from error
+        raise ValueError(f"{path}: not a safetensors file, or truncated ({error})") from error
 
 
 def _load_torch(path: Path) -> Any:  # noqa: ANN401 (whatever the file holds)
-    """Load with the unpickler of torch that builds nothing but tensors and plain containers."""
+    """Load with torch's restricted unpickler, which creates tensors and plain containers only."""
     with path.open("rb") as file:
         start = file.read(64)
     # A zip archive, or the number with which the older format begins.
@@ -333,10 +333,10 @@ def _load_torch(path: Path) -> Any:  # noqa: ANN401 (whatever the file holds)
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused:
             raise ValueError(
-                f"{path}: refused, for it names the type {refused[1]}, which weights do not need "
-                "and which could run code"
+                f"{path}: refused, because it names the type {refused[1]}, which weights do not "
+                "need and which could execute code"
             ) from error
         reason = re.split(r"\. |\n", str(error))[0]
         raise ValueError(
-            f"{path}: cut short or damaged ({type(error).__name__}: {reason})"
+            f"{path}: truncated or damaged ({type(error).__name__}: {reason})"
         ) from error

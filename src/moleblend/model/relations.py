@@ -1,7 +1,7 @@
-"""How two atoms of one molecule are related in 2D: the shortest path, and the bonds along it.
+"""Pairwise 2D views of a molecule: the shortest path between two atoms, and the bonds along it.
 
-The third relation, the distance, is a function of positions that training perturbs; the encoder
-takes it from them (`encoder.pair_vectors`).
+The third view, the distance, is computed in the encoder (`functional.pair_vectors`), because
+training adds noise to the positions.
 """
 
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from jaxtyping import Int16, Integer, UInt8
 from moleblend.chem.molecule import BOND_FEATURE_SIZES, Molecule
 
 N_HOPS = 5
-"""Bonds of a path that are kept (the published multi-hop limit)."""
+"""Number of bonds of a path that are kept (the published multi-hop limit)."""
 
 N_BOND_KINDS = BOND_FEATURE_SIZES[0] * BOND_FEATURE_SIZES[1] * BOND_FEATURE_SIZES[2]
 """Number of combinations of the three bond features."""
 
 UNREACHABLE = -1
-"""Path length of two atoms that no path joins (the ions of a salt)."""
+"""Path length of two atoms that are not connected (the ions of a salt)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,10 +26,10 @@ class Relations:
     """The pairwise 2D views of a molecule, or of b of them.
 
     Attributes:
-        path_length: bonds on the shortest path; 0 for an atom and itself, `UNREACHABLE` where there
-            is no path.
+        path_length: number of bonds on the shortest path (the paper's SPD); 0 for an atom and
+            itself, `UNREACHABLE` where there is no path.
         edge_path: the first k bonds on the canonical shortest path from i to j, as bond kind + 1; 0
-            past its end.
+            after its end.
     """
 
     path_length: Int16[np.ndarray, "*b n n"]
@@ -47,11 +47,11 @@ def relate(molecule: Molecule, n_hops: int = N_HOPS) -> Relations:
     """Compute the pairwise 2D views of a molecule.
 
     Args:
-        molecule: any molecule; its positions play no role.
-        n_hops: bonds kept of a path.
+        molecule: any molecule; its positions are not used.
+        n_hops: number of bonds of a path that are kept.
 
     Returns:
-        The path lengths and the bonds along the paths, as `relate_all` finds them.
+        The path lengths and the bonds along the paths, see `relate_all`.
 
     Example:
         >>> from moleblend.chem.parsing import read_smiles
@@ -68,14 +68,14 @@ def relate(molecule: Molecule, n_hops: int = N_HOPS) -> Relations:
 def relate_all(codes: UInt8[np.ndarray, "b n n"], n_hops: int = N_HOPS) -> Relations:
     """Compute the pairwise 2D views of b graphs at once.
 
-    Among all shortest paths the canonical one is taken: the one whose largest intermediate atom
-    index is smallest, and so on in both halves. It is what Floyd and Warshall's algorithm finds
-    when pivots ascend and only a strictly shorter path replaces another.
+    Of several shortest paths the canonical one is used: its largest intermediate atom index is the
+    smallest possible, and the same holds recursively for both halves. The Floyd-Warshall algorithm
+    finds this path when pivots ascend and only a strictly shorter path replaces another.
 
     Args:
         codes: bond kind + 1 of each pair of atoms, the same for (i, j) and (j, i); 0 where there is
-            no bond. An atom without any bond is related to itself alone.
-        n_hops: bonds kept of a path.
+            no bond. An atom without bonds has a path to itself only.
+        n_hops: number of bonds of a path that are kept.
 
     Reference:
         Yu et al., ICLR 2024, arXiv:2307.06235 (their SPD and edge relations).
@@ -84,7 +84,7 @@ def relate_all(codes: UInt8[np.ndarray, "b n n"], n_hops: int = N_HOPS) -> Relat
     length, step = _shortest(codes)
     path_length = length.astype(np.int16)
 
-    # The bonds of a path after its first are those of the path from its second atom.
+    # After its first bond, a path continues as the path from its second atom.
     row = n * np.arange(b * n).reshape(b, n, 1)
     bond = codes.reshape(-1).take(row + step)
     follow = n * (n * np.arange(b).reshape(b, 1, 1) + step) + np.arange(n)
@@ -98,23 +98,24 @@ def relate_all(codes: UInt8[np.ndarray, "b n n"], n_hops: int = N_HOPS) -> Relat
 def _shortest(
     codes: UInt8[np.ndarray, "b n n"],
 ) -> tuple[Integer[np.ndarray, "b n n"], Integer[np.ndarray, "b n n"]]:
-    """Find the length of each canonical path, and the atom after i on the way from i to j.
+    """Find the length of each canonical path, and the atom after i on the path from i to j.
 
-    Both stand in one number, [length | tie | next atom], so that one minimum settles them: a way
-    through the pivot has its tie bit set while it is compared, and loses to one as short.
+    Both are packed into one integer, [length | tie | next atom], so that one minimum decides both.
+    A path through the pivot has its tie bit set during the comparison, so it loses to an existing
+    path of the same length.
     """
     n = codes.shape[1]
-    # The longest path has n - 1 bonds, and two of "too far" have to fit.
+    # The longest path has n - 1 bonds, and the sum of two "too far" must not overflow.
     kind, atom_bits, too_far = (np.uint16, 8, 63) if n <= 63 else (np.uint32, 16, 16_383)
     if n > too_far:
-        raise ValueError(f"at most {too_far:,} atoms can be related, {n:,} came")
+        raise ValueError(f"got a molecule with {n:,} atoms, expected at most {too_far:,}")
     one = kind(1)
     tie, length_bits = one << kind(atom_bits), ~((one << kind(atom_bits + 1)) - one)
     length = np.where(codes > 0, one, kind(too_far))
     length[:, np.arange(n), np.arange(n)] = 0
     key = (length << kind(atom_bits + 1)) | np.arange(n, dtype=kind)
 
-    # The end of a chain lies between no two atoms.
+    # An atom with fewer than two bonds is not an intermediate atom of any path.
     for pivot in np.flatnonzero(((codes > 0).sum(1) > 1).any(0)):
         onwards = (key[:, pivot] & length_bits) | tie
         np.minimum(key, key[:, :, pivot, None] + onwards[:, None], out=key)

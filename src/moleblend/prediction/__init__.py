@@ -1,1 +1,1 @@
-"""Use of a model: predictions and vectors for every row, large files, explanations, export."""
+"""Using a model: prediction and vectors for every row, large files, explanations, export."""

@@ -1,22 +1,22 @@
-"""Why a model predicts what it does: what atoms, pairs of atoms and views contribute.
+"""Explaining predictions: contributions of atoms, views, and pairs of atoms.
 
-Three accounts of one prediction, each of which adds up.
+Each of the three attributions sums to the prediction minus the base value (mean training label).
 
-Atoms: the prediction less the mean of training is shared out by leaving atoms out, as padding is
-left out. The Shapley value of an atom is the mean of what it adds to k others, over all k. Of the
-many sets of k others one is taken that chemistry suggests, those at most r bonds away, with
-r = 0, 1, 2, 4, 8, ... and all; in between what it adds is taken to be linear in k. No chance is in
-it. What then is missing of the sum, or too much, all atoms share alike.
+Atoms: approximate Shapley values. The Shapley value of atom i is the mean over k of what i adds to
+a set of k other atoms. Absent atoms are treated as padding. Of all sets of k atoms only balls
+around i are evaluated (the atoms at most r bonds away, r = 0, 1, 2, 4, 8, ... and all atoms);
+between two balls the contribution is interpolated linearly in k. This is deterministic. The
+remaining difference to the prediction is distributed evenly over the atoms.
 
-Views: blending has taught the model to do without a view, so what a view adds is known by hiding
-it. The bond graph and the geometry are the two players of a game that is solved exactly.
+Views: exact Shapley values of two players, the bond graph and the geometry. Blending trains the
+model on molecules with hidden views, so hiding a view is a valid input.
 
-Pairs: the same relations, hidden and shown, joined by a straight path along which gradients are
-integrated: this shares what the views add out among the pairs of atoms.
+Pairs: integrated gradients along the straight path from hidden to shown relations. They distribute
+the contribution of the views over the pairs of atoms.
 
-A model may read the circular environments of ECFP4 beside its views. An environment is there while
-all its atoms are; those of more than one atom belong to the bond graph, and what they add in the
-third account is shared alike among the bonds inside.
+A model may also read ECFP4 counts. An environment is present while all its atoms are. Environments
+of more than one atom belong to the bond graph; their contribution to the pairs is distributed
+evenly over the bonds inside the environment.
 
 References:
     Chen et al., ICLR 2019, arXiv:1808.02610 (Shapley values from neighbourhoods); Sundararajan et
@@ -43,13 +43,14 @@ from moleblend.prediction.inputs import Row
 from moleblend.prediction.predictor import Predictor, Source
 
 VIEW_GROUPS = ("bond graph", "geometry")
-"""What `Contributions.views` tells apart: path_length, edge_path, degree; distance, centrality."""
+"""Groups of views in `Contributions.views`: path length, edge path and degree; distance and
+centrality."""
 
 _IS_GEOMETRY = ((False, False, True), (False, True))
 """Which views of a pair and of an atom are geometry, in the order of `Blend`."""
 
 MOST_TARGETS = 4
-"""That a page explains without being told which: each has its drawings."""
+"""Largest number of targets that a report explains unless the user names more."""
 
 _PAIRS_AT_ONCE = 60_000
 _STEPS = 32
@@ -57,43 +58,44 @@ _STEPS = 32
 
 @dataclass(frozen=True, eq=False)
 class Contributions:
-    """What the prediction for one molecule is made of.
+    """Contributions to the prediction for one molecule.
 
-    All but `prediction` is in the unit of the target, or in log-odds where the target is a class.
-    Where a logarithm is learnt it is what is explained, `prediction` included, and the unit says
-    so. Of an ensemble all are means over its members.
-    `start` and all `atoms` sum to `answer`; so do `start`, `kinds` and all `views`; and the `pairs`
-    of which the first atom is not behind the second sum to the sum of `views`, as closely as the
-    integral is computed.
+    Everything except `prediction` is in the unit of the target, or in log-odds for a class. Where
+    the model is trained on logarithms, the logarithm is explained, `prediction` included, and the
+    unit of the target says so. For an ensemble all values are means over its members.
+
+    `base_value` and all `atoms` sum to `output`. So do `base_value`, `unrelated_atoms` and all
+    `views`. The `pairs` (i, j) with i <= j sum to the sum of `views`, within the error of the
+    numerical integration.
 
     Attributes:
-        targets: what is predicted.
-        prediction: as `Predictor.predict` gives it: for a class the probability.
-        answer: the same, for a class as log-odds.
-        start: from where contributions count: the mean of the training labels, or even odds.
-        atoms: what each atom contributes.
-        kinds: what the atoms contribute while nothing is known of how they are related.
-        views: what the bond graph, the geometry adds to that (`VIEW_GROUPS`).
-        pairs: what is added by the relation of two atoms, the same for (i, j) and (j, i); on the
-            diagonal by degree and centrality of the atom itself.
+        targets: the explained targets.
+        prediction: as `Predictor.predict` gives it; for a class the probability.
+        output: the same; for a class the log-odds.
+        base_value: value without contributions: the mean training label, or log-odds 0.
+        atoms: contribution of each atom.
+        unrelated_atoms: contribution of the atoms while all their relations are hidden.
+        views: contributions of the bond graph and of the geometry (`VIEW_GROUPS`).
+        pairs: contribution of the relation of two atoms, the same for (i, j) and (j, i); on the
+            diagonal that of the degree and the centrality of the atom.
     """
 
     targets: tuple[Target, ...]
     prediction: Float64[np.ndarray, " t"]
-    answer: Float64[np.ndarray, " t"]
-    start: Float64[np.ndarray, " t"]
+    output: Float64[np.ndarray, " t"]
+    base_value: Float64[np.ndarray, " t"]
     atoms: Float64[np.ndarray, "n t"]
-    kinds: Float64[np.ndarray, " t"]
+    unrelated_atoms: Float64[np.ndarray, " t"]
     views: Float64[np.ndarray, "2 t"]
     pairs: Float64[np.ndarray, "n n t"]
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """One input row and why the model predicts what it does.
+    """One input row and the contributions to its prediction.
 
     Attributes:
-        row: molecule, status and reason, as `Predictor` sees the row.
+        row: molecule, status and reason, as `Predictor` reads the row.
         contributions: None where the row cannot be used.
     """
 
@@ -110,52 +112,55 @@ def explain(
     smiles: str | None = None,
     on_progress: Callable[[int, float | None], None] | None = None,
 ) -> list[Explanation]:
-    """Say for every row why the model predicts what it does.
+    """Explain the prediction of every row.
 
-    A molecule of n atoms and diameter d costs up to 2 n (log2 d + 3) predictions, and 32 steps of
-    training for each target.
+    A molecule with n atoms and diameter d costs up to 2 n (log2 d + 3) predictions, and 32 gradient
+    computations for each target.
 
     Args:
         predictor: a fine-tuned model.
         source: SMILES, molecules, or a file of them.
-        targets: names of those to explain; all by default.
-        views: what of each molecule is used; what the model was trained to see by default.
-        smiles: the SMILES column of a file; found by name by default.
-        on_progress: called after each row with the number of rows done and the share of the work,
-            which grows with the cube of the atoms.
+        targets: names of the targets to explain; all by default.
+        views: which views of each molecule are used; by default those of training.
+        smiles: the SMILES column of a file; by default it is found by its name.
+        on_progress: called after each row with the number of finished rows and the fraction of the
+            work that is done; the work grows with the third power of the number of atoms.
 
     Returns:
-        One record a row, in order.
+        One record per row, in order.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the model has no such target, or none; a target has several classes, or the
-            model reads descriptors beside the views; or as `Predictor.predict` says.
+        ValueError: the model has no such target, or no target; it has a multi-class target, or it
+            reads descriptors; and as for `Predictor.predict`.
     """
     chosen = choose_targets(predictor, targets)
     _, rows, used = predictor.read(source, views=views, smiles=smiles)
     work = np.cumsum([0 if row.molecule is None else row.molecule.n_atoms**3 for row in rows])
-    found = []
+    explanations = []
     for k, row in enumerate(rows):
-        told = None
+        explained = None
         if row.molecule is not None:
             each = [
                 contributions(member, row.molecule, used, chosen, predictor.device)
                 for member in predictor.members
             ]
-            told = _mean(each)
-        found.append(Explanation(row, told))
+            explained = _mean(each)
+        explanations.append(Explanation(row, explained))
         if on_progress is not None:
             on_progress(k + 1, float(work[k] / work[-1]) if work[-1] else 1.0)
-    return found
+    return explanations
 
 
 def choose_targets(predictor: Predictor, names: Sequence[str]) -> list[int]:
-    """Find targets by name: the place of each among those of the model; all where none is named.
+    """Find targets by name.
+
+    Returns:
+        The index of each among the targets of the model; all if no name is given.
 
     Raises:
-        ValueError: the model has no such target, or none at all; or one that has several classes,
-            or the model reads descriptors of whole molecules.
+        ValueError: the model has no such target, or no target; it has a multi-class target, or it
+            reads descriptors.
     """
     config = predictor.model.config
     known = [target.name for target in config.targets]
@@ -167,31 +172,31 @@ def choose_targets(predictor: Predictor, names: Sequence[str]) -> list[int]:
     for name in names:
         if name not in known:
             raise ValueError(
-                f"{predictor.path}: the model has no target {name!r}, it has {', '.join(known)}"
+                f"{predictor.path}: the model has no target {name!r}; available: {', '.join(known)}"
             )
     if "descriptors" in config.features:
         raise ValueError(
-            f"{predictor.path}: the model reads descriptors of whole molecules beside the views, "
-            "which no atom or pair contributes to alone: it cannot be explained"
+            f"{predictor.path}: the model reads descriptors of the molecule, which cannot be "
+            "attributed to atoms or pairs: its predictions cannot be explained"
         )
     odd = [target.name for target in config.targets if target.kind == "multiclass"]
     if odd:
         raise ValueError(
-            f"{predictor.path}: target {odd[0]!r} has several classes, and only values and classes "
-            "of 0 and 1 can be explained"
+            f"{predictor.path}: target {odd[0]!r} has several classes; only regression and binary "
+            "targets can be explained"
         )
     return [known.index(name) for name in names] or list(range(len(known)))
 
 
-def _mean(members: Sequence[Contributions]) -> Contributions:
-    """Take the mean of what the members of an ensemble say, or what is said of geometries."""
+def _mean(several: Sequence[Contributions]) -> Contributions:
+    """Average the contributions of several members or geometries."""
     names = [field.name for field in fields(Contributions) if field.name != "targets"]
-    means = {name: np.mean([getattr(member, name) for member in members], 0) for name in names}
-    return replace(members[0], **means)
+    means = {name: np.mean([getattr(one, name) for one in several], 0) for name in names}
+    return replace(several[0], **means)
 
 
-def as_learnt(target: Target) -> Target:
-    """Give a target whose values are what is learnt: the logarithm, where it is that."""
+def explained_target(target: Target) -> Target:
+    """Describe what is explained: of a target trained on logarithms, the logarithm."""
     return (
         replace(target, unit=f"log10 {target.unit}".strip(), log10=False)
         if target.log10
@@ -206,27 +211,27 @@ def contributions(
     targets: Sequence[int],
     device: torch.device | str = "cpu",
 ) -> Contributions:
-    """Share a prediction out among atoms, pairs and views.
+    """Attribute the prediction for one molecule to atoms, views and pairs.
 
     Args:
-        model: in evaluation mode, so that nothing is left to chance.
-        molecule: of several geometries the mean is taken, as the prediction takes it.
-        views: what the model is shown of it.
-        targets: places of those to explain among the model's.
-        device: where the model is.
+        model: in evaluation mode, so that the result is deterministic.
+        molecule: with several geometries, the contributions are averaged over them, as the
+            prediction is.
+        views: which views of it the model is shown.
+        targets: indices of the targets to explain.
+        device: of the model.
     """
-    chosen = tuple(as_learnt(model.config.targets[k]) for k in targets)
+    chosen = tuple(explained_target(model.config.targets[k]) for k in targets)
     known = environments(molecule) if model.config.features else None
     each = []
     for conformer in range(n_geometries(molecule, views)):
         batch = collate([molecule], [conformer]).to(device)
         each.append(_of_geometry(model, batch, show(batch, views), known, targets, chosen))
-    found = _mean(each)
-    # The mean is taken of what is learnt, before a logit becomes a probability.
+    mean = _mean(each)
+    # Logits are averaged, not probabilities, as in the prediction.
     scale = np.array([_scale(target) for target in chosen])
-    return replace(
-        found, prediction=unscale_outputs(((found.answer - found.start) / scale)[None], chosen)[0]
-    )
+    scaled = ((mean.output - mean.base_value) / scale)[None]
+    return replace(mean, prediction=unscale_outputs(scaled, chosen)[0])
 
 
 def _scale(target: Target) -> float:
@@ -241,127 +246,130 @@ def _of_geometry(
     targets: Sequence[int],
     chosen: tuple[Target, ...],
 ) -> Contributions:
-    """Share out what is predicted of one geometry."""
+    """Attribute the prediction for one geometry."""
     scale = np.array([_scale(target) for target in chosen])
-    start = np.array([0.0 if target.kind == "binary" else target.mean for target in chosen])
+    base_value = np.array([0.0 if target.kind == "binary" else target.mean for target in chosen])
 
     n, device = batch.is_atom.shape[1], batch.is_atom.device
-    all_there = torch.ones((1, n), dtype=torch.bool, device=device)
-    alone, features = (_counted(known, np.ones((1, n), bool), radius) for radius in (0, 2))
-    raw = _answers(model, batch, shown, all_there, features)[:, list(targets)]
-    whole = raw[0] * scale
-    atoms = _added_by_atoms(model, batch, shown, known)[:, list(targets)] * scale
+    all_atoms = torch.ones((1, n), dtype=torch.bool, device=device)
+    single_atoms, features = (_features(known, np.ones((1, n), bool), radius) for radius in (0, 2))
+    raw = _outputs(model, batch, shown, all_atoms, features)[:, list(targets)]
+    total = raw[0] * scale
+    atoms = _shapley_values(model, batch, shown, known)[:, list(targets)] * scale
 
-    # Which views are shown: none, the bond graph, the geometry, both.
-    games = [_shown_part(shown, bonds, space) for space in (False, True) for bonds in (False, True)]
+    # Shown views: none, the bond graph, the geometry, both.
+    coalitions = [
+        _restrict(shown, bonds=bonds, geometry=geometry)
+        for geometry in (False, True)
+        for bonds in (False, True)
+    ]
     shown_of_all = ("pairs", "atoms", "noise")
-    together = Blend(*(torch.cat([getattr(game, name) for game in games]) for name in shown_of_all))
-    if features is not None and alone is not None:
-        features = torch.cat([alone, features, alone, features])
-    there = all_there.expand(4, n)
-    answers = _answers(model, batch, together, there, features)[:, list(targets)]
-    nothing, bonds, space, both = answers * scale
-    of_views = np.stack([bonds - nothing + both - space, space - nothing + both - bonds]) / 2
+    blends = Blend(*(torch.cat([getattr(c, name) for c in coalitions]) for name in shown_of_all))
+    if features is not None and single_atoms is not None:
+        features = torch.cat([single_atoms, features, single_atoms, features])
+    outputs = _outputs(model, batch, blends, all_atoms.expand(4, n), features)[:, list(targets)]
+    none, bonds, geometry, both = outputs * scale
+    views = np.stack([bonds - none + both - geometry, geometry - none + both - bonds]) / 2
 
     return Contributions(
         targets=chosen,
         prediction=unscale_outputs(raw, chosen)[0],
-        answer=start + whole,
-        start=start,
-        atoms=atoms + (whole - atoms.sum(0)) / n,
-        kinds=nothing,
-        views=of_views,
-        pairs=_integrated(model, batch, shown, known, targets) * scale,
+        output=base_value + total,
+        base_value=base_value,
+        atoms=atoms + (total - atoms.sum(0)) / n,
+        unrelated_atoms=none,
+        views=views,
+        pairs=_integrated_gradients(model, batch, shown, known, targets) * scale,
     )
 
 
-def _added_by_atoms(
+def _shapley_values(
     model: Model, batch: Batch, shown: Blend, known: Environments | None
 ) -> Float64[np.ndarray, "n t"]:
-    """Take the mean, over the number of other atoms, of what each atom adds to its neighbours.
+    """Approximate the Shapley value of each atom.
 
     phi_i = 1 / (n - 1) times the integral over k from 0 to n - 1 of f(S_k + i) - f(S_k), by the
-    trapezoid rule over the balls around i; f of no atoms is the mean of training, 0.
+    trapezoid rule over the balls S_k around i; f of no atoms is 0, the mean training label.
     """
     length = batch.path_length[0].cpu().numpy()
     n = len(length)
-    is_joined = length != UNREACHABLE
+    is_reachable = length != UNREACHABLE
     radii = [0, *(2**power for power in range(int(length.max()).bit_length()))]
-    balls = np.stack([is_joined & (length <= r) for r in radii] + [np.ones((n, n), bool)])
+    balls = np.stack([is_reachable & (length <= r) for r in radii] + [np.ones((n, n), bool)])
     is_other = ~np.eye(n, dtype=bool)
     sets = np.concatenate([balls, balls & is_other]).reshape(-1, n)
-    different, place = np.unique(sets, axis=0, return_inverse=True)
-    has_atoms = different.any(1)
-    values = np.zeros((len(different), len(model.config.targets)))
-    present = torch.from_numpy(different[has_atoms]).to(batch.is_atom.device)
-    features = _counted(known, different[has_atoms])
-    values[has_atoms] = _answers(model, batch, shown, present, features)
-    there, without = values[place].reshape(2, len(balls), n, -1)
+    unique, index = np.unique(sets, axis=0, return_inverse=True)
+    has_atoms = unique.any(1)
+    values = np.zeros((len(unique), len(model.config.targets)))
+    present = torch.from_numpy(unique[has_atoms]).to(batch.is_atom.device)
+    features = _features(known, unique[has_atoms])
+    values[has_atoms] = _outputs(model, batch, shown, present, features)
+    with_atom, without_atom = values[index].reshape(2, len(balls), n, -1)
     if n == 1:
-        return there[0]
+        return with_atom[0]
     sizes = balls.sum(2, dtype=float)[..., None]
-    return np.trapezoid(there - without, sizes, axis=0) / (n - 1)
+    return np.trapezoid(with_atom - without_atom, sizes, axis=0) / (n - 1)
 
 
-def _counted(
-    known: Environments | None, present: Bool[np.ndarray, "r n"], longest: int = 2
+def _features(
+    known: Environments | None, present: Bool[np.ndarray, "r n"], largest_radius: int = 2
 ) -> Float32[Tensor, "r f"] | None:
-    """Give the model the environments that are there, as `molecule_features` does."""
+    """Compute the ECFP4 features of the atoms that are present, as `molecule_features` does."""
     if known is None:
         return None
-    return torch.from_numpy(np.log1p(known.count(present, longest)).astype(np.float32))
+    return torch.from_numpy(np.log1p(known.count(present, largest_radius)).astype(np.float32))
 
 
 @torch.inference_mode()
-def _answers(
+def _outputs(
     model: Model,
     batch: Batch,
     shown: Blend,
     present: Bool[Tensor, "r n"],
     features: Float32[Tensor, "r f"] | None,
 ) -> Float64[np.ndarray, "r t"]:
-    """Let the model answer for one molecule r times, each time with other atoms or views of it.
+    """Run the model r times on one molecule, each time with other atoms or views.
 
     Args:
         model: any.
-        batch: the molecule alone.
+        batch: one molecule.
         shown: r blends, or one for all.
-        present: which atoms are there; the others are treated as padding.
-        features: what is joined to the head, if the model takes some.
+        present: which atoms are present; the others are treated as padding.
+        features: molecule features, if the model reads some.
     """
     r, n = present.shape
-    # The only molecule stands there r times, without a copy; of blends there may be r already.
+    # The molecule is repeated r times without a copy; blends may be repeated already.
     batch = batch.changed(lambda one: one.expand(r, *one.shape[1:]))
     shown = shown.changed(lambda one: one.expand(r, *one.shape[1:]))
-    found = []
+    outputs = []
     for rows in pieces(r, n, _PAIRS_AT_ONCE):
-        part = replace(batch.subset(rows), is_atom=present[rows])
-        joined = None if features is None else features[rows].to(present.device)
-        found.append(model(part, shown.subset(rows), joined).double().cpu().numpy())
-    return np.concatenate(found)
+        piece = replace(batch.subset(rows), is_atom=present[rows])
+        chosen = None if features is None else features[rows].to(present.device)
+        outputs.append(model(piece, shown.subset(rows), chosen).double().cpu().numpy())
+    return np.concatenate(outputs)
 
 
-def _shown_part(shown: Blend, bonds: bool, space: bool) -> Blend:
+def _restrict(shown: Blend, *, bonds: bool, geometry: bool) -> Blend:
     """Hide the bond graph, the geometry, or both."""
     device = shown.atoms.device
     pairs, atoms = (
-        torch.tensor([space if is_space else bonds for is_space in kinds], device=device)
-        for kinds in _IS_GEOMETRY
+        torch.tensor([geometry if is_geometry else bonds for is_geometry in views], device=device)
+        for views in _IS_GEOMETRY
     )
     return replace(shown, pairs=shown.pairs & pairs, atoms=shown.atoms & atoms)
 
 
-def _integrated(
+def _integrated_gradients(
     model: Model,
     batch: Batch,
     shown: Blend,
     known: Environments | None,
     targets: Sequence[int],
 ) -> Float64[np.ndarray, "n n t"]:
-    """Integrate gradients from hidden to shown relations, and fold the two directions of a pair.
+    """Integrate gradients from hidden to shown relations; add up both directions of a pair.
 
     c_ij = sum over heads h of b_ijh times the integral over s from 0 to 1 of dy/db_ijh at s b, by
-    Gauss and Legendre's rule; b is the attention bias of the pair, 0 where the pair is hidden.
+    Gauss-Legendre quadrature; b is the attention bias of the pair, 0 where the pair is hidden.
     """
     encoder, head = model.encoder, model.property_head
     assert head is not None
@@ -370,39 +378,41 @@ def _integrated(
     total = np.zeros((n, n, len(targets)))
     with torch.no_grad():
         ends = []
-        for blend in (_shown_part(shown, False, False), shown):
+        for blend in (_restrict(shown, bonds=False, geometry=False), shown):
             kernels = encoder.kernels(batch, blend) if blend.shows_3d else None
             tokens = encoder.tokens(batch, blend, kernels)
             ends.append((tokens, encoder.relations(batch, blend, kernels)))
-    (tokens, bias), (last_tokens, last_bias) = ends
-    more_tokens, more_bias = last_tokens - tokens, last_bias - bias
-    alone, all_known = (_counted(known, np.ones((1, n), bool), r) for r in (0, 2))
+    (tokens, bias), (shown_tokens, shown_bias) = ends
+    token_change, bias_change = shown_tokens - tokens, shown_bias - bias
+    single_atoms, all_features = (_features(known, np.ones((1, n), bool), r) for r in (0, 2))
     of_environments = np.zeros((N_BITS, len(targets)))
-    for part in pieces(_STEPS, n, _PAIRS_AT_ONCE):
-        s = torch.tensor((nodes[part] + 1) / 2, dtype=bias.dtype, device=bias.device)
-        weight = torch.tensor(weights[part] / 2, dtype=bias.dtype, device=bias.device)
-        inputs = (tokens + s[:, None, None] * more_tokens).requires_grad_()
-        relations = (bias + s[:, None, None, None] * more_bias).requires_grad_()
-        given: list[Tensor] = [inputs, relations]
-        joined = None
-        if alone is not None and all_known is not None:
-            first, more = alone.to(bias), (all_known - alone).to(bias)
-            joined = (first + s[:, None] * more).requires_grad_()
-            given.append(joined)
+    for steps in pieces(_STEPS, n, _PAIRS_AT_ONCE):
+        s = torch.tensor((nodes[steps] + 1) / 2, dtype=bias.dtype, device=bias.device)
+        weight = torch.tensor(weights[steps] / 2, dtype=bias.dtype, device=bias.device)
+        inputs = (tokens + s[:, None, None] * token_change).requires_grad_()
+        relations = (bias + s[:, None, None, None] * bias_change).requires_grad_()
+        variables: list[Tensor] = [inputs, relations]
+        features = None
+        if single_atoms is not None and all_features is not None:
+            first = single_atoms.to(bias)
+            feature_change = (all_features - single_atoms).to(bias)
+            features = (first + s[:, None] * feature_change).requires_grad_()
+            variables.append(features)
         is_token = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
         encoded = encoder.transform(inputs, relations, is_token)
-        outputs = weight @ head(model.read_out(is_token[:, 1:], encoded), joined)
-        for place, target in enumerate(targets):
-            of_tokens, of_bias, *of_joined = torch.autograd.grad(
-                outputs[target], given, retain_graph=place + 1 < len(targets)
+        outputs = weight @ head(model.read_out(is_token[:, 1:], encoded), features)
+        for k, target in enumerate(targets):
+            of_tokens, of_bias, *of_features = torch.autograd.grad(
+                outputs[target], variables, retain_graph=k + 1 < len(targets)
             )
-            for gradient in of_joined:
-                of_environments[:, place] += (gradient.sum(0) * more[0]).double().cpu().numpy()
-            own = (of_tokens.sum(0) * more_tokens[0]).sum(-1)[1:]
-            pairs = (of_bias.sum(0) * more_bias[0]).sum(0)[1:, 1:]
-            pairs = torch.triu(pairs) + torch.tril(pairs, -1).T  # both directions above
+            for gradient in of_features:
+                contribution = gradient.sum(0) * feature_change[0]
+                of_environments[:, k] += contribution.double().cpu().numpy()
+            own = (of_tokens.sum(0) * token_change[0]).sum(-1)[1:]
+            pairs = (of_bias.sum(0) * bias_change[0]).sum(0)[1:, 1:]
+            pairs = torch.triu(pairs) + torch.tril(pairs, -1).T  # add (j, i) to (i, j), i < j
             pairs = pairs + torch.triu(pairs, 1).T + torch.diag(own)
-            total[..., place] += pairs.double().cpu().numpy()
+            total[..., k] += pairs.double().cpu().numpy()
     if known is not None:
         is_bond = (batch.path_length[0] == 1).cpu().numpy()
         total += _on_bonds(known, is_bond, of_environments)
@@ -410,16 +420,16 @@ def _integrated(
 
 
 def _on_bonds(
-    known: Environments, is_bond: Bool[np.ndarray, "n n"], added: Float64[np.ndarray, "f t"]
+    known: Environments, is_bond: Bool[np.ndarray, "n n"], contribution: Float64[np.ndarray, "f t"]
 ) -> Float64[np.ndarray, "n n t"]:
-    """Share what the environments of more than one atom add out among the bonds inside them.
+    """Distribute the contributions of environments of more than one atom over their bonds.
 
-    Those that are counted together add alike.
+    Environments that are counted in the same bit have equal contributions.
     """
-    total = np.zeros((*is_bond.shape, added.shape[1]))
+    total = np.zeros((*is_bond.shape, contribution.shape[1]))
     bits, atoms = known.bits[known.radius > 0], known.atoms[known.radius > 0]
-    n_alike = np.bincount(bits, minlength=len(added))
+    n_equal = np.bincount(bits, minlength=len(contribution))
     for bit, inside in zip(bits, atoms, strict=True):
         bonds = is_bond & inside[:, None] & inside
-        total[bonds] += added[bit] / n_alike[bit] / (bonds.sum() / 2)
+        total[bonds] += contribution[bit] / n_equal[bit] / (bonds.sum() / 2)
     return total

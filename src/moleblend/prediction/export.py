@@ -1,8 +1,8 @@
-"""A model as a graph for other programs: torch.export's .pt2, or .onnx.
+"""Export of a model to other programs: as .pt2 (torch.export) or .onnx.
 
-The graph takes the tensors of a padded batch under the names and with the types that they have in
-`batch.Batch`; any number of molecules and of atoms. Everything that the molecules have of the
-chosen views is shown.
+The inputs of the exported graph are the tensors of a padded batch, with the names and types of
+`batch.Batch`, for any number of molecules and atoms. The chosen views are shown completely, without
+blending.
 """
 
 import json
@@ -28,19 +28,21 @@ from moleblend.model.heads import Model
 
 INPUTS_2D = ("atoms", "is_atom", "degree", "path_length", "edge_path")
 INPUTS_3D = (*INPUTS_2D, "positions", "has_positions")
-"""Inputs of a graph that shows 2D alone, and of any other. Where the head reads features beside the
-views, `joined` [b f] follows, by name in a .pt2: what `descriptors.molecule_features` gives."""
+"""Inputs of a graph that shows 2D only, and of any other graph. If the model reads molecule
+features, a last input `features` [b f] takes them (in a .pt2 by name), as
+`descriptors.molecule_features` computes them."""
 
 
 class Graph(nn.Module):
-    """A model whose views are fixed, so that nothing in it depends on values.
+    """A model with fixed views, whose computation does not depend on the values of its inputs.
 
     Args:
-        members: with targets, then their mean is given; or without, then vectors of the first.
-        views: what is shown.
+        members: the members of an ensemble, or one model. Their predictions are averaged. A model
+            without targets gives vectors.
+        views: which views are shown.
 
     Raises:
-        ValueError: a target is of a kind that has no graph.
+        ValueError: a target has several classes.
     """
 
     is_binary: Tensor
@@ -55,7 +57,10 @@ class Graph(nn.Module):
         targets = config.targets
         odd = next((t for t in targets if t.kind not in ("binary", "regression")), None)
         if odd is not None:
-            raise ValueError(f"target {odd.name!r} is {odd.kind}, which cannot be exported yet")
+            raise ValueError(
+                f"target {odd.name!r} is {odd.kind}; only regression and binary targets can be "
+                "exported"
+            )
         self.register_buffer("is_binary", torch.tensor([t.kind == "binary" for t in targets]))
         self.register_buffer("is_log10", torch.tensor([t.log10 for t in targets]))
         self.register_buffer("label_scale", torch.tensor([t.scale for t in targets]))
@@ -70,14 +75,14 @@ class Graph(nn.Module):
         edge_path: UInt8[Tensor, "b n n k"],
         positions: Float32[Tensor, "b n 3"] | None = None,
         has_positions: Bool[Tensor, " b"] | None = None,
-        joined: Float32[Tensor, "b f"] | None = None,
+        features: Float32[Tensor, "b f"] | None = None,
     ) -> Float[Tensor, "b t"]:
-        """Predict in the target's unit, or probabilities of class 1; or give vectors."""
+        """Predict values in the target's unit, and probabilities of class 1; or compute vectors."""
         if positions is None or has_positions is None:
             positions = is_atom[..., None].float().expand(-1, -1, 3) * 0
             has_positions = is_atom.any(1) & False
         batch = Batch(atoms, is_atom, degree, path_length, edge_path, positions, has_positions)
-        found = []
+        predictions = []
         for member in cast("list[Model]", list(self.members)):
             encoded = member.encoder.encode(
                 batch, show(batch, self.views), shows_3d=self.views != "2d"
@@ -85,16 +90,16 @@ class Graph(nn.Module):
             vectors = member.read_out(is_atom, encoded)
             if member.property_head is None:
                 return vectors
-            output = member.property_head(vectors, joined)
-            scaled = output * self.label_scale + self.label_mean
-            found.append(torch.where(self.is_binary, output.sigmoid(), scaled))
-        mean = torch.stack(found).mean(0)
-        # Of a learnt logarithm the mean is taken before the power, as in `mean_over_members`.
+            output = member.property_head(vectors, features)
+            value = output * self.label_scale + self.label_mean
+            predictions.append(torch.where(self.is_binary, output.sigmoid(), value))
+        mean = torch.stack(predictions).mean(0)
+        # Logarithms are averaged before exponentiation, as in `mean_over_members`.
         return torch.where(self.is_log10, 10.0 ** mean.clamp(-30, 30), mean)
 
 
-class PlainSteps(TorchFunctionMode):
-    """Sums embeddings in plain steps: bags of 32-bit rows make graphs that nothing runs."""
+class WithoutEmbeddingBag(TorchFunctionMode):
+    """Replaces `embedding_bag` by lookup and sum: no ONNX runtime accepts it with int32 indices."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         if func is F.embedding_bag:
@@ -104,32 +109,32 @@ class PlainSteps(TorchFunctionMode):
 
 
 def export(model: str | Path, out: str | Path, views: ShownViews | None = None) -> Path:
-    """Write a model file as a graph.
+    """Export a model file.
 
     Args:
-        model: the model file, or `packaged`.
-        out: ending in .pt2 (`torch.export.load`) or .onnx (needs moleblend[export]). The graph's
-            inputs are `INPUTS_2D` or `INPUTS_3D`, its output `predictions` [b t], or `vectors`
-            [b d] of a model without targets. Names, units and views stand as JSON in the file: in
-            `moleblend.json` of a .pt2, in the metadata of an .onnx.
-        views: what is shown; by default what the model was trained to see.
+        model: a model file, a run folder, or `packaged`.
+        out: ending in .pt2 (`torch.export.load`) or .onnx (needs moleblend[export]). The inputs of
+            the graph are `INPUTS_2D` or `INPUTS_3D`; its output is `predictions` [b t], or
+            `vectors` [b d] for a model without targets. The file also holds names, units and views
+            as JSON: in `moleblend.json` of a .pt2, in the metadata `moleblend` of an .onnx.
+        views: which views are shown; by default those of training.
 
     Returns:
         `out`.
 
     Raises:
         FileNotFoundError: there is no such model.
-        ValueError: the name ends otherwise, the model was not trained for these views, or a package
-            is missing.
+        ValueError: the file name has another ending, the model was not trained for these views, it
+            has a multi-class target, or a package is missing.
     """
     out, path = Path(out), checkpoint.locate(model)
     if out.suffix not in (".pt2", ".onnx"):
-        raise ValueError(f"{out}: a graph is written as .pt2 or .onnx")
+        raise ValueError(f"{out}: expected a file name that ends in .pt2 or .onnx")
     members, card = checkpoint.load_members(path), checkpoint.read_card(path)
     if views is not None and card.views not in ("both", views):
         raise ValueError(
-            f"{path}: the model was trained to see {card.views} only, but views {views} were asked "
-            "for"
+            f"{path}: got views {views!r}, expected {card.views!r}: the model was trained on these "
+            "only"
         )
     shown = views or cast(ShownViews, card.views)
     graph, config = Graph(members, shown), members[0].config
@@ -139,18 +144,18 @@ def export(model: str | Path, out: str | Path, views: ShownViews | None = None) 
     b, n = torch.export.Dim("b"), torch.export.Dim("n")
     each = [{0: b, 1: n}] * 3 + [{0: b, 1: n, 2: n}] * 2 + [{0: b, 1: n}, {0: b}]
     axes = dict(zip(names, each, strict=False))
-    beside = {}
+    by_name = {}
     if config.features:
-        beside["joined"] = torch.from_numpy(molecule_features(_MANY, config.features))
-        axes["joined"] = {0: b}
-    with PlainSteps(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what torch itself will do otherwise some day
-        program = torch.export.export(graph, tensors, beside, dynamic_shapes=axes)
-    told: dict[str, object] = {
+        by_name["features"] = torch.from_numpy(molecule_features(_MANY, config.features))
+        axes["features"] = {0: b}
+    with WithoutEmbeddingBag(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations inside torch
+        program = torch.export.export(graph, tensors, by_name, dynamic_shapes=axes)
+    metadata: dict[str, object] = {
         "views": shown,
-        "features": config.encoder.features,
-        "inputs": [*names, *beside],
-        "joined": list(config.features),
+        "feature_version": config.encoder.features,
+        "inputs": [*names, *by_name],
+        "features": list(config.features),
         "output": "predictions" if config.targets else "vectors",
         "targets": [[t.name, t.kind, t.unit] for t in config.targets],
         "moleblend": card.moleblend,
@@ -158,21 +163,23 @@ def export(model: str | Path, out: str | Path, views: ShownViews | None = None) 
     with replacing(out) as temporary:
         if out.suffix == ".pt2":
             with temporary.open("wb") as file:
-                extra = {"moleblend.json": json.dumps(told)}
+                extra = {"moleblend.json": json.dumps(metadata)}
                 torch.export.save(program, file, extra_files=extra)
         else:
-            _write_onnx(program, temporary, told)
+            _write_onnx(program, temporary, metadata)
     return out
 
 
 _MANY = ("CCO", "c1ccccc1C(=O)O", "[Na+].[Cl-]")
-"""Molecules of several sizes, so that no axis of the example is 1."""
+"""Example molecules of several sizes, so that no axis has length 1."""
 
 
-def _write_onnx(program: torch.export.ExportedProgram, path: Path, told: dict[str, object]) -> None:
+def _write_onnx(
+    program: torch.export.ExportedProgram, path: Path, metadata: dict[str, object]
+) -> None:
     try:
         import onnx
-        import onnxscript  # noqa: F401 (what torch writes with)
+        import onnxscript  # noqa: F401 (torch.onnx needs it)
     except ImportError as error:
         raise ValueError("an .onnx file needs: pip install 'moleblend[export]'") from error
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -181,14 +188,14 @@ def _write_onnx(program: torch.export.ExportedProgram, path: Path, told: dict[st
         written = torch.onnx.export(
             program,
             dynamo=True,
-            input_names=cast("list[str]", told["inputs"]),
-            output_names=[str(told["output"])],
+            input_names=cast("list[str]", metadata["inputs"]),
+            output_names=[str(metadata["output"])],
             verbose=False,
         )
     if written is None:
-        raise ValueError("torch gave no ONNX program")
+        raise ValueError("torch.onnx.export returned no program")
     model = written.model_proto
     entry = model.metadata_props.add()
-    entry.key, entry.value = "moleblend", json.dumps(told)
+    entry.key, entry.value = "moleblend", json.dumps(metadata)
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString())

@@ -1,4 +1,4 @@
-"""A function of a batch applied to many molecules, in each of their geometries."""
+"""Inference: apply a function of a batch to many molecules, in all their geometries."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -16,7 +16,7 @@ _MOLECULES_AT_ONCE = 64
 
 
 def n_geometries(molecule: Molecule, views: ShownViews) -> int:
-    """How many geometries a molecule is looked at in; without any, or where none is shown, once."""
+    """Count the geometries to evaluate: 1 without a geometry, or where no geometry is shown."""
     return 1 if views == "2d" else max(molecule.n_conformers, 1)
 
 
@@ -32,22 +32,22 @@ def each_geometry(
 
     Args:
         molecules: any number.
-        views: what is shown of them.
-        function: of the places of the molecules of a batch, the batch, and what is shown of it.
-        width: of what the function gives.
-        device: where batches are put.
+        views: the views that are shown.
+        function: of the indices of the molecules in a batch, the batch, and its blend.
+        width: number of values that the function gives per molecule.
+        device: of the batches.
 
     Returns:
-        For each molecule a row for each of its `n_geometries`.
+        For each molecule, one row per geometry (see `n_geometries`).
     """
     numbers = [n_geometries(molecule, views) for molecule in molecules]
-    asked = [(place, k) for place, number in enumerate(numbers) for k in range(number)]
-    found = torch.zeros(len(asked), width)
-    for chosen in in_batches([molecules[place].n_atoms for place, _ in asked]):
-        places, conformers = map(list, zip(*(asked[k] for k in chosen), strict=True))
+    geometries = [(place, k) for place, number in enumerate(numbers) for k in range(number)]
+    values = torch.zeros(len(geometries), width)
+    for chosen in in_batches([molecules[place].n_atoms for place, _ in geometries]):
+        places, conformers = map(list, zip(*(geometries[k] for k in chosen), strict=True))
         batch = collate([molecules[place] for place in places], conformers).to(device)
-        found[chosen] = function(places, batch, show(batch, views)).float().cpu()
-    return list(found.split(numbers))
+        values[chosen] = function(places, batch, show(batch, views)).float().cpu()
+    return list(values.split(numbers))
 
 
 def over_geometries(
@@ -57,24 +57,24 @@ def over_geometries(
     width: int,
     device: torch.device | str,
 ) -> Float32[np.ndarray, "m w"]:
-    """Apply a function to all molecules; of several geometries the mean is taken.
+    """Apply a function to all molecules, averaged over the geometries of each.
 
     Arguments as of `each_geometry`.
     """
     means = np.zeros((len(molecules), width), np.float32)
-    for row, found in enumerate(each_geometry(molecules, views, function, width, device)):
-        means[row] = found.mean(0).numpy()
+    for row, values in enumerate(each_geometry(molecules, views, function, width, device)):
+        means[row] = values.mean(0).numpy()
     return means
 
 
 def in_batches(n_atoms: Sequence[int]) -> Iterator[list[int]]:
-    """Group molecules of similar size, so that little is padded and memory stays bounded.
+    """Group molecules of similar size into batches, to reduce padding and to limit memory.
 
     Args:
         n_atoms: of each molecule.
 
     Yields:
-        Places of the molecules of a batch.
+        Indices of the molecules of a batch.
     """
     batch: list[int] = []
     for place in np.argsort(n_atoms, kind="stable").tolist():

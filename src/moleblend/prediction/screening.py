@@ -1,10 +1,10 @@
-"""Screening: files of any size predicted or embedded, in several processes or on Ray."""
+"""Screening: prediction or embedding of files of any size, in several processes or on Ray."""
 
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from itertools import chain
 from multiprocessing import parent_process
 from pathlib import Path
@@ -15,10 +15,10 @@ import pyarrow as pa
 import torch
 from jaxtyping import Float32
 
-from moleblend import __version__
 from moleblend.chem.parsing import RDKIT_VERSION
 from moleblend.data.formats import check_ending, read_pieces, write_tables
 from moleblend.data.table import Table
+from moleblend.environment import VERSION
 from moleblend.evaluation.conformal import check_confidence
 from moleblend.evaluation.uncertainty import CONFIDENCE
 from moleblend.files import PartialOutput, alone_with, file_sha256, replacing
@@ -26,24 +26,26 @@ from moleblend.model import checkpoint
 from moleblend.model.blending import ShownViews
 from moleblend.parallel import Engine, map_in_order
 from moleblend.prediction.inputs import Errors
-from moleblend.prediction.predictor import Predictor
+from moleblend.prediction.predictor import Predictor, forget_predictors, open_predictor
+
+Command = Literal["predict", "embed"]
 
 _ROWS_IN_A_PIECE = 4096
-"""Rows of which molecules of similar size are batched together, and that are in memory at a time
-for each process."""
+"""Rows of the file that each process holds in memory at a time. Molecules of similar size within a
+piece are batched together."""
 
 Vectors = Float32[np.ndarray, "n d"]
 
 
 @dataclass(frozen=True)
 class FileAccount:
-    """What became of the rows of a file.
+    """Summary of a predicted or embedded file.
 
     Attributes:
         n_rows: rows written.
-        statuses: how many of them have each status.
-        notes: what the user should be told about the source and the answers, one sentence each.
-        n_resumed: those of the rows that an earlier run had left.
+        statuses: number of rows with each status.
+        notes: remarks for the user on the source and on the results, one sentence each.
+        n_resumed: rows that an interrupted run had finished already.
     """
 
     n_rows: int
@@ -67,41 +69,43 @@ def predict_file(
     resume: bool = False,
     on_progress: Callable[[int, float | None], None] | None = None,
 ) -> FileAccount:
-    """Write what `Predictor.predict` gives for a file, in the memory that a few pieces need.
+    """Write the predictions of `Predictor.predict` for a file, piece by piece.
 
-    Until the file is whole its pieces lie in `.OUT.parts` beside it. A run that was stopped, by
-    SIGKILL too, goes on from there with `resume`, and ends as the same bytes.
+    Memory does not grow with the file. Finished pieces are kept in the folder `.OUT.parts` next to
+    the output. An interrupted run (also by SIGKILL) continues from them with `resume`, and its
+    output is the same to the byte.
 
     Args:
         model: the model file; on a Ray cluster every machine needs it under this path.
-        source: what `tables.read_table` reads.
-        out: csv, tsv or Parquet file; whole at the end or not there.
+        source: a file that `formats.read_table` reads.
+        out: a csv, tsv or Parquet file. It appears when it is complete.
         views: as of `Predictor.predict`, as are `smiles`, `errors` and `confidence`.
         smiles: the SMILES column.
-        errors: what is done with rows that cannot be used.
+        errors: what happens to rows that cannot be used.
         confidence: of intervals and sets.
-        engine: see `engines.map_in_order`, as for `address`.
-        n_processes: with 1 this process computes, with all its threads; several have one thread
-            each. On Ray, of which each task has one core, it bounds what is under way.
+        engine: as of `parallel.map_in_order`, as is `address`.
+        n_processes: with 1, this process computes with all its threads; several processes have one
+            thread each. On Ray each task has one core, and this is the number of tasks at a time.
         address: of a Ray cluster.
-        resume: go on with what a run left that was stopped.
-        on_progress: called now and then with the number of rows done and the share of the source
-            that is read, if known.
+        resume: continue an interrupted run.
+        on_progress: called repeatedly with the number of finished rows and the fraction of the
+            source that is read, if known.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: as `Predictor.predict` and `write_table` raise it; an unfinished run is there
-            and `resume` false, or the reverse, or it began otherwise.
+        ValueError: as `Predictor.predict` and `write_table` raise it; or there is an interrupted
+            run and `resume` is false, or there is none and it is true, or the interrupted run had
+            other settings.
         MoleculeError: a row cannot be used and `errors` is "raise".
         ChildProcessError: a process died.
     """
     check_confidence(confidence)
-    told = {"views": views, "smiles": smiles, "errors": errors, "confidence": confidence}
-    work = _Work("predict", model, source, out, told)
-    with work.answered(engine, n_processes, address, resume, on_progress) as pieces:
-        tally = _Tally(pieces)
-        write_tables((table for table, _ in tally), out)
-    return tally.account(work.n_resumed)
+    options = {"views": views, "smiles": smiles, "errors": errors, "confidence": confidence}
+    work = _FileRun("predict", model, source, out, options)
+    with work.finished_pieces(engine, n_processes, address, resume, on_progress) as pieces:
+        summary = _Summary(pieces)
+        write_tables((table for table, _ in summary), out)
+    return summary.account(work.n_resumed)
 
 
 def embed_file(
@@ -118,36 +122,37 @@ def embed_file(
     resume: bool = False,
     on_progress: Callable[[int, float | None], None] | None = None,
 ) -> FileAccount:
-    """Write what `Predictor.embed_table` gives for a file. Arguments as of `predict_file`.
+    """Write the vectors of `Predictor.embed_table` for a file. Arguments as of `predict_file`.
 
     `out` may also end in .npy, see `write_embeddings`.
     """
-    told = {"views": views, "smiles": smiles, "errors": errors}
-    work = _Work("embed", model, source, out, told)
-    with work.answered(engine, n_processes, address, resume, on_progress) as pieces:
-        tally = _Tally(pieces)
-        write_embeddings(tally, out)
-    return tally.account(work.n_resumed)
+    options = {"views": views, "smiles": smiles, "errors": errors}
+    work = _FileRun("embed", model, source, out, options)
+    with work.finished_pieces(engine, n_processes, address, resume, on_progress) as pieces:
+        summary = _Summary(pieces)
+        write_embeddings(summary, out)
+    return summary.account(work.n_resumed)
 
 
 def write_embeddings(pieces: Iterable[tuple[pa.Table, Vectors]], path: str | Path) -> None:
     """Write rows and their vectors.
 
     Args:
-        pieces: at least one; the rows, as `Predictor.embed_table` gives them, and one vector per
-            row, NaN where the row cannot be used.
-        path: ending in .parquet (a column `embedding`), .csv or .tsv (columns e0, e1, ...), or .npy
-            (the vectors alone, float32; the rows then go to PATH.rows.csv).
+        pieces: at least one: rows as `Predictor.embed_table` returns them, and one vector per row,
+            NaN where the row cannot be used.
+        path: ending in .parquet (one column `embedding`), .csv or .tsv (columns e0, e1, ...), or
+            .npy (only the vectors, in float32; the rows are written to PATH.rows.csv).
 
     Raises:
-        ValueError: the path ends otherwise, or a row has a column of such a name.
+        ValueError: the path has another ending, or the rows already have a column of such a name.
     """
     path = Path(path)
     if path.suffix == ".npy":
         _write_vectors(iter(pieces), path)
     else:
         is_list = path.suffix == ".parquet"
-        write_tables((_beside(table, vectors, is_list, path) for table, vectors in pieces), path)
+        tables = (_with_vectors(table, vectors, is_list, path) for table, vectors in pieces)
+        write_tables(tables, path)
 
 
 def _write_vectors(pieces: Iterator[tuple[pa.Table, Vectors]], path: Path) -> None:
@@ -156,8 +161,8 @@ def _write_vectors(pieces: Iterator[tuple[pa.Table, Vectors]], path: Path) -> No
     with replacing(path) as temporary, temporary.open("wb") as file:
 
         def write_header() -> None:
-            told = {"descr": "<f4", "fortran_order": False, "shape": (n_rows, width)}
-            np.lib.format.write_array_header_1_0(file, told)
+            header = {"descr": "<f4", "fortran_order": False, "shape": (n_rows, width)}
+            np.lib.format.write_array_header_1_0(file, header)
 
         def rows() -> Iterator[pa.Table]:
             nonlocal n_rows
@@ -167,16 +172,16 @@ def _write_vectors(pieces: Iterator[tuple[pa.Table, Vectors]], path: Path) -> No
                 yield table
 
         write_header()
-        begin = file.tell()
+        start = file.tell()
         write_tables(rows(), path.with_name(f"{path.name}.rows.csv"))
         file.seek(0)
-        write_header()  # numpy leaves room in it for the number of rows to grow
-        if file.tell() != begin:
+        write_header()  # numpy reserves space in it for a larger number of rows
+        if file.tell() != start:
             raise AssertionError("numpy wrote a header of another length")
 
 
-def _beside(table: pa.Table, vectors: Vectors, is_list: bool, path: Path) -> pa.Table:
-    """Put vectors beside their rows, as one column of lists or as one column for each axis."""
+def _with_vectors(table: pa.Table, vectors: Vectors, is_list: bool, path: Path) -> pa.Table:
+    """Append vectors to their rows, as one column of lists or as one column per axis."""
     if is_list:
         is_unknown = pa.array(np.isnan(vectors).any(1))
         flat = pa.array(vectors.ravel())
@@ -187,63 +192,63 @@ def _beside(table: pa.Table, vectors: Vectors, is_list: bool, path: Path) -> pa.
         added = {f"e{k}": pa.array(column, from_pandas=True) for k, column in enumerate(vectors.T)}
     for name, column in added.items():
         if name in table.column_names:
-            raise ValueError(f"{path}: the input has a column {name!r} already; rename it")
+            raise ValueError(f"{path}: the input already has a column {name!r}; rename it")
         table = table.append_column(name, column)
     return table
 
 
 @dataclass(frozen=True)
-class _Numbered:
-    """A piece of the source for one worker, and its number."""
+class _SourcePiece:
+    """A piece of the source, and its number."""
 
     number: int
     table: Table
 
 
 @dataclass(frozen=True, eq=False)
-class _Answer:
-    """What a worker makes of a piece: rows with their status, and vectors where these are asked."""
+class _Result:
+    """The result of a worker for one piece: rows with their status, and vectors of `embed`."""
 
     number: int
     table: pa.Table
     vectors: Vectors
     n_done: int
-    share_read: float | None
+    fraction_read: float | None
     notes: tuple[str, ...]
 
     def write(self, path: Path) -> None:
-        """Keep it in a file, to the last digit."""
-        told = {"width": str(self.vectors.shape[1]), "notes": json.dumps(self.notes)}
+        """Save it to a file, without loss of digits."""
+        metadata = {"width": str(self.vectors.shape[1]), "notes": json.dumps(self.notes)}
         flat = pa.array([row.tobytes() for row in self.vectors.astype("<f4")], pa.binary())
-        finished = self.table.append_column("vectors", flat).replace_schema_metadata(told)
+        finished = self.table.append_column("vectors", flat).replace_schema_metadata(metadata)
         with replacing(path) as temporary, pa.ipc.new_file(temporary, finished.schema) as file:
             file.write_table(finished)
 
 
 @dataclass(frozen=True, eq=False)
-class _Kept:
-    """A piece as it comes back from its file."""
+class _SavedResult:
+    """The result for one piece, read from its file."""
 
     table: pa.Table
     vectors: Vectors
     notes: tuple[str, ...]
 
     @classmethod
-    def read(cls, path: Path) -> "_Kept":
-        """Read what `_Answer.write` wrote."""
+    def read(cls, path: Path) -> "_SavedResult":
+        """Read a file that `_Result.write` wrote."""
         with pa.ipc.open_file(path) as file:
             table = file.read_all()
-        told, last = table.schema.metadata, table.num_columns - 1
+        metadata, last = table.schema.metadata, table.num_columns - 1
         flat = np.frombuffer(b"".join(table.column(last).to_pylist()), "<f4")
-        vectors = flat.reshape(len(table), int(told[b"width"])).copy()
+        vectors = flat.reshape(len(table), int(metadata[b"width"])).copy()
         rows = table.remove_column(last).replace_schema_metadata(None)
-        return cls(rows, vectors, tuple(json.loads(told[b"notes"])))
+        return cls(rows, vectors, tuple(json.loads(metadata[b"notes"])))
 
 
-class _Tally:
-    """Gives table and vectors of each piece, and counts what passes."""
+class _Summary:
+    """Iterates over table and vectors of each piece, and counts the statuses."""
 
-    def __init__(self, pieces: Iterable[_Kept]) -> None:
+    def __init__(self, pieces: Iterable[_SavedResult]) -> None:
         self._pieces = pieces
         self._statuses: dict[str, int] = {}
         self._notes: dict[str, None] = {}
@@ -256,90 +261,92 @@ class _Tally:
             yield piece.table, piece.vectors
 
     def account(self, n_resumed: int) -> FileAccount:
-        """What passed."""
+        """Summarise the pieces so far."""
         n_rows = sum(self._statuses.values())
         return FileAccount(n_rows, self._statuses, tuple(self._notes), n_resumed)
 
 
-class _Work:
-    """One file to be answered for, piece by piece, each kept until all are there."""
+class _FileRun:
+    """The run of one command on one file: each piece is saved until all are finished."""
 
     def __init__(
         self,
-        verb: Literal["predict", "embed"],
+        command: Command,
         model: str | Path,
         source: str | Path,
         out: str | Path,
         options: dict[str, Any],
     ) -> None:
         self.model, self.source, self.out = checkpoint.locate(model), Path(source), Path(out)
-        self.verb: Literal["predict", "embed"] = verb
+        self.command: Command = command
         self.options = options
         self.parts = PartialOutput(self.out, "arrow", "run")
         self.n_resumed = 0
 
     @contextmanager
-    def answered(
+    def finished_pieces(
         self,
         engine: Engine,
         n_processes: int,
         address: str | None,
         resume: bool,
         on_progress: Callable[[int, float | None], None] | None,
-    ) -> Generator[Iterator[_Kept], None, None]:
-        """Answer for the pieces that are missing; give all; forget them when all is written."""
-        if self.out.suffix != ".npy" or self.verb == "predict":
+    ) -> Generator[Iterator[_SavedResult], None, None]:
+        """Compute the missing pieces and yield all; remove them after the output is written."""
+        if self.out.suffix != ".npy" or self.command == "predict":
             check_ending(self.out)
         pieces = read_pieces(self.source, _ROWS_IN_A_PIECE)
         is_one_of_several = engine == "processes" and n_processes > 1
         model = self.model.resolve() if engine == "ray" else self.model
-        _opened(model, is_one_of_several)  # says what is wrong with it before anything is begun
+        open_predictor(model)  # a model that cannot be used is an error before the run starts
         with alone_with(self.out):
             self.parts.start_or_resume(self._origin(), resume=resume)
-            answer = partial(_answer, self.verb, model, is_one_of_several, options=self.options)
+            compute = partial(
+                _compute, self.command, model, is_one_of_several, options=self.options
+            )
             try:
-                for answered in map_in_order(
-                    answer,
+                for result in map_in_order(
+                    compute,
                     self._missing(pieces),
                     engine=engine,
                     n_workers=n_processes,
                     address=address,
                 ):
-                    if answered.number == 0:
-                        self._check_names(answered)
-                    answered.write(self.parts.path(answered.number))
+                    if result.number == 0:
+                        self._check_names(result)
+                    result.write(self.parts.path(result.number))
                     if on_progress is not None:
-                        on_progress(answered.n_done, answered.share_read)
-                yield map(_Kept.read, self.parts.finished())
-            except ValueError:  # it would be raised again, so there is nothing to be resumed
+                        on_progress(result.n_done, result.fraction_read)
+                yield map(_SavedResult.read, self.parts.finished())
+            except ValueError:  # a resumed run would raise it again
                 self.parts.remove()
                 raise
             finally:
-                _opened.cache_clear()
+                forget_predictors()
                 if not self.parts.finished():
                     self.parts.remove()
             self.parts.remove()
 
-    def _missing(self, pieces: Iterable[Table]) -> Iterator[_Numbered]:
+    def _missing(self, pieces: Iterable[Table]) -> Iterator[_SourcePiece]:
         for number, piece in enumerate(pieces):
             if self.parts.path(number).exists():
                 self.n_resumed += len(piece)
             else:
-                yield _Numbered(number, piece)
+                yield _SourcePiece(number, piece)
 
-    def _check_names(self, first: _Answer) -> None:
-        """Refuse a column that the output cannot have, before the work is done."""
-        if self.verb == "embed" and self.out.suffix != ".npy":
+    def _check_names(self, first: _Result) -> None:
+        """Refuse an input column that the output adds, after the first piece."""
+        if self.command == "embed" and self.out.suffix != ".npy":
             is_list = self.out.suffix == ".parquet"
-            _beside(first.table[:0], first.vectors[:0], is_list, self.out)
+            _with_vectors(first.table[:0], first.vectors[:0], is_list, self.out)
 
     def _origin(self) -> dict[str, object]:
-        """All that an answer is a function of."""
+        """Describe everything that the output depends on; a resumed run must have the same."""
         return {
-            "moleblend": __version__,
+            "moleblend": VERSION,
             "rdkit": RDKIT_VERSION,
             "torch": str(torch.__version__),
-            "verb": self.verb,
+            "command": self.command,
             "model": file_sha256(self.model),
             "source": file_sha256(self.source),
             "rows": _ROWS_IN_A_PIECE,
@@ -347,30 +354,26 @@ class _Work:
         }
 
 
-@lru_cache(maxsize=1)
-def _opened(model: Path, is_one_of_several: bool) -> Predictor:
-    """The model of this process, read once for all its pieces."""
-    if is_one_of_several and parent_process() is not None:
-        torch.set_num_threads(1)  # else the processes fight for the same cores
-    return Predictor(model)
-
-
-def _answer(
-    verb: Literal["predict", "embed"],
+def _compute(
+    command: Command,
     model: Path,
     is_one_of_several: bool,
-    piece: _Numbered,
+    piece: _SourcePiece,
     *,
     options: dict[str, Any],
-) -> _Answer:
-    predictor, rows = _opened(model, is_one_of_several), piece.table
+) -> _Result:
+    """Predict or embed one piece, in a worker."""
+    if is_one_of_several and parent_process() is not None:
+        torch.set_num_threads(1)  # so that the processes do not compete for the same cores
+    predictor: Predictor = open_predictor(model)
+    rows = piece.table
     notes = list(rows.notes)
-    if verb == "predict":
+    if command == "predict":
         targets = predictor.model.config.targets
-        notes += predictor.uncertainty.remarks(targets, options["confidence"])
+        notes += predictor.uncertainty.limitations(targets, options["confidence"])
         table = predictor.predict(rows, **options)
         vectors = np.zeros((len(table), 0), np.float32)
     else:
         table, vectors = predictor.embed_table(rows, **options)
     n_done = rows.n_before + len(rows)
-    return _Answer(piece.number, table, vectors, n_done, rows.share_read, tuple(notes))
+    return _Result(piece.number, table, vectors, n_done, rows.share_read, tuple(notes))

@@ -1,1 +1,1 @@
-"""`moleblend pretrain`: configuration, batches, trainer, validation, log, saved states, dry run."""
+"""`moleblend pretrain`: configuration, batches, trainer, callback, validation, saved states."""

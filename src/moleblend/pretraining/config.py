@@ -1,6 +1,5 @@
-"""What a pretraining recipe holds."""
+"""Configuration of a pretraining run, as a recipe file contains it."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -10,24 +9,25 @@ from moleblend.model.blending import BlendConfig
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Readout
 from moleblend.model.objectives import ObjectiveConfig
+from moleblend.training import warmup_cosine
 
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """How the weights move.
+    """Optimiser, learning rate and batches.
 
     Attributes:
-        steps: optimiser steps of the whole run.
+        steps: optimiser steps of the run.
         batch_size: molecules in a step, over all devices and micro-batches.
-        batches: of molecules of `similar` size, drawn anew for each epoch, so that little is padded
-            (default); or at `random`, as published.
-        learning_rate: at the end of the warm-up.
-        warmup_steps: steps over which the rate rises from 0.
-        fall_steps: last steps, over which the rate falls to 0 along a cosine; all after the warm-up
-            if left out. As long as the rate has not begun to fall, a run may be resumed with more
-            or fewer steps.
-        betas: of Adam.
-        weight_decay: decoupled.
+        batches: `similar`: molecules of similar size in a batch, drawn anew in each epoch, which
+            needs little padding; `random`: random batches, as published.
+        learning_rate: learning rate at the end of the warm-up.
+        warmup_steps: steps over which the learning rate rises from 0.
+        fall_steps: number of last steps, over which the learning rate falls to 0 along a cosine;
+            all steps after the warm-up if left out. Before the rate falls, a run may be resumed
+            with more or fewer steps.
+        betas: betas of Adam.
+        weight_decay: decoupled weight decay.
         clip_norm: largest norm of the gradient.
     """
 
@@ -42,72 +42,75 @@ class ScheduleConfig:
     clip_norm: float = 5.0
 
     def __post_init__(self) -> None:
-        """Refuse a schedule that cannot run."""
+        """Check the values."""
         if self.steps < 1 or self.batch_size < 1:
             raise ValueError(
-                f"steps and batch_size must be at least 1, {self.steps} and {self.batch_size} came"
+                f"got steps={self.steps} and batch_size={self.batch_size}, expected at least 1"
             )
         if not 0 <= self.warmup_steps < self.steps:
             raise ValueError(
-                f"warmup_steps must be below steps, {self.warmup_steps} of {self.steps} came"
+                f"got warmup_steps={self.warmup_steps}, expected 0 to {self.steps - 1} "
+                f"(below steps={self.steps})"
             )
         after = self.steps - self.warmup_steps
         if self.fall_steps is not None and not 1 <= self.fall_steps <= after:
             raise ValueError(
-                f"fall_steps must be 1 to {after}, the steps after the warm-up, "
-                f"{self.fall_steps} came"
+                f"got fall_steps={self.fall_steps}, expected 1 to {after}, the number of steps "
+                "after the warm-up"
             )
         if not (self.learning_rate > 0 and self.clip_norm > 0):
             raise ValueError(
-                "learning_rate and clip_norm must be positive, "
-                f"{self.learning_rate} and {self.clip_norm} came"
+                f"got learning_rate={self.learning_rate} and clip_norm={self.clip_norm}, "
+                "expected positive numbers"
             )
 
     def factor(self, step: int) -> float:
-        """Share of the learning rate at a step."""
-        if step < self.warmup_steps:
-            return step / self.warmup_steps
-        n_falling = self.fall_steps or self.steps - self.warmup_steps
-        fallen = (step - (self.steps - n_falling)) / n_falling
-        return 0.5 * (1 + math.cos(math.pi * min(max(fallen, 0.0), 1.0)))
+        """Compute the factor of the learning rate at a step."""
+        decay_steps = self.fall_steps or self.steps - self.warmup_steps
+        return warmup_cosine(
+            step,
+            warmup_steps=self.warmup_steps,
+            decay_start=self.steps - decay_steps,
+            decay_steps=decay_steps,
+        )
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """One pretraining run: what a recipe holds.
+    """Configuration of a pretraining run.
 
     Attributes:
-        data: a store, or any file of molecules, of which a store is built in the run folder first.
+        data: a store, or any file of molecules, from which a store is built in the run folder.
         out: the run folder.
-        seed: of everything random. Every draw is a function of the seed and the step, so that a
-            resumed run goes on as if it had never stopped.
-        n_held_out: molecules that are never trained on and on which `validation.csv` is made.
+        seed: random seed. Every random draw is a function of the seed and the step, so a resumed
+            run is identical to an uninterrupted one.
+        n_held_out: number of held-out molecules, which are only used for validation.
         validate_every: steps between validations.
         save_every: steps between saved states.
-        log_every: steps that a line of `log.csv` averages over.
-        n_workers: processes that read and pad batches, for each device; 0 does it in the training
-            process.
+        log_every: steps that a row of `log.csv` averages over.
+        n_workers: processes per device that read and pad batches; with 0 the training process does
+            it.
         device: `auto`, `cpu` or `cuda`.
-        log_to: `wandb`, `mlflow`: where the log goes too. TensorBoard gets it where installed.
-        devices: processes on each machine, one per GPU; `auto` takes all GPUs, or as many as
+        log_to: `wandb`, `mlflow`: experiment trackers. TensorBoard is used if it is installed.
+        devices: processes on each machine, one per GPU; `auto` uses all GPUs, or as many as
             torchrun has started.
-        nodes: machines.
-        strategy: each device has the whole model (`ddp`), or they share its weights out (`fsdp`,
-            GPUs only); `auto` is `ddp` where there are several devices.
-        precision: of the matrix products: `fp32`, or `bf16` or `fp16` while weights, Gaussians and
-            losses stay in float32.
-        compile: let torch compile the encoder, which takes a minute at first.
-        source: model file to go on from, or `packaged` for the one that comes with the package; its
-            heads are kept where they are the same. Random weights if left out.
-        readout: which vector of a molecule predicts its descriptors, see `heads.ModelConfig`; it is
-            noted in the model file, and so fine-tuning reads the same.
-        accumulate: micro-batches that a device does one after the other in a step. More of them
-            need less memory; the step stays the same.
-        encoder: sizes and choices of the encoder.
-        heads: the pretraining heads.
-        blend: what is shown.
-        objective: what is minimised.
-        schedule: how the weights move.
+        nodes: number of machines.
+        strategy: `ddp`: each device has the complete model; `fsdp`: the weights are sharded over
+            the devices (GPUs only); `auto`: `ddp` with several devices.
+        precision: precision of matrix products: `fp32`, `bf16` or `fp16`. Weights, Gaussians and
+            losses are always in float32.
+        compile: compile the encoder with torch, which takes about a minute at first.
+        source: model file to start from, or `packaged` for the packaged model. Its heads are used
+            if their configuration is the same. Random weights if left out.
+        readout: molecule vector that predicts the descriptors, see `heads.ModelConfig`. The model
+            file stores it, and fine-tuning uses the same.
+        accumulate: micro-batches per device and step, computed one after the other. More
+            micro-batches need less memory; the step stays the same.
+        encoder: configuration of the encoder.
+        heads: configuration of the pretraining heads.
+        blend: configuration of the blend.
+        objective: configuration of the losses.
+        schedule: optimiser, learning rate and batches.
     """
 
     data: str = ""
@@ -135,18 +138,18 @@ class PretrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
-        """Refuse counts that count nothing."""
+        """Check the values."""
         for name in (
             *("n_held_out", "validate_every", "save_every", "log_every"),
             *("devices", "nodes", "accumulate"),
         ):
             if getattr(self, name) != "auto" and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, {getattr(self, name)} came")
+                raise ValueError(f"got {name}={getattr(self, name)}, expected at least 1")
         if any(self.blend.masked) and not self.encoder.masks_features:
             raise ValueError(
-                "blend.masked hides atom features: encoder.masks_features must be true"
+                "blend.masked hides atom features, but encoder.masks_features is false"
             )
         if self.seed < 0 or self.n_workers < 0:
             raise ValueError(
-                f"seed and n_workers must not be negative, {self.seed} and {self.n_workers} came"
+                f"got seed={self.seed} and n_workers={self.n_workers}, expected at least 0"
             )

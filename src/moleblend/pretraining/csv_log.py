@@ -1,4 +1,4 @@
-"""The log of a run: a csv file that grows by a row a step and survives a stop."""
+"""csv files of a run that grow row by row and stay valid when the run is killed."""
 
 import io
 import os
@@ -10,7 +10,7 @@ from moleblend.files import replacing
 
 
 def append(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Append rows to a csv file, with a header if it is new: all of them, or on an error none."""
+    """Append rows to a csv file, with a header if it is new; on an error no row is added."""
     if not rows:
         return
     size = path.stat().st_size if path.is_file() else 0
@@ -23,7 +23,7 @@ def append(path: Path, rows: list[dict[str, Any]]) -> None:
         with path.open("ab") as file:
             file.write(text.getvalue().encode())
             file.flush()
-            # A state is never saved before the lines of the steps behind it.
+            # The rows of a step must be on the disk before its state is saved.
             os.fsync(file.fileno())
     except OSError:
         if path.is_file():
@@ -32,7 +32,7 @@ def append(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def cut_after(path: Path, step: int) -> None:
-    """Drop the rows of steps that a resumed run does again; an interrupted last line goes too."""
+    """Remove the rows of steps that a resumed run repeats, and an incomplete last line."""
     if not path.is_file() or path.stat().st_size == 0:
         return
     with path.open(newline="", encoding="utf-8") as file:

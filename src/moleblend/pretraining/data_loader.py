@@ -1,4 +1,4 @@
-"""The batch and the chance of every step of a run: functions of the seed and the step alone."""
+"""Batches and random draws of every training step, which depend only on the seed and the step."""
 
 import math
 import signal
@@ -24,24 +24,25 @@ from moleblend.pretraining.config import PretrainConfig
 
 @dataclass(frozen=True, eq=False)
 class MicroBatch:
-    """What one process computes at once of a step: its part of one micro-batch.
+    """The molecules of a step that one process computes at once.
 
     Attributes:
-        batch: molecules of the step.
-        blend: what the encoder is shown of them.
-        seed: of dropout.
-        scored: summed `denominators` of all shares that this process has of the step; None where
-            the share is the whole step.
-        is_own: False where there were fewer molecules than shares. This one has borrowed a molecule
-            then, so that all processes do the same, and its loss does not count.
-        ends_step: whether the weights move after it.
+        batch: the molecules.
+        blend: the views that the encoder is shown.
+        seed: random seed of dropout.
+        denominators: `objectives.denominators`, summed over all micro-batches of this process in
+            the step; None if the micro-batch is the complete step.
+        is_counted: whether its loss counts. With fewer molecules than micro-batches, some
+            micro-batches repeat a molecule, so that all processes do the same; their loss does not
+            count.
+        ends_step: whether the weights are updated after it.
     """
 
     batch: Batch
     blend: Blend
     seed: int
-    scored: Float[Tensor, " l"] | None
-    is_own: bool
+    denominators: Float[Tensor, " l"] | None
+    is_counted: bool
     ends_step: bool
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "MicroBatch":
@@ -50,21 +51,21 @@ class MicroBatch:
             self,
             batch=self.batch.to(device, non_blocking),
             blend=self.blend.to(device, non_blocking),
-            scored=None if self.scored is None else self.scored.to(device),
+            denominators=None if self.denominators is None else self.denominators.to(device),
         )
 
 
 class StepDataset(Dataset):
-    """The batch of every step of a run: a function of the seed and the step alone.
+    """The micro-batches of every training step, as a function of the seed and the step alone.
 
-    Each epoch has every molecule once, in batches drawn anew; one of them may be smaller. A step is
-    shared out over processes and micro-batches. What is drawn for a molecule depends on its place
-    in the whole batch of the step; dropout alone depends on the share.
+    Each epoch has every molecule once, in newly drawn batches; one batch may be smaller. The batch
+    of a step is divided over processes and micro-batches. The random draws of a molecule depend on
+    its position in the complete batch of the step; only dropout depends on the micro-batch.
 
     Args:
-        store: of the molecules.
-        rows: of the store that are trained on.
-        config: of the run.
+        store: store of the molecules.
+        rows: rows of the store that are trained on.
+        config: configuration of the run.
         rank: number of this process.
         n_ranks: number of processes.
     """
@@ -80,94 +81,100 @@ class StepDataset(Dataset):
         self.store, self.rows, self.config = store, rows, config
         self.rank, self.n_ranks = rank, n_ranks
         self._n_atoms = store.n_atoms()
-        # Batches at random are batches of molecules that all count as of one size.
+        # For random batches all molecules get the same size.
         is_similar = config.schedule.batches == "similar"
         self._sizes = self._n_atoms[rows] if is_similar else np.zeros_like(rows)
         self._epoch, self._batches = -1, []
 
     @property
-    def n_shares(self) -> int:
-        """Number of parts in which a step is computed."""
+    def n_micro_batches(self) -> int:
+        """Number of micro-batches of a step, over all processes."""
         return self.n_ranks * self.config.accumulate
 
     def rows_of(self, step: int) -> Int64[np.ndarray, " b"]:
-        """Give the rows of the store that a step trains on, over all its shares."""
+        """Rows of the store that a step trains on, over all processes."""
         batch_size = self.config.schedule.batch_size
-        epoch, place = divmod(step, math.ceil(len(self.rows) / batch_size))
+        epoch, number = divmod(step, math.ceil(len(self.rows) / batch_size))
         if epoch != self._epoch:
             rng = np.random.default_rng((self.config.seed, epoch))
             self._batches = shuffled_batches(self._sizes, batch_size, rng)
             self._epoch = epoch
-        return self.rows[self._batches[place]]
+        return self.rows[self._batches[number]]
 
-    def places_of(self, step: int) -> list[Int64[np.ndarray, " k"]]:
-        """Share the places of a step's batch out: for each micro-batch, those of this process.
+    def positions_of(self, step: int) -> list[Int64[np.ndarray, " k"]]:
+        """Positions in a step's batch that this process computes, for each micro-batch.
 
-        A micro-batch has molecules of similar size, and they are dealt out in turn, so that little
-        is padded and no process waits long for another.
+        A micro-batch has molecules of similar size, and processes take them in turn. This keeps
+        padding small and the work of processes equal.
         """
         order = np.argsort(self._n_atoms[self.rows_of(step)], kind="stable")
-        pieces = np.array_split(order, self.config.accumulate)
-        return [piece[self.rank :: self.n_ranks] for piece in pieces]
+        chunks = np.array_split(order, self.config.accumulate)
+        return [chunk[self.rank :: self.n_ranks] for chunk in chunks]
 
     def __getitem__(self, index: int) -> list[MicroBatch]:
         rows, seed = self.rows_of(index), self.config.seed
         conformer_draws = np.random.default_rng((seed, index)).random(len(rows))
-        drawn, *dropped = np.random.SeedSequence((seed, index)).generate_state(1 + self.n_shares)
-        shares = []
-        for number, own in enumerate(self.places_of(index)):
-            places = own if len(own) else np.zeros(1, np.int64)
-            molecules = [self.store[int(row)] for row in rows[places]]
+        seeds = np.random.SeedSequence((seed, index)).generate_state(1 + self.n_micro_batches)
+        blend_seed, *dropout_seeds = seeds
+        micro_batches = []
+        for number, own in enumerate(self.positions_of(index)):
+            positions = own if len(own) else np.zeros(1, np.int64)
+            molecules = [self.store[int(row)] for row in rows[positions]]
             n_conformers = np.array([max(molecule.n_conformers, 1) for molecule in molecules])
-            conformers = (conformer_draws[places] * n_conformers).astype(int)
-            batch = batch_of(molecules, self.config.heads, conformers.tolist())
-            rng = torch.Generator().manual_seed(int(drawn))
-            shares.append(
+            conformers = (conformer_draws[positions] * n_conformers).astype(int)
+            batch = collate_for_heads(molecules, self.config.heads, conformers.tolist())
+            rng = torch.Generator().manual_seed(int(blend_seed))
+            micro_batches.append(
                 MicroBatch(
                     batch=batch,
-                    blend=draw_blend(batch, self.config.blend, rng, torch.from_numpy(places)),
-                    seed=int(dropped[self.rank * self.config.accumulate + number]),
-                    scored=None,
-                    is_own=len(own) > 0,
+                    blend=draw_blend(batch, self.config.blend, rng, torch.from_numpy(positions)),
+                    seed=int(dropout_seeds[self.rank * self.config.accumulate + number]),
+                    denominators=None,
+                    is_counted=len(own) > 0,
                     ends_step=number == self.config.accumulate - 1,
                 )
             )
-        return shares if self.n_shares == 1 else self._with_sums(shares)
+        return (
+            micro_batches if self.n_micro_batches == 1 else self._with_denominators(micro_batches)
+        )
 
-    def _with_sums(self, shares: list[MicroBatch]) -> list[MicroBatch]:
-        """Tell each share what is scored in all of them."""
+    def _with_denominators(self, micro_batches: list[MicroBatch]) -> list[MicroBatch]:
+        """Give each micro-batch the denominators of the losses, summed over all of them."""
         objective, heads = self.config.objective, self.config.heads
-        scored = [denominators(s.batch, s.blend, objective, heads) * s.is_own for s in shares]
-        total = torch.stack(scored).sum(0)
-        return [replace(share, scored=total) for share in shares]
+        counts = [
+            denominators(one.batch, one.blend, objective, heads) * one.is_counted
+            for one in micro_batches
+        ]
+        total = torch.stack(counts).sum(0)
+        return [replace(one, denominators=total) for one in micro_batches]
 
 
-def batch_of(
+def collate_for_heads(
     molecules: Sequence[Molecule], heads: HeadsConfig, conformers: Sequence[int] | None = None
 ) -> Batch:
-    """Collate molecules, with their descriptors where the heads predict them."""
+    """Collate molecules; descriptors are included if the heads predict them."""
     batch = collate(molecules, conformers)
     if not heads.descriptors:
         return batch
     described = compute_descriptors([molecule.smiles for molecule in molecules])
-    return replace(batch, described=torch.from_numpy(described))
+    return replace(batch, descriptors=torch.from_numpy(described))
 
 
 class StepLoader:
-    """Loads the shares of some steps, those still to do; its length is that of the whole run.
+    """Loads the micro-batches of the remaining steps; its length is that of the complete run.
 
-    Lightning may resume it in the middle: the step says all, so it has no state of its own.
+    It has no state that Lightning would have to restore: a micro-batch depends on the step alone.
 
     Args:
-        batches: of the run.
-        steps: their numbers.
-        config: of the run.
+        dataset: the batches of the run.
+        steps: numbers of the remaining steps.
+        config: configuration of the run.
     """
 
-    def __init__(self, batches: StepDataset, steps: Sequence[int], config: PretrainConfig) -> None:
-        self.n_shares = config.schedule.steps * config.accumulate
+    def __init__(self, dataset: StepDataset, steps: Sequence[int], config: PretrainConfig) -> None:
+        self.n_micro_batches = config.schedule.steps * config.accumulate
         self.steps = DataLoader(
-            batches,
+            dataset,
             batch_size=None,
             sampler=steps,
             num_workers=config.n_workers,
@@ -175,14 +182,14 @@ class StepLoader:
         )
 
     def __iter__(self) -> Iterator[MicroBatch]:
-        for shares in self.steps:
-            yield from shares
+        for micro_batches in self.steps:
+            yield from micro_batches
 
     def __len__(self) -> int:
-        return self.n_shares
+        return self.n_micro_batches
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the shares of a step depend on the step alone."""
+        """Empty: micro-batches depend on the step alone."""
         return {}
 
     def load_state_dict(self, _: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a pretraining run would take: a few of its steps on its data, and nothing on the disk."""
+"""Estimate time and memory of a pretraining run from a few of its steps; writes nothing."""
 
 import io
 import math
@@ -17,7 +17,7 @@ from torch import Tensor
 from moleblend.environment import peak_mb
 from moleblend.model import checkpoint
 from moleblend.pretraining.config import PretrainConfig
-from moleblend.pretraining.data_loader import MicroBatch, StepDataset, StepLoader, batch_of
+from moleblend.pretraining.data_loader import MicroBatch, StepDataset, StepLoader, collate_for_heads
 from moleblend.pretraining.pretrain import (
     Pretraining,
     fit_descriptor_scaler,
@@ -26,38 +26,39 @@ from moleblend.pretraining.pretrain import (
     new_model,
     open_store,
 )
-from moleblend.pretraining.trainer import make_trainer, quiet_lightning
+from moleblend.pretraining.trainer import make_trainer
 from moleblend.pretraining.validation import score_views
+from moleblend.training import quiet_lightning
 
 _N_TIMED = 12
-"""Steps that are timed, beside the largest one."""
+"""Number of timed steps, in addition to the step with the largest batch."""
 
-_N_NEEDED, _LONGEST = 3, 30.0
-"""Fewer steps are enough where they take longer than this, in s."""
+_MIN_TIMED, _MAX_SECONDS = 3, 30.0
+"""After this many seconds, this number of timed steps is enough."""
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """What was measured, and what follows for the whole run.
+    """Measurements of a dry run, and estimates for the complete run.
 
     Attributes:
-        n_molecules: to train on.
-        n_held_out: to validate on.
-        n_parameters: of the model.
-        n_steps: of the run.
-        n_epochs: how often each molecule is trained on.
+        n_molecules: number of training molecules.
+        n_held_out: number of held-out molecules.
+        n_parameters: number of parameters of the model.
+        n_steps: number of steps of the run.
+        n_epochs: number of epochs of the run.
         batch_size: molecules in a step.
-        n_atoms: the median size of a molecule, and the largest in an epoch.
-        padded: pairs of atoms that are computed for each pair that is there.
-        step_seconds: the median of the timed steps.
-        molecules_per_s: of training alone.
-        validation_seconds: of one validation.
-        n_validations: in the run.
-        peak_mb: largest memory of this process, which has made a step with the largest batch of
-            the first epoch and a part of a validation.
-        gpu_peak_mb: the same of the GPU; None without one.
+        n_atoms: median and largest number of atoms of the training molecules.
+        padding_factor: computed pairs of atoms, padding included, per real pair.
+        step_seconds: median time of a step.
+        molecules_per_s: speed of training, without validations.
+        validation_seconds: time of one validation.
+        n_validations: number of validations in the run.
+        peak_mb: peak memory of this process, after a step with the largest batch of the first epoch
+            and a part of a validation.
+        gpu_peak_mb: peak memory of the GPU; None without a GPU.
         model_mb: size of the model file.
-        state_mb: size of a saved state, of which two are kept.
+        state_mb: size of a saved state; two are kept.
     """
 
     n_molecules: int
@@ -67,7 +68,7 @@ class DryRun:
     n_epochs: float
     batch_size: int
     n_atoms: tuple[int, int]
-    padded: float
+    padding_factor: float
     step_seconds: float
     molecules_per_s: float
     validation_seconds: float
@@ -79,23 +80,23 @@ class DryRun:
 
     @property
     def seconds(self) -> float:
-        """Expected time of the whole run."""
+        """Expected time of the complete run."""
         return self.n_steps * self.step_seconds + self.n_validations * self.validation_seconds
 
     def table(self) -> Table:
-        """Set it out for the terminal."""
+        """Make the table for the terminal."""
         table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 3, 0, 0))
-        for name, told in self._lines():
-            table.add_row(name, told)
+        for name, text in self._rows():
+            table.add_row(name, text)
         return table
 
-    def _lines(self) -> Iterable[tuple[str, str]]:
+    def _rows(self) -> Iterable[tuple[str, str]]:
         median, largest = self.n_atoms
         yield "molecules", f"{self.n_molecules:,} to train on, {self.n_held_out:,} held out"
         yield "parameters", f"{self.n_parameters:,}"
-        yield "steps", f"{self.n_steps:,}, which are {self.n_epochs:.1f} epochs"
+        yield "steps", f"{self.n_steps:,} ({self.n_epochs:.1f} epochs)"
         sizes = f"{self.batch_size} molecules of {median} atoms (median) to {largest}"
-        yield "batches", f"{sizes}; {self.padded:.2f} pairs computed for each true one"
+        yield "batches", f"{sizes}; {self.padding_factor:.2f} computed pairs per real pair"
         yield (
             "a step",
             f"{self.step_seconds * 1000:.0f} ms, {self.molecules_per_s:,.0f} molecules/s",
@@ -104,66 +105,66 @@ class DryRun:
             "validations",
             f"{self.n_validations} of {duration(self.validation_seconds)} each",
         )
-        yield "time", f"about {duration(self.seconds)}, if this machine stays as busy as it is now"
-        gpu = "" if self.gpu_peak_mb is None else f", and {self.gpu_peak_mb:,.0f} MB of the GPU"
-        yield "memory", f"{self.peak_mb:,.0f} MB{gpu}, the largest batch included"
+        yield "time", f"about {duration(self.seconds)} at the present load of this machine"
+        gpu = "" if self.gpu_peak_mb is None else f" and {self.gpu_peak_mb:,.0f} MB of the GPU"
+        yield "memory", f"{self.peak_mb:,.0f} MB{gpu}, with the largest batch"
         yield "files", f"model {self.model_mb:.1f} MB, two states of {self.state_mb:.1f} MB each"
 
 
 def dry_run(config: PretrainConfig) -> DryRun:
-    """Make a few steps of a run, and a part of its validation, on its data and with its trainer.
+    """Do a few steps of a run and a part of its validation, with its data and its trainer.
 
-    Nothing is written. The largest batch of the first epoch comes first: it warms everything up,
-    and shows the most memory that a step takes.
+    Nothing is written. The largest batch of the first epoch comes first. It is the warm-up and
+    shows the peak memory of a step.
 
     Args:
-        config: the run; `out` is not touched.
+        config: configuration of the run; `out` is not used.
 
     Raises:
-        FileNotFoundError: the data are not there.
-        ValueError: the data are no store, or the run would be refused for another reason.
+        FileNotFoundError: the data do not exist.
+        ValueError: the data are not a store, or the run would be refused for another reason.
     """
     if not is_store(config):
         raise ValueError(
-            f"{config.data}: --dry-run measures on a store, which is made by: moleblend data build "
+            f"{config.data}: --dry-run needs a store; make one with: moleblend data build "
             f"{config.data} molecules.arrow"
         )
     store = open_store(Path(config.data), config)
-    held_out, train_model = hold_out(len(store), config)
-    batches, size = StepDataset(store, train_model, config), config.schedule.batch_size
+    held_out, train_rows = hold_out(len(store), config)
+    dataset, size = StepDataset(store, train_rows, config), config.schedule.batch_size
     n_atoms = store.n_atoms()
-    epoch = [batches.rows_of(step) for step in range(math.ceil(len(train_model) / size))]
+    epoch = [dataset.rows_of(step) for step in range(math.ceil(len(train_rows) / size))]
     pairs = np.array([len(rows) * n_atoms[rows].max() ** 2 for rows in epoch])
-    spread = np.linspace(0, len(epoch) - 1, min(_N_TIMED, len(epoch))).astype(int)
-    steps = [int(pairs.argmax()), *spread.tolist()]
+    evenly = np.linspace(0, len(epoch) - 1, min(_N_TIMED, len(epoch))).astype(int)
+    steps = [int(pairs.argmax()), *evenly.tolist()]
 
     model = new_model(config)
     fit_descriptor_scaler(model, store, held_out)
     stopwatch = _Stopwatch()
     with quiet_lightning():
         trainer = make_trainer(config, len(steps))
-        loader = StepLoader(batches, steps, config)
-        trainer.fit(Pretraining(model, config, batches, stopwatch), loader)
+        loader = StepLoader(dataset, steps, config)
+        trainer.fit(Pretraining(model, config, dataset, stopwatch), loader)
     seconds = np.diff(stopwatch.ends)
 
-    begun = time.perf_counter()
+    started = time.perf_counter()
     scored = [store[int(row)] for row in held_out[: 2 * size]]
     chunks = (scored[k : k + size] for k in range(0, len(scored), size))
-    score_views(model, (batch_of(chunk, config.heads) for chunk in chunks), config.blend)
-    validation_seconds = (time.perf_counter() - begun) * len(held_out) / len(scored)
+    score_views(model, (collate_for_heads(chunk, config.heads) for chunk in chunks), config.blend)
+    validation_seconds = (time.perf_counter() - started) * len(held_out) / len(scored)
     is_on_gpu = trainer.strategy.root_device.type == "cuda"
     weights, moments = model.state_dict(), trainer.optimizers[0].state_dict()
     return DryRun(
-        n_molecules=len(train_model),
+        n_molecules=len(train_rows),
         n_held_out=len(held_out),
         n_parameters=checkpoint.count_parameters(model),
         n_steps=config.schedule.steps,
         n_epochs=config.schedule.steps / len(epoch),
         batch_size=size,
-        n_atoms=(int(np.median(n_atoms[train_model])), int(n_atoms[train_model].max())),
-        padded=float(pairs.sum() / (n_atoms[train_model] ** 2).sum()),
+        n_atoms=(int(np.median(n_atoms[train_rows])), int(n_atoms[train_rows].max())),
+        padding_factor=float(pairs.sum() / (n_atoms[train_rows] ** 2).sum()),
         step_seconds=float(np.median(seconds)),
-        molecules_per_s=len(train_model) / len(epoch) / float(np.median(seconds)),
+        molecules_per_s=len(train_rows) / len(epoch) / float(np.median(seconds)),
         validation_seconds=validation_seconds,
         n_validations=math.ceil(config.schedule.steps / config.validate_every),
         peak_mb=peak_mb(),
@@ -174,9 +175,9 @@ def dry_run(config: PretrainConfig) -> DryRun:
 
 
 class _Stopwatch(pl.Callback):
-    """Notes when each step ended, batch making included; it does not wait longer than it must.
+    """Records the end of each step, the time for making batches included.
 
-    The first step warms up, and is timed by nothing.
+    The first step is the warm-up and is not timed.
     """
 
     def __init__(self) -> None:
@@ -190,26 +191,26 @@ class _Stopwatch(pl.Callback):
         batch: MicroBatch,
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        """Wait for the losses, as the journal of a run does, and look at the clock."""
+        """Wait for the losses, as the callback of a run does, and record the time."""
         if not batch.ends_step:
             return
         assert isinstance(outputs, Mapping)
-        for part in outputs["losses"].values():
-            part.item()
+        for loss in outputs["losses"].values():
+            loss.item()
         self.ends.append(time.perf_counter())
-        if len(self.ends) > _N_NEEDED and self.ends[-1] - self.ends[0] > _LONGEST:
+        if len(self.ends) > _MIN_TIMED and self.ends[-1] - self.ends[0] > _MAX_SECONDS:
             trainer.should_stop = True
 
 
 def _size_mb(content: object) -> float:
-    """Size of tensors as a file has them."""
+    """Size of tensors in a file, in MB."""
     file = io.BytesIO()
     torch.save(content, file)
     return file.tell() / 1024**2
 
 
 def duration(seconds: float) -> str:
-    """Say a time in the two units that matter."""
+    """Format a time with one or two units."""
     if seconds < 60:
         return f"{seconds:.2g} s"
     minutes = round(seconds / 60)

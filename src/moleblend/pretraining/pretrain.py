@@ -1,9 +1,9 @@
-"""Pretraining: blend, predict all views, and say on held-out molecules what was learnt."""
+"""Pretraining: blend, predict all views, and validate on held-out molecules."""
 
 import io
 import json
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,48 +23,77 @@ from moleblend.data.store import MoleculeStore
 from moleblend.environment import peak_mb
 from moleblend.files import alone_with, replacing, sweep
 from moleblend.model import checkpoint
+from moleblend.model.compat import upgrade_pretrain_config
 from moleblend.model.heads import Model, ModelConfig
 from moleblend.model.objectives import blend_then_predict, constant_losses
-from moleblend.pretraining.callbacks import PretrainResult, TrainingCallback
+from moleblend.pretraining.callbacks import TrainingCallback
 from moleblend.pretraining.config import PretrainConfig
-from moleblend.pretraining.data_loader import MicroBatch, StepDataset, StepLoader, batch_of
+from moleblend.pretraining.data_loader import (
+    MicroBatch,
+    StepDataset,
+    StepLoader,
+    collate_for_heads,
+)
 from moleblend.pretraining.trackers import open_trackers, require_trackers
-from moleblend.pretraining.trainer import first_process_first, make_trainer, quiet_lightning
-from moleblend.pretraining.training_state import LAST, find_state, settle_state
-from moleblend.pretraining.validation import read_scores, score_table
+from moleblend.pretraining.trainer import first_process_first, make_trainer
+from moleblend.pretraining.training_state import LAST, find_state, make_last
+from moleblend.pretraining.validation import Score, read_scores, score_table
+from moleblend.pretraining.validator import Validator
+from moleblend.training import exit_as_interrupt, quiet_lightning
 
-_WRITTEN = ("config.json", LAST, "log.csv", "validation.csv", "model.safetensors", "report.html")
+_OUTPUTS = ("config.json", LAST, "log.csv", "validation.csv", "model.safetensors", "report.html")
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """Result of a run.
+
+    Attributes:
+        model: path of the model file.
+        scores: scores of the last validation.
+        molecules_per_s: speed of training, without validations, since the run was last started; 0
+            if the run was finished already.
+        peak_mb: peak memory of the process.
+        is_first: whether this is the first process of the run, the only one that writes files and
+            validates.
+    """
+
+    model: Path
+    scores: list[Score]
+    molecules_per_s: float
+    peak_mb: float
+    is_first: bool = True
 
 
 def pretrain(
     config: PretrainConfig, *, resume: bool = False, console: Console | None = None
 ) -> PretrainResult:
-    """Pretrain a model and leave a run folder.
+    """Pretrain a model and write a run folder.
 
-    The folder holds `config.json`, `starts.csv` (when, where and with what code it was started and
-    resumed), `log.csv` (loss per view), `validation.csv` (what was learnt), `state.ckpt` and
-    `state.before.ckpt` (to resume from) and `model.safetensors`, the model as of the last
+    The folder contains `config.json`, `starts.csv` (time, machine and code of each start),
+    `log.csv` (loss per view), `validation.csv` (scores on held-out molecules), `state.ckpt` and
+    `state.before.ckpt` (saved states to resume from) and `model.safetensors`, the model at the last
     validation.
 
-    With several devices this is called in a process for each, which torchrun, SLURM or Lightning
-    starts; the first of them alone writes and speaks.
+    With several devices this function is called in one process per device, which torchrun, SLURM or
+    Lightning starts. Only the first process writes files and prints.
 
     Args:
-        config: the run.
-        resume: go on from the folder's last saved state that is whole; a run that was stopped
-            before it saved one starts anew, and of a finished one the result is given again.
+        config: configuration of the run.
+        resume: continue from the last saved state that is not damaged. A run that was stopped
+            before its first save starts from step 0. A finished run returns its result again.
         console: where progress is shown.
 
     Raises:
-        FileNotFoundError: the data are not there.
-        ValueError: the folder holds another run, another process works in it, its states are all
-            damaged, there are too few molecules, the devices are not there, or a tracker is not
+        FileNotFoundError: the data do not exist.
+        ValueError: the folder contains another run, another process uses it, all its states are
+            damaged, there are too few molecules, the devices do not exist, or a tracker is not
             installed.
-        OSError: a file could not be written; the message says what is left to go on from.
-        FloatingPointError: the loss is no longer a number; the last saved state stays.
-        KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM came. The step at hand is finished and
-            saved first; a second one stops at once, and the last saved state stays.
-        ChildProcessError: the first process ended before this one could begin.
+        OSError: a file could not be written; the message names the last saved state.
+        FloatingPointError: the loss or a weight is not finite; the last saved state is kept.
+        KeyboardInterrupt: Ctrl-C or SIGTERM. The current step is finished and saved first. A second
+            Ctrl-C stops at once; the last saved state is kept.
+        ChildProcessError: the first process ended before this one started.
     """
     trainer = make_trainer(config)
     is_first = trainer.is_global_zero
@@ -76,97 +105,100 @@ def pretrain(
         with first_process_first(trainer):
             if is_first and (out / "config.json").exists() and not resume:
                 raise ValueError(
-                    f"{out} holds a run already: --resume continues it, "
-                    "another --out starts a new one"
+                    f"{out} already contains a run: use --resume to continue it, or another --out"
                 )
             require_trackers(config)
-            # Before anything that takes long, as a store to be built.
+            # Before slow work such as building a store.
             source_sha256 = checkpoint.sha256(config.source) if config.source else ""
             model = new_model(config)
             state, damaged = find_state(out)
-            for sentence in damaged:
+            for message in damaged:
                 console.print(
-                    f"{sentence}: passed over", style="yellow", soft_wrap=True, highlight=False
+                    f"{message}: skipped", style="yellow", soft_wrap=True, highlight=False
                 )
             step = state.step if state else 0
             data = _find_data(config, console, is_built=state is not None or not is_first)
             store = open_store(data, config)
-            held_out, train_model = hold_out(len(store), config)
-            constant = _constant_losses(store, held_out, config) if is_first else {}
+            held_out, train_rows = hold_out(len(store), config)
+            constant = _baseline_losses(store, held_out, config) if is_first else {}
             is_finished = step == config.schedule.steps
             if is_first:
-                _settle_config(
+                _write_config(
                     config, store.fingerprint, constant, step, trainer, source_sha256, resume=resume
                 )
             if is_first and not is_finished:
                 held.enter_context(alone_with(out / LAST))
-                sweep(out, _WRITTEN)
+                sweep(out, _OUTPUTS)
                 if state:
-                    settle_state(state, out)
+                    make_last(state, out)
         if is_finished:
-            console.print(f"{out}: the run is finished, all {step:,} steps were done before")
+            console.print(f"{out}: the run is already finished ({step:,} steps)")
             scores = read_scores(out)
             if scores:
                 console.print(score_table(scores, step))
             return PretrainResult(out / "model.safetensors", scores, 0.0, peak_mb(), is_first)
 
         fit_descriptor_scaler(model, store, held_out)
-        batches = StepDataset(store, train_model, config, trainer.global_rank, trainer.world_size)
-        journal = TrainingCallback(
-            model, batches, store, held_out, config, console, constant, source_sha256
-        )
-        n_epochs = config.schedule.steps * config.schedule.batch_size / len(train_model)
+        dataset = StepDataset(store, train_rows, config, trainer.global_rank, trainer.world_size)
+        validator = Validator(store, held_out, config, source_sha256)
+        callback = TrainingCallback(model, dataset, validator, config, console, constant)
+        n_epochs = config.schedule.steps * config.schedule.batch_size / len(train_rows)
         console.print(
-            f"{checkpoint.count_parameters(model):,} parameters; {len(train_model):,} molecules, "
+            f"{checkpoint.count_parameters(model):,} parameters; {len(train_rows):,} molecules, "
             f"{len(held_out):,} held out; {config.schedule.steps:,} steps, {n_epochs:.1f} epochs"
         )
-        held.enter_context(journal.heeding_interrupts())
+        held.enter_context(callback.interrupts.handling())
         held.enter_context(quiet_lightning())
         trainer.loggers = open_trackers(config, step)
-        run = Pretraining(model, config, batches, journal)
-        try:
+        run = Pretraining(model, config, dataset, callback)
+        with exit_as_interrupt():
             trainer.fit(run, ckpt_path=out / LAST if state else None, weights_only=True)
-        except SystemExit as stopped:  # what Lightning makes of Ctrl-C and SIGTERM
-            raise KeyboardInterrupt from stopped
-    if journal.is_interrupted:
+    if callback.interrupts.is_interrupted:
         raise KeyboardInterrupt
-    return replace(journal.result(), is_first=is_first)
+    return PretrainResult(
+        model=out / "model.safetensors",
+        scores=callback.scores,
+        molecules_per_s=callback.loss_log.molecules_per_s,
+        peak_mb=peak_mb(),
+        is_first=is_first,
+    )
 
 
 class Pretraining(pl.LightningModule):
-    """Lightning's view of a run: draw, objective, log."""
+    """LightningModule of a pretraining run: objective, optimiser and batches."""
 
     def __init__(
-        self, model: Model, config: PretrainConfig, batches: StepDataset, callback: pl.Callback
+        self, model: Model, config: PretrainConfig, dataset: StepDataset, callback: pl.Callback
     ) -> None:
         super().__init__()
-        self.model, self.config, self.batches, self.callback = model, config, batches, callback
+        self.model, self.config, self.dataset, self.callback = model, config, dataset, callback
         if config.compile:
             model.encoder.compile(dynamic=True)
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Let the journal follow the run."""
+        """Add the callback of the run to the trainer."""
         return [self.callback]
 
-    def training_step(self, share: MicroBatch, _: int) -> dict[str, Any]:
-        """One share of a step: every draw of it comes from the seed and the step's number."""
-        torch.manual_seed(share.seed)
-        joined = share.scored
-        if joined is not None:
-            joined = self.trainer.strategy.reduce(joined.clone(), reduce_op="sum")
+    def training_step(self, micro_batch: MicroBatch, _: int) -> dict[str, Any]:
+        """Compute the loss of a micro-batch; its seed is that of dropout."""
+        torch.manual_seed(micro_batch.seed)
+        denominators = micro_batch.denominators
+        if denominators is not None:
+            denominators = self.trainer.strategy.reduce(denominators.clone(), reduce_op="sum")
         loss = blend_then_predict(
-            self.model, share.batch, share.blend, self.config.objective, joined
+            self.model, micro_batch.batch, micro_batch.blend, self.config.objective, denominators
         )
-        losses = {"loss": loss.total.detach(), **{k: v.detach() for k, v in loss.parts.items()}}
-        # Gradients of micro-batches and of processes are averaged; those of shares are to be added.
+        losses = {"loss": loss.total.detach(), **{k: v.detach() for k, v in loss.terms.items()}}
+        # Lightning averages gradients over micro-batches and processes, but they have to be summed.
+        factor = self.dataset.n_micro_batches * micro_batch.is_counted
         return {
-            "loss": loss.total * (self.batches.n_shares * share.is_own),
-            "losses": {name: part * share.is_own for name, part in losses.items()},
+            "loss": loss.total * factor,
+            "losses": {name: value * micro_batch.is_counted for name, value in losses.items()},
         }
 
-    def optimizer_step(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401
-        """Let the gradients go as soon as they are used; else they stay for the next forward."""
-        super().optimizer_step(*arguments, **named)
+    def optimizer_step(self, *arguments: Any, **keywords: Any) -> None:  # noqa: ANN401
+        """Free the gradients after the step, before the next forward pass needs memory."""
+        super().optimizer_step(*arguments, **keywords)
         self.zero_grad()
 
     def configure_gradient_clipping(
@@ -175,7 +207,7 @@ class Pretraining(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the norm of the whole gradient, of which FSDP has a part on each device."""
+        """Clip the norm of the complete gradient, also if FSDP has sharded it."""
         model = self.trainer.strategy.model
         if isinstance(model, FullyShardedDataParallel):
             model.clip_grad_norm_(gradient_clip_val or 0.0)
@@ -183,35 +215,35 @@ class Pretraining(pl.LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Adam with a warm-up and a cosine."""
+        """AdamW with a linear warm-up and a cosine decay."""
         schedule = self.config.schedule
         optimiser = torch.optim.AdamW(
             self.model.parameters(),
             lr=schedule.learning_rate,
             betas=schedule.betas,
             weight_decay=schedule.weight_decay,
-            # The fused one undoes the scaling of fp16 itself, so Lightning refuses to clip it.
+            # Fused AdamW unscales fp16 gradients itself, so Lightning cannot clip them.
             fused=self.config.precision == "fp32",
         )
         rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: schedule.factor(step))  # noqa: PLW0108 (a bound method would be pickled with the state)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
     def train_dataloader(self) -> StepLoader:
-        """Batches from the present step on."""
+        """Micro-batches from the current step on."""
         steps = range(self.global_step, self.config.schedule.steps)
-        return StepLoader(self.batches, steps, self.config)
+        return StepLoader(self.dataset, steps, self.config)
 
 
 def is_store(config: PretrainConfig) -> bool:
-    """Say whether the data are a store already."""
+    """Return whether the data are a store, not another file of molecules."""
     if not config.data:
-        raise ValueError("no data: --data names a store or a file of molecules")
+        raise ValueError("no data: --data must name a store or a file of molecules")
     data = Path(config.data)
     return data.suffix == ".arrow" or data.is_dir()
 
 
 def _find_data(config: PretrainConfig, console: Console, *, is_built: bool) -> Path:
-    """Give the store to train on, building one first where the data are another file."""
+    """Return the path of the store; it is built first if the data are another file."""
     data = Path(config.data)
     if is_store(config):
         return data
@@ -219,16 +251,14 @@ def _find_data(config: PretrainConfig, console: Console, *, is_built: bool) -> P
     if not (is_built and built.is_file()):
         with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task(f"building {built}", total=1)
-            account = build_store(
+            summary = build_store(
                 data,
                 built,
                 features=config.encoder.features,
                 resume=count_unfinished(built) > 0,
-                on_progress=lambda _, share: bar.update(task, completed=share),
+                on_progress=lambda _, fraction: bar.update(task, completed=fraction),
             )
-        console.print(
-            f"{account.n_written:,} of {account.n_rows:,} rows are in {built}", soft_wrap=True
-        )
+        console.print(f"{built}: {summary.n_written:,} of {summary.n_rows:,} rows", soft_wrap=True)
     return built
 
 
@@ -236,14 +266,14 @@ def open_store(data: Path, config: PretrainConfig) -> MoleculeStore:
     """Open the molecules of a run.
 
     Raises:
-        FileNotFoundError: they are not there.
-        ValueError: they are no store, or have other features than the encoder.
+        FileNotFoundError: the store does not exist.
+        ValueError: the file is not a store, or has other features than the encoder.
     """
     store, features = MoleculeStore(data), config.encoder.features
     if store.features != features:
         raise ValueError(
-            f"{data}: molecules with features {features} were expected, {store.features} found; "
-            f"build the store anew with --features {features}"
+            f"{data}: got a store with features {store.features}, the encoder expects {features}: "
+            f"build the store again with --features {features}"
         )
     return store
 
@@ -251,22 +281,22 @@ def open_store(data: Path, config: PretrainConfig) -> MoleculeStore:
 def hold_out(
     n_molecules: int, config: PretrainConfig
 ) -> tuple[Int64[np.ndarray, " v"], Int64[np.ndarray, " m"]]:
-    """Draw the rows of the held-out molecules, and give them and all others."""
+    """Draw the rows of the held-out molecules; return them and the training rows."""
     if n_molecules <= config.n_held_out:
         raise ValueError(
-            f"{config.data}: {n_molecules} molecules, but {config.n_held_out} are to be held out; "
-            "a smaller n_held_out leaves some to train on"
+            f"{config.data}: got {n_molecules} molecules and n_held_out={config.n_held_out}, "
+            "expected a smaller n_held_out"
         )
     order = np.random.default_rng(config.seed).permutation(n_molecules)
     return np.sort(order[: config.n_held_out]), np.sort(order[config.n_held_out :])
 
 
 def new_model(config: PretrainConfig) -> Model:
-    """Make the model that a run begins with.
+    """Make the model that a run starts from.
 
     Raises:
-        FileNotFoundError: there is no such source.
-        ValueError: the source is no model file, or its encoder is another one.
+        FileNotFoundError: the source does not exist.
+        ValueError: the source is not a model file, or has another encoder.
     """
     torch.manual_seed(config.seed)
     wanted = ModelConfig(encoder=config.encoder, heads=config.heads, readout=config.readout)
@@ -277,24 +307,26 @@ def new_model(config: PretrainConfig) -> Model:
 def fit_descriptor_scaler(
     model: Model, store: MoleculeStore, held_out: Int64[np.ndarray, " v"]
 ) -> None:
-    """Scale the descriptors that a model learns by those held out, if no run before has done so."""
+    """Fit the descriptor scaler on the held-out molecules, unless it is already fitted."""
     head = model.descriptor_head
     if head is not None and not head.is_fitted:
         described = compute_descriptors([store[int(row)].smiles for row in held_out])
         head.fit(torch.from_numpy(described))
 
 
-def _constant_losses(
+def _baseline_losses(
     store: MoleculeStore, held_out: Int64[np.ndarray, " v"], config: PretrainConfig
 ) -> dict[str, float]:
-    """Give the losses of a constant guess, on the held-out molecules."""
+    """Losses of the constant baseline on the held-out molecules."""
     size = config.schedule.batch_size
     chunks = (held_out[k : k + size] for k in range(0, len(held_out), size))
-    batches = (batch_of([store[int(row)] for row in rows], config.heads) for rows in chunks)
+    batches = (
+        collate_for_heads([store[int(row)] for row in rows], config.heads) for rows in chunks
+    )
     return constant_losses(batches, config.heads, config.objective)
 
 
-def _settle_config(
+def _write_config(
     config: PretrainConfig,
     fingerprint: str,
     constant: dict[str, float],
@@ -304,15 +336,15 @@ def _settle_config(
     *,
     resume: bool,
 ) -> None:
-    """Write the configuration; that of a resumed run has to be the same up to the saved step."""
+    """Write the configuration; a resumed run must have the same one up to the saved step."""
     out, n_processes = Path(config.out), trainer.world_size
     path = out / "config.json"
     if resume and path.is_file():
-        told = json.loads(path.read_text(encoding="utf-8"))
-        if not {"config", "data_fingerprint"} <= told.keys():
-            raise ValueError(f"{out} holds no pretraining run that could be resumed")
-        before = from_dict(PretrainConfig, told["config"], str(path))
-        same_place = replace(
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if not {"config", "data_fingerprint"} <= stored.keys():
+            raise ValueError(f"{out} contains no pretraining run that can be resumed")
+        before = from_dict(PretrainConfig, upgrade_pretrain_config(stored["config"]), str(path))
+        comparable = replace(
             config,
             data=before.data,
             out=before.out,
@@ -322,29 +354,30 @@ def _settle_config(
             n_workers=before.n_workers,
             log_to=before.log_to,
         )
-        n_before = told.get("n_processes", 1)
+        n_before = stored.get("n_processes", 1)
         if n_before != n_processes:
             raise ValueError(
-                f"{out}: a resumed run goes on as it began, with {n_before} processes, but there "
-                f"are {n_processes}; dropout would differ"
+                f"{out}: got {n_processes} processes, but the run was started with {n_before}; "
+                "dropout would differ"
             )
         n_steps = config.schedule.steps
         longer = replace(before, schedule=replace(before.schedule, steps=n_steps))
-        is_changed = same_place not in (before, longer) or not all(
+        is_changed = comparable not in (before, longer) or not all(
             config.schedule.factor(k) == before.schedule.factor(k) for k in range(step + 1)
         )
-        is_other_source = told.get("source_sha256", "") != source_sha256
-        if is_changed or is_other_source or told["data_fingerprint"] != fingerprint:
-            then, now = to_dict(before), to_dict(same_place)
+        is_other_source = stored.get("source_sha256", "") != source_sha256
+        if is_changed or is_other_source or stored["data_fingerprint"] != fingerprint:
+            then, now = to_dict(before), to_dict(comparable)
             changed = [name for name in then if then[name] != now[name]]
-            changed = changed or ["the bytes of the source" if is_other_source else "the data"]
+            changed = changed or ["the source model" if is_other_source else "the data"]
             raise ValueError(
-                f"{out}: a resumed run goes on as it began, but these differ: {', '.join(changed)}"
+                f"{out}: a resumed run needs the same configuration; these differ: "
+                f"{', '.join(changed)}"
             )
-        if same_place == before:
+        if comparable == before:
             return
     out.mkdir(parents=True, exist_ok=True)
-    told = {
+    record = {
         "config": to_dict(config),
         "data_fingerprint": fingerprint,
         "constant_losses": constant,
@@ -352,4 +385,4 @@ def _settle_config(
         **({"source_sha256": source_sha256} if source_sha256 else {}),
     }
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -1,10 +1,12 @@
-"""Where else the log of a pretraining run goes, beside its csv files."""
+"""Experiment trackers of a pretraining run: TensorBoard, Weights & Biases, MLflow."""
 
 import os
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from moleblend.config import to_dict
@@ -12,32 +14,32 @@ from moleblend.pretraining.config import PretrainConfig
 
 
 def require_trackers(config: PretrainConfig) -> None:
-    """Make sure that the trackers a run names are installed.
+    """Check that the trackers in `log_to` are installed.
 
     Raises:
-        ValueError: one is not.
+        ValueError: a tracker is not installed.
     """
     for name in config.log_to:
         if find_spec(name) is None:
-            raise ValueError(f"log_to names {name}, which is not installed: pip install {name}")
+            raise ValueError(f"log_to: {name} is not installed: pip install {name}")
 
 
 def open_trackers(config: PretrainConfig, step: int) -> list[Logger]:
-    """Open TensorBoard where it is installed, and what the run names.
+    """Open TensorBoard if it is installed, and the trackers in `log_to`.
 
-    TensorBoard writes into the run folder. The others may send what they are given elsewhere or
-    ask for a login, so they have to be named; their own environment variables (WANDB_MODE,
-    MLFLOW_TRACKING_URI) say where to.
+    TensorBoard writes to the run folder. The other trackers may upload data or need a login, so
+    they are only used if `log_to` lists them. Their environment variables (WANDB_MODE,
+    MLFLOW_TRACKING_URI) select the server.
 
     Args:
-        config: the run.
-        step: that it goes on from; TensorBoard hides what was logged after it.
+        config: configuration of the run.
+        step: step that the run resumes at; TensorBoard hides what was logged after it.
     """
     out = Path(config.out)
     trackers: list[Logger] = []
     if find_spec("tensorboard") is not None:
-        purged: dict[str, Any] = {"purge_step": step} if step else {}
-        trackers += [TensorBoardLogger(out, name="", version="tensorboard", **purged)]
+        options: dict[str, Any] = {"purge_step": step} if step else {}
+        trackers += [TensorBoardLogger(out, name="", version="tensorboard", **options)]
     if "wandb" in config.log_to:
         trackers += [
             WandbLogger(project="moleblend", name=out.name, group=str(out), save_dir=str(out))
@@ -50,3 +52,10 @@ def open_trackers(config: PretrainConfig, step: int) -> list[Logger]:
         if not isinstance(tracker, TensorBoardLogger):
             tracker.log_hyperparams(to_dict(config))
     return trackers
+
+
+def log_metrics(trainer: pl.Trainer, metrics: Mapping[str, float | int]) -> None:
+    """Send the metrics of the current step to all trackers."""
+    values = {name: value for name, value in metrics.items() if name != "step"}
+    for tracker in trainer.loggers:
+        tracker.log_metrics(values, step=trainer.global_step)

@@ -1,8 +1,6 @@
-"""The devices of a pretraining run, and what they have in common."""
+"""The Lightning trainer of a pretraining run: devices, strategy and precision."""
 
-import logging
 import os
-import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Literal
@@ -16,8 +14,10 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.distributed.fsdp import MixedPrecision as TorchMixedPrecision
 
 from moleblend.model.encoder import Layer
+from moleblend.model.heads import Model
 from moleblend.pretraining.config import PretrainConfig
 from moleblend.pretraining.training_state import AtomicCheckpointIO
+from moleblend.training import quiet_lightning
 
 _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "fp32": "32-true",
@@ -27,18 +27,18 @@ _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
 
 
 def make_trainer(config: PretrainConfig, n_steps: int | None = None) -> pl.Trainer:
-    """Make Lightning's trainer for the devices, strategy and precision of a run.
+    """Make the Lightning trainer for the devices, strategy and precision of a run.
 
     Args:
-        config: the run.
-        n_steps: fewer steps than those of the run, to try it.
+        config: configuration of the run.
+        n_steps: number of steps, for a dry run; all steps of the run if left out.
 
     Raises:
-        ValueError: the devices are not there, or cannot do what is asked of them.
+        ValueError: the devices do not exist, or do not support the strategy or precision.
     """
     has_gpu = torch.cuda.is_available()
     if config.device == "cuda" and not has_gpu:
-        raise ValueError("device cuda was asked for, but there is no GPU that torch can use")
+        raise ValueError("got device=cuda, but there is no GPU that torch can use")
     on_gpu = has_gpu and config.device != "cpu"
     n_devices = config.devices
     if n_devices == "auto":
@@ -47,43 +47,44 @@ def make_trainer(config: PretrainConfig, n_steps: int | None = None) -> pl.Train
     strategy: str | Strategy = "auto"
     if config.strategy == "fsdp":
         if not on_gpu:
-            raise ValueError("strategy fsdp needs GPUs, and there is none that torch can use")
-        strategy = shared_out()
+            raise ValueError(
+                "got strategy=fsdp, which needs GPUs, but there is no GPU that torch can use"
+            )
+        strategy = fsdp_strategy()
     elif config.strategy == "ddp" or n_devices * config.nodes > 1:
-        # A share without geometry leaves the weights for it alone.
+        # A micro-batch without geometry does not use the weights for it.
         strategy = DDPStrategy(find_unused_parameters=True)
     on_cpu = config.device == "cpu" or not (has_gpu or torch.backends.mps.is_available())
-    # Lightning would make bf16 of fp16 on a CPU, though torch can do it.
+    # Lightning would replace fp16 by bf16 on a CPU, although torch supports it.
     is_by_hand = config.precision == "fp16" and on_cpu
     by_hand = [MixedPrecision("16-mixed", "cpu")] if is_by_hand else []
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     try:
-        return pl.Trainer(
-            accelerator=config.device,
-            devices=n_devices,
-            num_nodes=config.nodes,
-            strategy=strategy,
-            precision=None if by_hand else _PRECISIONS[config.precision],
-            plugins=[AtomicCheckpointIO(), *by_hand],
-            accumulate_grad_batches=config.accumulate,
-            use_distributed_sampler=False,
-            max_steps=config.schedule.steps if n_steps is None else n_steps,
-            max_epochs=-1,
-            gradient_clip_val=config.schedule.clip_norm,
-            logger=False,
-            log_every_n_steps=1,  # the journal decides; Lightning warns of runs shorter than this
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            limit_val_batches=0,
-        )
+        with quiet_lightning():
+            return pl.Trainer(
+                accelerator=config.device,
+                devices=n_devices,
+                num_nodes=config.nodes,
+                strategy=strategy,
+                precision=None if by_hand else _PRECISIONS[config.precision],
+                plugins=[AtomicCheckpointIO(), *by_hand],
+                accumulate_grad_batches=config.accumulate,
+                use_distributed_sampler=False,
+                max_steps=config.schedule.steps if n_steps is None else n_steps,
+                max_epochs=-1,
+                gradient_clip_val=config.schedule.clip_norm,
+                logger=False,
+                log_every_n_steps=1,  # Lightning warns of runs with fewer steps than this
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                limit_val_batches=0,
+            )
     except (MisconfigurationException, ValueError) as error:
         raise ValueError(f"{n_devices} devices: {' '.join(str(error).split())}") from error
 
 
-def shared_out() -> FSDPStrategy:
-    """Share the weights out layer by layer; they stay in float32, as under autocast elsewhere."""
+def fsdp_strategy() -> FSDPStrategy:
+    """Shard the weights layer by layer; they stay in float32, as with the other strategies."""
     in_float32 = TorchMixedPrecision(
         param_dtype=torch.float32, reduce_dtype=torch.float32, buffer_dtype=torch.float32
     )
@@ -92,11 +93,22 @@ def shared_out() -> FSDPStrategy:
     )
 
 
+def gather_model(model: Model, trainer: pl.Trainer) -> Model:
+    """Return the model with all its weights, which FSDP has sharded over the devices."""
+    if not isinstance(trainer.strategy, FSDPStrategy):
+        return model
+    state = trainer.strategy.lightning_module_state_dict()
+    gathered = Model(model.config)
+    if trainer.is_global_zero:
+        gathered.load_state_dict({k.removeprefix("model."): v for k, v in state.items()})
+    return gathered.to(trainer.strategy.root_device)
+
+
 @contextmanager
 def first_process_first(trainer: pl.Trainer) -> Generator[None, None, None]:
-    """Let the other processes do what follows when the first has done it."""
+    """Run the block in the first process, then in the others."""
     strategy = trainer.strategy
-    # Those that Lightning starts itself come later, when it fits.
+    # Processes that Lightning starts itself come later, in `fit`.
     if isinstance(strategy, ParallelStrategy) and not isinstance(
         strategy.cluster_environment, LightningEnvironment
     ):
@@ -106,21 +118,8 @@ def first_process_first(trainer: pl.Trainer) -> Generator[None, None, None]:
             strategy.barrier()
         except RuntimeError as error:
             raise ChildProcessError(
-                f"process {trainer.global_rank}: the first process ended before this one began"
+                f"process {trainer.global_rank}: the first process ended before this one started"
             ) from error
     yield
     if trainer.is_global_zero:
         strategy.barrier()
-
-
-@contextmanager
-def quiet_lightning() -> Generator[None, None, None]:
-    """Let Lightning say only what concerns the user."""
-    with warnings.catch_warnings():
-        # Batches are made in the training process on purpose: for small molecules that is fastest.
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        # Lightning 2.6 asks torch 2.13 in a way that torch has renamed.
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-        # With fp16 a first step whose gradients overflow is left out, and torch wonders.
-        warnings.filterwarnings("ignore", message=".*lr_scheduler.step\\(\\)` before.*")
-        yield

@@ -1,4 +1,4 @@
-"""The saved states of a run: the last two, each whole, and the last good one found again."""
+"""Saved training states: the last two are kept, and a damaged one is detected."""
 
 import io
 import os
@@ -11,17 +11,18 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from moleblend.files import replacing
+from moleblend.model.compat import upgrade_state
 
 LAST, BEFORE = "state.ckpt", "state.before.ckpt"
 
 
 @dataclass(frozen=True)
 class SavedState:
-    """A saved state that was found whole.
+    """A saved state that is not damaged.
 
     Attributes:
-        path: of the file.
-        step: how many steps it has behind it.
+        path: path of the file.
+        step: number of finished steps.
     """
 
     path: Path
@@ -29,7 +30,7 @@ class SavedState:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a state beside the last one, which is kept under another name."""
+    """Writes states atomically and keeps the one before under another name."""
 
     def save_checkpoint(
         self,
@@ -37,9 +38,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path: str | os.PathLike[str],
         storage_options: object = None,  # noqa: ARG002
     ) -> None:
-        """Write a state; the one before the last goes when it is whole on the disk."""
+        """Write a state; once it is complete on the disk, it replaces the last one."""
         last, content = Path(path), io.BytesIO()
-        # Through memory: torch itself would say of a full disk that a position is unexpected.
+        # Through memory: on a full disk torch itself would raise an unclear error.
         torch.save(checkpoint, content)
         with replacing(last) as temporary:
             with temporary.open("wb") as file:
@@ -49,18 +50,27 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             if last.is_file():
                 last.replace(last.with_name(BEFORE))
 
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Any = lambda storage, _: storage,  # noqa: ANN401
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Load a state; former names are translated."""
+        return upgrade_state(super().load_checkpoint(path, map_location, weights_only))
+
 
 def find_state(out: Path) -> tuple[SavedState | None, list[str]]:
-    """Find the last state of a run that is whole.
+    """Find the last saved state that is not damaged.
 
     Args:
         out: the run folder.
 
     Returns:
-        The state, None where none was saved yet; and a sentence for each damaged one passed over.
+        The state, or None if none was saved yet; and a message for each damaged state.
 
     Raises:
-        ValueError: there are states, but all are damaged.
+        ValueError: all saved states are damaged.
     """
     damaged: list[str] = []
     for path in (out / LAST, out / BEFORE):
@@ -72,37 +82,37 @@ def find_state(out: Path) -> tuple[SavedState | None, list[str]]:
             damaged.append(str(error))
     if damaged:
         raise ValueError(
-            f"{' and '.join(damaged)}; no other state is there to resume from: without "
-            f"{'them' if len(damaged) > 1 else 'it'} the run begins anew"
+            f"{'; '.join(damaged)}; there is no other state to resume from: delete "
+            f"{'these files' if len(damaged) > 1 else 'this file'} to restart the run from step 0"
         )
     return None, []
 
 
-def settle_state(state: SavedState, out: Path) -> Path:
-    """Give a state the name of the last one, so that no save keeps a damaged one instead of it."""
+def make_last(state: SavedState, out: Path) -> Path:
+    """Rename a state to the last one, so that the next save does not keep a damaged one instead."""
     return state.path.replace(out / LAST)
 
 
-def kept_state(out: Path) -> str:
-    """Say in half a sentence which state a run that ends now has left."""
+def describe_last_state(out: Path) -> str:
+    """Describe the saved state that a run can be resumed from, for an error message."""
     try:
         state, _ = find_state(out)
     except ValueError as error:
         return str(error)
     if state is None:
         return "no state was saved yet"
-    return f"{state.path} is whole and has step {state.step:,}, from which --resume goes on"
+    return f"--resume continues from step {state.step:,} ({state.path})"
 
 
 def _read_step(path: Path) -> int:
-    """Read a state through, and how many steps it has behind it."""
+    """Read a complete state and return its number of finished steps."""
     try:
         # torch itself never compares the checksums that it writes.
         with zipfile.ZipFile(path) as archive:
-            spoilt = archive.testzip()
-        if spoilt is None:
+            corrupt = archive.testzip()
+        if corrupt is None:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
-        reason = f"the checksum of {spoilt} is wrong"
+        reason = f"wrong checksum of {corrupt}"
     except PermissionError:
         raise
     except Exception as error:  # a damaged file can fail in any way
@@ -111,4 +121,4 @@ def _read_step(path: Path) -> int:
 
 
 def _damaged(path: Path, reason: str) -> ValueError:
-    return ValueError(f"{path}: truncated or damaged, or not the saved state of a run ({reason})")
+    return ValueError(f"{path}: damaged, or not a saved state of a run ({reason})")

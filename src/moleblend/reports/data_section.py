@@ -1,112 +1,167 @@
-"""What came in, for the page of a training: rows, parts, labels, and molecules that repeat."""
+"""Data section of a training report: rows, sets, labels and duplicate molecules."""
 
 from collections import Counter
-from dataclasses import fields
-from html import escape
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from moleblend.data.targets import Target
-from moleblend.finetuning.train import TrainResult
-from moleblend.reports.html_page import BLUE, GREY, ORANGE, axes_of, picture, plots, table
+from moleblend.data.duplicates import Duplicates
+from moleblend.data.splits import Split
+from moleblend.data.targets import Target, class_names
+from moleblend.finetuning.resolved_settings import ResolvedSettings, TargetSettings
+from moleblend.prediction.inputs import Row
+from moleblend.reports.html_page import Table, in_parentheses
+from moleblend.reports.plots import (
+    BLUE,
+    GREY,
+    MOST_TARGETS_PLOTTED,
+    ORANGE,
+    Plot,
+    add_legend,
+    finish_plot,
+    new_axes,
+)
 
-_MOST_PLOTS = 6
-
+_MOST_REASONS = 3
 _COLOURS = {"train": GREY, "validation": ORANGE, "test": BLUE}
 
 
-def data_part(result: TrainResult) -> list[str]:
-    """Say what became of each row, how labels are spread over the parts, and what repeats."""
-    counts = Counter(row.status for row in result.rows)
+@dataclass(frozen=True)
+class DataSection:
+    """What a run read.
+
+    Attributes:
+        n_rows: of the file.
+        n_usable: in one of the sets.
+        statuses: number of rows for each status, with the first reasons.
+        sets: number of molecules in each set.
+        n_folds: 0 without cross-validation.
+        duplicates: sentences about molecules in several rows.
+        labels: cells of each target; None where they are not known.
+        classes: number of labels of each class in each set; None without a classification target.
+        plots: histograms of the labels of regression targets.
+    """
+
+    n_rows: int
+    n_usable: int
+    statuses: Table
+    sets: Table
+    n_folds: int
+    duplicates: list[str]
+    labels: Table | None
+    classes: Table | None
+    plots: list[Plot]
+
+
+def data_section(
+    rows: Sequence[Row],
+    split: Split,
+    targets: Sequence[Target],
+    measured: np.ndarray,
+    settings: ResolvedSettings,
+    duplicates: Duplicates,
+) -> DataSection:
+    """Summarise rows, sets, labels and duplicates.
+
+    Args:
+        rows: status and reason of every row of the file.
+        split: rows of each set; with folds all rows are test rows.
+        targets: of the model.
+        measured: labels of every row, one column for each target.
+        settings: of the run, see `resolve_settings`.
+        duplicates: molecules that are in several rows.
+    """
     reasons: dict[str, list[str]] = {}
-    for k, row in enumerate(result.rows):
+    for k, row in enumerate(rows):
         if row.reason:
             reasons.setdefault(row.status, []).append(f"row {k + 1}: {row.reason}")
     statuses = [
-        (status, f"{count:,}", "; ".join(reasons.get(status, [])[:3]))
-        for status, count in counts.most_common()
+        (status, f"{count:,}", "; ".join(reasons.get(status, [])[:_MOST_REASONS]))
+        for status, count in Counter(row.status for row in rows).most_common()
     ]
-    sizes = {name: len(rows) for name, rows in _parts(result).items()}
-    parts = [(name, f"{size:,}") for name, size in sizes.items()]
-    folds, about = result.choices.get("folds", 0), ""
-    if folds:
-        about = f"In {folds} folds; each is tested once, validates once, and trains otherwise."
-    counted = f"{len(result.rows):,} rows, {sum(sizes.values()):,} of them usable."
-    return [
-        "<h2>Data</h2>",
-        f"<p>{counted} <code>rows.csv</code> in the run folder says what became of each.</p>",
-        table(("status", "rows", "first reasons"), statuses, style="words"),
-        table(("part", "molecules"), parts, about),
-        *(
-            f"<p>{escape(text[0].upper() + text[1:])}.</p>"
-            for text in result.duplicates.sentences()
-        ),
-        *_labels(result),
-    ]
+    sets = _rows_of_sets(split)
+    labels = classes = None
+    plots: list[Plot] = []
+    if settings.targets:
+        labels = _label_table(targets, settings.targets, len(rows))
+        known = [_labels_of_sets(measured[:, k], sets) for k in range(len(targets))]
+        classes = _class_table(targets, known, list(sets))
+        plots = [
+            _histogram(target, known[k])
+            for k, target in enumerate(targets[:MOST_TARGETS_PLOTTED])
+            if target.kind == "regression"
+        ]
+    return DataSection(
+        n_rows=len(rows),
+        n_usable=sum(map(len, sets.values())),
+        statuses=Table(("status", "rows", "first reasons"), statuses, is_text=True),
+        sets=Table(("set", "molecules"), [(name, f"{len(one):,}") for name, one in sets.items()]),
+        n_folds=settings.folds,
+        duplicates=duplicates.sentences(),
+        labels=labels,
+        classes=classes,
+        plots=plots,
+    )
 
 
-def _parts(result: TrainResult) -> dict[str, np.ndarray]:
-    """The rows of each part; with folds every row is tested, and stands there alone."""
-    parts = {part.name: getattr(result.parts, part.name) for part in fields(result.parts)}
-    return {name: rows for name, rows in parts.items() if len(rows)}
+def _rows_of_sets(split: Split) -> dict[str, np.ndarray]:
+    """Rows of each set that is not empty."""
+    return {name: rows for name, rows in split.sets().items() if len(rows)}
 
 
-def _labels(result: TrainResult) -> list[str]:
-    """Count the cells of each target, and show how values and classes are spread."""
-    told = result.choices.get("targets", {})
-    if result.measured is None or not told:
-        return []
+def _labels_of_sets(column: np.ndarray, sets: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Labels of one target in each set, without the missing ones."""
+    labels = {name: column[rows] for name, rows in sets.items()}
+    return {name: values[~np.isnan(values)] for name, values in labels.items()}
+
+
+def _label_table(
+    targets: Sequence[Target], counts: Mapping[str, TargetSettings], n_rows: int
+) -> Table:
     rows = []
-    for target in result.targets:
-        one = told[target.name]
-        counts = [one[name] for name in ("n_labels", "n_bounds", "n_bad_cells")]
-        n_missing = len(result.rows) - one["n_labels"] - one["n_bad_cells"]
-        cells = [f"{count:,}" for count in (*counts[:2], n_missing, counts[2])]
-        rows.append([target.name, target.kind, *cells])
-    head = ("target", "kind", "labels", "of them bounds", "missing", "cells that are no label")
-    shown = result.targets[:_MOST_PLOTS]
-    values, classes = [], []
-    for k, target in enumerate(shown):
-        labels = {name: result.measured[rows, k] for name, rows in _parts(result).items()}
-        known = {name: one[~np.isnan(one)] for name, one in labels.items()}
+    for target in targets:
+        count = counts[target.name]
+        n_labels, n_bad = count.n_labels, count.n_bad_cells
+        cells = (n_labels, count.n_censored, n_rows - n_labels - n_bad, n_bad)
+        rows.append([target.name, target.kind, *(f"{n:,}" for n in cells)])
+    return Table(("target", "task", "labels", "censored", "missing", "unreadable cells"), rows)
+
+
+def _class_table(
+    targets: Sequence[Target], known: Sequence[dict[str, np.ndarray]], sets: list[str]
+) -> Table | None:
+    """Count each class in each set, with its fraction of the set's labels."""
+    rows = []
+    for target, labels in list(zip(targets, known, strict=True))[:MOST_TARGETS_PLOTTED]:
         if target.kind == "regression":
-            values.append(_histogram(target, known))
-        else:
-            classes += _class_rows(target, known)
-    counted = table(("target", "class", *_parts(result)), classes) if classes else ""
-    return [table(head, rows), counted, plots(values) if values else ""]
-
-
-def _class_rows(target: Target, labels: dict[str, np.ndarray]) -> list[list[str]]:
-    """Count each class in each part, with its share of the labels there."""
-    rows = []
-    for number, name in enumerate(target.classes or ("0", "1")):
-        cells = []
-        for found in labels.values():
-            n = int((found == number).sum())
-            cells.append(f"{n:,} ({n / len(found):.1%})" if len(found) else "–")
-        rows.append([target.name, name, *cells])
-    return rows
-
-
-def _histogram(target: Target, labels: dict[str, np.ndarray]) -> str:
-    """Draw which share of each part's labels lies where, in bins that the parts have in common."""
-    every = np.concatenate(list(labels.values()))
-    every = np.log10(every) if target.log10 else every
-    edges = np.histogram_bin_edges(every, bins=min(20, max(5, len(every) // 20)))
-    edges = 10**edges if target.log10 else edges
-    unit = f" ({target.unit})" if target.unit else ""
-    plot = axes_of(f"{target.name}: labels", f"measured{unit}", "share of the part")
-    told = []
-    for name, found in labels.items():
-        if not len(found):
             continue
-        share = np.histogram(found, edges)[0] / len(found)
+        for number, name in enumerate(class_names(target)):
+            cells = []
+            for values in labels.values():
+                n = int((values == number).sum())
+                cells.append(f"{n:,} ({n / len(values):.1%})" if len(values) else "–")
+            rows.append([target.name, name, *cells])
+    return Table(("target", "class", *sets), rows) if rows else None
+
+
+def _histogram(target: Target, labels: dict[str, np.ndarray]) -> Plot:
+    """Draw the fraction of each set's labels in bins that the sets have in common."""
+    values = np.concatenate(list(labels.values()))
+    values = np.log10(values) if target.log10 else values
+    edges = np.histogram_bin_edges(values, bins=min(20, max(5, len(values) // 20)))
+    edges = 10**edges if target.log10 else edges
+    axes = new_axes(f"measured{in_parentheses(target.unit)}", "fraction of the set")
+    counts = []
+    for name, values in labels.items():
+        if not len(values):
+            continue
+        fraction = np.histogram(values, edges)[0] / len(values)
         is_filled = name == "train"
-        shade = {"fill": is_filled, "alpha": 0.5 if is_filled else 1, "linewidth": 1.3}
-        plot.stairs(share, edges, color=_COLOURS[name], label=name, **shade)
-        told.append(f"{name} {len(found):,} labels, mean {found.mean():.4g}")
+        style = {"fill": is_filled, "alpha": 0.5 if is_filled else 1, "linewidth": 1.3}
+        axes.stairs(fraction, edges, color=_COLOURS[name], label=name, **style)
+        counts.append(f"{name} {len(values):,} labels, mean {values.mean():.4g}")
     if target.log10:
-        plot.set_xscale("log")
-    plot.legend(frameon=False, fontsize=8)
-    return picture(plot, "; ".join(told) + ".")
+        axes.set_xscale("log")
+    add_legend(axes)
+    return finish_plot(axes, f"{target.name}: labels", "; ".join(counts) + ".")

@@ -1,207 +1,230 @@
-"""Where a model errs, for the page of its training: families, distance, best and worst."""
+"""Error analysis section of a training report: errors by scaffold and distance, best and worst."""
 
-from html import escape
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int8, Int64
 
-from moleblend.chem.drawing import draw_svg
-from moleblend.chem.molecule import MoleculeError
 from moleblend.data.targets import Target, class_names, output_slices
+from moleblend.evaluation.applicability_domain import DomainScores
 from moleblend.evaluation.error_analysis import (
-    FEWEST_IN_FAMILY,
+    MIN_GROUP_SIZE,
     ErrorTrend,
     ScaffoldGroup,
-    ScaffoldGroups,
     error_trend,
-    errors_of,
-    extremes_of,
+    extreme_errors,
+    prediction_errors,
     scaffold_groups,
 )
-from moleblend.evaluation.uncertainty_evaluation import ClassificationEstimate, RegressionEstimate
-from moleblend.finetuning.train import TrainResult
-from moleblend.reports.html_page import BLUE, axes_of, image, number, picture, plots, table
+from moleblend.evaluation.uncertainty_evaluation import (
+    ClassificationEstimate,
+    RegressionEstimate,
+    UncertaintyEstimate,
+)
+from moleblend.reports.html_page import error_unit, format_number, in_parentheses
+from moleblend.reports.molecules import Drawing, NearestMolecule, draw_molecule, nearest_molecule
+from moleblend.reports.plots import BLUE, Plot, finish_plot, new_axes
 
 _MOST_TARGETS = 3
-_MOST_DRAWN = 4
+_MOST_MOLECULES = 4
 
 
-def mistakes_part(result: TrainResult) -> list[str]:
-    """Say where the errors on test are, target by target; of many targets of the first ones."""
-    if not result.smiles:
+@dataclass(frozen=True, eq=False)
+class TestedMolecules:
+    """Molecules of the test set, with labels and predictions.
+
+    Attributes:
+        rows: of the file, counted from 0.
+        smiles: empty where errors are not analysed.
+        labels: NaN where missing.
+        censoring: 1 or -1 where the label is censored.
+        predicted: see `targets.unscale_outputs`.
+        scores: distances to the training set.
+        estimates: uncertainty estimates of each target.
+    """
+
+    rows: Int64[np.ndarray, " m"]
+    smiles: Sequence[str]
+    labels: Float64[np.ndarray, "m t"]
+    censoring: Int8[np.ndarray, "m t"]
+    predicted: Float64[np.ndarray, "m o"]
+    scores: DomainScores
+    estimates: Mapping[str, UncertaintyEstimate]
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """A group of test molecules with the same scaffold or framework.
+
+    Attributes:
+        group: its error and that of all other molecules.
+        drawing: of the scaffold; None of molecules without a ring.
+    """
+
+    group: ScaffoldGroup
+    drawing: Drawing | None
+
+
+@dataclass(frozen=True)
+class MoleculeCard:
+    """A test molecule with its prediction.
+
+    Attributes:
+        row: of the file, counted from 1.
+        drawing: of the molecule.
+        measured: label with class name.
+        predicted: value, or the most probable class with its probability.
+        uncertainty: interval or set of classes; empty where it is not known.
+        nearest: the most similar training molecule; None where it is not known.
+    """
+
+    row: int
+    drawing: Drawing
+    measured: str
+    predicted: str
+    uncertainty: str
+    nearest: NearestMolecule | None
+
+
+@dataclass(frozen=True)
+class TargetErrors:
+    """Errors of one target on the test set.
+
+    Attributes:
+        name: of the target.
+        is_regression: the error is the absolute error; else it is the Brier score.
+        unit: of the error.
+        label_unit: of the labels.
+        n: test molecules with a label that is not censored.
+        grouped_by: `scaffold` or `framework`.
+        groups: the largest groups; none where all are too small.
+        fewest_in_group: molecules that a group needs.
+        trends: error over similarity and over distance to the training set.
+        is_distance_known: the model file has the training set.
+        worst: molecules with the largest errors.
+        best: molecules with the smallest errors.
+    """
+
+    name: str
+    is_regression: bool
+    unit: str
+    label_unit: str
+    n: int
+    grouped_by: str
+    groups: list[GroupRow]
+    fewest_in_group: int
+    trends: list[Plot]
+    is_distance_known: bool
+    worst: list[MoleculeCard]
+    best: list[MoleculeCard]
+
+
+def error_analysis_section(
+    targets: Sequence[Target], tested: TestedMolecules
+) -> list[TargetErrors]:
+    """Analyse the test errors of the first targets."""
+    if not tested.smiles:
         return []
-    body = ["<h2>Where it errs</h2>"]
-    shown = result.targets[:_MOST_TARGETS]
-    if len(result.targets) > len(shown):
-        body.append(f"<p>The first {len(shown)} of {len(result.targets)} targets are shown.</p>")
-    for k, (target, where) in enumerate(zip(shown, output_slices(shown), strict=True)):
-        censoring = np.zeros(len(result.labels), np.int8)
-        if result.censoring is not None:
-            censoring = result.censoring[:, k]
-        error = errors_of(target, result.predicted[:, where], result.labels[:, k], censoring)
-        n = int((~np.isnan(error)).sum())
-        told = f"{_kind_of_error(target)}, over {n:,} test molecules with a label."
-        body.append(f"<h3>{escape(target.name)}</h3><p>The error here is the {escape(told)}</p>")
-        body += [
-            _families(scaffold_groups(result.smiles, error), target, n),
-            _trends(result, target, error),
-            *_extremes(result, k, target, where, error),
-        ]
-    return body
-
-
-def _kind_of_error(target: Target) -> str:
-    if target.kind == "regression":
-        return f"absolute error{_unit(target)}"
-    return "Brier score (0: certain and right, 0.25: undecided between two, 1: certain and wrong)"
-
-
-def _unit(target: Target) -> str:
-    unit = "log10" if target.log10 else target.unit
-    return f" ({unit})" if unit else ""
-
-
-def _families(families: ScaffoldGroups, target: Target, n: int) -> str:
-    """Draw the families in a table, each with its error and that of the rest."""
-    if not families.found:
-        return (
-            f"<p>No family of test molecules has {FEWEST_IN_FAMILY} members and a rest as large "
-            f"among these {n:,}, so errors are not told by family.</p>"
-        )
-    by = (
-        "Bemis-Murcko scaffold"
-        if families.by == "scaffold"
-        else "Bemis-Murcko framework (the scaffold as a bare graph, since hardly any share one)"
-    )
-    rows = [
-        (
-            _drawn(family.smiles, 130, 80) if family.smiles else "no ring",
-            f"{family.n:,}",
-            f"{family.error:.3g} ± {family.uncertainty:.2g}",
-            f"{family.rest:.3g}",
-            _verdict(family),
-        )
-        for family in families.found
+    shown = targets[:_MOST_TARGETS]
+    return [
+        _target_errors(target, k, columns, tested)
+        for k, (target, columns) in enumerate(zip(shown, output_slices(shown), strict=True))
     ]
-    head = ("family", "n", _name(target), "the rest", "verdict")
-    note = (
-        f"n test molecules with the same {by}, the largest families; ± is the standard error of "
-        "the mean. Harder or easier: more than two standard errors from the rest, which among so "
-        "many families one may be by chance."
+
+
+def _target_errors(target: Target, k: int, columns: slice, tested: TestedMolecules) -> TargetErrors:
+    predicted = tested.predicted[:, columns]
+    error = prediction_errors(target, predicted, tested.labels[:, k], tested.censoring[:, k])
+    groups = scaffold_groups(tested.smiles, error)
+    best, worst = extreme_errors(error, _MOST_MOLECULES)
+    return TargetErrors(
+        name=target.name,
+        is_regression=target.kind == "regression",
+        unit=error_unit(target) if target.kind == "regression" else "",
+        label_unit=target.unit,
+        n=int((~np.isnan(error)).sum()),
+        grouped_by=groups.by,
+        groups=[
+            GroupRow(group, draw_molecule(group.smiles, 150, 95) if group.smiles else None)
+            for group in groups.groups
+        ],
+        fewest_in_group=MIN_GROUP_SIZE,
+        trends=_trends(target, tested.scores, error),
+        is_distance_known=not np.isnan(tested.scores.similarity).all(),
+        worst=[_card(target, k, columns, tested, place) for place in worst],
+        best=[_card(target, k, columns, tested, place) for place in best],
     )
-    return table(head, rows, note, style="families", is_html=True)
 
 
-def _name(target: Target) -> str:
-    return "MAE" if target.kind == "regression" else "Brier score"
-
-
-def _verdict(family: ScaffoldGroup) -> str:
-    return f"<b>{family.verdict}</b>" if family.verdict else "as the rest"
-
-
-def _drawn(smiles: str, width: int, height: int) -> str:
-    try:
-        svg = draw_svg(smiles, width, height)
-    except MoleculeError:  # of a mol block, which RDKit does not read again
-        return f"<code>{escape(smiles)}</code>"
-    return image(svg.encode(), "", smiles)
-
-
-def _trends(result: TrainResult, target: Target, error: Float64[np.ndarray, " m"]) -> str:
-    """Draw the error over similarity and over distance; say so where there is too little."""
-    near = result.scores
-    found = [
-        ("similarity", "Tanimoto similarity of the nearest training molecule", near.similarity),
-        ("distance", "distance to training, in the embedding", near.distance),
-    ]
-    drawn = [
-        _trend(f"{target.name}: error by {name}", x, _name(target) + _unit(target), trend)
-        for name, x, quantity in found
+def _trends(target: Target, scores: DomainScores, error: Float64[np.ndarray, " m"]) -> list[Plot]:
+    """Draw the error over similarity and over distance, where there are enough molecules."""
+    metric = "MAE" if target.kind == "regression" else "Brier score"
+    unit = in_parentheses(error_unit(target)) if target.kind == "regression" else ""
+    quantities = (
+        ("similarity", "Tanimoto similarity of the nearest training molecule", scores.similarity),
+        ("distance", "distance to the training set in the embedding", scores.distance),
+    )
+    return [
+        _trend(f"{target.name}: error by {name}", x, metric + unit, trend)
+        for name, x, quantity in quantities
         if (trend := error_trend(quantity, error)) is not None
     ]
-    if drawn:
-        return plots(drawn)
-    why = (
-        "The distance to the training set is not known, so errors are not drawn along it"
-        if np.isnan(near.similarity).all()
-        else "There are too few test molecules to draw errors along their distance to training"
+
+
+def _trend(title: str, x: str, y: str, trend: ErrorTrend) -> Plot:
+    axes = new_axes(x, y)
+    axes.errorbar(
+        trend.median, trend.error, trend.standard_error, color=BLUE, marker=".", capsize=2
     )
-    return f"<p>{why}.</p>"
-
-
-def _trend(title: str, x: str, y: str, trend: ErrorTrend) -> str:
-    plot = axes_of(title, x, y, height=3.2)
-    plot.errorbar(trend.middle, trend.error, trend.uncertainty, color=BLUE, marker=".", capsize=2)
-    plot.set_ylim(bottom=0)
-    sizes = sorted({int(n) for n in trend.n})
-    about = (
-        f"{int(trend.n.sum()):,} test molecules in {len(trend.n)} bins of "
-        f"{' or '.join(f'{n:,}' for n in sizes)}; bars are standard errors."
+    axes.set_ylim(bottom=0)
+    sizes = " or ".join(f"{n:,}" for n in sorted({int(n) for n in trend.n}))
+    caption = (
+        f"{int(trend.n.sum()):,} test molecules in {len(trend.n)} bins of {sizes}. Bars are "
+        "standard errors."
     )
     if trend.rank_correlation is not None:
-        about += f" Spearman's correlation over molecules is {trend.rank_correlation:.2f}."
-    return picture(plot, about)
+        caption += f" Spearman correlation over molecules: {trend.rank_correlation:.2f}."
+    return finish_plot(axes, title, caption)
 
 
-def _extremes(
-    result: TrainResult, k: int, target: Target, where: slice, error: Float64[np.ndarray, " m"]
-) -> list[str]:
-    """Draw the worst and the best predicted molecules."""
-    best, worst = extremes_of(error, _MOST_DRAWN)
-    body = []
-    for name, places in (("Worst predicted", worst), ("Best predicted", best)):
-        if places:
-            cards = "".join(_card(result, k, target, where, place) for place in places)
-            unit = f" ({target.unit})" if target.unit else ""
-            body.append(f"<h4>{name}{escape(unit)}</h4><div class='molecules'>{cards}</div>")
-    return body
+def _card(
+    target: Target, k: int, columns: slice, tested: TestedMolecules, place: int
+) -> MoleculeCard:
+    label = tested.labels[place, k]
+    is_regression = target.kind == "regression"
+    return MoleculeCard(
+        row=int(tested.rows[place]) + 1,
+        drawing=draw_molecule(tested.smiles[place], 240, 150),
+        measured=format_number(label) if is_regression else class_names(target)[int(label)],
+        predicted=_prediction(target, tested.predicted[place, columns]),
+        uncertainty=_uncertainty(target, tested.estimates.get(target.name), place),
+        nearest=nearest_molecule(tested.scores, place),
+    )
 
 
-def _card(result: TrainResult, k: int, target: Target, where: slice, place: int) -> str:
-    """One test molecule: measured, predicted, and what the model could know it from."""
-    near, label = result.scores, result.labels[place, k]
-    names = class_names(target)
-    is_value = target.kind == "regression"
-    measured = number(label) if is_value else names[int(label)]
-    lines = [
-        f"row {result.parts.test[place] + 1}",
-        f"measured <b>{escape(measured)}</b>",
-        f"predicted <b>{escape(_predicted(result, target, where, place))}</b>"
-        + escape(_sureness(result, target, place)),
-    ]
-    if near.row[place] >= 0:
-        lines.append(
-            f"nearest in training: row {near.row[place] + 1}, similarity "
-            f"{near.similarity[place]:.2f}"
-        )
-        if near.smiles[place]:
-            lines.append(f"<code>{escape(near.smiles[place])}</code>")
-    return f"<div>{_drawn(result.smiles[place], 220, 140)}<p>{'<br/>'.join(lines)}</p></div>"
-
-
-def _predicted(result: TrainResult, target: Target, where: slice, place: int) -> str:
-    """Say a value, or the probability of the class that is likeliest."""
-    found = result.predicted[place, where]
+def _prediction(target: Target, outputs: Float64[np.ndarray, " c"]) -> str:
+    """Format a value, or the most probable class with its probability."""
     if target.kind == "regression":
-        return number(_rounded(found[0]))
-    each = [1 - found[0], found[0]] if target.kind == "binary" else found
-    likeliest = int(np.argmax(each))
-    return f"{class_names(target)[likeliest]} with probability {each[likeliest]:.2f}"
+        return format_number(_rounded(outputs[0]))
+    probabilities = [1 - outputs[0], outputs[0]] if target.kind == "binary" else outputs
+    top = int(np.argmax(probabilities))
+    return f"{class_names(target)[top]} with probability {probabilities[top]:.2f}"
 
 
 def _rounded(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-def _sureness(result: TrainResult, target: Target, place: int) -> str:
-    """Say the interval, or the set of classes, where the model has them."""
-    said = result.said.get(target.name)
-    if isinstance(said, RegressionEstimate):
-        low, high = 10 ** said.interval[place] if target.log10 else said.interval[place]
-        return f" (90 %: {number(_rounded(low))} to {number(_rounded(high))})"
-    if isinstance(said, ClassificationEstimate):
-        names = class_names(target)
-        chosen = [name for name, is_in in zip(names, said.sets[place], strict=True) if is_in]
-        return f" (90 % set: {', '.join(chosen) or 'none'})"
+def _uncertainty(target: Target, estimate: UncertaintyEstimate | None, place: int) -> str:
+    """Format the interval or the set of classes; empty where there is none."""
+    if isinstance(estimate, RegressionEstimate):
+        low, high = estimate.interval[place]
+        if target.log10:
+            low, high = 10**low, 10**high
+        ends = f"{format_number(_rounded(low))} to {format_number(_rounded(high))}"
+        return f"90 % interval: {ends}"
+    if isinstance(estimate, ClassificationEstimate):
+        names = zip(class_names(target), estimate.sets[place], strict=True)
+        return f"90 % set: {', '.join(name for name, is_in in names if is_in) or 'none'}"
     return ""

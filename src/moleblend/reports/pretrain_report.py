@@ -1,59 +1,85 @@
-"""A pretraining run as a page to read: what was learnt, how fast, and how it was made."""
+"""Report of a pretraining run: validation, losses, speed and provenance."""
 
 import json
 import shlex
 from csv import DictReader
-from html import escape
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from moleblend.pretraining.validation import SHOWN, named_metric
-from moleblend.reports.html_page import (
+from moleblend.pretraining.validation import SHOWN_AS, Score, metric_label, read_validations
+from moleblend.reports.html_page import Table, flat_settings, format_number, write_page
+from moleblend.reports.plots import (
     BLUE,
     GREEN,
     GREY,
     ORANGE,
-    axes_of,
-    number,
-    picture,
-    plots,
-    settings_table,
-    table,
-    write_page,
+    Plot,
+    add_legend,
+    finish_plot,
+    new_axes,
 )
 
 _LOG_COLUMNS = ("step", "learning_rate", "loss", "molecules_per_s")
 
 _MOST_STARTS = 3
 
-_FILES = (
-    ("model.safetensors", "the model as of the last validation: one file, for train and embed"),
-    ("config.json", "what was asked for, the hash of the data, the losses of a constant guess"),
-    ("starts.csv", "each start: from which step, when, on what machine, with what code"),
-    ("log.csv", "the loss of each view, the learning rate, the speed"),
-    ("validation.csv", "how well each view is predicted on held-out molecules"),
-    ("state.ckpt", "what --resume goes on from; state.before.ckpt if that is damaged"),
-    ("report.html", "this page"),
-)
-
-_NAMES = {
+_VIEW_NAMES = {
     "path_length": "path length",
     "bonds": "bonds on the path",
     "distance": "distance",
     "direction": "direction",
     "denoising": "noise on the positions",
-    "descriptors": "descriptors of the molecule",
+    "descriptors": "molecular descriptors",
 }
 
 
+@dataclass(frozen=True)
+class ScoreCell:
+    """A validation score; texts are empty where there is none."""
+
+    value: str = ""
+    lookup: str = ""
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """Validation scores of one view.
+
+    Attributes:
+        view: its name.
+        metric: with its unit.
+        cells: for each of `SHOWN_AS`.
+    """
+
+    view: str
+    metric: str
+    cells: list[ScoreCell]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The last validation of a run, and all of them as plots.
+
+    Attributes:
+        head: how a view was shown.
+        rows: one for each view.
+        plots: scores over steps.
+    """
+
+    head: tuple[str, ...]
+    rows: list[ScoreRow]
+    plots: list[Plot]
+
+
 def write_pretrain_report(folder: Path, path: Path) -> Path:
-    """Write the page of a pretraining run from the csv files in its folder.
+    """Write the report of a pretraining run from the files in its folder.
 
     Args:
-        folder: of the run, which may still go on.
-        path: the page.
+        folder: of the run, which may still be going on.
+        path: of the report.
 
     Returns:
         The path.
@@ -62,60 +88,58 @@ def write_pretrain_report(folder: Path, path: Path) -> Path:
         FileNotFoundError: the folder has no log or no validation yet.
         ValueError: matplotlib is not installed.
     """
-    log = _read_csv(folder / "log.csv")
-    told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    log, record = _read_csv(folder / "log.csv"), _read_record(folder)
     speed = np.array([float(row["molecules_per_s"]) for row in log])
     starts = _starts(folder)
-    resumed = [int(start["step"]) for start in starts[1:]]
-    lead = (
-        f"{escape(told['config']['data'])}; {int(log[-1]['step']):,} of "
-        f"{told['config']['schedule']['steps']:,} steps; {np.median(speed):,.0f} molecules/s."
-    )
-    if resumed:
-        lead += f" Resumed at step {', '.join(f'{step:,}' for step in resumed)}."
-    plot = axes_of("molecules/s", "step", "")
-    plot.plot([int(row["step"]) for row in log], speed, color=GREY)
-    plot.set_ylim(bottom=0)
     model = shlex.quote(str(folder / "model.safetensors"))
-    command = f"moleblend train assay.csv --target pIC50 --from {model} --out runs/tuned"
-    body = [
-        f"<p class='lead'>{lead}</p>",
-        "<h2>What was learnt, on held-out molecules</h2>",
-        validation_table(folder),
-        plots(validation_plots(folder)),
-        "<h2>Loss per view</h2>",
-        plots(loss_plots(folder)),
-        "<h2>Speed</h2>",
-        plots([picture(plot, f"Training alone; the median is {np.median(speed):,.0f}.")]),
-        "<h2>Use the model</h2>",
-        "<p>It is a start for molecules measured by you:</p>",
-        f"<pre>{escape(command)}</pre>",
-        "<h2>How it was made</h2>",
-        _starts_table(starts, told.get("data_fingerprint", "")),
-        settings_table(told["config"]),
-        "<h2>What is in the folder</h2>",
-        table(("file", "what"), _FILES, style="words"),
-    ]
-    return write_page(path, "Pretraining by blending", body)
+    return write_page(
+        path,
+        "pretrain_report.html",
+        title="Pretraining report",
+        data=record["config"]["data"],
+        n_steps=int(log[-1]["step"]),
+        n_steps_planned=record["config"]["schedule"]["steps"],
+        speed=float(np.median(speed)),
+        resumed_at=[int(start["step"]) for start in starts[1:]],
+        validation=read_validation(folder),
+        loss_plots=loss_plots(folder),
+        speed_plot=_speed_plot(log, speed),
+        command=f"moleblend train assay.csv --target pIC50 --from {model} --out runs/tuned",
+        starts=_starts_table(starts, record.get("data_fingerprint", "")),
+        n_starts=len(starts),
+        settings=flat_settings(record["config"]),
+    )
+
+
+def _speed_plot(log: list[dict[str, str]], speed: np.ndarray) -> Plot:
+    axes = new_axes("step", "molecules/s")
+    axes.plot([int(row["step"]) for row in log], speed, color=GREY)
+    axes.set_ylim(bottom=0)
+    caption = f"Training steps only, without validation. Median: {np.median(speed):,.0f}."
+    return finish_plot(axes, "molecules/s", caption)
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
 
 
 def _starts(folder: Path) -> list[dict[str, str]]:
-    """The starts of a run; none where it began before they were noted."""
+    """Read the starts of a run; none of an old run folder without this file."""
     path = folder / "starts.csv"
     return _read_csv(path) if path.is_file() else []
 
 
-def _starts_table(starts: list[dict[str, str]], fingerprint: str) -> str:
-    """What the run was made with: a column for each start, the last few of many."""
+def _starts_table(starts: list[dict[str, str]], fingerprint: str) -> Table | None:
+    """List the machine and code of the last starts, one column each."""
     if not starts:
-        return ""
+        return None
     last = starts[-_MOST_STARTS:]
     head = ["", *(f"from step {int(start['step']):,}" for start in last)]
     rows = [(name, *(start[name] for start in last)) for name in last[0] if name != "step"]
-    note = "Data: the first 16 digits of the hash of all molecules."
+    note = "data: the first 16 digits of the hash of all molecules."
     if len(starts) > len(last):
-        note += f" Of {len(starts)} starts the last {len(last)} are shown; starts.csv has all."
-    return table(head, [("data", *[fingerprint[:16]] * len(last)), *rows], note, style="words")
+        note += f" The last {len(last)} of {len(starts)} starts; starts.csv lists all."
+    return Table(head, [("data", *[fingerprint[:16]] * len(last)), *rows], note, is_text=True)
 
 
 def _mark_starts(axes: Any, folder: Path) -> None:  # noqa: ANN401 (a matplotlib Axes)
@@ -125,83 +149,84 @@ def _mark_starts(axes: Any, folder: Path) -> None:  # noqa: ANN401 (a matplotlib
         axes.axvline(int(start["step"]), color=GREY, linewidth=0.8, linestyle="--", label=label)
 
 
-def validation_table(folder: Path) -> str:
-    """The last validation: views by how they were shown."""
-    scores = _read_csv(folder / "validation.csv")
-    last = {(row["view"], row["shown"]): row for row in scores if row["step"] == scores[-1]["step"]}
+def read_validation(folder: Path) -> Validation:
+    """Read the validation scores of a run folder.
+
+    Raises:
+        FileNotFoundError: the folder has none.
+    """
+    validations = read_validations(folder / "validation.csv")
+    last = {(score.view, score.shown): score for score in validations[max(validations)]}
     rows = []
     for view in dict.fromkeys(view for view, _ in last):
-        cells = []
-        for shown in SHOWN:
-            score = last.get((view, shown))
-            cells.append(_score_cell(score) if score else "–")
-        metric = last[view, next(shown for v, shown in last if v == view)]["metric"]
-        unit = named_metric(metric)
-        rows.append((f"{_NAMES[view]}<small>{unit}</small>", *cells))
-    note = (
-        "Visible: the pair showed this view. Hidden: it showed another one. Modality hidden: the "
-        "molecule showed nothing of its kind (distances from 2D alone, bonds from 3D alone). "
-        "Small: what a table gives that looks the answer up by how the same pair is related in the "
-        "other modality, made on these very pairs. Accuracy: higher is better; MAE: lower is. "
-        "Descriptors: of molecules shown wholly in 2D, blended, wholly in 3D."
-    )
-    return table(("view", *SHOWN), rows, note, is_html=True)
+        cells = [_score_cell(last.get((view, shown))) for shown in SHOWN_AS]
+        metric = next(score.metric for (other, _), score in last.items() if other == view)
+        rows.append(ScoreRow(_VIEW_NAMES[view], metric_label(metric), cells))
+    return Validation(SHOWN_AS, rows, _validation_plots(validations, folder))
 
 
-def validation_plots(folder: Path) -> list[str]:
-    """Draw how well each view is predicted over the steps of a run."""
-    scores = _read_csv(folder / "validation.csv")
-    pictures = []
-    for view in dict.fromkeys(row["view"] for row in scores):
-        chosen = [row for row in scores if row["view"] == view]
-        unit = named_metric(chosen[0]["metric"])
-        plot = axes_of(f"{_NAMES[view]}: {unit}", "step", "")
-        for shown, colour in zip(SHOWN, (BLUE, ORANGE, GREEN), strict=True):
-            line = [row for row in chosen if row["shown"] == shown]
-            steps, values = [int(row["step"]) for row in line], [float(r["value"]) for r in line]
-            plot.plot(steps, values, color=colour, marker=".", label=shown)
-        if chosen[0]["trivial"]:
-            label = "look-up"
-            plot.axhline(float(chosen[0]["trivial"]), color=GREY, linestyle=":", label=label)
-        _mark_starts(plot, folder)
-        plot.legend(frameon=False, fontsize=8)
-        pictures.append(picture(plot, "On held-out molecules."))
-    return pictures
+def _score_cell(score: Score | None) -> ScoreCell:
+    if score is None:
+        return ScoreCell()
+    lookup = score.lookup_baseline
+    return ScoreCell(format_number(score.value), "" if lookup is None else format_number(lookup))
 
 
-def _score_cell(score: dict[str, str]) -> str:
-    trivial = f"<small>look-up {number(score['trivial'])}</small>" if score["trivial"] else ""
-    return f"{number(score['value'])}{trivial}"
+def _validation_plots(validations: dict[int, list[Score]], folder: Path) -> list[Plot]:
+    """Plot the validation score of each view over the steps."""
+    plots = []
+    for view in dict.fromkeys(score.view for scores in validations.values() for score in scores):
+        chosen = [
+            (step, score)
+            for step, scores in validations.items()
+            for score in scores
+            if score.view == view
+        ]
+        _, first = chosen[0]
+        metric = metric_label(first.metric)
+        axes = new_axes("step", metric)
+        for shown, colour in zip(SHOWN_AS, (BLUE, ORANGE, GREEN), strict=True):
+            line = [(step, score.value) for step, score in chosen if score.shown == shown]
+            steps, values = [step for step, _ in line], [value for _, value in line]
+            axes.plot(steps, values, color=colour, marker=".", label=shown)
+        if first.lookup_baseline is not None:
+            axes.axhline(first.lookup_baseline, color=GREY, linestyle=":", label="lookup baseline")
+        _mark_starts(axes, folder)
+        add_legend(axes)
+        plots.append(finish_plot(axes, f"{_VIEW_NAMES[view]}: {metric}", "Held-out molecules."))
+    return plots
 
 
-def loss_plots(folder: Path) -> list[str]:
-    """Draw the loss of each view over the steps of a run, and the learning rate."""
+def loss_plots(folder: Path) -> list[Plot]:
+    """Plot the loss of each view and the learning rate over the steps of a run."""
     log = _read_csv(folder / "log.csv")
-    told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    constant = told.get("constant_losses", {})
+    constant = _read_record(folder).get("constant_losses", {})
     steps = [int(row["step"]) for row in log]
-    pictures = []
+    plots = []
     for name in log[0]:
-        if name not in _LOG_COLUMNS:
-            plot = axes_of(f"loss: {_NAMES.get(name, name)}", "step", "")
-            plot.plot(steps, [float(row[name]) for row in log], color=BLUE)
-            about = f"At the end {number(log[-1][name])}"
-            if name in constant:
-                plot.axhline(constant[name], color=GREY, linestyle=":", label="constant guess")
-                about += f"; the best constant guess has {number(constant[name])}"
-            _mark_starts(plot, folder)
-            if plot.get_legend_handles_labels()[1]:
-                plot.legend(frameon=False, fontsize=8)
-            pictures.append(picture(plot, f"{about}."))
-    plot = axes_of("learning rate", "step", "")
-    plot.plot(steps, [float(row["learning_rate"]) for row in log], color=ORANGE)
-    plot.ticklabel_format(axis="y", scilimits=(-2, 3))
-    _mark_starts(plot, folder)
-    return [*pictures, picture(plot, "It rises, and falls along a cosine.")]
+        if name in _LOG_COLUMNS:
+            continue
+        axes = new_axes("step", "loss")
+        axes.plot(steps, [float(row[name]) for row in log], color=BLUE)
+        caption = f"Last value: {format_number(log[-1][name])}."
+        if name in constant:
+            axes.axhline(constant[name], color=GREY, linestyle=":", label="constant baseline")
+            caption += f" Best constant prediction: {format_number(constant[name])}."
+        _mark_starts(axes, folder)
+        if axes.get_legend_handles_labels()[1]:
+            add_legend(axes)
+        plots.append(finish_plot(axes, f"loss: {_VIEW_NAMES.get(name, name)}", caption))
+    axes = new_axes("step", "learning rate")
+    axes.plot(steps, [float(row["learning_rate"]) for row in log], color=ORANGE)
+    axes.ticklabel_format(axis="y", scilimits=(-2, 3))
+    _mark_starts(axes, folder)
+    return [*plots, finish_plot(axes, "learning rate", "Linear warm-up, then cosine decay.")]
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file, so the run has nothing to report")
+        raise FileNotFoundError(
+            f"{path}: no such file; a report needs the log and the validation of the run"
+        )
     with path.open(newline="", encoding="utf-8") as file:
         return list(DictReader(file))

@@ -1,70 +1,97 @@
-"""What a search of settings found: sentences, a table and a plot for the page of a training."""
+"""Hyperparameter search section of a training report."""
 
-from html import escape
+from dataclasses import dataclass
 
-from moleblend.finetuning.hyperparameter_search import FIGURE, NOTE, Search, Trial
-from moleblend.reports.html_page import BLUE, GREY, ORANGE, axes_of, number, picture, plots, table
+from moleblend.finetuning.hyperparameter_search import NOTE, SCORE, Search, Trial
+from moleblend.reports.html_page import Table, format_number
+from moleblend.reports.plots import BLUE, GREY, ORANGE, Plot, add_legend, finish_plot, new_axes
 
 _MOST_TRIALS = 10
 
 
-def search_part(found: Search) -> list[str]:
-    """Write the part of a page: what was tried, and which trials were best."""
-    first, states = found.trials[0], [trial.state for trial in found.trials]
-    came = number(first.figure) if first.figures else "nothing, since it failed"
-    told = (
-        f"{len(states):,} trials on the training and the validation part, of which "
-        f"{states.count('stopped'):,} were stopped early and {states.count('failed'):,} failed. "
-        f"Trial {found.best.number} is the best, with {number(found.best.figure)}; the settings "
-        f"that came (trial 1) have {came}. Here {FIGURE}."
-    )
-    return [
-        "<h2>Search of the settings</h2>",
-        f"<p>{escape(told)}</p>",
-        f"<p>{escape(NOTE[0].upper() + NOTE[1:])}.</p>",
-        _table(found),
-        plots([_picture(found)]),
-    ]
+@dataclass(frozen=True)
+class SearchSection:
+    """What a search tried.
+
+    Attributes:
+        n_trials: all of them.
+        n_stopped: stopped early.
+        n_failed: diverged.
+        n_shown: finished trials in the table.
+        n_finished: all finished trials.
+        best: number of the best trial.
+        best_score: its validation score.
+        first_score: of trial 1, which has the settings of the user; None if it failed.
+        score: what a trial is compared by.
+        note: on the optimism of the best score.
+        trials: the best trials and trial 1.
+        plot: score of each trial.
+    """
+
+    n_trials: int
+    n_stopped: int
+    n_failed: int
+    n_shown: int
+    n_finished: int
+    best: int
+    best_score: float
+    first_score: float | None
+    score: str
+    note: str
+    trials: Table
+    plot: Plot
 
 
-def _table(found: Search) -> str:
-    """List the best trials and the first one, whose settings came."""
-    done = [trial for trial in found.trials if trial.state == "done"]
-    best = sorted(done, key=lambda trial: -trial.figure)[:_MOST_TRIALS]
-    shown = best + [trial for trial in found.trials[:1] if trial not in best]
-    names = list(found.best.settings)
+def search_section(search: Search) -> SearchSection:
+    """Summarise a hyperparameter search."""
+    first, states = search.trials[0], [trial.state for trial in search.trials]
+    finished = [trial for trial in search.trials if trial.state == "done"]
+    best = sorted(finished, key=lambda trial: -trial.score)[:_MOST_TRIALS]
+    shown = best + [trial for trial in search.trials[:1] if trial not in best]
+    names = list(search.best.settings)
     rows = [
-        [str(t.number), *[_value(t, name) for name in names], number(t.figure)]
-        if t.figures
-        else [str(t.number), *[_value(t, name) for name in names], "failed"]
-        for t in shown
+        [
+            str(trial.number),
+            *(_setting(trial, name) for name in names),
+            format_number(trial.score) if trial.scores else "failed",
+        ]
+        for trial in shown
     ]
-    note = (
-        f"The best {len(best)} of {len(done)} trials that came to an end, and trial 1; search.csv "
-        "in the run folder has all."
+    return SearchSection(
+        n_trials=len(states),
+        n_stopped=states.count("stopped"),
+        n_failed=states.count("failed"),
+        n_shown=len(best),
+        n_finished=len(finished),
+        best=search.best.number,
+        best_score=search.best.score,
+        first_score=first.score if first.scores else None,
+        score=SCORE,
+        note=NOTE,
+        trials=Table(["trial", *names, "validation score"], rows),
+        plot=_plot(search, finished),
     )
-    return table(["trial", *names, "figure"], rows, note)
 
 
-def _value(trial: Trial, name: str) -> str:
+def _setting(trial: Trial, name: str) -> str:
     value = trial.settings[name]
-    return number(value) if isinstance(value, float) else str(value)
+    return format_number(value) if isinstance(value, float) else str(value)
 
 
-def _picture(found: Search) -> str:
-    """Draw the figure over the trials."""
-    plot = axes_of("validation figure", "trial", "")
-    for state, colour, label in (("done", BLUE, "to the end"), ("stopped", GREY, "stopped")):
-        chosen = [trial for trial in found.trials if trial.state == state]
-        numbers, figures = [t.number for t in chosen], [t.figure for t in chosen]
-        plot.scatter(numbers, figures, s=14, color=colour, label=label)
-    done = [trial for trial in found.trials if trial.state == "done"]
-    best = [max(t.figure for t in done[: k + 1]) for k in range(len(done))]
-    numbers = [trial.number for trial in done]
-    plot.step(numbers, best, where="post", color=ORANGE, label="best so far")
-    if found.trials[0].figures:
-        first = found.trials[0].figure
-        plot.axhline(first, color=GREY, linewidth=1, linestyle=":", label="settings that came")
-    plot.xaxis.get_major_locator().set_params(integer=True)
-    plot.legend(frameon=False, fontsize=8)
-    return picture(plot, "The best so far can only rise: that is no proof of its worth.")
+def _plot(search: Search, finished: list[Trial]) -> Plot:
+    """Draw the validation score of each trial, and the best score so far."""
+    axes = new_axes("trial", "validation score")
+    for state, colour, label in (("done", BLUE, "finished"), ("stopped", GREY, "stopped early")):
+        chosen = [trial for trial in search.trials if trial.state == state]
+        numbers, scores = [t.number for t in chosen], [t.score for t in chosen]
+        axes.scatter(numbers, scores, s=18, color=colour, label=label)
+    best = [max(t.score for t in finished[: k + 1]) for k in range(len(finished))]
+    numbers = [trial.number for trial in finished]
+    axes.step(numbers, best, where="post", color=ORANGE, label="best so far")
+    if search.trials[0].scores:
+        first = search.trials[0].score
+        axes.axhline(first, color=GREY, linewidth=1, linestyle=":", label="initial settings")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    add_legend(axes)
+    caption = "The best score so far can only rise. A rise alone does not show an improvement."
+    return finish_plot(axes, "validation score of the trials", caption)

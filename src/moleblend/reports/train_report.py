@@ -1,6 +1,7 @@
-"""A fine-tuning run as a page to read: what came in, what was learnt, and how to use it."""
+"""Report of a fine-tuning run: results, uncertainty, error analysis, data and usage."""
 
-from html import escape
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,38 +10,79 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from moleblend.config import to_dict
 from moleblend.data.targets import Target, output_slices
-from moleblend.evaluation.baseline import about_forest
+from moleblend.evaluation.baseline import describe_forest
 from moleblend.evaluation.comparison import summarise
 from moleblend.evaluation.metrics import Metrics
 from moleblend.finetuning.train import TrainResult
 from moleblend.model import checkpoint
-from moleblend.reports.data_section import data_part
-from moleblend.reports.error_analysis_section import mistakes_part
+from moleblend.reports.data_section import data_section
+from moleblend.reports.error_analysis_section import TestedMolecules, error_analysis_section
 from moleblend.reports.html_page import (
-    BLUE,
-    GREY,
-    ORANGE,
-    axes_of,
-    number,
-    picture,
-    plots,
-    settings_table,
-    table,
+    Table,
+    flat_settings,
+    format_number,
+    in_parentheses,
     write_page,
 )
-from moleblend.reports.search_section import search_part
-from moleblend.reports.uncertainty_section import pictures, sentence
-from moleblend.reports.usage_section import usage_part
+from moleblend.reports.plots import (
+    BLUE,
+    GREY,
+    MOST_TARGETS_PLOTTED,
+    ORANGE,
+    Plot,
+    add_legend,
+    finish_plot,
+    new_axes,
+    scatter,
+)
+from moleblend.reports.search_section import search_section
+from moleblend.reports.summary_section import DataFacts, summarise_run
+from moleblend.reports.uncertainty_section import uncertainty_section
+from moleblend.reports.usage_section import usage_section
 
-_MOST_PLOTS = 6
+_LEAST_IMPROVEMENT = 0.01
+"""Fraction of the best validation metric by which an epoch has to improve it to count."""
+
+_COUNTS = ("n", "n_positive", "n_censored")
+
+
+@dataclass(frozen=True)
+class RunHeader:
+    """What a run was.
+
+    Attributes:
+        data: the file.
+        source: model file, `packaged` or `scratch`.
+        views: `2d`, `3d` or `both`.
+        split: how the sets were made.
+        features: added to the property head.
+        n_test: test molecules.
+        kept_epoch: of the weights.
+        n_epochs: that were trained.
+        keeps_best: the best epoch on validation is kept; else the last one.
+        n_folds: 0 without cross-validation.
+        n_members: of the ensemble.
+    """
+
+    data: str
+    source: str
+    views: str
+    split: str
+    features: tuple[str, ...]
+    n_test: int
+    kept_epoch: int
+    n_epochs: int
+    keeps_best: bool
+    n_folds: int
+    n_members: int
 
 
 def write_train_report(result: TrainResult, path: Path) -> Path:
-    """Write the page of a fine-tuning run.
+    """Write the report of a fine-tuning run.
 
     Args:
-        result: of `train.train`; its model file is there already.
-        path: the page.
+        result: of `train.train`. Its model file exists already.
+        path: of the report.
 
     Returns:
         The path.
@@ -48,252 +90,274 @@ def write_train_report(result: TrainResult, path: Path) -> Path:
     Raises:
         ValueError: matplotlib is not installed.
     """
+    config, targets = result.config, result.targets
+    evaluation, baseline, table = result.evaluation, result.baseline, result.table
+    uncertainty = result.settings.uncertainty
+    test_uncertainty = result.uncertainty_metrics.get("test", {})
+    forest_notes = [f"{name}: {why}" for name, why in baseline.forest.not_trained.items()]
+    return write_page(
+        path,
+        "train_report.html",
+        title=f"Fine-tuning report: {', '.join(target.name for target in targets)}",
+        header=_header(result),
+        summary=summarise_run(
+            targets,
+            evaluation.test,
+            evaluation.constant_baseline,
+            baseline.comparisons,
+            test_uncertainty,
+            _data_facts(result),
+            epochs=config.epochs,
+            still_improving=_is_still_improving(
+                result.histories[0].epochs, validation_metric(result)
+            ),
+        ),
+        metrics=_metrics_table(result),
+        prediction_plots=_prediction_plots(result),
+        n_trees=baseline.forest.n_trees if baseline.forest.test else 0,
+        comparisons=summarise(baseline.comparisons) if config.forest else [],
+        forest_description=(
+            describe_forest(targets, baseline.forest)
+            if config.forest and baseline.forest.test
+            else ""
+        ),
+        forest_note=baseline.note if config.forest else "",
+        forest_failures=forest_notes if config.forest else [],
+        uncertainty_notes=[] if uncertainty is None else list(uncertainty.notes),
+        uncertainty=uncertainty_section(targets, test_uncertainty, result.uncertainty),
+        errors=error_analysis_section(targets, _tested(result)),
+        n_targets=len(targets),
+        training_plots=_training_plots(result),
+        search=None if result.search is None else search_section(result.search),
+        data=data_section(
+            table.rows,
+            table.split,
+            targets,
+            table.labels,
+            result.settings,
+            table.duplicates,
+        ),
+        usage=usage_section(
+            result.model,
+            config,
+            targets,
+            result.settings.prediction_columns,
+            result.domain,
+            has_intervals=bool(result.uncertainty.values or result.uncertainty.classes),
+        ),
+        settings=flat_settings(to_dict(config) | {"resolved": result.settings.to_dict()}),
+    )
+
+
+def _header(result: TrainResult) -> RunHeader:
     config = result.config
-    names = ", ".join(target.name for target in result.targets)
-    views = checkpoint.read_card(result.model).views
-    start = (
-        "random weights" if config.source == "scratch" else f"<code>{escape(config.source)}</code>"
+    return RunHeader(
+        data=config.data,
+        source=config.source,
+        views=checkpoint.read_card(result.model).views,
+        split=config.split,
+        features=config.extra_features,
+        n_test=len(result.predictions.labels),
+        kept_epoch=result.kept_epoch,
+        n_epochs=len(result.histories[0].epochs),
+        keeps_best=bool(config.patience),
+        n_folds=config.folds,
+        n_members=config.ensemble,
     )
-    lead = (
-        f"{escape(config.data)}; started from {start}; views: {views}; "
-        f"split: {escape(config.split)}."
-    )
-    kept = (
-        "This run read the test part once, after every choice had been made on the validation "
-        f"part. The weights are those of epoch {result.kept_epoch} of {len(result.history)}, the "
-        f"{'best on validation' if config.patience else 'last'}."
-    )
-    if config.folds:
-        kept = (
-            "Each row was tested once, by a model that had not seen it: the figures are means over "
-            f"{config.folds} folds. The model file holds the models of all folds, and their mean "
-            "has no test of its own."
-        )
-    elif config.ensemble > 1:
-        kept += f" So it is for each of the {config.ensemble} members, of which this is the first."
-    body = [
-        f"<p class='lead'>{lead}</p>",
-        "<h2>Result</h2>",
-        _metrics_table(result),
-        f"<p>{kept}</p>",
-        *_forest(result),
-        plots(_target_plots(result)),
-        *_sureness(result),
-        *mistakes_part(result),
-        "<h2>Learning</h2>",
-        plots(_learning_plots(result)),
-        *([] if result.search is None else search_part(result.search)),
-        *data_part(result),
-        *usage_part(result),
-        "<h2>Settings and choices</h2>",
-        settings_table(to_dict(config) | {"choices": result.choices}),
-    ]
-    return write_page(path, f"Fine-tuning: {names}", body)
 
 
-def _metrics_table(result: TrainResult) -> str:
+def _tested(result: TrainResult) -> TestedMolecules:
+    predictions = result.predictions
+    return TestedMolecules(
+        rows=result.table.split.test,
+        smiles=predictions.smiles,
+        labels=predictions.labels,
+        censoring=predictions.censoring,
+        predicted=predictions.predicted,
+        scores=predictions.domain_scores,
+        estimates=predictions.estimates,
+    )
+
+
+def _data_facts(result: TrainResult) -> DataFacts:
+    """Count what the summary warns of."""
+    n_training, table = None, result.table
+    if len(table.split.train):
+        n_training = int((~np.isnan(table.labels[table.split.train])).sum(0).min())
+    targets = result.settings.targets.values()
+    return DataFacts(
+        n_training_labels=n_training,
+        n_conflicts=len({one.rows for one in table.duplicates.contradictions}),
+        n_known_test_rows=len(table.duplicates.known_test_rows),
+        n_unusable_rows=sum(not row.status.startswith("ok") for row in table.rows),
+        n_unreadable_cells=sum(target.n_bad_cells for target in targets),
+        domain=result.predictions.domain_scores.category,
+    )
+
+
+def _metrics_table(result: TrainResult) -> Table:
+    """Validation and test metrics, with those of both baselines."""
     rows = []
     for target in result.targets:
         is_named = target.unit in target.name  # also where there is no unit
-        name = target.name if is_named else f"{target.name} ({target.unit})"
+        name = target.name if is_named else f"{target.name}{in_parentheses(target.unit)}"
         test = result.test[target.name]
-        constant = _constant_answer(test, result.trivial.get(target.name))
+        constant = _constant_metrics(test, result.evaluation.constant_baseline.get(target.name))
         for metric, value in test.items():
-            if metric in ("n", "n_positive", "n_bounds"):
+            if metric in _COUNTS:
                 continue
-            found = number(result.validation[target.name].get(metric))
-            told = number(constant[metric]) if metric in constant else "–"
-            row = [name, metric, found, number(value)]
-            if result.spread:
-                figure = result.spread["test"][target.name][metric]
-                row.append(f"{number(figure['mean'])} ± {number(figure['sd'])}")
-            if result.baseline.test:
-                forest = result.baseline.test.get(target.name, {})
-                row.append(number(forest[metric]) if metric in forest else "–")
-            n_labels = test["n_bounds" if metric == "bounds respected" else "n"]
-            rows.append([*row, told, number(n_labels)])
+            validation = format_number(result.validation[target.name].get(metric))
+            row = [name, metric.replace("R2", "R²"), validation, format_number(value)]
+            if result.statistics:
+                over_runs = result.statistics["test"][target.name][metric]
+                mean, std = format_number(over_runs["mean"]), format_number(over_runs["std"])
+                row.append(f"{mean} ± {std}")
+            if result.baseline.forest.test:
+                forest = result.baseline.forest.test.get(target.name, {})
+                row.append(format_number(forest[metric]) if metric in forest else "–")
+            row.append(format_number(constant[metric]) if metric in constant else "–")
+            n_labels = test["n_censored" if metric == "censored labels respected" else "n"]
+            rows.append([*row, format_number(n_labels)])
     head = ["target", "metric", "validation", "test"]
-    note = (
-        "The constant answer is the mean of the training labels, or for classes the same "
-        "probability for every molecule."
-    )
-    if result.spread:
-        over = f"{len(result.runs)} {'folds' if result.config.folds else 'seeds'}"
-        head.append(f"test, mean ± sd over {over}")
-    if result.baseline.test:
+    if result.statistics:
+        repeats = "folds" if result.config.folds else "seeds"
+        head.append(f"test, mean ± std over {len(result.runs)} {repeats}")
+    if result.baseline.forest.test:
         head.append("random forest, test")
-        note += f" The random forest has {result.baseline.n_trees} trees on the counts of ECFP4."
-    return table([*head, "constant answer, test", "labels, test"], rows, note)
+    return Table([*head, "constant baseline, test", "test labels"], rows)
 
 
-def _forest(result: TrainResult) -> list[str]:
-    """Say whether the model is better than a random forest, and what that was told."""
-    if not result.config.forest:
-        return []
-    told = []
-    for verdict in summarise(result.comparisons):
-        style = " class='warning'" if verdict.is_lost else ""
-        told.append(f"<p{style}>{_sentence(verdict.text)}</p>")
-    about = [result.forest_note] if result.forest_note else []
-    about += [f"{name}: no forest, since {why}" for name, why in result.baseline.not_learnt.items()]
-    if result.baseline.test:
-        about.append(about_forest(result.targets, result.choices).removesuffix("."))
-    return [*told, *(f"<p>{_sentence(text)}</p>" for text in about)]
-
-
-def _sentence(text: str) -> str:
-    """Begin large, end with a full stop; a name at the beginning stays as it is."""
-    return escape(text if ": " in text else text[0].upper() + text[1:]) + "."
-
-
-def _constant_answer(test: Metrics, trivial: Metrics | None) -> Metrics:
-    if trivial is not None:
-        return trivial
+def _constant_metrics(test: Metrics, regression: Metrics | None) -> Metrics:
+    """Test metrics of the same prediction for every molecule, where they are known."""
+    if regression is not None:
+        return regression
     n, n_positive = test["n"], test.get("n_positive")
     if not n or n_positive is None:
         return {"macro ROC-AUC": 0.5}
-    share = n_positive / n
-    found: Metrics = {"ROC-AUC": 0.5, "PR-AUC": share, "accuracy": max(share, 1 - share)}
-    return found | {"balanced accuracy": 0.5, "MCC": 0.0}
+    fraction = n_positive / n
+    return {
+        "ROC-AUC": 0.5,
+        "PR-AUC": fraction,
+        "accuracy": max(fraction, 1 - fraction),
+        "balanced accuracy": 0.5,
+        "MCC": 0.0,
+    }
 
 
-def _target_plots(result: TrainResult) -> list[str]:
-    """Draw each of the first targets: predicted over measured, or how well classes are ranked."""
-    pictures = []
-    slices = output_slices(result.targets)
-    for k, target in enumerate(result.targets[:_MOST_PLOTS]):
-        predicted, label = result.predicted[:, slices[k].start], result.labels[:, k]
-        is_known = ~np.isnan(label)
-        if result.censoring is not None:
-            is_known &= result.censoring[:, k] == 0
+def _prediction_plots(result: TrainResult) -> list[Plot]:
+    """Plot predicted over measured values, or ROC and precision-recall curves, of some targets."""
+    plots = []
+    slices, predictions = output_slices(result.targets), result.predictions
+    forest = result.baseline.forest
+    for k, target in enumerate(result.targets[:MOST_TARGETS_PLOTTED]):
+        predicted, label = predictions.predicted[:, slices[k].start], predictions.labels[:, k]
+        is_known = ~np.isnan(label) & (predictions.censoring[:, k] == 0)
         predicted, label = predicted[is_known], label[is_known]
         if target.kind == "regression" and len(label):
-            told = f"{target.name}: MAE {number(result.test[target.name]['MAE'])} {target.unit}"
-            pictures.append(parity_picture(predicted, label, target, told))
+            mae = format_number(result.test[target.name]["MAE"])
+            title = f"{target.name}: MAE {mae} {target.unit}".strip()
+            plots.append(parity_plot(predicted, label, target, title))
         elif target.kind == "binary" and len(np.unique(label)) == 2:
-            ranked = result.predicted if result.raw is None else result.raw
-            ranked = ranked[is_known, slices[k].start]
-            curves = {"model": ranked}
-            if target.name in result.baseline.test:
-                curves["random forest"] = result.baseline.predicted[is_known, slices[k].start]
-            pictures += _rank_pictures(curves, label, result, target)
-    return pictures
+            scores = {"model": predictions.uncalibrated[is_known, slices[k].start]}
+            if target.name in forest.test:
+                scores["random forest"] = forest.predicted[is_known, slices[k].start]
+            plots += _ranking_plots(scores, label, target.name, result.test[target.name])
+    return plots
 
 
-def _sureness(result: TrainResult) -> list[str]:
-    """What is known of how sure predictions are, and what that was worth on test."""
-    notes = result.choices.get("sureness", {}).get("notes", [])
-    told = [f"<p>{escape(note)}.</p>" for note in notes]
-    drawn = []
-    for target in result.targets[:_MOST_PLOTS]:
-        uncertainty_metrics = result.uncertainty_metrics.get("test", {}).get(target.name)
-        if uncertainty_metrics is not None:
-            classes = result.uncertainty.classes.get(target.name)
-            told.append(
-                sentence(target, uncertainty_metrics, classes.probability if classes else None)
-            )
-            drawn += pictures(target, uncertainty_metrics)
-    return ["<h2>How sure it is</h2>", *told, plots(drawn)] if told else []
-
-
-def parity_picture(
+def parity_plot(
     predicted: Float64[np.ndarray, " m"],
     label: Float64[np.ndarray, " m"],
     target: Target,
-    told: str,
+    title: str,
     colour: str = BLUE,
-) -> str:
-    """Draw predicted over measured values of one target."""
-    unit = f" ({target.unit})" if target.unit else ""
-    plot = axes_of(told, f"measured{unit}", f"predicted{unit}", height=3.2)
+) -> Plot:
+    """Plot predicted over measured values of one target."""
+    unit = in_parentheses(target.unit)
+    axes = new_axes(f"measured{unit}", f"predicted{unit}", height=3.6)
     low, high = min(predicted.min(), label.min()), max(predicted.max(), label.max())
-    plot.plot([low, high], [low, high], color=GREY, linewidth=1)
+    axes.plot([low, high], [low, high], color=GREY, linewidth=1)
     if target.log10:
-        plot.set_xscale("log")
-        plot.set_yscale("log")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
     mean = 10**target.mean if target.log10 else target.mean
-    plot.axhline(mean, color=GREY, linewidth=1, linestyle=":")
-    plot.scatter(label, predicted, s=9, color=colour, alpha=0.5, linewidths=0)
-    return picture(
-        plot,
-        f"{len(label):,} test molecules. On the line the prediction is right; the dotted line is "
-        "the mean of the training labels.",
+    axes.axhline(mean, color=GREY, linewidth=1, linestyle=":")
+    scatter(axes, label, predicted, colour)
+    caption = (
+        f"{len(label):,} test molecules. Perfect predictions lie on the solid line. The dotted "
+        "line is the mean of the training labels."
     )
+    return finish_plot(axes, title, caption)
 
 
-def _rank_pictures(
-    scores: dict[str, Float64[np.ndarray, " m"]],
+def _ranking_plots(
+    scores: Mapping[str, Float64[np.ndarray, " m"]],
     label: Float64[np.ndarray, " m"],
-    result: TrainResult,
-    target: Target,
-) -> list[str]:
-    """Draw the ROC curve, and precision over recall, which shows more where positives are rare."""
-    test = result.test[target.name]
-    roc = axes_of(
-        f"{target.name}: ROC-AUC {number(test['ROC-AUC'])}",
-        "false positive rate",
-        "true positive rate",
-        height=3.2,
-    )
-    precise = axes_of(
-        f"{target.name}: PR-AUC {number(test['PR-AUC'])}",
-        "recall (share of the positives found)",
-        "precision (share of the found that is positive)",
-        height=3.2,
-    )
-    share = float(label.mean())
+    name: str,
+    test: Metrics,
+) -> list[Plot]:
+    """Plot the ROC curve and the precision-recall curve, which is clearer for rare positives."""
+    roc = new_axes("false positive rate", "true positive rate", height=3.6)
+    precision_recall = new_axes("recall", "precision", height=3.6)
+    fraction = float(label.mean())
     roc.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
-    precise.plot([0, 1], [share, share], color=GREY, linewidth=1, linestyle=":")
-    for (name, score), colour in zip(scores.items(), (BLUE, ORANGE), strict=False):
+    precision_recall.plot([0, 1], [fraction] * 2, color=GREY, linewidth=1, linestyle=":")
+    for (model, score), colour in zip(scores.items(), (BLUE, ORANGE), strict=False):
         false_positive, true_positive, _ = roc_curve(label, score)
-        roc.plot(false_positive, true_positive, color=colour, label=name)
+        roc.plot(false_positive, true_positive, color=colour, label=model)
         precision, recall, _ = precision_recall_curve(label, score)
-        precise.plot(recall, precision, color=colour, label=name, drawstyle="steps-post")
-    for plot in (roc, precise):
-        plot.set_ylim(-0.02, 1.02)
+        style = {"color": colour, "label": model, "drawstyle": "steps-post"}
+        precision_recall.plot(recall, precision, **style)
+    for axes in (roc, precision_recall):
+        axes.set_ylim(-0.02, 1.02)
         if len(scores) > 1:
-            plot.legend(frameon=False, fontsize=8, loc="lower right" if plot is roc else "best")
+            add_legend(axes, "lower right" if axes is roc else "best")
     positive = f"{int(label.sum()):,} of {len(label):,} test molecules are positive."
     return [
-        picture(roc, f"{positive} The dotted line is guessing."),
-        picture(precise, f"The dotted line is guessing: {share:.1%} of all are positive."),
+        finish_plot(
+            roc,
+            f"{name}: ROC-AUC {format_number(test['ROC-AUC'])}",
+            f"{positive} The dotted line is a random ranking.",
+        ),
+        finish_plot(
+            precision_recall,
+            f"{name}: PR-AUC {format_number(test['PR-AUC'])}",
+            f"The dotted line is a random ranking: {fraction:.1%} of all molecules are positive.",
+        ),
     ]
 
 
-def _learning_plots(result: TrainResult) -> list[str]:
-    """Draw the curves of the run that is kept, and thin ones of all other runs and members."""
-    histories = [history for run in result.runs for history in run.histories] or [result.history]
-    about = f"The dotted line is epoch {result.kept_epoch}, which was kept."
+def _training_plots(result: TrainResult) -> list[Plot]:
+    """Plot the curves of the first run, and thin curves of all other runs and members."""
+    histories = [history.epochs for history in result.histories]
+    caption = f"The dotted line marks the kept epoch, {result.kept_epoch}."
     if len(histories) > 1:
-        many = [
-            f"{n} {name}"
-            for n, name in (
-                (result.config.folds, "folds"),
-                (result.config.seeds, "seeds"),
-                (result.config.ensemble, "members"),
-            )
-            if n > 1
-        ]
-        about = (
-            f"Thick: the first of {' of '.join(reversed(many))}, with its epoch that was kept "
-            f"(dotted, {result.kept_epoch}). Thin: the others."
+        config = result.config
+        counts = ((config.folds, "folds"), (config.seeds, "seeds"), (config.ensemble, "members"))
+        runs = " of ".join(reversed([f"{n} {name}" for n, name in counts if n > 1]))
+        caption = (
+            f"Thick line: the first of {runs}; the dotted line marks its kept epoch, "
+            f"{result.kept_epoch}. Thin lines: the others."
         )
-    pictures = []
-    for name, title in (("training_loss", "training loss"), ("validation", figure_name(result))):
-        plot = axes_of(title, "epoch", "")
+    plots = []
+    for name, title in (
+        ("training_loss", "training loss"),
+        ("validation", validation_metric(result)),
+    ):
+        axes = new_axes("epoch", "")
         for other in histories[1:]:
             epochs = [epoch["epoch"] for epoch in other]
-            plot.plot(epochs, [epoch[name] for epoch in other], color=GREY, linewidth=0.7)
+            axes.plot(epochs, [epoch[name] for epoch in other], color=GREY, linewidth=0.7)
         epochs = [epoch["epoch"] for epoch in histories[0]]
-        plot.plot(epochs, [epoch[name] for epoch in histories[0]], color=BLUE, marker=".")
-        plot.axvline(result.kept_epoch, color=GREY, linewidth=1, linestyle=":")
-        plot.xaxis.get_major_locator().set_params(integer=True)
-        pictures.append(picture(plot, about))
-    return pictures
+        axes.plot(epochs, [epoch[name] for epoch in histories[0]], color=BLUE, marker=".")
+        axes.axvline(result.kept_epoch, color=GREY, linewidth=1, linestyle=":")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        plots.append(finish_plot(axes, title, caption))
+    return plots
 
 
-def figure_name(result: TrainResult) -> str:
-    """What `TrainResult.history` holds as the validation figure."""
+def validation_metric(result: TrainResult) -> str:
+    """Name the validation metric of `TrainResult.histories`."""
     defined = {
         name
         for metrics in result.validation.values()
@@ -302,4 +366,15 @@ def figure_name(result: TrainResult) -> str:
     }
     if {"ROC-AUC", "macro ROC-AUC"} & defined:
         return "validation ROC-AUC − RMSE" if "RMSE" in defined else "validation ROC-AUC"
-    return "validation RMSE / deviation" if "RMSE" in defined else "validation loss"
+    return "validation RMSE / std" if "RMSE" in defined else "validation loss"
+
+
+def _is_still_improving(history: Sequence[Mapping[str, int | float]], metric: str) -> bool:
+    """Whether the last epoch improved the validation metric by more than 1 %."""
+    values = [epoch["validation"] for epoch in history]
+    if len(values) < 2:
+        return False
+    is_higher_better = "ROC-AUC" in metric
+    best = max(values[:-1]) if is_higher_better else min(values[:-1])
+    improvement = values[-1] - best if is_higher_better else best - values[-1]
+    return improvement > _LEAST_IMPROVEMENT * abs(best)

@@ -1,103 +1,131 @@
-"""How sure a model is, and whether rightly so: sentences and plots for the page of its training."""
+"""Uncertainty section of a training report: coverage, calibration and ranking by uncertainty."""
 
-from html import escape
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from moleblend.data.targets import Target
 from moleblend.evaluation.calibration import ProbabilityCalibration
+from moleblend.evaluation.uncertainty import Uncertainty
 from moleblend.evaluation.uncertainty_evaluation import UncertaintyMetrics
 from moleblend.evaluation.uncertainty_metrics import ErrorCurve, QuantileCurve, Reliability
-from moleblend.reports.html_page import BLUE, GREY, ORANGE, axes_of, number, picture
+from moleblend.reports.html_page import error_unit, in_parentheses
+from moleblend.reports.plots import (
+    BLUE,
+    GREY,
+    MOST_TARGETS_PLOTTED,
+    ORANGE,
+    Plot,
+    add_legend,
+    finish_plot,
+    new_axes,
+)
 
-_RANKS = {
-    "spread": "the spread of the members",
+_RANKED_BY = {
+    "std": "the standard deviation of the error",
     "distance": "the distance to the training set",
-    "probability": "the doubt (1 less the greatest probability)",
+    "probability": "one minus the largest class probability",
 }
 
 
-def sentence(
-    target: Target,
-    uncertainty_metrics: UncertaintyMetrics,
-    probability: ProbabilityCalibration | None,
-) -> str:
-    """Say in a paragraph what the sureness of a target is worth on test molecules."""
-    coverage, errors = uncertainty_metrics.coverage, uncertainty_metrics.errors
-    what = "intervals" if uncertainty_metrics.quantiles else "sets"
-    size = f"{number(uncertainty_metrics.size)} {'log10' if target.log10 else target.unit}".strip()
-    told = "there is no labelled test molecule to count"
-    if coverage.observed is not None:
-        size = (
-            f"median width {size}"
-            if uncertainty_metrics.quantiles
-            else f"{uncertainty_metrics.size:.2f} classes in a set"
+@dataclass(frozen=True)
+class TargetUncertainty:
+    """How good the uncertainty of one target is on the test set.
+
+    Attributes:
+        name: of the target.
+        metrics: on the test set.
+        unit: of the width of the intervals.
+        ranked_by: the quantity that ranks molecules from certain to uncertain.
+        calibration: of the probabilities; None of a regression target.
+        plots: calibration, and error over the fraction of molecules that is kept.
+    """
+
+    name: str
+    metrics: UncertaintyMetrics
+    unit: str
+    ranked_by: str
+    calibration: ProbabilityCalibration | None
+    plots: list[Plot]
+
+
+def uncertainty_section(
+    targets: Sequence[Target],
+    metrics: Mapping[str, UncertaintyMetrics],
+    uncertainty: Uncertainty,
+) -> list[TargetUncertainty]:
+    """Collect the uncertainty metrics of the first targets, with their plots.
+
+    Args:
+        targets: of the model.
+        metrics: on the test set, by target.
+        uncertainty: of the model.
+    """
+    return [
+        target_uncertainty(
+            target,
+            metrics[target.name],
+            uncertainty.classes[target.name].probability
+            if target.name in uncertainty.classes
+            else None,
         )
-        told = (
-            f"the {coverage.nominal:.0%} {what} hold the label of {coverage.observed:.1%} of "
-            f"{coverage.n:,} test molecules (95 % interval {coverage.low:.1%} to "
-            f"{coverage.high:.1%}), with {size}"
-        )
-    if uncertainty_metrics.before is not None and uncertainty_metrics.after is not None:
-        told += (
-            f"; the expected calibration error is {uncertainty_metrics.after.error:.3f}, "
-            f"before calibration {uncertainty_metrics.before.error:.3f}, "
-            f"and right probabilities would have "
-            f"{uncertainty_metrics.after.error_if_calibrated:.3f} in so few molecules"
-        )
-    if errors is not None and errors.rank_correlation is not None:
-        told += (
-            f"; Spearman's correlation of the error with {_rank(uncertainty_metrics)} is "
-            f"{errors.rank_correlation:.2f}"
-        )
-    if probability is not None:
-        told += f". Calibration {probability.method}: {probability.reason}"
-    return f"<p><b>{escape(target.name)}</b>: {escape(told)}.</p>"
+        for target in targets[:MOST_TARGETS_PLOTTED]
+        if target.name in metrics
+    ]
 
 
-def pictures(target: Target, uncertainty_metrics: UncertaintyMetrics) -> list[str]:
-    """Draw whether probabilities or quantiles are right, and where the errors are."""
-    found = []
-    if uncertainty_metrics.before is not None and uncertainty_metrics.after is not None:
-        found.append(
-            _reliability(target.name, uncertainty_metrics.before, uncertainty_metrics.after)
-        )
-    if uncertainty_metrics.quantiles is not None:
-        found.append(_quantiles(target.name, uncertainty_metrics.quantiles))
-    if uncertainty_metrics.errors is not None:
-        unit = "log10" if target.log10 else target.unit
-        y = "mean absolute error" + (f" ({unit})" if unit else "")
-        found.append(
-            _errors(target.name, uncertainty_metrics.errors, y, _rank(uncertainty_metrics))
-        )
-    return found
+def target_uncertainty(
+    target: Target, metrics: UncertaintyMetrics, calibration: ProbabilityCalibration | None
+) -> TargetUncertainty:
+    """Collect the uncertainty metrics of one target, with its plots."""
+    ranked_by = _RANKED_BY[metrics.ranked_by]
+    plots = []
+    if metrics.before is not None and metrics.after is not None:
+        plots.append(_reliability(target.name, metrics.before, metrics.after))
+    if metrics.quantiles is not None:
+        plots.append(_quantiles(target.name, metrics.quantiles))
+    if metrics.errors is not None:
+        y = f"mean absolute error{in_parentheses(error_unit(target))}"
+        plots.append(_errors(target.name, metrics.errors, y, ranked_by))
+    return TargetUncertainty(
+        target.name, metrics, error_unit(target), ranked_by, calibration, plots
+    )
 
 
-def _rank(uncertainty_metrics: UncertaintyMetrics) -> str:
-    return _RANKS[uncertainty_metrics.ranked_by]
+def _reliability(name: str, before: Reliability, after: Reliability) -> Plot:
+    axes = new_axes("predicted probability", "observed frequency", height=3.6)
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
+    for label, curve, colour in (("uncalibrated", before, ORANGE), ("calibrated", after, BLUE)):
+        axes.plot(curve.predicted, curve.observed, color=colour, marker=".", label=label)
+    add_legend(axes)
+    caption = (
+        f"{after.n:,} test molecules in {len(after.count)} bins. Perfect calibration lies on the "
+        "dotted line. A single visible line means that calibration changed nothing."
+    )
+    return finish_plot(axes, f"{name}: calibration of probabilities", caption)
 
 
-def _reliability(name: str, before: Reliability, after: Reliability) -> str:
-    plot = axes_of(f"{name}: probabilities", "predicted", "came true", height=3.2)
-    plot.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
-    drawn = (("as the model gives them", before, ORANGE), ("calibrated", after, BLUE))
-    for label, curve, colour in drawn:
-        plot.plot(curve.predicted, curve.observed, color=colour, marker=".", label=label)
-    plot.legend(frameon=False, fontsize=8)
-    about = f"{after.n:,} test molecules in {len(after.count)} bins; on the dotted line all is "
-    return picture(plot, f"{about}right. Where only one line is seen they are the same.")
+def _quantiles(name: str, curve: QuantileCurve) -> Plot:
+    axes = new_axes("predicted quantile", "fraction of labels below it", height=3.6)
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
+    axes.plot(curve.level, curve.observed, color=BLUE, marker=".")
+    caption = (
+        f"{curve.n:,} test molecules, normal distributions with the calibrated standard deviation. "
+        f"Perfect calibration lies on the dotted line. The mean gap is {curve.error:.3f}."
+    )
+    return finish_plot(axes, f"{name}: calibration of quantiles", caption)
 
 
-def _quantiles(name: str, curve: QuantileCurve) -> str:
-    plot = axes_of(f"{name}: quantiles", "predicted quantile", "labels below it", height=3.2)
-    plot.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
-    plot.plot(curve.level, curve.observed, color=BLUE, marker=".")
-    about = f"{curve.n:,} test molecules; normal distributions of the calibrated deviation. On the "
-    return picture(plot, f"{about}dotted line all is right; the mean gap is {curve.error:.3f}.")
-
-
-def _errors(name: str, curve: ErrorCurve, y: str, rank: str) -> str:
-    plot = axes_of(f"{name}: the surest molecules", "share kept, the surest first", y, height=3.2)
-    plot.plot(curve.kept, curve.error, color=BLUE, marker=".", label="kept by the model's word")
-    plot.plot(curve.kept, curve.error_at_best, color=GREY, linestyle=":", label="by their error")
-    plot.set_ylim(bottom=0)
-    plot.legend(frameon=False, fontsize=8)
-    return picture(plot, f"Surest first by {rank}. A useful ranking rises to the right.")
+def _errors(name: str, curve: ErrorCurve, y: str, ranked_by: str) -> Plot:
+    x = "fraction of molecules kept, the most certain first"
+    axes = new_axes(x, y, height=3.6)
+    axes.plot(curve.kept, curve.error, color=BLUE, marker=".", label="ranked by uncertainty")
+    axes.plot(
+        curve.kept, curve.error_at_best, color=GREY, linestyle=":", label="ranked by true error"
+    )
+    axes.set_ylim(bottom=0)
+    add_legend(axes)
+    caption = (
+        f"Molecules are ranked by {ranked_by}. The error rises to the right where this ranking is "
+        "informative."
+    )
+    return finish_plot(axes, f"{name}: error of the most certain molecules", caption)

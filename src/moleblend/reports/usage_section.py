@@ -1,85 +1,95 @@
-"""How to use a model that was trained, for the page of its training: commands that run."""
+"""Usage section of a training report: commands and Python code for the trained model."""
 
 import shlex
-from html import escape
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from moleblend.data.targets import class_names
-from moleblend.finetuning.train import TrainResult
+from moleblend.data.targets import Target
+from moleblend.evaluation.applicability_domain import ApplicabilityDomain
+from moleblend.finetuning.config import TrainConfig
 from moleblend.prediction.explanation import MOST_TARGETS
-from moleblend.reports.html_page import table
-
-_MEANINGS = {
-    "_log10_pred": "its logarithm, which is what was learnt",
-    "_members_log10_std": "standard deviation of the members' logarithms, not of the error",
-    "_members_std": "standard deviation of the members, not of the error",
-    "_log10_std": "standard deviation of the error of the logarithm",
-    "_pred": "the prediction, in the unit of the labels, or the class",
-    "_prob": "probability of {}",
-    "_std": "standard deviation of the error",
-    "_low": "lower end of the interval that holds 90 in 100 values",
-    "_high": "its upper end",
-    "_set": "classes that cannot be excluded, so that 90 in 100 sets hold the true one",
-    "domain": "whether the molecule is as near to training as the validation molecules",
-    "similarity": "Tanimoto similarity of the nearest training molecule",
-    "nearest": "that molecule",
-    "nearest_row": "its row in the training file",
-}
-"""Of the ends of names of columns, the longer ones first."""
+from moleblend.prediction.outputs import domain_output_columns, possible_columns
+from moleblend.reports.html_page import Table
 
 
-def usage_part(result: TrainResult) -> list[str]:
-    """Show the commands of the shell and of Python for this model."""
-    model = str(result.model)
-    quoted, texts = shlex.quote(model), []
-    shell = [f"moleblend predict {quoted} molecules.csv predictions.csv"]
-    is_sure = bool(result.uncertainty.values or result.uncertainty.classes)
-    if is_sure:
-        shell.append(f"{shell[0]} --confidence 0.8")
-        texts.append("A lower confidence than 0.9 gives narrower intervals and smaller sets.")
-    named = ""
-    if len(result.targets) > MOST_TARGETS:
-        named = f" --target {shlex.quote(result.targets[0].name)}"
-    if "descriptors" in result.config.joined:
-        texts.append("explain cannot speak for a model that reads descriptors.")
-    elif any(target.kind == "multiclass" for target in result.targets):
-        texts.append("explain cannot speak for targets of several classes.")
+@dataclass(frozen=True)
+class UsageSection:
+    """How to use a model file.
+
+    Attributes:
+        shell: commands.
+        python: code.
+        has_intervals: the model gives intervals or sets of classes.
+        not_explained: why `moleblend explain` cannot be used: `descriptors`, `multiclass` or "".
+        needs_main_guard: geometries are computed in a separate process.
+        columns: meaning of each column of a prediction; None where they are not known.
+    """
+
+    shell: str
+    python: str
+    has_intervals: bool
+    not_explained: str
+    needs_main_guard: bool
+    columns: Table | None
+
+
+def usage_section(
+    model: Path,
+    config: TrainConfig,
+    targets: Sequence[Target],
+    prediction_columns: Sequence[str],
+    domain: ApplicabilityDomain | None,
+    *,
+    has_intervals: bool,
+) -> UsageSection:
+    """Write commands of the shell and Python code that run with this model as they are.
+
+    Args:
+        model: path of the model file.
+        config: of the run.
+        targets: of the model.
+        prediction_columns: columns that `predict` adds to a table.
+        domain: applicability domain of the model; None if there is none.
+        has_intervals: the model gives intervals or sets of classes.
+    """
+    file = shlex.quote(str(model))
+    predict = f"moleblend predict {file} molecules.csv predictions.csv"
+    shell = [predict, f"{predict} --confidence 0.8"] if has_intervals else [predict]
+    not_explained = ""
+    if "descriptors" in config.extra_features:
+        not_explained = "descriptors"
+    elif any(target.kind == "multiclass" for target in targets):
+        not_explained = "multiclass"
     else:
-        shell.append(f"moleblend explain {quoted} molecules.csv why.html{named}")
-    if result.config.conformers:
-        texts.append(
-            "Geometries are computed in a process of their own, so a script of yours needs "
-            'if __name__ == "__main__": around what follows its imports.'
-        )
-    confidence = ", confidence=0.8" if is_sure else ""
+        is_named = len(targets) > MOST_TARGETS
+        target = f" --target {shlex.quote(targets[0].name)}" if is_named else ""
+        shell.append(f"moleblend explain {file} molecules.csv explanation.html{target}")
+    confidence = ", confidence=0.8" if has_intervals else ""
     python = (
         "import pandas\n"
         "from moleblend import Predictor\n\n"
-        f"predictor = Predictor({model!r})\n"
+        f"predictor = Predictor({str(model)!r})\n"
         f'table = predictor.predict(["CCO", "c1ccccc1O"]{confidence})   # a pyarrow Table\n'
-        'frame = predictor.predict(pandas.read_csv("molecules.csv"))   # a data frame comes back\n'
+        'frame = predictor.predict(pandas.read_csv("molecules.csv"))   # a pandas DataFrame\n'
         'vectors = predictor.embed(["CCO", "c1ccccc1O"])   # one vector per molecule\n'
     )
-    return [
-        "<h2>Use the model</h2>",
-        "<p>The model is one file. Every row of the input comes back, with a status.</p>",
-        f"<pre>{escape(chr(10).join(shell))}</pre>",
-        "<p>In Python (pandas, or polars, is needed for the data frame alone):</p>",
-        f"<pre>{escape(python)}</pre>",
-        *(f"<p>{escape(text)}</p>" for text in texts),
-        _columns(result),
+    return UsageSection(
+        shell="\n".join(shell),
+        python=python,
+        has_intervals=has_intervals,
+        not_explained=not_explained,
+        needs_main_guard=bool(config.conformers),
+        columns=_columns(targets, domain, prediction_columns),
+    )
+
+
+def _columns(
+    targets: Sequence[Target], domain: ApplicabilityDomain | None, names: Sequence[str]
+) -> Table | None:
+    """List name, meaning and unit of the output columns; of many targets those of the first."""
+    columns = [*possible_columns(targets[0]), *domain_output_columns(domain)]
+    rows = [
+        (column.name, column.meaning, column.unit) for column in columns if column.name in names
     ]
-
-
-def _columns(result: TrainResult) -> str:
-    """Say what the columns of predictions are; of many targets those of the first."""
-    names = result.choices.get("prediction_columns", [])
-    first = result.targets[0].name
-    rows = []
-    for name in names:
-        is_of_first = name.startswith(f"{first}_")
-        if any(name.startswith(f"{target.name}_") for target in result.targets) and not is_of_first:
-            continue
-        end = name.removeprefix(first) if is_of_first else name
-        meaning = _MEANINGS.get(end, "probability of that class" if "_prob_" in end else "")
-        rows.append((name, meaning.format(*class_names(result.targets[0])[1:2])))
-    return table(("column", "what"), rows, style="words") if rows else ""
+    return Table(("column", "meaning", "unit"), rows, is_text=True) if rows else None

@@ -29,11 +29,11 @@ def wheel(path: Path, members: dict[str, bytes | str]) -> Path:
     return path
 
 
-def test_moses_has_its_three_parts_in_order(tmp_path: Path) -> None:
-    parts = {"train": "SMILES\nC\nCC\n", "test": "SMILES\nN\n", "test_scaffolds": "SMILES\nO\n"}
+def test_moses_has_its_three_sets_in_order(tmp_path: Path) -> None:
+    files = {"train": "SMILES\nC\nCC\n", "test": "SMILES\nN\n", "test_scaffolds": "SMILES\nO\n"}
     members = {
-        f"moses/dataset/data/{part}.csv.gz": gzip.compress(text.encode())
-        for part, text in parts.items()
+        f"moses/dataset/data/{name}.csv.gz": gzip.compress(text.encode())
+        for name, text in files.items()
     }
     table = moses_table(wheel(tmp_path / "molsets.whl", {**members, "moses/__init__.py": "1/0"}))
     assert table.to_pydict() == {
@@ -41,7 +41,7 @@ def test_moses_has_its_three_parts_in_order(tmp_path: Path) -> None:
         "split": ["train", "train", "test", "test_scaffolds"],
     }
     members.popitem()
-    with pytest.raises(ValueError, match=r"there is no .*test_scaffolds.csv.gz in it"):
+    with pytest.raises(ValueError, match=r"the archive has no member .*test_scaffolds.csv.gz"):
         moses_table(wheel(tmp_path / "molsets.whl", members))
     (tmp_path / "molsets.whl").write_bytes(b"no wheel")
     with pytest.raises(ValueError, match="not a zip"):
@@ -49,7 +49,7 @@ def test_moses_has_its_three_parts_in_order(tmp_path: Path) -> None:
 
 
 def test_qm9_is_in_ev_and_ascending(tmp_path: Path) -> None:
-    # Numbers as qm9pack writes them: "0." for whole ones, which json does not read.
+    # Numbers as qm9pack writes them: "0." for integers, which json does not read.
     def row(index: int, smiles: str, elements: str, positions: str) -> str:
         values = f"9,8,7,1.5,13.21,-0.5,0.25,0.75,35.,0.04,{-40 - index},-39,-38,-41,6.469"
         return f'"f.xyz",{index},"{smiles}","{elements}","{positions}",{values}\n'
@@ -70,7 +70,7 @@ def test_qm9_is_in_ev_and_ascending(tmp_path: Path) -> None:
     assert (table["mu"], table["cv"], table["A"]) == ([1.5] * 3, [6.469] * 3, [9.0] * 3)
 
 
-def part(path: Path, rows: list[tuple[str, list[float], list[float]]]) -> Path:
+def write_set(path: Path, rows: list[tuple[str, list[float], list[float]]]) -> Path:
     text = io.StringIO(",smiles,labels,masks\n")
     text.seek(0, io.SEEK_END)
     for number, (smiles, labels, masks) in enumerate(rows):
@@ -79,34 +79,34 @@ def part(path: Path, rows: list[tuple[str, list[float], list[float]]]) -> Path:
     return path
 
 
-def test_parts_of_protocol_u_are_joined(tmp_path: Path) -> None:
-    parts = {
-        "train": part(tmp_path / "train.csv", [("C", [-2.06, 1], [1.0, 1])]),
-        "valid": part(tmp_path / "valid.csv", [("CC", [-1, 0], [0, 1])]),
+def test_sets_of_protocol_u_are_combined(tmp_path: Path) -> None:
+    files = {
+        "train": write_set(tmp_path / "train.csv", [("C", [-2.06, 1], [1.0, 1])]),
+        "valid": write_set(tmp_path / "valid.csv", [("CC", [-1, 0], [0, 1])]),
     }
-    table = protocol_u_table(parts, ("a", "b"))
+    table = protocol_u_table(files, ("a", "b"))
     assert table.to_pydict() == {
         "smiles": ["C", "CC"],
         "a": ["-2.06", ""],
         "b": ["1", "0"],
         "split": ["train", "valid"],
     }
-    with pytest.raises(ValueError, match="C has 2 labels, 1 were expected"):
-        protocol_u_table(parts, ("a",))
-    parts.pop("train")
-    with pytest.raises(ValueError, match="the part train is missing"):
-        protocol_u_table(parts, ("a", "b"))
+    with pytest.raises(ValueError, match="C has 2 labels, expected 1"):
+        protocol_u_table(files, ("a",))
+    files.pop("train")
+    with pytest.raises(ValueError, match="the training set is missing"):
+        protocol_u_table(files, ("a", "b"))
 
 
-def test_train_is_the_raw_file_without_the_other_parts(tmp_path: Path) -> None:
+def test_train_is_the_raw_file_without_the_other_sets(tmp_path: Path) -> None:
     raw = tmp_path / "raw.csv"
     raw.write_text("a,id,smiles\n1.0,x,N\n,x,CC\n0.0,x,FAIL\n,x,O\n")
-    parts = {"test": part(tmp_path / "test.csv", [("CC", [1], [1])])}
-    table = protocol_u_table(parts, ("a",), read_table(raw))
+    files = {"test": write_set(tmp_path / "test.csv", [("CC", [1], [1])])}
+    table = protocol_u_table(files, ("a",), read_table(raw))
     assert table.to_pydict() == {
         "smiles": ["N", "O", "CC"],
         "a": ["1", "", "1"],
         "split": ["train", "train", "test"],
     }
     with pytest.raises(ValueError, match="there is no column 'a'"):
-        protocol_u_table(parts, ("a",), smiles_table(["C"]))
+        protocol_u_table(files, ("a",), smiles_table(["C"]))

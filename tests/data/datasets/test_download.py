@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from moleblend.data.datasets.download import DownloadError, download
+from moleblend.data.datasets.download import DownloadError, InterruptedDownloadError, download
 
 CONTENT = bytes(range(256)) * 4096
 SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
@@ -73,13 +73,13 @@ def hidden(folder: Path) -> list[Path]:
     return list(folder.glob(".*"))
 
 
-def test_a_file_comes_whole_and_is_not_fetched_twice(tmp_path: Path, server: Server) -> None:
+def test_a_file_is_complete_and_not_fetched_twice(tmp_path: Path, server: Server) -> None:
     path = tmp_path / "new" / "data.bin"
-    told: list[tuple[int, int | None]] = []
-    download(server.url, path, known_hash=SHA256, on_progress=lambda *now: told.append(now))
+    reports: list[tuple[int, int | None]] = []
+    download(server.url, path, known_hash=SHA256, on_progress=lambda *now: reports.append(now))
     assert path.read_bytes() == CONTENT
-    assert told[-1] == (len(CONTENT), len(CONTENT))
-    assert [n for n, _ in told] == sorted(n for n, _ in told)
+    assert reports[-1] == (len(CONTENT), len(CONTENT))
+    assert [n for n, _ in reports] == sorted(n for n, _ in reports)
     assert not hidden(path.parent)
     download(server.url, path, known_hash=SHA256)
     download(server.url, path, known_hash=None)
@@ -87,12 +87,12 @@ def test_a_file_comes_whole_and_is_not_fetched_twice(tmp_path: Path, server: Ser
 
 
 @pytest.mark.parametrize("known_hash", [SHA256, None])
-def test_a_broken_download_goes_on_where_it_broke(
+def test_an_interrupted_download_continues(
     tmp_path: Path, server: Server, known_hash: str | None
 ) -> None:
     path = tmp_path / "data.bin"
     server.breaks_after = 300_000
-    with pytest.raises(DownloadError, match="broke off after 300,000 bytes"):
+    with pytest.raises(InterruptedDownloadError, match="interrupted after 300,000 bytes"):
         download(server.url, path, known_hash=known_hash)
     assert not path.exists()
     server.breaks_after = None
@@ -103,7 +103,7 @@ def test_a_broken_download_goes_on_where_it_broke(
     assert not hidden(tmp_path)
 
 
-def test_all_bytes_may_have_come_already(tmp_path: Path, server: Server) -> None:
+def test_all_bytes_may_be_present_already(tmp_path: Path, server: Server) -> None:
     server.breaks_after = 300_000
     with pytest.raises(DownloadError):
         download(server.url, tmp_path / "data.bin", known_hash=None)
@@ -114,7 +114,7 @@ def test_all_bytes_may_have_come_already(tmp_path: Path, server: Server) -> None
 
 
 @pytest.mark.parametrize("change", ["another version", "no ranges", "no version"])
-def test_bytes_of_two_versions_are_never_joined(
+def test_bytes_of_two_versions_are_never_combined(
     tmp_path: Path, server: Server, change: str
 ) -> None:
     path = tmp_path / "data.bin"
@@ -141,8 +141,8 @@ def test_a_wrong_hash_leaves_nothing(tmp_path: Path, server: Server) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_had_is_said_in_a_sentence(tmp_path: Path, server: Server) -> None:
-    with pytest.raises(DownloadError, match="the server answers 404"):
+def test_an_unavailable_file_is_reported_in_a_sentence(tmp_path: Path, server: Server) -> None:
+    with pytest.raises(DownloadError, match="the server returned 404"):
         download(server.url + "x", tmp_path / "data.bin", known_hash=None)
     with pytest.raises(DownloadError, match=r":9/x cannot be reached \(.*\)$") as caught:
         download("http://127.0.0.1:9/x", tmp_path / "data.bin", known_hash=None)
@@ -150,14 +150,14 @@ def test_what_cannot_be_had_is_said_in_a_sentence(tmp_path: Path, server: Server
     assert not list(tmp_path.iterdir())
 
 
-def test_a_wheel_comes_through_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wheel_is_downloaded_by_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
 
     def pip(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         asked.append(command)
         if command[-1] != "tool==1":
-            told = "ERROR: a\nERROR: No matching distribution found for x==2\n[notice] b\n"
-            return subprocess.CompletedProcess(command, 1, "", told)
+            stderr = "ERROR: a\nERROR: No matching distribution found for x==2\n[notice] b\n"
+            return subprocess.CompletedProcess(command, 1, "", stderr)
         folder = Path(command[command.index("--dest") + 1])
         (folder / "tool-1-py3-none-any.whl").write_bytes(CONTENT)
         return subprocess.CompletedProcess(command, 0, "", "")

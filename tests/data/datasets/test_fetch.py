@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from moleblend.data.datasets import fetch as datasets
-from moleblend.data.datasets.catalogue import DATASETS, Dataset
+from moleblend.data.datasets.catalogue import Dataset, known_datasets
 from moleblend.data.datasets.download import DownloadError
 from moleblend.data.datasets.fetch import (
     atomisation_energies,
@@ -28,30 +28,30 @@ from moleblend.data.table import Table
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty data folder, and an empty cache beside it."""
+    """An empty data folder, and an empty cache."""
     monkeypatch.setenv("MOLEBLEND_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr(datasets, "cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr(datasets, "cache_folder", lambda: tmp_path / "cache")
     return tmp_path
 
 
-# --- what is said of them ------------------------------------------------------------------------
+# --- descriptions ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", DATASETS)
-def test_every_set_is_described_here_or_not(here: Path, name: str) -> None:
-    told = dict(describe_dataset(name))
-    place = here / "data" / DATASETS[name].file
-    assert told["file"] == f"not here; it belongs at {place}"
-    assert told["use"].startswith("moleblend ")
-    assert ("hash not known" in told["content"]) == (DATASETS[name].content is None)
+@pytest.mark.parametrize("name", known_datasets())
+def test_every_set_is_described_whether_its_file_exists_or_not(here: Path, name: str) -> None:
+    description = dict(describe_dataset(name))
+    place = here / "data" / known_datasets()[name].file
+    assert description["file"] == f"not found; expected at {place}"
+    assert description["use"].startswith("moleblend ")
+    assert ("hash unknown" in description["content"]) == (known_datasets()[name].content is None)
 
 
-def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"there is no data set 'qm8'; there are bbbp, .*qm9"):
+def test_an_unknown_name_is_answered_with_the_available_ones() -> None:
+    with pytest.raises(ValueError, match=r"unknown data set 'qm8'; available: bbbp, .*qm9"):
         find("qm8")
 
 
-# --- where they lie ------------------------------------------------------------------------------
+# --- locations ----- ------------------------------------------------------------------------------
 
 
 def test_the_named_folder_comes_before_the_cache(here: Path) -> None:
@@ -71,12 +71,14 @@ def test_without_a_named_folder_there_is_the_cache(
     assert folders() == [here / "cache"]
 
 
-def test_what_is_not_here_is_answered_with_where_it_belongs(here: Path) -> None:
+def test_a_missing_file_is_reported_with_its_expected_path(here: Path) -> None:
     place = here / "data/moleculenet/BBBP.csv"
-    with pytest.raises(FileNotFoundError, match="data fetch bbbp` brings it, or put it at") as told:
+    with pytest.raises(
+        FileNotFoundError, match="run `moleblend data fetch bbbp`, or put the file at"
+    ) as error:
         find("bbbp")
-    assert str(told.value).endswith(str(place))
-    with pytest.raises(FileNotFoundError, match="it has to be made from its published form"):
+    assert str(error.value).endswith(str(place))
+    with pytest.raises(FileNotFoundError, match="make it from its published form"):
         find("geom-drugs")
 
 
@@ -142,17 +144,17 @@ def published(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
 
 
 def known(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> Dataset:
-    changed = replace(DATASETS[name], **changes)
-    monkeypatch.setitem(DATASETS, name, changed)
+    changed = replace(known_datasets()[name], **changes)
+    monkeypatch.setitem(known_datasets(), name, changed)
     return changed
 
 
-def test_a_published_file_is_kept_if_it_is_the_known_one(
+def test_a_published_file_is_kept_if_its_hash_is_that_of_the_catalogue(
     here: Path, published: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = DATASETS["bbbp"].sources[0].url
+    url = known_datasets()["bbbp"].sources[0].url
     published[url] = b"smiles,p_np\nC,1\n"
-    with pytest.raises(ValueError, match="is not the bbbp that moleblend knows"):
+    with pytest.raises(ValueError, match="is not the bbbp of the catalogue"):
         fetch("bbbp")
     assert not is_here("bbbp")
     (here / "ours.csv").write_bytes(published[url])
@@ -163,24 +165,26 @@ def test_a_published_file_is_kept_if_it_is_the_known_one(
     assert fetch("bbbp") == path  # it is here already
     assert fetch("bbbp", here / "cache") == path
     path.write_bytes(b"of someone else")
-    with pytest.raises(ValueError, match=r"BBBP\.csv is not the bbbp that moleblend knows"):
+    with pytest.raises(ValueError, match=r"BBBP\.csv is not the bbbp of the catalogue"):
         fetch("bbbp")
     assert path.read_bytes() == b"of someone else"
 
 
-def test_a_set_that_is_known_to_differ_is_kept(here: Path, published: dict[str, bytes]) -> None:
-    published[DATASETS["muv"].sources[0].url] = gzip.compress(b"smiles\nC\n")
+def test_a_set_with_a_documented_difference_is_kept(
+    here: Path, published: dict[str, bytes]
+) -> None:
+    published[known_datasets()["muv"].sources[0].url] = gzip.compress(b"smiles\nC\n")
     assert fetch("muv", here / "other") == here / "other/moleculenet/muv.csv.gz"
 
 
 @pytest.mark.usefixtures("here")
-def test_parts_become_one_table(
+def test_published_sets_become_one_table(
     published: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for source, row in zip(DATASETS["freesolv-u"].sources, ("C", "CC", "CCC"), strict=True):
+    for source, row in zip(known_datasets()["freesolv-u"].sources, ("C", "CC", "CCC"), strict=True):
         text = f",smiles,labels,masks\n0,{row},[-1.5],[1.0]\n"
         published[source.url] = text.encode()
-    with pytest.raises(ValueError, match="is not the freesolv-u that moleblend knows"):
+    with pytest.raises(ValueError, match="is not the freesolv-u of the catalogue"):
         fetch("freesolv-u")
     known(monkeypatch, "freesolv-u", content=None)
     assert fetch("freesolv-u").read_text() == (
@@ -189,11 +193,13 @@ def test_parts_become_one_table(
 
 
 @pytest.mark.usefixtures("here")
-def test_labels_without_names_have_those_of_the_raw_file(
+def test_labels_without_names_get_those_of_the_raw_file(
     published: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    published[DATASETS["toxcast"].sources[0].url] = gzip.compress(b"smiles,p,q\nC,0.0,\nN,1.0,1\n")
-    for source in DATASETS["toxcast-u"].sources:
+    published[known_datasets()["toxcast"].sources[0].url] = gzip.compress(
+        b"smiles,p,q\nC,0.0,\nN,1.0,1\n"
+    )
+    for source in known_datasets()["toxcast-u"].sources:
         published[source.url] = b',smiles,labels,masks\n0,N,"[1, 1]","[1, 1]"\n'
     known(monkeypatch, "toxcast", content=None)
     known(monkeypatch, "toxcast-u", content=None)
@@ -203,15 +209,15 @@ def test_labels_without_names_have_those_of_the_raw_file(
 
 
 @pytest.mark.usefixtures("published")
-def test_without_a_network_it_says_what_to_put_where(here: Path) -> None:
+def test_without_a_network_the_message_says_what_to_put_where(here: Path) -> None:
     with pytest.raises(
-        DownloadError, match=r"get BBBP.csv from https://\S+ where there is"
-    ) as told:
+        DownloadError, match=r"download BBBP.csv from https://\S+ on a machine"
+    ) as error:
         fetch("bbbp")
-    assert f"put it at {here / 'cache/moleculenet/BBBP.csv'}" in str(told.value)
+    assert f"put it at {here / 'cache/moleculenet/BBBP.csv'}" in str(error.value)
     with pytest.raises(DownloadError, match=r"put it at \S+published/moses/molsets-0.3.1-py3-none"):
         fetch("moses")
-    with pytest.raises(ValueError, match="geom-drugs is not fetched"):
+    with pytest.raises(ValueError, match="geom-drugs cannot be fetched"):
         fetch("geom-drugs")
 
 
@@ -234,7 +240,7 @@ def test_atomisation_energies_are_zero_for_free_atoms() -> None:
     np.testing.assert_allclose(read["u0_atomisation"], [0, water, 0], atol=1e-9)
     for name in ("u298", "h298", "g298"):
         assert read[f"{name}_atomisation"][0] == pytest.approx(0, abs=1e-9)
-        # thermal parts of a water molecule are within 0.2 eV of those of its atoms
+        # thermal contributions of a water molecule are within 0.2 eV of those of its atoms
         assert read[f"{name}_atomisation"][1] == pytest.approx(water, abs=1.0)
 
 
@@ -250,7 +256,7 @@ def test_qm9_against_its_statistics(data_folder: Path, monkeypatch: pytest.Monke
         assert values.std() == pytest.approx(float(row["std"]), rel=1e-5)
 
 
-def test_the_files_here_are_the_known_ones(
+def test_local_files_have_the_hashes_of_the_catalogue(
     data_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All but the largest two, which `moleblend data check` reads."""
@@ -259,7 +265,7 @@ def test_the_files_here_are_the_known_ones(
         line.split()[1]: line.split()[0]
         for line in (data_folder / "moleculenet/SHA256SUMS").read_text().splitlines()
     }
-    for name, known in DATASETS.items():
+    for name, known in known_datasets().items():
         if known.kind == "table" and name not in ("qm9", "moses"):
             path = find(name)
             assert content_sha256(path) == known.content
@@ -267,8 +273,8 @@ def test_the_files_here_are_the_known_ones(
                 assert known.content == sums[path.name]
 
 
-def test_raw_parts_make_protocol_u_again(data_folder: Path) -> None:
-    """MUV's train part is made from the raw file; the other parts stand in for the network."""
+def test_protocol_u_is_reproduced_from_the_raw_file(data_folder: Path) -> None:
+    """The training set of MUV is made from the raw file; the other sets are local."""
     table = read_table(data_folder / "unimol_split/muv.csv.gz")
     rows = np.array(table.column("split").to_pylist()) == "train"
     raw = read_table(data_folder / "moleculenet/muv.csv.gz").column("smiles").to_pylist()

@@ -1,18 +1,24 @@
+import re
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from moleblend.chem.parse_errors import MISSING_WORDS, RdkitErrorCollector
+from moleblend.data.formats import read_table
 from moleblend.data.labels.cell_values import (
     ColumnValues,
-    is_sign,
+    TableCells,
+    is_qualifier,
     may_have_thousands,
     read_column_values,
     read_number,
-    read_sign,
+    read_numbers,
+    read_qualifier,
 )
 from moleblend.data.table import Table
+from tests.helpers.tables import write_file
 
 NAN = np.nan
 
@@ -22,13 +28,13 @@ def table(*cells: object, name: str = "y") -> Table:
 
 
 def cells_of(*cells: object) -> ColumnValues:
-    found = read_column_values(table(*cells), "y")
-    assert found is not None
-    return found
+    cells_read = read_column_values(table(*cells), "y")
+    assert cells_read is not None
+    return cells_read
 
 
 @pytest.mark.parametrize(
-    ("text", "value", "bound"),
+    ("text", "value", "censoring"),
     [
         ("5", 5, 0),
         ("-1.5e3", -1500, 0),
@@ -47,27 +53,27 @@ def cells_of(*cells: object) -> ColumnValues:
         ("ca. 3", 3, 0),
     ],
 )
-def test_a_number_and_its_sign(text: str, value: float, bound: int) -> None:
-    found = read_number(text)
-    assert (found.value, found.bound, found.problem) == (value, bound, "")
-    assert found.is_approximate == (text[0] in "~c")
+def test_a_number_and_its_qualifier(text: str, value: float, censoring: int) -> None:
+    parsed = read_number(text)
+    assert (parsed.value, parsed.censoring, parsed.problem) == (value, censoring, "")
+    assert parsed.is_approximate == (text[0] in "~c")
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        *((text, "is no number") for text in ("high", ">", "--5", "TRUE")),
-        ("5 nM", "goes on after the number, a number alone was expected"),
-        ("1_000", "goes on after the number, a number alone was expected"),
-        ("1.5±0.2", "goes on after the number, a number alone was expected"),
-        ("inf", "is infinite, a finite number was expected"),
-        ("1e999", "is beyond the numbers that can be computed with"),
-        (">0.01e-400", "is beyond the numbers that can be computed with"),
-        ("=1+1", "is a formula, its value was expected"),
-        ("2024-01-05", "is a date, a number was expected"),
+        *((text, "is not a number") for text in ("high", ">", "--5", "TRUE")),
+        ("5 nM", "has text after the number, expected only a number"),
+        ("1_000", "has text after the number, expected only a number"),
+        ("1.5±0.2", "has text after the number, expected only a number"),
+        ("inf", "is infinite, expected a finite number"),
+        ("1e999", "is outside the range of a 64-bit float"),
+        (">0.01e-400", "is outside the range of a 64-bit float"),
+        ("=1+1", "is a formula, expected its value"),
+        ("2024-01-05", "is a date, expected a number"),
     ],
 )
-def test_what_is_no_number(text: str, why: str) -> None:
+def test_texts_that_are_not_numbers(text: str, why: str) -> None:
     assert read_number(text).problem == f"{text!r} {why}"
     assert np.isnan(read_number(text).value)
 
@@ -78,7 +84,7 @@ def test_a_zero_with_any_exponent_is_zero() -> None:
 
 @pytest.mark.parametrize("text", ["1,5", "10,000", ">1,5", "-0,3"])
 def test_a_comma_is_named(text: str) -> None:
-    assert "has a comma: a number has a decimal point" in read_number(text).problem
+    assert "has a comma, expected a decimal point" in read_number(text).problem
 
 
 def test_missing_words_and_malformed_rows_are_missing() -> None:
@@ -91,6 +97,13 @@ def test_missing_words_and_malformed_rows_are_missing() -> None:
     assert read_column_values(table([1.0], None), "y") is None
 
 
+@pytest.mark.parametrize("word", sorted(MISSING_WORDS))
+def test_columns_of_labels_and_of_smiles_have_the_same_missing_words(word: str) -> None:
+    assert cells_of("1", word.upper()).texts == ["1"]
+    expected = "it is a spreadsheet error" if word[-1] in "!?" and word != "?" else "missing"
+    assert expected in RdkitErrorCollector().reason(word.upper())
+
+
 @pytest.mark.parametrize(
     ("cells", "texts"),
     [
@@ -101,16 +114,16 @@ def test_missing_words_and_malformed_rows_are_missing() -> None:
 def test_decimal_commas_are_points_where_they_can_be_nothing_else(
     cells: tuple[str, ...], texts: list[str]
 ) -> None:
-    found = cells_of(*cells)
-    assert found.has_commas
-    assert found.texts == texts
+    values = cells_of(*cells)
+    assert values.has_commas
+    assert values.texts == texts
 
 
 @pytest.mark.parametrize(
     "cells",
     [
         ("1,500", "2,250"),  # thousands as well
-        ("1,5", "1.5", "2,5"),  # both signs
+        ("1,5", "1.5", "2,5"),  # points and commas
         ("1,5", "1,000,000", "2,5"),  # a separator for certain
         ("1,5", "1,000.5", "2,5"),
         ("1,5", "2", "3", "4", "5"),  # may be two numbers
@@ -121,9 +134,9 @@ def test_decimal_commas_are_points_where_they_can_be_nothing_else(
     ],
 )
 def test_other_commas_stay(cells: tuple[str, ...]) -> None:
-    found = cells_of(*cells)
-    assert not found.has_commas
-    assert found.texts == list(dict.fromkeys(cells))
+    values = cells_of(*cells)
+    assert not values.has_commas
+    assert values.texts == list(dict.fromkeys(cells))
 
 
 @pytest.mark.parametrize(
@@ -153,23 +166,78 @@ def test_points_that_may_separate_thousands(cells: tuple[str, ...], *, may_be: b
         (("-", "--"), []),
     ],
 )
-def test_dashes_are_missing_but_beside_plus_alone(cells: tuple[str, ...], texts: list[str]) -> None:
+def test_dashes_are_missing_unless_all_other_cells_have_plus(
+    cells: tuple[str, ...], texts: list[str]
+) -> None:
     assert cells_of(*cells).texts == texts
 
 
 def test_a_plus_in_a_malformed_row_makes_no_class_of_dashes() -> None:
     given = table("1.5", "-", "+")
     flawed = Table(given.source, given.columns, flaws={2: "the row has 1 cells"})
-    found = read_column_values(flawed, "y")
-    assert found is not None
-    assert (found.texts, found.which.tolist()) == (["1.5"], [0, -1, -1])
+    cells = read_column_values(flawed, "y")
+    assert cells is not None
+    assert (cells.texts, cells.which.tolist()) == (["1.5"], [0, -1, -1])
 
 
 @pytest.mark.parametrize(
-    ("sign", "bound", "is_approximate"),
+    ("qualifier", "censoring", "is_approximate"),
     [(">", 1, False), ("=<", -1, False), ("=", 0, False), ("~", 0, True), ("", 0, False)],
 )
-def test_a_sign_alone(sign: str, bound: int, *, is_approximate: bool) -> None:
-    assert read_sign(sign) == (bound, is_approximate)
-    assert is_sign(sign) == bool(sign)
-    assert not is_sign(f"{sign} 5")
+def test_a_qualifier_alone(qualifier: str, censoring: int, *, is_approximate: bool) -> None:
+    assert read_qualifier(qualifier) == (censoring, is_approximate)
+    assert is_qualifier(qualifier) == bool(qualifier)
+    assert not is_qualifier(f"{qualifier} 5")
+
+
+def test_each_column_is_read_once_and_when_it_is_asked_for() -> None:
+    table_cells = TableCells(table("1", "2"))
+    assert table_cells["y"] is table_cells["y"]
+    assert list(table_cells) == ["y"]
+    with pytest.raises(ValueError, match="no column 'z'"):
+        table_cells["z"]
+
+
+# --- columns in which every cell must be a number ------------------------------------------------
+
+
+def test_numbers_and_missing_ones() -> None:
+    texts = ["1", " -2.5e1 ", "", "NA", "nan", "None", None, ".5", "n.d.", "-", ">10"]
+    expected = [1, -25, *[NAN] * 5, 0.5, NAN, NAN, 10]
+    np.testing.assert_array_equal(read_numbers(table(*texts), "y"), expected)
+    np.testing.assert_array_equal(read_numbers(table("1,5", "0,25", None), "y"), [1.5, 0.25, NAN])
+    np.testing.assert_array_equal(read_numbers(table(1, None, 3), "y"), [1, NAN, 3])
+    np.testing.assert_array_equal(read_numbers(table(0.1, NAN, None), "y"), [0.1, NAN, NAN])
+    given = Table(Path("t.csv"), pa.table({"y": [1.5, 2.5]}), flaws={0: "the row has 1 cells"})
+    np.testing.assert_array_equal(read_numbers(given, "y"), [NAN, 2.5])
+
+
+@pytest.mark.parametrize(
+    ("cell", "problem"),
+    [
+        ("abc", "'abc' is not a number"),
+        ("1,500", "'1,500' has a comma, expected a decimal point and no separators"),
+        ("inf", "'inf' is infinite, expected a finite number"),
+        (np.inf, "'inf' is infinite"),
+    ],
+)
+def test_a_cell_that_is_not_a_number_is_named_with_its_row(cell: object, problem: str) -> None:
+    message = f"assay.csv, row 2: column 'y' should hold numbers, but {problem}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        read_numbers(table(None, cell), "y")
+
+
+def test_a_column_of_lists_holds_no_numbers() -> None:
+    with pytest.raises(ValueError, match="column 'y' holds lists, expected numbers"):
+        read_numbers(table([1.0], None), "y")
+
+
+def test_the_line_of_a_cell_that_is_not_a_number(tmp_path: Path) -> None:
+    path = write_file(tmp_path / "t.csv", "smiles,y\nC,1\n\nCC,ten\n")
+    with pytest.raises(ValueError, match=r"t\.csv, row 2 \(line 4\): .* but 'ten' is not a number"):
+        read_numbers(read_table(path), "y")
+
+
+def test_numbers_of_malformed_rows_are_missing(tmp_path: Path) -> None:
+    given = read_table(write_file(tmp_path / "t.csv", "smiles,name,y\nC,a,1\nC,b,c,2\n"))
+    np.testing.assert_array_equal(read_numbers(given, "y"), [1, NAN])

@@ -18,7 +18,7 @@ from moleblend.data.labels.column_names import is_logarithm, may_be_negative_log
         ("spike", ""),
     ],
 )
-def test_units_are_read_off_the_header(name: str, unit: str) -> None:
+def test_units_are_read_from_the_column_name(name: str, unit: str) -> None:
     assert unit_of(name) == unit
 
 
@@ -32,7 +32,7 @@ def test_units_are_read_off_the_header(name: str, unit: str) -> None:
         ("***", []),
     ],
 )
-def test_names_are_cut_into_words(name: str, words: list[str]) -> None:
+def test_names_are_split_into_words(name: str, words: list[str]) -> None:
     assert words_of(name) == words
 
 
@@ -47,7 +47,7 @@ def test_names_are_cut_into_words(name: str, words: list[str]) -> None:
         *(("inhibition %", False), ("SampleValue", False), ("negative", False)),
     ],
 )
-def test_negative_logarithms_are_told_by_their_names(name: str, may_be: bool) -> None:
+def test_negative_logarithms_are_recognised_by_name(name: str, may_be: bool) -> None:
     assert may_be_negative_log(name) == may_be
 
 
@@ -58,5 +58,5 @@ def test_negative_logarithms_are_told_by_their_names(name: str, may_be: bool) ->
         *(("catalogue", False), ("IC50", False), ("biological", False)),
     ],
 )
-def test_logarithms_are_told_by_their_names(name: str, *, is_one: bool) -> None:
+def test_logarithms_are_recognised_by_name(name: str, *, is_one: bool) -> None:
     assert is_logarithm(name) == is_one

@@ -4,7 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from moleblend.data.labels.label_column import read_label_column
+from moleblend.data.labels.cell_values import TableCells
+from moleblend.data.labels.label_column import LabelColumn, Task, read_label_column
 from moleblend.data.table import Table
 
 NAN = np.nan
@@ -14,19 +15,23 @@ def table(*cells: object, name: str = "y") -> Table:
     return Table(source=Path("assay.csv"), columns=pa.table({name: pa.array(list(cells))}))
 
 
-def test_decimal_commas_are_told() -> None:
-    found = read_label_column(table("1,5", "<0,25", "3", "1,250", "n.d.", "-2,5e-3", "bad"), "y")
-    np.testing.assert_equal(found.values, [1.5, 0.25, 3, 1.25, NAN, -0.0025, NAN])
-    assert found.censoring.tolist() == [0, -1, 0, 0, 0, 0, 0]
-    assert found.problems == {6: "'bad' is no number"}
-    assert found.notes == ("'y': its commas are decimal commas, and so it was read",)
+def read(given: Table, task: Task = "auto", *, log10: bool = False) -> LabelColumn:
+    return read_label_column(TableCells(given), "y", task, log10=log10)
+
+
+def test_decimal_commas_are_reported() -> None:
+    labels = read(table("1,5", "<0,25", "3", "1,250", "n.d.", "-2,5e-3", "bad"))
+    np.testing.assert_equal(labels.values, [1.5, 0.25, 3, 1.25, NAN, -0.0025, NAN])
+    assert labels.censoring.tolist() == [0, -1, 0, 0, 0, 0, 0]
+    assert labels.problems == {6: "'bad' is not a number"}
+    assert labels.notes == ("'y': commas are read as decimal commas",)
 
 
 def test_plus_is_class_1() -> None:
     for dash in ("-", "\N{EN DASH}"):
-        found = read_label_column(table("+", dash, dash, "", "+"), "y")
-        assert (found.kind, found.classes) == ("binary", ("-", "+"))
-        np.testing.assert_equal(found.values, [1, 0, 0, NAN, 1])
+        labels = read(table("+", dash, dash, "", "+"))
+        assert (labels.kind, labels.classes) == ("binary", ("-", "+"))
+        np.testing.assert_equal(labels.values, [1, 0, 0, NAN, 1])
 
 
 @pytest.mark.parametrize(
@@ -38,42 +43,44 @@ def test_a_malformed_row_decides_nothing(
 ) -> None:
     given = table(*cells)
     flawed = Table(given.source, given.columns, flaws={0: "the row has 4 cells"})
-    found = read_label_column(flawed, "y")
-    assert (found.kind, found.classes) == (kind, classes)
-    assert np.isnan(found.values[0])
+    labels = read(flawed)
+    assert (labels.kind, labels.classes) == (kind, classes)
+    assert np.isnan(labels.values[0])
     nothing = Table(given.source, given.columns, flaws=dict.fromkeys(range(4), "4 cells"))
-    with pytest.raises(ValueError, match="column 'y' has no label, all its cells are empty"):
-        read_label_column(nothing, "y")
+    with pytest.raises(ValueError, match="column 'y' has no labels, all its cells are empty"):
+        read(nothing)
 
 
-def test_bounds_and_approximate_values_are_kept_as_such() -> None:
-    found = read_label_column(table("5", ">10", "<=0.5", "~3", "n.d."), "y")
-    assert found.kind == "regression"
-    np.testing.assert_equal(found.values, [5, 10, 0.5, 3, NAN])
-    assert found.censoring.tolist() == [0, 1, -1, 0, 0]
-    assert found.n_approximate == 1
-    assert found.problems == {}
+def test_censored_and_approximate_values_are_marked() -> None:
+    labels = read(table("5", ">10", "<=0.5", "~3", "n.d."))
+    assert labels.kind == "regression"
+    np.testing.assert_equal(labels.values, [5, 10, 0.5, 3, NAN])
+    assert labels.censoring.tolist() == [0, 1, -1, 0, 0]
+    assert labels.n_approximate == 1
+    assert labels.problems == {}
 
 
-def test_a_bad_cell_costs_itself_alone() -> None:
-    found = read_label_column(table("5", "high", "3", "1,5", "4"), "y")
-    np.testing.assert_equal(found.values, [5, NAN, 3, NAN, 4])
-    assert list(found.problems) == [1, 3]
-    assert found.problems[1] == "'high' is no number"
+def test_a_bad_cell_makes_only_its_own_label_missing() -> None:
+    labels = read(table("5", "high", "3", "1,5", "4"))
+    np.testing.assert_equal(labels.values, [5, NAN, 3, NAN, 4])
+    assert list(labels.problems) == [1, 3]
+    assert labels.problems[1] == "'high' is not a number"
 
 
 def test_more_bad_cells_than_good_ones_are_refused_in_one_sentence() -> None:
     commas = table("n.d.", "1,500", "2,500", "3,500", "4,500", "5", "6,500", "7,500")
     with pytest.raises(ValueError, match=r"^assay.csv, row 2: column 'y' should hold numbers") as e:
-        read_label_column(commas, "y", "regression")
-    assert str(e.value).endswith("no separators, and so it is with 6 of 7 cells")
+        read(commas, "regression")
+    assert str(e.value).endswith("no separators (6 of 7 cells are not labels)")
     names = table(*(f"drug {k}" for k in range(30)))
     with pytest.raises(ValueError, match=r"row 1: column 'y' should hold numbers or a few classes"):
-        read_label_column(names, "y")
-    with pytest.raises(ValueError, match=r"column 'y' has no label, all its cells are empty$"):
-        read_label_column(table("", "NA"), "y")
-    with pytest.raises(ValueError, match=r"column 'y' holds lists, one label a row was expected$"):
-        read_label_column(table([1.0, 2.0]), "y")
+        read(names)
+    with pytest.raises(ValueError, match=r"column 'y' has no labels, all its cells are empty$"):
+        read(table("", "NA"))
+    with pytest.raises(
+        ValueError, match=r"column 'y' holds lists, expected one label in each row$"
+    ):
+        read(table([1.0, 2.0]))
 
 
 @pytest.mark.parametrize(
@@ -88,79 +95,83 @@ def test_more_bad_cells_than_good_ones_are_refused_in_one_sentence() -> None:
     ],
 )
 def test_two_classes(cells: tuple[object, ...]) -> None:
-    found = read_label_column(table(*cells), "y")
-    assert found.kind == "binary"
-    assert found.values.tolist() == [0, 1, 1, 0]
-    assert not found.notes
+    labels = read(table(*cells))
+    assert labels.kind == "binary"
+    assert labels.values.tolist() == [0, 1, 1, 0]
+    assert not labels.notes
 
 
-def test_two_unknown_texts_are_classes_by_the_alphabet_which_is_said() -> None:
-    found = read_label_column(table("sticky", "bitter", "bitter", "sticky"), "y")
-    assert (found.kind, found.classes) == ("binary", ("bitter", "sticky"))
-    assert found.values.tolist() == [1, 0, 0, 1]
-    assert "class 1 is 'sticky'" in found.notes[0]
+def test_two_unknown_texts_are_classes_in_alphabetical_order_which_is_reported() -> None:
+    labels = read(table("sticky", "bitter", "bitter", "sticky"))
+    assert (labels.kind, labels.classes) == ("binary", ("bitter", "sticky"))
+    assert labels.values.tolist() == [1, 0, 0, 1]
+    assert "class 1 is 'sticky'" in labels.notes[0]
 
 
-def test_a_doubtful_cell_among_classes_costs_itself_alone() -> None:
-    found = read_label_column(table("1", "0", "2", "1"), "y", "binary")
-    np.testing.assert_equal(found.values, [1, 0, NAN, 1])
-    assert found.problems == {2: "'2' is neither 0 nor 1"}
-    with pytest.raises(ValueError, match="is to be binary, but has the labels 'a', 'b', 'c'"):
-        read_label_column(table("a", "b", "c", "a"), "y", "binary")
+def test_an_unknown_class_makes_only_its_own_label_missing() -> None:
+    labels = read(table("1", "0", "2", "1"), "binary")
+    np.testing.assert_equal(labels.values, [1, 0, NAN, 1])
+    assert labels.problems == {2: "'2' is neither 0 nor 1"}
+    with pytest.raises(
+        ValueError, match="binary target 'y' needs two classes, got the labels 'a', 'b', 'c'"
+    ):
+        read(table("a", "b", "c", "a"), "binary")
 
 
 def test_several_classes() -> None:
-    found = read_label_column(table("mid", "Low", "high", "low", "mid", "HIGH"), "y")
-    assert (found.kind, found.classes) == ("multiclass", ("high", "Low", "mid"))
-    assert found.values.tolist() == [2, 1, 0, 1, 2, 0]
-    numbers = read_label_column(table("10", "2", "1", "2"), "y", "multiclass")
+    labels = read(table("mid", "Low", "high", "low", "mid", "HIGH"))
+    assert (labels.kind, labels.classes) == ("multiclass", ("high", "Low", "mid"))
+    assert labels.values.tolist() == [2, 1, 0, 1, 2, 0]
+    numbers = read(table("10", "2", "1", "2"), "multiclass")
     assert numbers.classes == ("1", "2", "10")
     assert numbers.values.tolist() == [2, 1, 0, 1]
-    with pytest.raises(ValueError, match="has 30 different labels, a multi-class target has 2 to"):
-        read_label_column(table(*map(str, range(30))), "y", "multiclass")
+    with pytest.raises(ValueError, match="has 30 distinct labels; a multi-class target has 2 to"):
+        read(table(*map(str, range(30))), "multiclass")
 
 
 def test_numbers_that_are_nearly_alike_are_different_classes() -> None:
-    found = read_label_column(table("1000001", "1000002", "1000003", "0.5"), "y", "multiclass")
-    assert found.classes == ("0.5", "1000001", "1000002", "1000003")
-    assert found.values.tolist() == [1, 2, 3, 0]
+    labels = read(table("1000001", "1000002", "1000003", "0.5"), "multiclass")
+    assert labels.classes == ("0.5", "1000001", "1000002", "1000003")
+    assert labels.values.tolist() == [1, 2, 3, 0]
 
 
 def test_two_numbers_are_two_classes_by_order() -> None:
-    found = read_label_column(table("-1", "1", "1", "-1.0", ""), "y", "binary")
-    assert (found.classes, found.notes) == (("-1", "1"), ("'y': class 1 is 1, class 0 -1",))
-    np.testing.assert_equal(found.values, [0, 1, 1, 0, NAN])
-    with pytest.raises(ValueError, match="is to be binary, but has the labels 1, 2, 3"):
-        read_label_column(table("1", "1", "2", "3"), "y", "binary")
-    assert read_label_column(table("0", "0"), "y", "binary").values.tolist() == [0, 0]
-    assert "--task binary takes them" in read_label_column(table("-1", "1"), "y").notes[0]
+    labels = read(table("-1", "1", "1", "-1.0", ""), "binary")
+    assert (labels.classes, labels.notes) == (("-1", "1"), ("'y': class 1 is 1, class 0 -1",))
+    np.testing.assert_equal(labels.values, [0, 1, 1, 0, NAN])
+    with pytest.raises(
+        ValueError, match="binary target 'y' needs two classes, got the labels 1, 2, 3"
+    ):
+        read(table("1", "1", "2", "3"), "binary")
+    assert read(table("0", "0"), "binary").values.tolist() == [0, 0]
+    assert "--task binary uses them" in read(table("-1", "1")).notes[0]
 
 
-def test_none_among_words_is_missing_which_is_said() -> None:
-    found = read_label_column(table("mild", "none", "severe", "mild", "strong"), "y", "multiclass")
-    assert found.classes == ("mild", "severe", "strong")
-    assert "cells that say none are taken as missing: 1; if that is a class" in found.notes[0]
-    assert not read_label_column(table("0", "1", "none"), "y").notes
+def test_none_among_words_is_missing_which_is_reported() -> None:
+    labels = read(table("mild", "none", "severe", "mild", "strong"), "multiclass")
+    assert labels.classes == ("mild", "severe", "strong")
+    assert "cells with the word none are read as missing: 1; if none is a class" in labels.notes[0]
+    assert not read(table("0", "1", "none")).notes
 
 
-def test_few_whole_numbers_are_numbers_unless_said_otherwise() -> None:
-    found = read_label_column(table(*map(str, [1, 2, 3, 4, 5, 3])), "y")
-    assert found.kind == "regression"
-    assert "--task multiclass takes them as classes" in found.notes[0]
+def test_few_integers_are_numbers_unless_the_task_is_given() -> None:
+    labels = read(table(*map(str, [1, 2, 3, 4, 5, 3])))
+    assert labels.kind == "regression"
+    assert "--task multiclass uses them as classes" in labels.notes[0]
 
 
 def test_logarithms_need_positive_values() -> None:
-    found = read_label_column(table("10", "0", "-3", "1000", "5"), "y", log10=True)
-    np.testing.assert_equal(found.values, [10, NAN, NAN, 1000, 5])
-    assert found.problems[2] == "log10 of -3 does not exist"
+    labels = read(table("10", "0", "-3", "1000", "5"), log10=True)
+    np.testing.assert_equal(labels.values, [10, NAN, NAN, 1000, 5])
+    assert labels.problems[2] == "log10 of -3 is not defined"
     with pytest.raises(ValueError, match="holds classes, which have no logarithm"):
-        read_label_column(table("0", "1"), "y", "binary", log10=True)
+        read(table("0", "1"), "binary", log10=True)
 
 
 def test_a_span_of_decades_is_pointed_out() -> None:
     wide = table("0.5", "3", "9000", name="IC50 nM")
-    (note,) = read_label_column(wide, "IC50 nM").notes
+    (note,) = read_label_column(TableCells(wide), "IC50 nM").notes
     assert "spans 4.3 decades" in note
     assert "--log-scale 'IC50 nM'" in note
-    assert not read_label_column(wide, "IC50 nM", log10=True).notes
-    assert not read_label_column(table("0.5", "3", "90"), "y").notes
+    assert not read_label_column(TableCells(wide), "IC50 nM", log10=True).notes
+    assert not read(table("0.5", "3", "90")).notes

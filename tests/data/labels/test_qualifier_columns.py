@@ -14,8 +14,8 @@ from moleblend.data.table import Table
 NAN = np.nan
 VALUES = ["20.5", "10", "30", "45", "65", "55"]
 OTHERS = ["3.5", "1.25", "4.5", "2.5", "9.25", "7.5"]
-SIGNS = ["'>'", "'='", "'<'", "'>='", "", "'~'"]  # as ChEMBL writes them
-BOUNDS = [1, 0, -1, 1, 0, 0]
+QUALIFIERS = ["'>'", "'='", "'<'", "'>='", "", "'~'"]  # as ChEMBL writes them
+CENSORING = [1, 0, -1, 1, 0, 0]
 
 
 def table(columns: dict[str, list]) -> Table:
@@ -27,24 +27,24 @@ def read(columns: dict[str, list], *targets: str, relation: str = "auto") -> Tar
     return read_target_columns(table(columns), targets, relation=relation, not_targets=["smiles"])
 
 
-def test_the_signs_of_the_only_target_are_bounds_and_this_is_told() -> None:
-    columns = {"Standard Relation": SIGNS, "Standard Value": VALUES}
+def test_qualifiers_of_the_only_target_censor_it_and_this_is_reported() -> None:
+    columns = {"Standard Relation": QUALIFIERS, "Standard Value": VALUES}
     target_columns = read(columns)
     assert target_columns.relations == {"Standard Value": "Standard Relation"}
-    assert target_columns.censoring[:, 0].tolist() == BOUNDS
+    assert target_columns.censoring[:, 0].tolist() == CENSORING
     assert target_columns.values[:, 0].tolist() == [20.5, 10, 30, 45, 65, 55]
     assert target_columns.label_columns[0].n_approximate == 1
     (note,) = target_columns.notes
     assert note == (
-        "the signs of bounds of 'Standard Value' are read from column 'Standard Relation'; "
-        "--relation none leaves it"
+        "the qualifiers of 'Standard Value' are read from column 'Standard Relation'; "
+        "--relation none ignores it"
     )
-    told = notes_of_cells(table(columns), target_columns.label_columns[0])
-    assert "labels that are bounds, such as >10: 3;" in told[0]
+    cell_notes = notes_of_cells(table(columns), target_columns.label_columns[0])
+    assert "censored labels, such as >10: 3;" in cell_notes[0]
 
 
-def test_none_leaves_them_and_signs_without_bounds_are_nothing() -> None:
-    target_columns = read({"Relation": SIGNS, "Value": VALUES}, relation="none")
+def test_none_ignores_them_and_equal_signs_censor_nothing() -> None:
+    target_columns = read({"Relation": QUALIFIERS, "Value": VALUES}, relation="none")
     assert (target_columns.relations, target_columns.notes) == ({}, ())
     assert not target_columns.censoring.any()
     equal = read({"Relation": ["="] * 5 + ["~"], "Value": VALUES})
@@ -54,82 +54,108 @@ def test_none_leaves_them_and_signs_without_bounds_are_nothing() -> None:
 @pytest.mark.parametrize(
     ("columns", "targets", "why"),
     [
-        ({"Ki_relation": SIGNS, "value": VALUES}, (), "it is not clear of which column it is;"),
-        ({"sign": SIGNS, "pic50": VALUES}, (), "'pic50' may be a negative logarithm, and where >"),
-        ({"sign": SIGNS, "op": SIGNS, "Ki": VALUES}, (), "2 such columns may be of 'Ki'; --rel"),
-        ({"sign": SIGNS, "Ki": VALUES, "IC50": OTHERS}, ("Ki", "IC50"), "it is not clear of which"),
-        ({"sign": SIGNS, "Ki": ["0", "1"] * 3}, (), "'Ki' has classes, which have no bounds"),
+        ({"Ki_relation": QUALIFIERS, "value": VALUES}, (), "its target is ambiguous;"),
+        (
+            {"sign": QUALIFIERS, "pic50": VALUES},
+            (),
+            "'pic50' may be a negative logarithm, for which >",
+        ),
+        (
+            {"sign": QUALIFIERS, "op": QUALIFIERS, "Ki": VALUES},
+            (),
+            "2 such columns may belong to 'Ki'; --rel",
+        ),
+        (
+            {"sign": QUALIFIERS, "Ki": VALUES, "IC50": OTHERS},
+            ("Ki", "IC50"),
+            "its target is ambiguous",
+        ),
+        (
+            {"sign": QUALIFIERS, "Ki": ["0", "1"] * 3},
+            (),
+            "'Ki' has classes, which cannot be censored",
+        ),
         # A column that is measured too may be the one that is meant.
-        ({"relation": SIGNS, "value": OTHERS, "logD": VALUES}, (), "it is not clear of which"),
-        ({"IC50_nM": OTHERS, "relation": SIGNS, "logS": VALUES}, ("logS",), "it is not clear of"),
+        ({"relation": QUALIFIERS, "value": OTHERS, "logD": VALUES}, (), "its target is ambiguous"),
+        (
+            {"IC50_nM": OTHERS, "relation": QUALIFIERS, "logS": VALUES},
+            ("logS",),
+            "its target is ambiguous",
+        ),
     ],
 )
-def test_where_it_is_not_clear_whose_they_are_nothing_is_read_but_told(
+def test_ambiguous_qualifiers_are_not_used_which_is_reported(
     columns: dict[str, list], targets: tuple[str, ...], why: str
 ) -> None:
     target_columns = read(columns, *targets)
     assert target_columns.relations == {}
     assert not target_columns.censoring.any()
-    told = f"says >, =, <, >=, ~, and is not read: {why}"
-    assert sum(told in note for note in target_columns.notes) == list(columns.values()).count(SIGNS)
+    message = f"has qualifiers >, =, <, >=, ~, but is not used: {why}"
+    assert sum(message in note for note in target_columns.notes) == list(columns.values()).count(
+        QUALIFIERS
+    )
 
 
-def test_names_say_of_which_column_signs_are() -> None:
-    columns = {"IC50": VALUES, "IC50_rel": SIGNS, "Ki": OTHERS, "Ki_rel": SIGNS[::-1]}
+def test_names_assign_qualifiers_to_targets() -> None:
+    columns = {"IC50": VALUES, "IC50_rel": QUALIFIERS, "Ki": OTHERS, "Ki_rel": QUALIFIERS[::-1]}
     both = read(columns, "IC50", "Ki")
     assert both.relations == {"IC50": "IC50_rel", "Ki": "Ki_rel"}
-    assert both.censoring.T.tolist() == [BOUNDS, BOUNDS[::-1]]
+    assert both.censoring.T.tolist() == [CENSORING, CENSORING[::-1]]
     one = read(columns, "IC50")
     assert one.relations == {"IC50": "IC50_rel"}
     assert len(one.notes) == 1  # what is of Ki alone needs no word
-    change = {"IC50": OTHERS, "IC50 relation": SIGNS, "IC50 fold change": VALUES}
+    change = {"IC50": OTHERS, "IC50 relation": QUALIFIERS, "IC50 fold change": VALUES}
     assert not read(change, "IC50 fold change").censoring.any()
 
 
 def test_a_named_column_is_read_whatever_it_is_called() -> None:
-    target_columns = read({"flag": SIGNS, "pIC50": VALUES}, relation="flag")
+    target_columns = read({"flag": QUALIFIERS, "pIC50": VALUES}, relation="flag")
     assert target_columns.relations == {"pIC50": "flag"}
-    assert target_columns.censoring[:, 0].tolist() == BOUNDS
+    assert target_columns.censoring[:, 0].tolist() == CENSORING
 
 
 @pytest.mark.parametrize(
-    "signs", [["gt", "eq", "lt", "ge", None, "eq"], ["&gt;", "=", "&lt;", ">>", "=", "="]]
+    "qualifiers", [["gt", "eq", "lt", "ge", None, "eq"], ["&gt;", "=", "&lt;", ">>", "=", "="]]
 )
-def test_other_ways_to_write_signs(signs: list) -> None:
-    assert read({"sign": signs, "Ki": VALUES}).censoring[:, 0].tolist() == BOUNDS
+def test_other_spellings_of_qualifiers(qualifiers: list) -> None:
+    assert read({"sign": qualifiers, "Ki": VALUES}).censoring[:, 0].tolist() == CENSORING
 
 
 @pytest.mark.parametrize("relation", ["auto", "sign"])
-def test_a_cell_that_says_otherwise_or_no_sign_costs_its_label(relation: str) -> None:
+def test_a_contradicting_or_unknown_qualifier_makes_the_label_missing(relation: str) -> None:
     cells = ["<10", ">20", "30.5", "65", ">55", "~45"]
     columns = {"sign": [">", ">", "approx", "=", None, "~"], "Value": cells}
     target_columns = read(columns, relation=relation)
     np.testing.assert_equal(target_columns.values[:, 0], [NAN, 20, NAN, 65, 55, 45])
     assert target_columns.censoring[:, 0].tolist() == [0, 1, 0, 0, 1, 0]
     assert target_columns.label_columns[0].n_approximate == 1
-    assert target_columns.problems(0) == "Value: its cell has the sign <, but 'sign' says >"
+    assert target_columns.problems(0) == "Value: its cell has the qualifier <, but 'sign' has >"
     assert (
         target_columns.problems(2)
-        == "Value: its sign is 'approx', one such as >, = and < was expected"
+        == "Value: got the qualifier 'approx', expected one such as >, = and <"
     )
 
 
-def test_what_cannot_be_is_refused_in_a_sentence() -> None:
-    columns = {"sign": SIGNS, "Ki": VALUES, "IC50": OTHERS, "y": ["0", "1"] * 3}
-    with pytest.raises(ValueError, match=r"--relation 'sign' is of one regression target, but the"):
+def test_impossible_requests_are_refused_in_a_sentence() -> None:
+    columns = {"sign": QUALIFIERS, "Ki": VALUES, "IC50": OTHERS, "y": ["0", "1"] * 3}
+    with pytest.raises(
+        ValueError, match=r"--relation 'sign' needs exactly one regression target, got"
+    ):
         read(columns, "Ki", "IC50", relation="sign")
-    with pytest.raises(ValueError, match=r"'sign' is of one regression .* 'y' \(binary\)"):
+    with pytest.raises(ValueError, match=r"'sign' needs exactly one regression .* 'y' \(binary\)"):
         read(columns, "y", relation="sign")
     with pytest.raises(ValueError, match="no column 'relation'"):
         read(columns, "Ki", relation="relation")
     note = {"note": ["a", "b"] * 3, "Ki": VALUES}
-    with pytest.raises(ValueError, match="should hold signs such as >, = and <, but has 'a', 'b'"):
+    with pytest.raises(ValueError, match="should hold qualifiers such as >, = and <, got 'a', 'b'"):
         read(note, "Ki", relation="note")
     lists = {"note": [[1.0]] * 6, "Ki": VALUES}
-    with pytest.raises(ValueError, match="should hold signs such as >, = and <, but has lists"):
+    with pytest.raises(ValueError, match="should hold qualifiers such as >, = and <, got lists"):
         read(lists, "Ki", relation="note")
     other = {"rel": ["="] * 5 + ["<"], "Ki": [f">{value}" for value in VALUES]}
-    with pytest.raises(ValueError, match=r"row 1: the label of 'Ki' and its sign in 'rel' do not"):
+    with pytest.raises(
+        ValueError, match=r"row 1: labels of 'Ki' and their qualifiers in 'rel' do not"
+    ):
         read(other)
     assert read(other, relation="none").censoring[:, 0].tolist() == [1] * 6
 
@@ -147,7 +173,9 @@ def test_a_column_of_units_is_that_of_the_only_target() -> None:
     named = read_target_columns(table(columns), ["Standard Value"], units=["uM"])
     assert (named.units, named.units_from) == (("uM",), ("flag",))
     (note,) = named.notes
-    assert note.startswith("'Standard Value' is in uM by the flag, but column 'Standard Units' say")
+    assert note.startswith(
+        "the unit of 'Standard Value' is uM according to the flag, but nM according to"
+    )
     micro = columns | {
         "Standard Units": ["\N{MICRO SIGN}M", "\N{GREEK SMALL LETTER MU}M", "uM"] * 2
     }
@@ -155,14 +183,14 @@ def test_a_column_of_units_is_that_of_the_only_target() -> None:
 
 
 @pytest.mark.parametrize("units", [(), ("nM",)])
-def test_several_units_of_one_target_are_told(units: tuple[str, ...]) -> None:
+def test_several_units_of_one_target_are_reported(units: tuple[str, ...]) -> None:
     columns = {"Standard Value": VALUES, "Standard Units": ["ug.mL-1", *["nM"] * 4, None]}
     target_columns = read_target_columns(table(columns), ["Standard Value"], units=units)
     assert target_columns.units == (units or ("",))
     (note,) = target_columns.notes
     assert note == (
-        "column 'Standard Units' has 2 units for 'Standard Value', nM (4), ug.mL-1 (1): nothing is "
-        "converted, so all are learnt as one; keep the rows of one unit"
+        "column 'Standard Units' has 2 units for 'Standard Value': nM (4), ug.mL-1 (1). Values "
+        "are not converted, so the model mixes them; keep the rows of one unit"
     )
 
 
@@ -176,18 +204,18 @@ def test_several_units_of_one_target_are_told(units: tuple[str, ...]) -> None:
         ({"dose": OTHERS, "Units": UNITS, "logD": VALUES}, "logD"),
     ],
 )
-def test_units_that_are_not_of_the_target_are_none(columns: dict[str, list], target: str) -> None:
+def test_units_of_other_columns_are_not_used(columns: dict[str, list], target: str) -> None:
     target_columns = read({"Standard Units": UNITS} | columns, target)
     assert (target_columns.units, target_columns.notes) == (("",), ())
 
 
-def test_a_column_of_units_is_not_of_the_target_that_no_other_has() -> None:
+def test_a_column_of_units_with_two_possible_targets_is_not_used() -> None:
     columns = {"IC50": VALUES, "IC50 unit": UNITS, "Ki": OTHERS, "unit": ["uM"] * 6}
     target_columns = read(columns, "IC50", "Ki")
     assert (target_columns.units, target_columns.notes) == (("nM", ""), ())
 
 
-def test_the_column_of_units_whose_name_says_more_is_meant() -> None:
+def test_the_column_of_units_with_the_most_specific_name_is_used() -> None:
     raw = ["uM", "nM"] * 3
     target_columns = read({"standard_value": VALUES, "units": raw, "standard_units": UNITS})
     assert (target_columns.units, target_columns.notes) == (("nM",), ())

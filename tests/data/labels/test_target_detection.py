@@ -4,6 +4,7 @@ import pyarrow as pa
 import pytest
 
 from moleblend.data.formats import read_table
+from moleblend.data.labels.cell_values import TableCells
 from moleblend.data.labels.target_detection import find_targets, notes_of_cells, read_target_columns
 from moleblend.data.table import Table, find_smiles_column
 
@@ -18,8 +19,12 @@ def table(**columns: list) -> Table:
     return Table(source=Path("assay.csv"), columns=pa.table(columns))
 
 
-def found(given: Table) -> tuple[str, ...]:
-    return find_targets(given, ["smiles"])[0]
+def find(given: Table) -> tuple[tuple[str, ...], dict[str, str], list[str]]:
+    return find_targets(TableCells(given), ["smiles"])
+
+
+def targets_of(given: Table) -> tuple[str, ...]:
+    return find(given)[0]
 
 
 def test_one_candidate_is_taken_and_the_others_have_a_reason() -> None:
@@ -36,37 +41,37 @@ def test_one_candidate_is_taken_and_the_others_have_a_reason() -> None:
         HeavyAtomCount=[str(k // 2) for k in range(N)],
         value=VALUES,
     )
-    targets, left_out, _ = find_targets(given, ["smiles"])
+    targets, left_out, _ = find(given)
     assert targets == ("value",)
     assert left_out == {
-        "ID": "names or numbers the rows",
-        "entry": "counts the rows",
+        "ID": "identifies the rows",
+        "entry": "numbers the rows",
         "day": "is a date",
-        "Molecular Weight": "has the name of something computed",
-        "cLogP": "has the name of something computed",
+        "Molecular Weight": "has the name of a computed property",
+        "cLogP": "has the name of a computed property",
         "remark": "is text",
-        "thousands": "has a comma: a number has a decimal point and no separators",
+        "thousands": "has a comma, expected a decimal point and no separators",
         "nothing": "is empty",
-        "y_pred": "has the name of something computed",
-        "HeavyAtomCount": "has the name of something computed",
+        "y_pred": "has the name of a computed property",
+        "HeavyAtomCount": "has the name of a computed property",
     }
 
 
-def test_words_alone_are_classes_and_signs_alone_are_told() -> None:
+def test_words_alone_are_classes_and_qualifiers_alone_are_reported() -> None:
     words = ["low", "mid", "high"] * 4
-    targets, _, notes = find_targets(table(tox=words), ["smiles"])
+    targets, _, notes = find(table(tox=words))
     assert (targets, notes) == (
         ("tox",),
-        ["'tox' has few different texts, which are taken as classes"],
+        ["'tox' is text with few distinct values, which are used as classes"],
     )
-    assert found(table(tox=words, logS=VALUES)) == ("logS",)
+    assert targets_of(table(tox=words, logS=VALUES)) == ("logS",)
     with pytest.raises(ValueError, match="no column looks measured"):
-        find_targets(table(tox=words, group=words), ["smiles"])
-    signs = table(sign=[">", "="] * 6, IC50=VALUES)
-    targets, left_out, _ = find_targets(signs, ["smiles"])
-    assert (targets, left_out) == (("IC50",), {"sign": "holds signs of bounds"})
+        find(table(tox=words, group=words))
+    qualifiers = table(sign=[">", "="] * 6, IC50=VALUES)
+    targets, left_out, _ = find(qualifiers)
+    assert (targets, left_out) == (("IC50",), {"sign": "holds qualifiers such as > and <"})
     for named in ((), ("IC50",)):
-        target_columns = read_target_columns(signs, named, not_targets=["smiles"])
+        target_columns = read_target_columns(qualifiers, named, not_targets=["smiles"])
         assert target_columns.relations == {"IC50": "sign"}
         assert target_columns.censoring[:, 0].tolist() == [1, 0] * 6
         assert sum("read from column 'sign'" in note for note in target_columns.notes) == 1
@@ -76,25 +81,25 @@ def test_words_alone_are_classes_and_signs_alone_are_told() -> None:
     "name", ["id", "CID", "mol_id", "Compound ID", "index", "Row Number", "no"]
 )
 def test_an_identifier_is_never_taken(name: str) -> None:
-    with pytest.raises(ValueError, match=r"no column looks measured \(.*names or numbers the rows"):
-        find_targets(table(**{name: VALUES}), ["smiles"])
+    with pytest.raises(ValueError, match=r"no column looks measured \(.*identifies the rows"):
+        find(table(**{name: VALUES}))
 
 
 def test_all_binary_columns_are_taken() -> None:
     words = ["active" if k % 3 else "inactive" for k in range(N)]
-    assert found(table(a=LABELS, b=[None, *LABELS[1:]], c=words)) == ("a", "b", "c")
+    assert targets_of(table(a=LABELS, b=[None, *LABELS[1:]], c=words)) == ("a", "b", "c")
 
 
-def test_one_name_that_says_measured_decides_and_it_is_said() -> None:
-    targets, left_out, notes = find_targets(table(dose=VALUES, pIC50=VALUES), ["smiles"])
+def test_the_only_measured_name_is_selected_and_this_is_reported() -> None:
+    targets, left_out, notes = find(table(dose=VALUES, pIC50=VALUES))
     assert targets == ("pIC50",)
-    assert left_out == {"dose": "has no name that says it was measured"}
-    assert "'dose' could be learnt too" in notes[0]
+    assert left_out == {"dose": "has a name that does not show that it was measured"}
+    assert "'dose' could be targets too" in notes[0]
 
 
 def test_a_column_may_be_called_none_or_auto() -> None:
     for name in ("none", "auto"):
-        assert found(table(**{name: VALUES})) == (name,)
+        assert targets_of(table(**{name: VALUES})) == (name,)
         assert (
             read_target_columns(table(**{name: VALUES}), relation=name).label_columns[0].name
             == name
@@ -102,21 +107,23 @@ def test_a_column_may_be_called_none_or_auto() -> None:
 
 
 def test_several_candidates_are_listed_with_the_flag() -> None:
-    with pytest.raises(ValueError, match="2 columns could be the target: 'a', 'b'; say which with"):
-        found(table(a=VALUES, b=VALUES))
+    with pytest.raises(ValueError, match="2 columns could be the target: 'a', 'b'; select with"):
+        targets_of(table(a=VALUES, b=VALUES))
     both = table(Ki=VALUES, IC50=VALUES, shade=VALUES)
-    with pytest.raises(ValueError, match=r"3 columns .* 'Ki', 'IC50' \(and 1 whose names say less"):
-        found(both)
+    with pytest.raises(
+        ValueError, match=r"3 columns .* 'Ki', 'IC50' \(and 1 with less specific names"
+    ):
+        targets_of(both)
     with pytest.raises(ValueError, match="2 columns could be the target: 'active', 'activity'; "):
-        found(table(active=LABELS, activity=VALUES))
+        targets_of(table(active=LABELS, activity=VALUES))
 
 
-def test_a_column_of_parts_is_no_target_but_is_pointed_out() -> None:
-    parts = ["train", "valid", "test"] * (N // 3)
-    targets, left_out, notes = find_targets(table(fold=parts, value=VALUES), ["smiles"])
+def test_a_column_of_set_names_is_not_a_target_but_is_reported() -> None:
+    set_names = ["train", "valid", "test"] * (N // 3)
+    targets, left_out, notes = find(table(fold=set_names, value=VALUES))
     assert targets == ("value",)
-    assert left_out == {"fold": "says train, valid or test"}
-    assert "--split fold would use it" in notes[0]
+    assert left_out == {"fold": "holds the words train, valid and test"}
+    assert "--split fold uses it as the split" in notes[0]
 
 
 def test_units_kinds_and_cells_of_several_targets() -> None:
@@ -126,18 +133,18 @@ def test_units_kinds_and_cells_of_several_targets() -> None:
     assert [m.kind for m in target_columns.label_columns] == ["regression", "binary"]
     assert target_columns.values.shape == (N, 2)
     assert target_columns.censoring[:, 0].tolist() == [0] * 10 + [1, 0]
-    assert target_columns.problems(N - 1) == "a nM: 'bad' is no number"
-    told = notes_of_cells(given, target_columns.label_columns[0])
-    assert "labels that are bounds, such as >10: 1;" in told[0]
-    assert f"the first is in row {N}: 'bad' is no number" in told[1]
+    assert target_columns.problems(N - 1) == "a nM: 'bad' is not a number"
+    cell_notes = notes_of_cells(given, target_columns.label_columns[0])
+    assert "censored labels, such as >10: 1;" in cell_notes[0]
+    assert f"the first is in row {N}: 'bad' is not a number" in cell_notes[1]
     assert read_target_columns(given, ["a nM", "b"], units=["M", ""]).units == ("M", "")
     kinds = read_target_columns(
         given, ["a nM", "b"], tasks=["regression", "regression"]
     ).label_columns
     assert [m.kind for m in kinds] == ["regression", "regression"]
-    with pytest.raises(ValueError, match="2 targets, but 3 tasks: one for each"):
+    with pytest.raises(ValueError, match="got 3 tasks for 2 targets, expected one for each"):
         read_target_columns(given, ["a nM", "b"], tasks=["auto"] * 3)
-    with pytest.raises(ValueError, match="--log-scale names 'c', which is no target of this run"):
+    with pytest.raises(ValueError, match="--log-scale: 'c' is not a target; targets: 'b'"):
         read_target_columns(given, ["b"], log_scale=["c"])
 
 
@@ -146,8 +153,8 @@ def test_a_point_may_separate_thousands_where_others_have_decimal_commas() -> No
     commas = [f"{k},5" for k in range(N)]
     (note,) = read_target_columns(table(IC50=points, other=commas), ["IC50"]).notes
     assert note == (
-        "'IC50': 1.500 is read with a decimal point, but 'other' has decimal commas; if it is "
-        "1500, write it so"
+        "'IC50': 1.500 is read with a decimal point, but 'other' has decimal commas; if the value "
+        "is 1500, write it without a point"
     )
     assert not read_target_columns(table(IC50=points, other=VALUES), ["IC50"]).notes
 

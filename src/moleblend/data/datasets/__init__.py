@@ -1,1 +1,1 @@
-"""Published data sets: what they are, where they come from, and how their files are read."""
+"""Published data sets: catalogue, download, conversion, reading."""

@@ -1,18 +1,17 @@
-"""Files as others publish them, made into one table of a data set each."""
+"""Conversion of published files into one table for each data set."""
 
 import csv
 import gzip
 import io
 import json
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.csv
 
-from moleblend.chem.molecule import MoleculeError
-from moleblend.chem.parsing import read_smiles
+from moleblend.chem.parsing import count_atoms
+from moleblend.data.datasets.archive import open_member
 from moleblend.data.table import Table
 
 EV_PER_HARTREE = 27.211386246
@@ -35,7 +34,7 @@ QM9_UNITS = {
     "B": "GHz",
     "C": "GHz",
 }
-"""The properties of QM9: the twelve usual targets, then the rotational constants."""
+"""Units of the properties of QM9: the twelve usual targets, then the rotational constants."""
 
 _QM9_COLUMNS = {
     "mu": "Dipole_debye",
@@ -56,51 +55,51 @@ _QM9_COLUMNS = {
 }
 _ATOMIC_NUMBERS = {"H": 1, "C": 6, "N": 7, "O": 8, "F": 9}
 
-_MOSES_PARTS = ("train", "test", "test_scaffolds")
+_MOSES_SETS = ("train", "test", "test_scaffolds")
 
 
 def moses_table(wheel: Path) -> pa.Table:
-    """Read the three parts of MOSES from PyPI's `molsets`, whose code is neither installed nor run.
+    """Read the three sets of MOSES from the PyPI wheel `molsets`, without running its code.
 
     Returns:
         `smiles` and `split` (train, test, test_scaffolds), in the order of the files.
 
     Raises:
-        ValueError: not that wheel.
+        FileNotFoundError: there is no such file.
+        ValueError: not this wheel.
     """
     tables = []
-    for part in _MOSES_PARTS:
-        data = gzip.decompress(_member(wheel, f"moses/dataset/data/{part}.csv.gz"))
+    for name in _MOSES_SETS:
+        with open_member(wheel, f"moses/dataset/data/{name}.csv.gz") as file:
+            data = gzip.decompress(file.read())
         smiles = pyarrow.csv.read_csv(io.BytesIO(data))["SMILES"]
-        tables.append(pa.table({"smiles": smiles, "split": pa.array([part] * len(smiles))}))
+        tables.append(pa.table({"smiles": smiles, "split": pa.array([name] * len(smiles))}))
     return pa.concat_tables(tables)
 
 
 def qm9_table(wheel: Path) -> pa.Table:
-    """Read QM9 from PyPI's `qm9pack`, whose code is neither installed nor run.
+    """Read QM9 from the PyPI wheel `qm9pack`, without running its code.
 
     Returns:
-        A row for each molecule that passed the set's own consistency check, ascending in `index`:
-        `index`, `smiles`, `atomic_numbers`, `coordinates` (Å, x0 y0 z0 x1 ...; hydrogens are
-        included) and the properties, in the units of `QM9_UNITS`.
+        A row for each molecule that passed the consistency check of QM9, in ascending order of
+        `index`. Columns: `index`, `smiles`, `atomic_numbers`, `coordinates` (Å, x0 y0 z0 x1 ...,
+        with hydrogens), and the properties in the units of `QM9_UNITS`.
 
     Raises:
-        ValueError: not that wheel.
+        FileNotFoundError: there is no such file.
+        ValueError: not this wheel.
     """
     names = ["Index", "SMILES", "Elements", "XYZ_Ang", *_QM9_COLUMNS.values()]
-    # One block must hold the longest line, and a line holds all frequencies and coordinates.
+    # A block must hold the longest line, which contains all frequencies and coordinates.
     read = pyarrow.csv.ReadOptions(block_size=1 << 24)
     kinds = {column: pa.float64() for column in _QM9_COLUMNS.values()}
     convert = pyarrow.csv.ConvertOptions(include_columns=names, column_types=kinds)
-    parts = [
-        pyarrow.csv.read_csv(
-            io.BytesIO(_member(wheel, f"qm9pack/data/qm9_part{part}.csv")),
-            read_options=read,
-            convert_options=convert,
-        )
-        for part in (1, 2, 3)
-    ]
-    rows = pa.concat_tables(parts).sort_by("Index")
+    tables = []
+    for number in (1, 2, 3):
+        with open_member(wheel, f"qm9pack/data/qm9_part{number}.csv") as file:
+            data = io.BytesIO(file.read())
+        tables.append(pyarrow.csv.read_csv(data, read_options=read, convert_options=convert))
+    rows = pa.concat_tables(tables).sort_by("Index")
     numbers = [
         [_ATOMIC_NUMBERS[symbol] for symbol in json.loads(text.replace("'", '"'))]
         for text in rows["Elements"].to_pylist()
@@ -122,33 +121,33 @@ def qm9_table(wheel: Path) -> pa.Table:
 
 
 def protocol_u_table(
-    parts: dict[str, Path], tasks: Sequence[str], raw: Table | None = None
+    files: dict[str, Path], tasks: Sequence[str], raw: Table | None = None
 ) -> pa.Table:
-    """Put a set on the published split together from its parts, as MUBen's repository has them.
+    """Combine the training, validation and test set of protocol U, as published by MUBen.
 
     Args:
-        parts: files with the columns `smiles`, `labels` and `masks` (lists with a place for each
-            task) by the name of the part: train, valid, test.
+        files: files with the columns `smiles`, `labels` and `masks` (lists with one value for each
+            task), by the name of the set: train, valid, test.
         tasks: names of the labels.
-        raw: the raw file, from which train is made if it is not among the parts: its molecules
-            whose SMILES no other part has.
+        raw: the raw file. If `files` has no training set, it consists of the molecules of the raw
+            file whose SMILES are in no other set.
 
     Returns:
         `smiles`, the labels as text (empty where not measured), `split`.
 
     Raises:
-        ValueError: the lists have another length, or there are not all parts.
+        ValueError: the lists have another length, or the training set is missing.
     """
-    rows = [(*row, part) for part, path in parts.items() for row in _read_part(path, len(tasks))]
-    if "train" not in parts:
+    rows = [(*row, name) for name, path in files.items() for row in _read_set(path, len(tasks))]
+    if "train" not in files:
         if raw is None:
-            raise ValueError("the part train is missing, and no raw file is given")
+            raise ValueError("the training set is missing, and no raw file is given")
         elsewhere = {row[0] for row in rows}
         columns = [raw.column(name).to_pylist() for name in ("smiles", *tasks)]
         train = [
             (smiles, *(cell.removesuffix(".0") for cell in cells), "train")
             for smiles, *cells in zip(*columns, strict=True)
-            if smiles not in elsewhere and _is_molecule(smiles)
+            if smiles not in elsewhere and count_atoms(smiles) > 0
         ]
         rows = train + rows
     names = ["smiles", *tasks, "split"]
@@ -156,31 +155,15 @@ def protocol_u_table(
     return pa.table([pa.array(column, pa.string()) for column in cells], names=names)
 
 
-def _read_part(path: Path, n_tasks: int) -> list[tuple[str, ...]]:
+def _read_set(path: Path, n_tasks: int) -> list[tuple[str, ...]]:
     rows = []
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             labels, masks = json.loads(row["labels"]), json.loads(row["masks"])
             if not len(labels) == len(masks) == n_tasks:
                 raise ValueError(
-                    f"{path}: {row['smiles']} has {len(labels)} labels, {n_tasks} were expected"
+                    f"{path}: {row['smiles']} has {len(labels)} labels, expected {n_tasks}"
                 )
             cells = (str(y) if mask else "" for y, mask in zip(labels, masks, strict=True))
             rows.append((row["smiles"], *cells))
     return rows
-
-
-def _is_molecule(smiles: str) -> bool:
-    try:
-        read_smiles(smiles, features="ogb-1")  # the version that costs less
-    except MoleculeError:
-        return False
-    return True
-
-
-def _member(archive: Path, name: str) -> bytes:
-    try:
-        with zipfile.ZipFile(archive) as file:
-            return file.read(name)
-    except (KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{archive}: there is no {name} in it ({error})") from error

@@ -1,4 +1,4 @@
-"""Files from the network: resumed where they broke off, checked, whole or not there."""
+"""Downloads: resumed after an interruption, verified, and atomic."""
 
 import hashlib
 import subprocess
@@ -13,71 +13,75 @@ import requests
 import urllib3
 
 Progress = Callable[[int, int | None], None]
-"""Is told now and then how many bytes are there, and of how many if the server says so."""
+"""Called repeatedly with the number of bytes present, and the total if the server reports it."""
 
 _TIMEOUT_S = 30
 _BLOCK = 1 << 18
 
 
 class DownloadError(OSError):
-    """A file that did not come: one sentence says which, and why."""
+    """A download failed; the message names the file and the reason."""
+
+
+class InterruptedDownloadError(DownloadError):
+    """A download was interrupted; the next attempt continues it."""
 
 
 def download(
     url: str, path: Path, *, known_hash: str | None, on_progress: Progress | None = None
 ) -> None:
-    """Bring a file; one that is there with the right hash, or with none to check, is not fetched.
+    """Download a file, unless it is present with the right hash, or no hash is known.
 
-    What has come when a download breaks off stays in a hidden file beside `path`, named after the
-    version of the file that the server announces; the next call goes on from there, if that is
-    still the version and the server can send a part of it.
+    The bytes of an interrupted download stay in a hidden file in the same folder. The file is named
+    after the version that the server reports. The next call continues it if the version is the same
+    and the server supports ranges.
 
     Args:
-        url: http or https; or `pypi:NAME==VERSION` for the wheel of a package, which pip brings. No
-            code from it is installed or run.
-        path: where it shall be.
-        known_hash: "sha256:..." or "md5:..."; None if nobody published one.
-        on_progress: for http and https.
+        url: http or https; or `pypi:NAME==VERSION` for the wheel of a package, downloaded by pip.
+            No code from the wheel is installed or run.
+        path: path of the downloaded file.
+        known_hash: "sha256:..." or "md5:..."; None if none was published.
+        on_progress: progress callback, for http and https.
 
     Raises:
-        DownloadError: it cannot be had, or breaks off.
-        ValueError: its hash is another one; the file is gone then.
+        DownloadError: the file is not available.
+        InterruptedDownloadError: the download was interrupted.
+        ValueError: the hash differs; the file is deleted.
     """
-    pooch.get_logger().setLevel("WARNING")  # progress and errors are told by us
+    pooch.get_logger().setLevel("WARNING")  # this package reports progress and errors itself
 
-    def bring(url: str, output_file: str, _: object) -> None:
+    def download_to(url: str, output_file: str, _: object) -> None:
         if url.startswith("pypi:"):
-            _bring_wheel(url.removeprefix("pypi:"), Path(output_file))
+            _download_wheel(url.removeprefix("pypi:"), Path(output_file))
         else:
-            _bring(url, path, on_progress).replace(output_file)
+            _download(url, path, on_progress).replace(output_file)
 
-    downloader: Any = bring  # pooch calls it by position; its type insists on other names
+    downloader: Any = download_to  # pooch passes arguments by position; its type has other names
     pooch.retrieve(url, known_hash, fname=path.name, path=path.parent, downloader=downloader)
 
 
-def _bring(url: str, path: Path, on_progress: Progress | None) -> Path:
-    """Download into a hidden file beside `path`, and give its name when it is whole."""
-    # Compressed on the way, a part of a file would not be a part of it.
+def _download(url: str, path: Path, on_progress: Progress | None) -> Path:
+    """Download into a hidden file in the folder of `path`; return its name when it is complete."""
+    # A range of a compressed transfer would not be a range of the file.
     headers = {"Accept-Encoding": "identity"}
     partial: Path | None = None
     try:
         with requests.Session() as session:
-            whole = session.get(url, headers=headers, stream=True, timeout=_TIMEOUT_S)
-            whole.raise_for_status()
-            stamp = whole.headers.get("ETag") or whole.headers.get("Last-Modified")
+            complete = session.get(url, headers=headers, stream=True, timeout=_TIMEOUT_S)
+            complete.raise_for_status()
+            stamp = complete.headers.get("ETag") or complete.headers.get("Last-Modified")
             version = hashlib.sha256(f"{url} {stamp}".encode()).hexdigest()[:12]
             partial = path.with_name(f".{path.name}.{version}.part")
-            size = (
-                int(whole.headers["Content-Length"]) if "Content-Length" in whole.headers else None
-            )
-            n_there = partial.stat().st_size if stamp and partial.exists() else 0
-            if size is not None and n_there == size:
-                whole.close()
+            length = complete.headers.get("Content-Length")
+            size = None if length is None else int(length)
+            n_present = partial.stat().st_size if stamp and partial.exists() else 0
+            if size is not None and n_present == size:
+                complete.close()
                 return partial
-            rest, mode = whole, "wb"
-            if n_there:
-                whole.close()
-                headers |= {"Range": f"bytes={n_there}-", "If-Range": str(stamp)}
+            rest, mode = complete, "wb"
+            if n_present:
+                complete.close()
+                headers |= {"Range": f"bytes={n_present}-", "If-Range": str(stamp)}
                 rest = session.get(url, headers=headers, stream=True, timeout=_TIMEOUT_S)
                 rest.raise_for_status()
                 mode = "ab" if rest.status_code == requests.codes.partial_content else "wb"
@@ -87,25 +91,25 @@ def _bring(url: str, path: Path, on_progress: Progress | None) -> Path:
                     if on_progress:
                         on_progress(file.tell(), size)
     except requests.HTTPError as error:
-        raise DownloadError(f"{url}: the server answers {error}") from error
+        raise DownloadError(f"{url}: the server returned {error}") from error
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         if partial is None or not partial.exists():
             raise DownloadError(f"{url} cannot be reached ({_reason(error)})") from error
-        raise DownloadError(
-            f"{url}: broke off after {partial.stat().st_size:,} bytes ({_reason(error)}); the same "
-            "command goes on from there"
+        raise InterruptedDownloadError(
+            f"{url}: interrupted after {partial.stat().st_size:,} bytes ({_reason(error)}); the "
+            "same command continues the download"
         ) from error
     return partial
 
 
 def _reason(error: BaseException) -> str:
-    """Name the innermost cause; the outer ones hold it in several layers of repr."""
+    """Return the message of the innermost cause; outer exceptions contain it in nested reprs."""
     while inner := error.__cause__ or error.__context__:
         error = inner
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _bring_wheel(requirement: str, path: Path) -> None:
+def _download_wheel(requirement: str, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--quiet"]
         command: list[Any] = [sys.executable, "-m", "pip", "download", *options]
@@ -114,7 +118,7 @@ def _bring_wheel(requirement: str, path: Path) -> None:
         )
         wheels = list(Path(folder).glob("*.whl"))
         if done.returncode or len(wheels) != 1:
-            told = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-            reason = told[-1] if told else done.stderr.strip() or "no wheel came"
+            errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+            reason = errors[-1] if errors else done.stderr.strip() or "no wheel was downloaded"
             raise DownloadError(f"pip cannot download {requirement} ({reason})")
         wheels[0].replace(path)

@@ -1,4 +1,4 @@
-"""The data sets as files: where they lie here, how they come, which of them are the known ones."""
+"""Files of the published data sets: where they are, how they are fetched and verified."""
 
 import gzip
 import hashlib
@@ -7,7 +7,6 @@ import os
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,22 +15,31 @@ import pooch
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from moleblend.data.datasets.catalogue import DATASETS, NEEDS_RAW, Dataset, Source
+from moleblend.data.datasets.catalogue import Dataset, Source, known_datasets
 from moleblend.data.datasets.converters import (
     EV_PER_HARTREE,
     moses_table,
     protocol_u_table,
     qm9_table,
 )
-from moleblend.data.datasets.download import DownloadError, Progress, download
+from moleblend.data.datasets.download import (
+    DownloadError,
+    InterruptedDownloadError,
+    Progress,
+    download,
+)
 from moleblend.data.formats import read_table, write_table
 from moleblend.data.table import Table
+from moleblend.files import cache_folder, stream_sha256
 
-ComparisonSummary = Literal["ok", "another content", "unknown"]
-"""Whether a file has the hash that is known of it."""
+HashStatus = Literal["ok", "another content", "unknown"]
+"""Whether a file has the hash of the catalogue."""
 
 _MOST_NAMED = 30
-"""Labels that a command names one by one."""
+"""Largest number of labels that a command lists one by one."""
+
+_NEEDS_RAW = ("muv", "sider", "toxcast")
+"""Sets whose files of protocol U lack the names of the labels, or the training set."""
 
 _QM9_REFERENCES = {
     "u0": (-0.500273, -37.846772, -54.583861, -75.064579, -99.718730),
@@ -39,51 +47,49 @@ _QM9_REFERENCES = {
     "h298": (-0.497912, -37.844411, -54.581501, -75.062219, -99.716370),
     "g298": (-0.510927, -37.861317, -54.598897, -75.079532, -99.733544),
 }
-"""Energies of the free atoms H, C, N, O and F in hartree, at the level of the set."""
+"""Energies of the free atoms H, C, N, O and F in hartree, at the level of theory of QM9."""
 
 
 def dataset(name: str) -> Dataset:
-    """Give a data set.
+    """Return the record of a data set.
 
     Raises:
-        ValueError: there is none of that name; the message names those that exist.
+        ValueError: the name is unknown; the message lists the available ones.
     """
-    if name not in DATASETS:
-        raise ValueError(f"there is no data set {name!r}; there are {', '.join(DATASETS)}")
-    return DATASETS[name]
-
-
-def cache() -> Path:
-    """Give the user's folder for data that was fetched."""
-    return Path(pooch.os_cache("moleblend"))
+    known = known_datasets()
+    if name not in known:
+        raise ValueError(f"unknown data set {name!r}; available: {', '.join(known)}")
+    return known[name]
 
 
 def folders() -> list[Path]:
-    """Give the folders in which data is looked for: `MOLEBLEND_DATA` first, then the cache."""
+    """Return the folders in which data is searched: `MOLEBLEND_DATA` first, then the cache."""
     named = os.environ.get("MOLEBLEND_DATA")
-    return [Path(named), cache()] if named else [cache()]
+    return [Path(named), cache_folder()] if named else [cache_folder()]
 
 
 def find(name: str) -> Path:
     """Find the file of a data set.
 
     Raises:
-        ValueError: there is no such set.
-        FileNotFoundError: it is not here; the message says how to get it and where to put it.
+        ValueError: the name is unknown.
+        FileNotFoundError: the file is missing; the message says how to get it.
     """
-    wanted = dataset(name)
+    known = dataset(name)
     for folder in folders():
-        for file in (wanted.file, *wanted.also):
+        for file in (known.file, *known.also):
             if (folder / file).is_file():
                 return folder / file
-    get = f"`moleblend data fetch {name}` brings it"
-    if wanted.kind == "conformers":
-        get = "it has to be made from its published form"
-    raise FileNotFoundError(f"{name} is not here: {get}, or put it at {folders()[0] / wanted.file}")
+    get = f"run `moleblend data fetch {name}`"
+    if known.kind == "conformers":
+        get = "make it from its published form"
+    raise FileNotFoundError(
+        f"{name}: file not found; {get}, or put the file at {folders()[0] / known.file}"
+    )
 
 
 def is_here(name: str) -> bool:
-    """Say whether the file of a data set lies in one of the folders."""
+    """Whether the file of a data set is in one of the folders."""
     try:
         find(name)
     except FileNotFoundError:
@@ -92,13 +98,13 @@ def is_here(name: str) -> bool:
 
 
 def describe_dataset(name: str) -> list[tuple[str, str]]:
-    """Tell what is known of a data set, where it lies or belongs, and how to use it.
+    """Describe a data set: contents, sources, location, and a command that uses it.
 
     Returns:
         Headings and texts.
 
     Raises:
-        ValueError: there is no such set.
+        ValueError: the name is unknown.
     """
     known = dataset(name)
     place = folders()[0] / known.file
@@ -106,25 +112,25 @@ def describe_dataset(name: str) -> list[tuple[str, str]]:
     rows = [("set", f"{name}: {known.title}")]
     if known.n_tasks:
         units = sorted({(known.units or {}).get(task, "") for task in known.tasks} - {""})
-        told = ", ".join(known.tasks) if known.tasks else f"{known.n_tasks} columns"
-        rows.append(("labels", told + (f" ({', '.join(units)})" if units else "")))
+        labels = ", ".join(known.tasks) if known.tasks else f"{known.n_tasks} columns"
+        rows.append(("labels", labels + (f" ({', '.join(units)})" if units else "")))
         rows.append(("task", f"{known.task}, {known.metric}"))
     rows += [
         ("columns", known.columns),
         ("split", known.split),
-        ("molecules", f"{known.literature:,} in the literature"),
+        ("molecules", f"{known.literature:,} according to the literature"),
         ("licence", known.licence),
         ("citation", known.citation),
     ]
     for source in known.sources:
         by_content = known.is_as_published and known.content and not known.differs
-        told = source.hash or ("known by its content" if by_content else "hash not known")
-        rows.append(("source", f"{source.url} ({told})"))
-    hash_told = f"sha256:{known.content}" if known.content else "hash not known"
-    rows.append(("content", f"{hash_told}{', but ' + known.differs if known.differs else ''}"))
+        verified = source.hash or ("verified by content" if by_content else "hash unknown")
+        rows.append(("source", f"{source.url} ({verified})"))
+    content = f"sha256:{known.content}" if known.content else "hash unknown"
+    rows.append(("content", f"{content}{'; ' + known.differs if known.differs else ''}"))
     if known.note:
         rows.append(("note", known.note))
-    rows.append(("file", str(path) if is_here(name) else f"not here; it belongs at {place}"))
+    rows.append(("file", str(path) if is_here(name) else f"not found; expected at {place}"))
     if not is_here(name) and known.kind != "conformers":
         rows.append(("fetch", f"moleblend data fetch {name}"))
     rows.append(("use", _command(name, known, path)))
@@ -132,7 +138,7 @@ def describe_dataset(name: str) -> list[tuple[str, str]]:
 
 
 def _command(name: str, known: Dataset, path: Path) -> str:
-    """Give the command that trains on a set, or makes a store of it for pretraining."""
+    """Return the command that trains on a set, or builds a store for pretraining."""
     if known.kind == "pcqm4mv2":
         return f"moleblend data export {name} {name}.parquet"
     if not known.n_tasks:
@@ -150,18 +156,19 @@ def _command(name: str, known: Dataset, path: Path) -> str:
 
 
 def read(name: str) -> Table:
-    """Read a data set that is a table: its rows as they stand in the file, none dropped.
+    """Read a data set that is a table: all rows of the file, unchanged.
 
-    QM9 gets four columns more: see `atomisation_energies`.
+    QM9 gets four more columns, see `atomisation_energies`.
 
     Raises:
-        ValueError: there is no such set, or it is one to be streamed.
-        FileNotFoundError: it is not here.
+        ValueError: the name is unknown, or the set can only be streamed.
+        FileNotFoundError: the file is missing.
     """
-    wanted = dataset(name)
-    if wanted.kind != "table":
+    known = dataset(name)
+    if known.kind != "table":
         raise ValueError(
-            f"{name} is too large for a table; moleblend.data.datasets.streaming reads it in pieces"
+            f"{name} is too large for one table; moleblend.data.datasets.streaming reads it in "
+            "pieces"
         )
     table = read_table(find(name))
     return atomisation_energies(table) if name == "qm9" else table
@@ -170,10 +177,10 @@ def read(name: str) -> Table:
 def atomisation_energies(table: Table) -> Table:
     """Add `u0_atomisation`, `u298_atomisation`, `h298_atomisation` and `g298_atomisation` in eV.
 
-    They are the energies of the molecules minus those of the free atoms, which come with QM9.
+    These are the energies of the molecules minus those of their free atoms, published with QM9.
 
     Args:
-        table: QM9.
+        table: the table of QM9.
 
     Reference:
         Ramakrishnan et al., Sci. Data 2014, doi:10.1038/sdata.2014.22 (their atomref.txt).
@@ -185,72 +192,72 @@ def atomisation_energies(table: Table) -> Table:
     for name, energies in _QM9_REFERENCES.items():
         of_atom = np.zeros(10)
         of_atom[[1, 6, 7, 8, 9]] = np.array(energies) * EV_PER_HARTREE
-        free = np.bincount(molecules, weights=of_atom[atoms], minlength=len(table))
-        column = pa.array(table.column(name).to_numpy() - free)
+        free_atoms = np.bincount(molecules, weights=of_atom[atoms], minlength=len(table))
+        column = pa.array(table.column(name).to_numpy() - free_atoms)
         columns = columns.append_column(f"{name}_atomisation", column)
     return replace(table, columns=columns)
 
 
 def fetch(name: str, folder: Path | None = None, on_progress: Progress | None = None) -> Path:
-    """Bring a data set, unless it is there, and check it.
+    """Download a data set, unless it is present, and verify its hash.
 
-    What was published in several files, or in a package, becomes one table; the files are kept in
-    `published` below the folder.
+    A set published as several files, or in a package, is converted to one table; the published
+    files stay in `published` below the folder.
 
     Args:
-        name: of the set.
-        folder: the user's cache, by default.
-        on_progress: told how many bytes of the present file are there, and of how many.
+        name: name of the set.
+        folder: data folder; by default the user's cache.
+        on_progress: called with the bytes present and the total of the current file.
 
     Returns:
-        Where it is.
+        Path of the file.
 
     Raises:
-        DownloadError: it cannot be had; the message says which file to put where.
-        ValueError: there is no such set, it cannot be fetched, or its content is not what it
-            should be (what was fetched is gone then, what was there before is not).
+        DownloadError: the file is not available; the message says which file to put where.
+        ValueError: the name is unknown, the set cannot be fetched, or the hash differs (a
+            downloaded file is then deleted, an existing one is kept).
     """
-    wanted = dataset(name)
-    folder = folder or cache()
-    path = folder / wanted.file
-    if wanted.kind == "conformers":
+    known = dataset(name)
+    folder = folder or cache_folder()
+    path = folder / known.file
+    if known.kind == "conformers":
         raise ValueError(
-            f"{name} is not fetched: {wanted.note}; what is made of it, as SDF or Parquet, belongs "
+            f"{name} cannot be fetched: {known.note}; put the file made from it, SDF or Parquet, "
             f"at {path}"
         )
     if path.exists():
-        if compare_hash(name, path) == "another content" and not wanted.differs:
+        if compare_hash(name, path) == "another content" and not known.differs:
             raise ValueError(
-                f"{path} is not the {name} that moleblend knows (another hash); move it away to "
-                "fetch that"
+                f"{path} is not the {name} of the catalogue (the hash differs); move the file away "
+                "to fetch the set"
             )
         return path
-    make = _MAKERS.get(name)
-    if make is None:
-        _bring(wanted.sources[0], path, on_progress)
+    convert = _converter(name)
+    if convert is None:
+        _fetch_source(known.sources[0], path, on_progress)
     else:
-        parts = {}
-        for source in wanted.sources:
-            parts[source.name] = folder / "published" / name / source.name
-            _bring(source, parts[source.name], on_progress)
+        files = {}
+        for source in known.sources:
+            files[source.name] = folder / "published" / name / source.name
+            _fetch_source(source, files[source.name], on_progress)
         raw = name.removesuffix("-u")
-        if raw != name and raw in NEEDS_RAW:
-            parts["raw"] = fetch(raw, folder, on_progress)
-        write_table(make(parts), path)
-    if compare_hash(name, path) == "another content" and not wanted.differs:
+        if raw != name and raw in _NEEDS_RAW:
+            files["raw"] = fetch(raw, folder, on_progress)
+        write_table(convert(files), path)
+    if compare_hash(name, path) == "another content" and not known.differs:
         path.unlink()
         raise ValueError(
-            f"{name}: what came from {wanted.sources[0].url} is not the {name} that moleblend "
-            "knows (another hash), so it was not kept"
+            f"{name}: the file from {known.sources[0].url} is not the {name} of the catalogue (the "
+            "hash differs), so it was deleted"
         )
     return path
 
 
-def compare_hash(name: str, path: Path) -> ComparisonSummary:
-    """Compare a file with what is known of a data set.
+def compare_hash(name: str, path: Path) -> HashStatus:
+    """Compare the hash of a file with the catalogue.
 
     Returns:
-        "unknown" if no hash is known.
+        "unknown" if the catalogue has no hash.
     """
     known = dataset(name)
     if known.content:
@@ -263,11 +270,11 @@ def compare_hash(name: str, path: Path) -> ComparisonSummary:
 
 
 def content_sha256(path: Path) -> str:
-    """Hash what a file holds, whichever program compressed it.
+    """Hash the content of a file, independent of its compression.
 
     Returns:
-        SHA-256 of the uncompressed bytes of a .gz; for Parquet, of names, types, lengths and values
-        of the columns; for any other file, an archive too, of its bytes.
+        SHA-256: for .gz, of the uncompressed bytes; for Parquet, of the names, types, lengths and
+        values of the columns; for any other file, including archives, of its bytes.
     """
     if path.suffix == ".parquet":
         digest = hashlib.sha256()
@@ -275,16 +282,16 @@ def content_sha256(path: Path) -> str:
             columns = file.read()
         for column in columns.column_names:
             digest.update(f"{column}: {columns.schema.field(column).type}\n".encode())
-            for values in _parts(columns.column(column).combine_chunks()):
+            for values in _column_bytes(columns.column(column).combine_chunks()):
                 digest.update(values)
         return digest.hexdigest()
     opened = gzip.open if path.suffix == ".gz" and path.suffixes[-2:] != [".tar", ".gz"] else open
     with opened(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return stream_sha256(file)
 
 
-def _parts(values: pa.Array) -> Iterator[bytes]:
-    """Give what a column holds as bytes."""
+def _column_bytes(values: pa.Array) -> Iterator[bytes]:
+    """Yield the content of a column as bytes."""
     kind = values.type
     if pa.types.is_string(kind):
         yield json.dumps(values.to_pylist()).encode()
@@ -292,36 +299,39 @@ def _parts(values: pa.Array) -> Iterator[bytes]:
     yield values.is_null().to_numpy(zero_copy_only=False).tobytes()
     if pa.types.is_list(kind):
         yield values.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).tobytes()
-        yield from _parts(values.flatten())
+        yield from _column_bytes(values.flatten())
     else:
         yield values.fill_null(0).to_numpy(zero_copy_only=False).tobytes()
 
 
-def _bring(source: Source, path: Path, on_progress: Progress | None) -> None:
+def _fetch_source(source: Source, path: Path, on_progress: Progress | None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         download(source.url, path, known_hash=source.hash, on_progress=on_progress)
+    except InterruptedDownloadError:
+        raise
     except DownloadError as error:
-        if "goes on from there" in str(error):
-            raise
         raise DownloadError(
-            f"{error}; get {source.name} from {source.url} where there is a network, put it at "
-            f"{path}, and run this again"
+            f"{error}; download {source.name} from {source.url} on a machine with network access, "
+            f"put it at {path}, and run the command again"
         ) from error
 
 
-def _protocol_u(name: str, parts: dict[str, Path]) -> pa.Table:
-    raw = read_table(parts["raw"]) if "raw" in parts else None
-    tasks = DATASETS[name].tasks or (DATASETS[name].task_names(raw.names) if raw else ())
-    files = {
-        part: parts[f"{part}.csv"] for part in ("train", "valid", "test") if f"{part}.csv" in parts
+def _converter(name: str) -> Callable[[dict[str, Path]], pa.Table] | None:
+    """Return the function that converts the published files of a set to one table, if any."""
+    raw = name.removesuffix("-u")
+    if raw != name:
+        return lambda files: _convert_protocol_u(raw, files)
+    return {
+        "qm9": lambda files: qm9_table(*files.values()),
+        "moses": lambda files: moses_table(*files.values()),
+    }.get(name)
+
+
+def _convert_protocol_u(raw_name: str, files: dict[str, Path]) -> pa.Table:
+    raw, known = read_table(files["raw"]) if "raw" in files else None, dataset(raw_name)
+    tasks = known.tasks or (known.task_names(raw.names) if raw else ())
+    sets = {
+        name: files[f"{name}.csv"] for name in ("train", "valid", "test") if f"{name}.csv" in files
     }
-    return protocol_u_table(files, tasks, raw)
-
-
-_MAKERS: dict[str, Callable[[dict[str, Path]], pa.Table]] = {
-    **{f"{name}-u": partial(_protocol_u, name) for name in DATASETS if f"{name}-u" in DATASETS},
-    "qm9": lambda parts: qm9_table(*parts.values()),
-    "moses": lambda parts: moses_table(*parts.values()),
-}
-"""How the sets that are published otherwise become one table."""
+    return protocol_u_table(sets, tasks, raw)

@@ -1,4 +1,4 @@
-"""What a data set holds, row by row, against what it should hold."""
+"""Check of the data sets: counts of their contents, compared with the catalogue."""
 
 import os
 from collections import defaultdict
@@ -14,52 +14,53 @@ from jaxtyping import Float64
 
 from moleblend.chem.molecule import Molecule
 from moleblend.data.datasets.catalogue import Counts, Dataset
-from moleblend.data.datasets.fetch import ComparisonSummary, compare_hash, dataset, find, read
+from moleblend.data.datasets.fetch import HashStatus, compare_hash, dataset, find, read
 from moleblend.data.datasets.streaming import pcqm4mv2_split, read_pcqm4mv2
 from moleblend.data.formats import read_pieces
-from moleblend.data.table import Table, numbers, read_molecules
+from moleblend.data.labels.cell_values import read_numbers
+from moleblend.data.table import Table, read_molecules
 from moleblend.parallel import map_in_order
 
 _ROWS_IN_A_PIECE = 512
 _MOST_PARSED = 200_000
 
 _EVERY_PCQM4MV2 = 19
-"""Of its rows every 19th is read as a molecule."""
+"""Every 19th row of PCQM4Mv2 is parsed as a molecule."""
 
 _LARGE = 200
-"""Heavy atoms of a molecule that a model of atom pairs may not take."""
+"""Heavy atoms above which a molecule may be too large for a model of atom pairs."""
 
-_FAR_APART = 0.5
-"""Labels of the same molecule that are further apart contradict each other."""
+_CONFLICT_GAP = 0.5
+"""Numeric labels of the same molecule that differ by more contradict each other."""
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Check:
-    """What became of a check.
+    """Result of the check of a data set.
 
     Attributes:
-        name: of the set.
+        name: name of the set.
         path: its file.
-        hash: whether the file has the known hash; unknown if none is known.
-        counts: what was found.
-        labels: cells with a label, and those that are 1 where labels are classes, by task.
-        defects: what is wrong with the set, one phrase each.
-        surprises: what is not as it should be, one phrase each; none in a set as it is known.
+        hash: whether the file has the hash of the catalogue.
+        counts: contents of the file.
+        labels: number of labels, and of labels equal to 1 where labels are classes, by task.
+        defects: known problems of the data, one phrase each.
+        differences: differences from the catalogue, one phrase each.
     """
 
     name: str
     path: Path
-    hash: ComparisonSummary
+    hash: HashStatus
     counts: Counts
     labels: dict[str, tuple[int, int]] = field(default_factory=dict)
     defects: tuple[str, ...] = ()
-    surprises: tuple[str, ...] = ()
+    differences: tuple[str, ...] = ()
 
 
 class _Read(NamedTuple):
-    """A row read as a molecule; no SMILES where it is none."""
+    """A parsed row; the SMILES is empty if it is not a molecule."""
 
     smiles: str
     n_atoms: int
@@ -71,18 +72,18 @@ def check(
     n_processes: int | None = None,
     on_progress: Progress | None = None,
 ) -> Check:
-    """Read a data set from its file and count what it holds.
+    """Read a data set from its file and count its contents.
 
-    Every row is read; as molecules, of sets of more than 200,000 rows every so many-th.
+    Every row is read. In sets of more than 200,000 rows, a regular sample is parsed as molecules.
 
     Args:
-        name: of the set.
-        n_processes: that read molecules; left out, one for each core.
-        on_progress: told now and then how many molecules are read, and of how many.
+        name: name of the set.
+        n_processes: processes that parse molecules; by default one for each core.
+        on_progress: called repeatedly with the number of parsed molecules and the total.
 
     Raises:
-        ValueError: there is no such set, or its file cannot be read.
-        FileNotFoundError: it is not here.
+        ValueError: the name is unknown, or the file cannot be read.
+        FileNotFoundError: the file is missing.
     """
     known = dataset(name)
     path = find(name)
@@ -93,16 +94,16 @@ def check(
         counts, labels = _count_pcqm4mv2(path, n_processes, on_progress)
     else:
         counts, labels = _count_records(path, n_processes, on_progress)
-    verdict = compare_hash(name, path)
-    surprises = ["its content is not the known one"] if verdict == "another content" else []
+    status = compare_hash(name, path)
+    differences = ["the hash differs"] if status == "another content" else []
     if known.expected:
-        surprises += [
+        differences += [
             f"{field.name} {getattr(counts, field.name):,}, expected "
             f"{getattr(known.expected, field.name):,}"
             for field in fields(Counts)
             if getattr(counts, field.name) != getattr(known.expected, field.name)
         ]
-    return Check(name, path, verdict, counts, labels, defects(counts), tuple(surprises))
+    return Check(name, path, status, counts, labels, defects(counts), tuple(differences))
 
 
 def _count_table(
@@ -111,7 +112,7 @@ def _count_table(
     tasks = known.task_names(table.names)
     values = np.empty((len(table), len(tasks)))
     for column, task in enumerate(tasks):
-        values[:, column] = numbers(table, task)
+        values[:, column] = read_numbers(table, task)
     labels = {
         task: (int((~np.isnan(column)).sum()), int((column == 1).sum()) if known.classes else 0)
         for task, column in zip(tasks, values.T, strict=True)
@@ -127,7 +128,7 @@ def _count_table(
         rows=len(table),
         labels=sum(n for n, _ in labels.values()),
         positives=sum(n for _, n in labels.values()),
-        **_judge(molecules, values[rows], known),
+        **_count_molecules(molecules, values[rows], known),
         padded=sum(text != text.strip() for text in texts),
         fails=sum(text.strip() == "FAIL" for text in texts),
         blank_lines=sum(end - start > 1 for start, end in pairwise(table.lines or ())),
@@ -138,7 +139,7 @@ def _count_table(
 def _count_pcqm4mv2(
     path: Path, n_processes: int, on_progress: Progress | None
 ) -> tuple[Counts, dict[str, tuple[int, int]]]:
-    """Count the rows of the zip; the parts must hold every row once."""
+    """Count the rows of the zip archive; every row must be in exactly one set of the split."""
     n_rows = n_labels = 0
     chosen: list[Table] = []
     for piece in read_pcqm4mv2(path):
@@ -151,25 +152,25 @@ def _count_pcqm4mv2(
     rows = np.sort(np.concatenate(list(pcqm4mv2_split(path).values())))
     if not np.array_equal(rows, np.arange(n_rows)):
         raise ValueError(
-            f"{path}: the parts of split_dict.pt hold {len(rows):,} rows, data.csv.gz {n_rows:,}; "
-            "every row should be in one part"
+            f"{path}: split_dict.pt has {len(rows):,} rows, data.csv.gz {n_rows:,}; expected each "
+            "row in exactly one set"
         )
     n_chosen = sum(map(len, chosen))
     molecules = _read(iter(chosen), "smiles", n_chosen, n_processes, on_progress)
-    counts = Counts(rows=n_rows, labels=n_labels, **_judge(molecules, None, None))
+    counts = Counts(rows=n_rows, labels=n_labels, **_count_molecules(molecules, None, None))
     return counts, {"gap": (n_labels, 0)}
 
 
 def _count_records(
     path: Path, n_processes: int, on_progress: Progress | None
 ) -> tuple[Counts, dict[str, tuple[int, int]]]:
-    """Count a set of geometries: records of an SDF, or rows of a Parquet file."""
+    """Count geometries: records of an SDF, or rows of a Parquet file."""
     n_rows = sum(map(len, read_pieces(path, _ROWS_IN_A_PIECE)))
     step = max(-(-n_rows // _MOST_PARSED), 1)
     pieces = enumerate(read_pieces(path, _ROWS_IN_A_PIECE))
     chosen = (piece for k, piece in pieces if k % step == 0)
     molecules = _read(chosen, None, -(-n_rows // step), n_processes, on_progress)
-    return Counts(rows=n_rows, **_judge(molecules, None, None)), {}
+    return Counts(rows=n_rows, **_count_molecules(molecules, None, None)), {}
 
 
 def _read(
@@ -194,29 +195,29 @@ def _read_piece(piece: Table, *, smiles: str | None) -> list[_Read]:
     ]
 
 
-def _judge(
+def _count_molecules(
     rows: list[_Read], values: Float64[np.ndarray, "m t"] | None, known: Dataset | None
 ) -> dict[str, int]:
-    """Count molecules: valid ones, and those that come again."""
-    found: dict[str, list[int]] = defaultdict(list)
+    """Count valid, repeated and contradicting molecules."""
+    rows_of_smiles: dict[str, list[int]] = defaultdict(list)
     for row, one in enumerate(rows):
         if one.smiles:
-            found[one.smiles].append(row)
-    n_valid = sum(map(len, found.values()))
+            rows_of_smiles[one.smiles].append(row)
+    n_valid = sum(map(len, rows_of_smiles.values()))
     contradicting = 0
-    # With several targets a molecule may come in several geometries.
+    # In sets with several targets, a molecule may have several geometries.
     if values is not None and known and (known.classes or known.n_tasks == 1):
-        most = 0.0 if known.classes else _FAR_APART
-        for same in found.values():
+        allowed = 0.0 if known.classes else _CONFLICT_GAP
+        for same in rows_of_smiles.values():
             if len(same) > 1:
                 highest = np.nanmax(_filled(values[same], -np.inf), axis=0)
                 lowest = np.nanmin(_filled(values[same], np.inf), axis=0)
-                contradicting += bool((highest - lowest > most).any())
+                contradicting += bool((highest - lowest > allowed).any())
     return {
         "parsed": len(rows),
         "valid": n_valid,
         "largest": max((one.n_atoms for one in rows), default=0),
-        "repeated": n_valid - len(found),
+        "repeated": n_valid - len(rows_of_smiles),
         "contradicting": contradicting,
     }
 
@@ -226,14 +227,14 @@ def _filled(values: Float64[np.ndarray, "m t"], by: float) -> Float64[np.ndarray
 
 
 def defects(counts: Counts) -> tuple[str, ...]:
-    """Put what is wrong with a set in words, one phrase each."""
-    numbers = {
-        "rows not read as a molecule": counts.parsed - counts.valid,
-        "rows with FAIL for a SMILES": counts.fails,
+    """Describe the problems of a set, one phrase each."""
+    problems = {
+        "rows that are not molecules": counts.parsed - counts.valid,
+        "rows with FAIL instead of a SMILES": counts.fails,
         "rows that repeat a molecule": counts.repeated,
-        "molecules that contradict themselves": counts.contradicting,
-        "SMILES with blanks around them": counts.padded,
+        "molecules with contradicting labels": counts.contradicting,
+        "SMILES with surrounding blanks": counts.padded,
         "rows before an empty line": counts.blank_lines,
-        "heavy atoms of the largest": counts.largest if counts.largest > _LARGE else 0,
+        "heavy atoms of the largest molecule": counts.largest if counts.largest > _LARGE else 0,
     }
-    return tuple(f"{words}: {n:,}" for words, n in numbers.items() if n)
+    return tuple(f"{problem}: {n:,}" for problem, n in problems.items() if n)

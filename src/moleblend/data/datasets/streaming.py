@@ -1,18 +1,15 @@
-"""Data sets that are read as they pass by, never whole: PCQM4Mv2, and many conformers each."""
+"""Data sets read in a stream, in constant memory: PCQM4Mv2, and sets of many conformers."""
 
 import codecs
 import csv
 import gzip
 import io
 import re
-import zipfile
-import zlib
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +17,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from moleblend.chem.molecule import FeatureVersion, Molecule
+from moleblend.data.datasets.archive import open_member
 from moleblend.data.formats import read_pieces
 from moleblend.data.sdf import read_sdf
 from moleblend.data.table import Rejected, Table, read_molecules
@@ -36,24 +34,27 @@ _ARRAYS = (
 
 
 def read_pcqm4mv2(path: str | Path, n_rows: int = 50_000) -> Iterator[Table]:
-    """Read the molecules of PCQM4Mv2 from the zip of OGB, in pieces, in the order of the file.
+    """Read the molecules of PCQM4Mv2 from the zip archive of OGB, in pieces, in file order.
 
     Args:
         path: pcqm4m-v2.zip, as published.
-        n_rows: rows of a piece.
+        n_rows: number of rows of a piece.
 
     Yields:
-        Tables of `index`, `smiles` and `gap` in eV (null for the test parts).
+        Tables of `index`, `smiles` and `gap` in eV (null in the test sets).
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: another file, or a damaged one; all pieces before the damage have been given.
+        ValueError: not this archive, or a damaged one; the pieces before the damage are yielded.
     """
-    with _member(Path(path), _ROWS) as packed, gzip.open(packed, "rt", encoding="utf-8") as file:
+    with (
+        open_member(Path(path), _ROWS) as packed,
+        gzip.open(packed, "rt", encoding="utf-8") as file,
+    ):
         rows = csv.reader(file)
         header = next(rows, [])
         if header != _HEADER:
-            raise ValueError(f"{path}: {_ROWS} should have the columns {_HEADER}, not {header}")
+            raise ValueError(f"{path}: {_ROWS} has the columns {header}, expected {_HEADER}")
         n_before = 0
         while piece := list(islice(rows, n_rows)):
             yield _piece(Path(path), piece, n_before)
@@ -70,40 +71,40 @@ def _piece(path: Path, rows: list[list[str]], n_before: int) -> Table:
         ]
     except ValueError as error:
         raise ValueError(
-            f"{path}: a row from {n_before + 1} to {n_before + len(rows)} of {_ROWS} is not an "
-            f"index, a SMILES and a gap ({error})"
+            f"{path}: among rows {n_before + 1} to {n_before + len(rows)} of {_ROWS}, one is not "
+            f"an index, a SMILES and a gap ({error})"
         ) from error
     return Table(path, pa.table(columns, schema=_COLUMNS), n_before=n_before)
 
 
 def pcqm4mv2_split(path: str | Path) -> dict[str, Int64[np.ndarray, " m"]]:
-    """Read the parts of PCQM4Mv2 from the zip of OGB, without running code from it.
+    """Read the split of PCQM4Mv2 from the zip archive of OGB, without running code from it.
 
     Args:
         path: pcqm4m-v2.zip, as published.
 
     Returns:
-        Rows, counted from 0, by part: train, valid, test-dev, test-challenge.
+        Rows, counted from 0, of each set: train, valid, test-dev, test-challenge.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: another file, a damaged one, or one that names a type which could run code.
+        ValueError: not this archive, a damaged one, or one with a type that could run code.
     """
     import torch
 
-    with _member(Path(path), _SPLIT) as file:
+    with open_member(Path(path), _SPLIT) as file:
         data = io.BytesIO(file.read())
     reconstruct = np.empty(0).__reduce__()[0]
-    harmless: list[Any] = [(reconstruct, name) for name in _ARRAYS]
-    harmless += [np.ndarray, np.dtype, np.dtypes.Int64DType, codecs.encode]
+    allowed: list[Any] = [(reconstruct, name) for name in _ARRAYS]
+    allowed += [np.ndarray, np.dtype, np.dtypes.Int64DType, codecs.encode]
     try:
-        with torch.serialization.safe_globals(harmless):
-            parts = torch.load(data, map_location="cpu", weights_only=True)
-        return {name: np.asarray(rows).astype(np.int64) for name, rows in parts.items()}
+        with torch.serialization.safe_globals(allowed):
+            split = torch.load(data, map_location="cpu", weights_only=True)
+        return {name: np.asarray(rows).astype(np.int64) for name, rows in split.items()}
     except Exception as error:  # a damaged or hostile file can fail in any way
         refused = re.search(r"GLOBAL (\S+)", str(error))
         reason = (
-            f"it names the type {refused[1]}, which could run code"
+            f"it contains the type {refused[1]}, which could run code"
             if refused
             else f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         )
@@ -111,41 +112,41 @@ def pcqm4mv2_split(path: str | Path) -> dict[str, Int64[np.ndarray, " m"]]:
 
 
 def write_pcqm4mv2(path: str | Path, out: Path) -> None:
-    """Write PCQM4Mv2 as one Parquet file: what `read_pcqm4mv2` gives, and the part as `split`.
+    """Write PCQM4Mv2 as one Parquet file: the columns of `read_pcqm4mv2`, and `split`.
 
     Raises:
-        FileNotFoundError: there is no such zip.
-        ValueError: another file, or a damaged one; `out` stays what it was.
+        FileNotFoundError: there is no such archive.
+        ValueError: not this archive, or a damaged one; `out` is not changed.
     """
-    parts = pcqm4mv2_split(path)
-    n_rows = 1 + max(int(rows.max(initial=-1)) for rows in parts.values())
-    part_of = np.full(n_rows, -1)
-    for number, rows in enumerate(parts.values()):
-        part_of[rows] = number
-    names = pa.array(list(parts))
+    split = pcqm4mv2_split(path)
+    n_rows = 1 + max(int(rows.max(initial=-1)) for rows in split.values())
+    set_of_row = np.full(n_rows, -1)
+    for number, rows in enumerate(split.values()):
+        set_of_row[rows] = number
+    names = pa.array(list(split))
     schema = _COLUMNS.append(pa.field("split", pa.string()))
     with replacing(out) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for piece in read_pcqm4mv2(path):
-            rows = part_of[piece.n_before : piece.n_before + len(piece)]
+            rows = set_of_row[piece.n_before : piece.n_before + len(piece)]
             if len(rows) < len(piece) or (rows < 0).any():
-                raise ValueError(f"{path}: a row of {_ROWS} is in no part of {_SPLIT}")
+                raise ValueError(f"{path}: a row of {_ROWS} is in no set of {_SPLIT}")
             writer.write_table(piece.columns.append_column("split", names.take(pa.array(rows))))
 
 
 def stream_pcqm4mv2_sdf(path: str | Path) -> Iterator[tuple[int, str]]:
-    """Read the geometries of PCQM4Mv2 one after the other from inside the archive of OGB.
+    """Read the geometries of PCQM4Mv2 one by one from inside the archive of OGB.
 
-    Nothing is unpacked to the disk, and one record at a time is in memory.
+    Nothing is unpacked to disk, and memory holds one record at a time.
 
     Args:
-        path: pcqm4m-v2-train.sdf.tar.gz, as published (`read_sdf` takes the .sdf alone as well).
+        path: pcqm4m-v2-train.sdf.tar.gz, as published (`read_sdf` also reads the .sdf itself).
 
     Yields:
         The row of `read_pcqm4mv2`, counted from 0, and the mol block for `read_mol_block`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged; all records before the damage have been given.
+        ValueError: it is damaged; the records before the damage are yielded.
     """
     return ((row, block) for row, (block, _) in enumerate(read_sdf(path)))
 
@@ -153,53 +154,41 @@ def stream_pcqm4mv2_sdf(path: str | Path) -> Iterator[tuple[int, str]]:
 def read_conformers(
     path: str | Path, *, features: FeatureVersion = "cip-1"
 ) -> Iterator[Molecule | Rejected]:
-    """Read molecules with several geometries each, one after the other.
+    """Read molecules with several geometries each, one by one.
 
     Args:
         path: SDF with a record, or Parquet with a row (see `read_molecules`), for each conformer.
-            Those of a molecule stand together.
-        features: the version of the features.
+            Conformers of one molecule must be adjacent.
+        features: version of the atom and bond features.
 
     Yields:
-        A molecule for each run of rows that have a geometry and the same canonical SMILES, under
-        the name of the first; a molecule or `Rejected` for any other row. A conformer of the other
-        stereoisomer is a molecule of its own.
+        A molecule for each run of rows with a geometry and the same canonical SMILES, named after
+        the first row; a molecule or `Rejected` for any other row. Another stereoisomer is another
+        molecule.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is empty, of another kind, or damaged.
+        ValueError: it is empty, has another format, or is damaged.
     """
-    kept: list[Molecule] = []
+    conformers: list[Molecule] = []
     for piece in read_pieces(path, 1_000):
         for item in read_molecules(piece, features=features):
-            if kept and not (isinstance(item, Molecule) and _is_conformer(item, kept[0])):
-                yield _joined(kept)
-                kept = []
+            if conformers and not (
+                isinstance(item, Molecule) and _is_conformer(item, conformers[0])
+            ):
+                yield _merged(conformers)
+                conformers = []
             if isinstance(item, Molecule):
-                kept.append(item)
+                conformers.append(item)
             else:
                 yield item
-    if kept:
-        yield _joined(kept)
+    if conformers:
+        yield _merged(conformers)
 
 
 def _is_conformer(item: Molecule, first: Molecule) -> bool:
     return item.smiles == first.smiles and item.n_conformers > 0 and first.n_conformers > 0
 
 
-def _joined(molecules: list[Molecule]) -> Molecule:
+def _merged(molecules: list[Molecule]) -> Molecule:
     return replace(molecules[0], positions=np.concatenate([one.positions for one in molecules]))
-
-
-@contextmanager
-def _member(path: Path, name: str) -> Generator[IO[bytes], None, None]:
-    """Open a file inside a zip; what goes wrong while it is read becomes a sentence."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file")
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(name) as file:
-            yield file
-    except KeyError as error:
-        raise ValueError(f"{path}: there is no {name} in the zip") from error
-    except (zipfile.BadZipFile, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path}: damaged, or not a zip file ({error})") from error

@@ -1,1 +1,1 @@
-"""Labels: which columns of a table are targets, and what their cells say."""
+"""Labels: which columns of a table are targets, and which values their cells hold."""

@@ -1,4 +1,4 @@
-"""What the header of a column says by itself: its words, and a unit."""
+"""Column names: their words, units and logarithms."""
 
 import re
 
@@ -14,7 +14,7 @@ _UNITS = (
 
 
 def words_of(name: str) -> list[str]:
-    """Cut a name into its words and numbers, in small letters.
+    """Split a name into words and numbers, in lower case.
 
     Example:
         >>> words_of("Standard Relation"), words_of("IC50_nM"), words_of("heavyAtomCount")
@@ -25,7 +25,7 @@ def words_of(name: str) -> list[str]:
 
 
 def unit_of(name: str) -> str:
-    """Read the unit off a header; it is recorded, nothing is converted.
+    """Extract the unit from a column name. Units are recorded; values are never converted.
 
     Example:
         >>> unit_of("IC50 [nM]"), unit_of("solubility (mg/L)"), unit_of("pIC50"), unit_of("ic50_nM")
@@ -48,7 +48,7 @@ def unit_of(name: str) -> str:
 
 
 def may_be_negative_log(name: str) -> bool:
-    """Whether a name may be of a negative logarithm, which is the smaller the larger the value is.
+    """Whether a name may denote a negative logarithm, which decreases as the value increases.
 
     Example:
         >>> may_be_negative_log("pIC50"), may_be_negative_log("Ki (nM)")
@@ -58,7 +58,7 @@ def may_be_negative_log(name: str) -> bool:
 
 
 def is_logarithm(name: str) -> bool:
-    """Whether a name says that it is of a logarithm.
+    """Whether a name denotes a logarithm.
 
     Example:
         >>> is_logarithm("logS"), is_logarithm("log10_IC50"), is_logarithm("catalogue")

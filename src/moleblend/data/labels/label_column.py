@@ -1,4 +1,4 @@
-"""The cells of a target column as labels: numbers, bounds, classes, and what is none of these."""
+"""Labels of one target column: numbers, censored numbers, classes, and cells that are no labels."""
 
 import re
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from moleblend.chem.parse_errors import shown
 from moleblend.data.labels.cell_values import (
     ColumnValues,
     ParsedValue,
+    TableCells,
     is_plain_number,
-    read_column_values,
     read_number,
 )
 from moleblend.data.table import Table
@@ -22,7 +22,7 @@ from moleblend.data.targets import Kind
 Task = Literal["auto", "regression", "binary", "multiclass"]
 
 MOST_CLASSES = 20
-"""A column of more different texts is no target."""
+"""Largest number of classes: a text column with more distinct texts is not a target."""
 
 _OPPOSITES = (
     ("0", "1"),
@@ -38,7 +38,7 @@ _OPPOSITES = (
     ("insoluble", "soluble"),
     ("low", "high"),
 )
-"""Pairs of words, the second of which is class 1."""
+"""Pairs of words for two classes; the second word is class 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,14 +46,14 @@ class LabelColumn:
     """The labels in one column.
 
     Attributes:
-        name: of the column.
-        kind: what they are.
-        classes: what the file calls class 0, 1, ...; empty for regression.
-        values: in the unit of the file, or the number of the class; NaN where missing.
-        censoring: 1 and -1 where only a bound is known, see `ParsedValue`.
-        problems: rows (from 0) whose cell is no label, and why.
-        n_approximate: cells that said `~`.
-        notes: what the user should be told, one sentence each.
+        name: name of the column.
+        kind: regression, binary or multiclass.
+        classes: names of class 0, 1, ... in the file; empty for regression.
+        values: numbers in the unit of the file, or class numbers; NaN where missing.
+        censoring: 1 if the true value is at least the label, -1 if at most, 0 if exact.
+        problems: reason for each row (from 0) whose cell is not a label.
+        n_approximate: number of cells with the qualifier `~`.
+        notes: messages for the user, one sentence each.
     """
 
     name: str
@@ -65,80 +65,87 @@ class LabelColumn:
     n_approximate: int = 0
     notes: tuple[str, ...] = ()
 
+    def text(self, row: int) -> str:
+        """Format the label of a row: the name of its class, or a number such as ≥10."""
+        if np.isnan(self.values[row]):
+            return "not a label" if row in self.problems else "empty"
+        if self.classes:
+            return self.classes[int(self.values[row])]
+        return f"{('', '≥', '≤')[self.censoring[row]]}{self.values[row]:.6g}"
+
 
 def read_label_column(
-    table: Table, name: str, task: Task = "auto", *, log10: bool = False
+    table_cells: TableCells, name: str, task: Task = "auto", *, log10: bool = False
 ) -> LabelColumn:
-    """Read the labels of a column and decide what kind they are.
+    """Read the labels of a column and determine their kind.
 
-    With `auto`, a column of which at least half of the cells are numbers is binary if these are 0
-    and 1, else regression; a column of few texts is binary if there are two, else multi-class.
+    With `auto`, a column in which at least half of the cells are numbers is binary if all numbers
+    are 0 or 1, else regression. Any other column with few distinct texts is binary if there are
+    two, else multi-class.
 
     Args:
-        table: the rows.
-        name: of the column.
-        task: the kind, or `auto`.
-        log10: log10 of the values will be learnt, so only positive ones are labels.
+        table_cells: cells of the table.
+        name: name of the column.
+        task: kind of the labels, or `auto`.
+        log10: the model will be trained on log10 of the values, so only positive values are labels.
 
     Raises:
-        ValueError: there is no such column; it holds nothing; or more than half of its cells are no
-            label of the kind.
+        ValueError: there is no such column, it is empty or holds lists, or more than half of its
+            cells are not labels of this kind.
     """
-    cells = read_column_values(table, name)
+    table, cells = table_cells.table, table_cells[name]
     if cells is None:
         raise ValueError(
-            f"{table.source}: column {name!r} holds lists, one label a row was expected"
+            f"{table.source}: column {name!r} holds lists, expected one label in each row"
         )
     if not cells.texts:
-        raise ValueError(f"{table.source}: column {name!r} has no label, all its cells are empty")
-    readings = [read_number(text) for text in cells.texts]
-    is_number = np.array([not reading.problem for reading in readings])
-    share = cells.counts[is_number].sum() / cells.counts.sum()
-    values = {r.value for r in readings if not r.problem}
-    is_binary = values <= {0.0, 1.0} and not any(reading.bound for reading in readings)
+        raise ValueError(f"{table.source}: column {name!r} has no labels, all its cells are empty")
+    parsed = [read_number(text) for text in cells.texts]
+    is_number = np.array([not one.problem for one in parsed])
+    number_fraction = cells.counts[is_number].sum() / cells.counts.sum()
+    values = {one.value for one in parsed if not one.problem}
+    is_binary = values <= {0.0, 1.0} and not any(one.censoring for one in parsed)
     if task == "auto":
-        if share >= 0.5:
+        if number_fraction >= 0.5:
             task = "binary" if is_binary else "regression"
         else:
             task = _task_of_texts(table, name, cells)
     if task == "regression":
-        return _regression(table, name, cells, readings, log10)
+        return _regression(table, name, cells, parsed, log10)
     if log10:
         raise ValueError(f"{table.source}: column {name!r} holds classes, which have no logarithm")
     if task == "binary":
-        return _binary(table, name, cells, readings if share >= 0.5 else None)
-    return _multiclass(table, name, cells, readings if is_number.all() else None)
+        return _binary(table, name, cells, parsed if number_fraction >= 0.5 else None)
+    return _multiclass(table, name, cells, parsed if is_number.all() else None)
 
 
 def _regression(
-    table: Table, name: str, cells: ColumnValues, readings: Sequence[ParsedValue], log10: bool
+    table: Table, name: str, cells: ColumnValues, parsed: Sequence[ParsedValue], log10: bool
 ) -> LabelColumn:
     if log10:
-        readings = [
-            ParsedValue(problem=f"log10 of {reading.value:g} does not exist")
-            if reading.value <= 0
-            else reading
-            for reading in readings
+        parsed = [
+            ParsedValue(problem=f"log10 of {one.value:g} is not defined") if one.value <= 0 else one
+            for one in parsed
         ]
-    values = np.array([*(r.value for r in readings), np.nan])[cells.which]
-    censoring = np.array([*(r.bound for r in readings), 0], np.int8)[cells.which]
-    problems = _problems(table, name, cells, [r.problem for r in readings], "numbers")
-    n_approximate = int(cells.counts[[r.is_approximate for r in readings]].sum())
+    values = np.array([*(one.value for one in parsed), np.nan])[cells.which]
+    censoring = np.array([*(one.censoring for one in parsed), 0], np.int8)[cells.which]
+    problems = _problems(table, name, cells, [one.problem for one in parsed], "numbers")
+    n_approximate = int(cells.counts[[one.is_approximate for one in parsed]].sum())
     notes = []
     if cells.has_commas:
-        notes.append(f"{name!r}: its commas are decimal commas, and so it was read")
+        notes.append(f"{name!r}: commas are read as decimal commas")
     known = values[~np.isnan(values)]
     if not log10 and known.min() > 0 and known.max() / known.min() > 1000:
         decades = np.log10(known.max() / known.min())
         notes.append(
             f"{name!r} spans {decades:.1f} decades, from {known.min():g} to {known.max():g}: "
-            f"--log-scale {_quoted(name)} learns its logarithm"
+            f"--log-scale {_quoted(name)} trains on its logarithm"
         )
-    different = np.unique(known)
-    if 2 <= len(different) <= 10 and (different == different.round()).all() and not censoring.any():
+    distinct = np.unique(known)
+    if 2 <= len(distinct) <= 10 and (distinct == distinct.round()).all() and not censoring.any():
         notes.append(
-            f"{name!r} has only the values {', '.join(f'{v:g}' for v in different)}: taken as "
-            f"numbers; --task {'binary' if len(different) == 2 else 'multiclass'} takes them as "
+            f"{name!r} has only the values {', '.join(f'{v:g}' for v in distinct)}, which are used "
+            f"as numbers; --task {'binary' if len(distinct) == 2 else 'multiclass'} uses them as "
             "classes"
         )
     return LabelColumn(
@@ -147,57 +154,58 @@ def _regression(
 
 
 def _binary(
-    table: Table, name: str, cells: ColumnValues, readings: Sequence[ParsedValue] | None
+    table: Table, name: str, cells: ColumnValues, parsed: Sequence[ParsedValue] | None
 ) -> LabelColumn:
-    """Two classes: 0 and 1, two other numbers, a pair of opposites, or two texts in their order."""
-    if readings is not None:
-        numbers = [float(r.value) if not (r.problem or r.bound) else np.nan for r in readings]
-        order, told = sorted({value for value in numbers if not np.isnan(value)}), []
+    """Read two classes: 0 and 1, two other numbers, two opposite words, or two texts in order."""
+    if parsed is not None:
+        numbers = [one.value if not (one.problem or one.censoring) else np.nan for one in parsed]
+        order = sorted({value for value in numbers if not np.isnan(value)})
+        notes = []
         if set(order) <= {0.0, 1.0} or {0.0, 1.0} < set(order):
             order = [0.0, 1.0]
         elif len(order) == 2:
-            told = [f"{name!r}: class 1 is {_written(order[1])}, class 0 {_written(order[0])}"]
+            notes = [f"{name!r}: class 1 is {_written(order[1])}, class 0 {_written(order[0])}"]
         else:
             raise ValueError(
-                f"{table.source}: column {name!r} is to be binary, but has the labels "
+                f"{table.source}: binary target {name!r} needs two classes, got the labels "
                 f"{', '.join(map(_written, order[:5]))}"
             )
         pair = (_written(order[0]), _written(order[1]))
         places = [order.index(value) if value in order else -1 for value in numbers]
-        return _classes(table, name, cells, "binary", pair, places, " and ".join(pair), told)
+        return _classes(table, name, cells, "binary", pair, places, " and ".join(pair), notes)
     texts = [text.lower() for text in cells.texts]
     pair = _pair_of(texts)
-    told = []
+    notes = []
     if pair is None:
-        most = [texts[k] for k in np.argsort(-cells.counts, kind="stable")]
-        pair = tuple(sorted(dict.fromkeys(most))) if len(set(texts)) == 2 else ()
+        by_count = [texts[k] for k in np.argsort(-cells.counts, kind="stable")]
+        pair = tuple(sorted(dict.fromkeys(by_count))) if len(set(texts)) == 2 else ()
         if len(pair) != 2:
             raise ValueError(
-                f"{table.source}: column {name!r} is to be binary, but has the labels "
-                f"{', '.join(map(repr, list(dict.fromkeys(most))[:5]))}"
+                f"{table.source}: binary target {name!r} needs two classes, got the labels "
+                f"{', '.join(map(repr, list(dict.fromkeys(by_count))[:5]))}"
             )
-        told = [f"{name!r}: class 1 is {pair[1]!r}, class 0 {pair[0]!r} (by the alphabet)"]
+        notes = [f"{name!r}: class 1 is {pair[1]!r}, class 0 {pair[0]!r} (alphabetical order)"]
     places = [pair.index(text) if text in pair else -1 for text in texts]
-    return _classes(table, name, cells, "binary", pair, places, " and ".join(pair), told)
+    return _classes(table, name, cells, "binary", pair, places, " and ".join(pair), notes)
 
 
 def _multiclass(
-    table: Table, name: str, cells: ColumnValues, readings: Sequence[ParsedValue] | None
+    table: Table, name: str, cells: ColumnValues, parsed: Sequence[ParsedValue] | None
 ) -> LabelColumn:
-    """Several classes, in the order of their numbers or of the alphabet."""
-    if readings is not None and not any(reading.bound for reading in readings):
-        values = [reading.value for reading in readings]
+    """Read several classes, in numerical or alphabetical order."""
+    if parsed is not None and not any(one.censoring for one in parsed):
+        values = [one.value for one in parsed]
         order = sorted(set(values))
         classes, places = [_written(value) for value in order], [order.index(v) for v in values]
     else:
         texts = [text.lower() for text in cells.texts]
-        # The first way of writing that the file has is the name of the class.
+        # A class is named by its first spelling in the file.
         written = {text: cells.texts[texts.index(text)] for text in sorted(set(texts))}
         classes, keys = list(written.values()), list(written)
         places = [keys.index(text) for text in texts]
     if not 2 <= len(classes) <= MOST_CLASSES:
         raise ValueError(
-            f"{table.source}: column {name!r} has {len(classes):,} different labels, a multi-class "
+            f"{table.source}: column {name!r} has {len(classes):,} distinct labels; a multi-class "
             f"target has 2 to {MOST_CLASSES}"
         )
     return _classes(table, name, cells, "multiclass", tuple(classes), places, "classes")
@@ -210,41 +218,41 @@ def _classes(
     kind: Kind,
     classes: tuple[str, ...],
     places: Sequence[int],
-    wanted: str,
+    expected: str,
     notes: Sequence[str] = (),
 ) -> LabelColumn:
-    """Number the classes; `places` has the class of each different text, -1 where it is none."""
+    """Number the classes; `places` holds the class of each distinct text, -1 if it is none."""
     problems = [
         "" if place >= 0 else f"{shown(text)!r} is neither {' nor '.join(classes)}"
         for text, place in zip(cells.texts, places, strict=True)
     ]
     numbers = np.array([*(place if place >= 0 else np.nan for place in places), np.nan])
     if cells.n_none and not all(map(is_plain_number, classes)):
-        told = f"{name!r}: cells that say none are taken as missing: {cells.n_none:,}"
-        notes = [*notes, f"{told}; if that is a class, give it another word"]
+        note = f"{name!r}: cells with the word none are read as missing: {cells.n_none:,}"
+        notes = [*notes, f"{note}; if none is a class, use another word for it"]
     return LabelColumn(
         name=name,
         kind=kind,
         classes=classes,
         values=numbers[cells.which],
         censoring=np.zeros(len(cells.which), np.int8),
-        problems=_problems(table, name, cells, problems, wanted),
+        problems=_problems(table, name, cells, problems, expected),
         notes=tuple(notes),
     )
 
 
 def _problems(
-    table: Table, name: str, cells: ColumnValues, problems: Sequence[str], wanted: str
+    table: Table, name: str, cells: ColumnValues, problems: Sequence[str], expected: str
 ) -> dict[int, str]:
-    """Say of each bad cell what is wrong; refuse a column where more than half are bad."""
+    """Return the problem of each bad cell by row; refuse a column with more than half bad cells."""
     is_bad: Bool[np.ndarray, " texts"] = np.array([bool(problem) for problem in problems])
     rows = np.flatnonzero(np.append(is_bad, False)[cells.which])
     n_known = int((cells.which >= 0).sum())
     if 2 * len(rows) > n_known:
         first = int(rows[0])
         raise ValueError(
-            f"{table.source}, {table.place(first)}: column {name!r} should hold {wanted}, but "
-            f"{problems[cells.which[first]]}, and so it is with {len(rows):,} of {n_known:,} cells"
+            f"{table.source}, {table.place(first)}: column {name!r} should hold {expected}, but "
+            f"{problems[cells.which[first]]} ({len(rows):,} of {n_known:,} cells are not labels)"
         )
     return {int(row): problems[cells.which[row]] for row in rows}
 
@@ -257,17 +265,17 @@ def _task_of_texts(table: Table, name: str, cells: ColumnValues) -> Task:
         return "multiclass"
     problems = [read_number(text).problem for text in cells.texts]
     _problems(table, name, cells, problems, "numbers or a few classes")
-    raise AssertionError("more than half of the cells are no numbers")
+    raise AssertionError("more than half of the cells are not numbers")
 
 
 def is_few(cells: ColumnValues) -> bool:
-    """Whether there are so few different texts that they may be classes."""
+    """Whether a column has so few distinct texts that they may be classes."""
     texts = {text.lower() for text in cells.texts}
     return 2 <= len(texts) <= min(MOST_CLASSES, int(cells.counts.sum()) // 2)
 
 
 def is_pair(cells: ColumnValues) -> bool:
-    """Whether all cells are of one pair of opposites, such as active and inactive."""
+    """Whether all cells belong to one pair of opposites, such as active and inactive."""
     return _pair_of([text.lower() for text in cells.texts]) is not None
 
 
@@ -276,7 +284,7 @@ def _pair_of(texts: Sequence[str]) -> tuple[str, str] | None:
 
 
 def _written(value: float) -> str:
-    """Write a number that names a class; no two are written alike."""
+    """Format a number as the name of a class; distinct numbers get distinct names."""
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
 
 

@@ -1,4 +1,4 @@
-"""Columns beside a target that say more of its numbers: signs of bounds, and units."""
+"""Columns with the qualifiers (>, <) or the unit of a target."""
 
 import html
 from collections.abc import Callable, Collection, Sequence
@@ -9,124 +9,128 @@ import numpy as np
 from moleblend.chem.parse_errors import shown
 from moleblend.data.labels.cell_values import (
     ColumnValues,
-    is_sign,
-    read_column_values,
+    TableCells,
+    is_qualifier,
     read_number,
-    read_sign,
+    read_qualifier,
 )
 from moleblend.data.labels.column_names import is_logarithm, may_be_negative_log, unit_of, words_of
 from moleblend.data.labels.label_column import LabelColumn
-from moleblend.data.table import Table
 
-_WRITTEN = {
+_SPELLINGS = {
     **{"gt": ">", "ge": ">=", "gte": ">=", "lt": "<", "le": "<=", "lte": "<=", "eq": "="},
     **{"\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}": "<"},
     **{"\N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}": ">"},
 }
-# Words of names that say what a column holds, and not of which other column.
-_WORDS_OF_SIGNS = frozenset(
+# Words in column names that describe the content and do not name the target.
+_QUALIFIER_WORDS = frozenset(
     [
         *("relation", "relations", "rel", "relationship", "operator", "op", "qualifier", "sign"),
         *("prefix", "modifier", "mod", "symbol", "censoring", "censored", "censor", "inequality"),
     ]
 )
-_WORDS_OF_UNITS = frozenset(["unit", "units"])
+_UNIT_WORDS = frozenset(["unit", "units"])
 
 
-def read_signs(
-    table: Table,
+def read_qualifiers(
+    table_cells: TableCells,
     label_columns: Sequence[LabelColumn],
     relation: str,
-    not_signs: Collection[str],
-    rivals: Callable[[], Sequence[str]],
+    not_qualifiers: Collection[str],
+    other_measured: Callable[[], Sequence[str]],
 ) -> tuple[tuple[LabelColumn, ...], dict[str, str], list[str]]:
-    """Find columns of signs, and take the labels beside `>` and `<` as bounds.
+    """Find columns of qualifiers and censor the labels with `>` or `<`.
 
     Args:
-        table: the rows.
-        label_columns: the labels of each target.
-        relation: the column, for one regression target; `auto`: a column whose name says of which
-            target it is (`IC50_relation`, `Standard Relation`), or that can be of no other; `none`.
-        not_signs: columns that are something else.
-        rivals: gives the columns that are measured too, but are no targets.
+        table_cells: cells of the table.
+        label_columns: labels of each target.
+        relation: name of the column with the qualifiers of the only, numeric target. `auto` uses a
+            column whose name contains the name of its target (`IC50_relation`, `Standard
+            Relation`), or that can belong to no other column. `none` reads no such column.
+        not_qualifiers: columns with another purpose.
+        other_measured: returns the columns that look measured, but are not targets.
 
     Returns:
-        The labels; for targets the column that was read; what the user should be told.
+        The labels; the column of qualifiers by target; messages for the user.
 
     Raises:
-        ValueError: the column is missing, most of its cells are no signs or contradict the labels,
-            or it came for several targets or classes.
+        ValueError: the column is missing, most of its cells are not qualifiers or contradict the
+            labels, or it was named for several targets or for classes.
     """
-    of_name = {label_column.name: label_column for label_column in label_columns}
+    by_name = {label_column.name: label_column for label_column in label_columns}
     if relation not in ("auto", "none"):
-        if len(of_name) > 1 or label_columns[0].kind != "regression":
+        if len(by_name) > 1 or label_columns[0].kind != "regression":
             kinds = ", ".join(f"{m.name!r} ({m.kind})" for m in label_columns)
             raise ValueError(
-                f"--relation {relation!r} is of one regression target, but there are {kinds}; "
-                "bounds of several can stand in the cells of their labels, such as >10000"
+                f"--relation {relation!r} needs exactly one regression target, got {kinds}; with "
+                "several targets, write qualifiers into the cells of the labels, such as >10000"
             )
-        return (
-            (_with_bounds(table, label_columns[0], relation),),
-            {of_name.popitem()[0]: relation},
-            [],
-        )
-    columns = {} if relation == "none" else _sign_columns(table, {*of_name, *not_signs})
+        censored = _censored(table_cells, label_columns[0], relation)
+        return (censored,), {censored.name: relation}, []
+    columns = (
+        {} if relation == "none" else _qualifier_columns(table_cells, {*by_name, *not_qualifiers})
+    )
     if not columns:
         return tuple(label_columns), {}, []
-    others = rivals()
+    others = other_measured()
     owners = {
-        column: _owner(set(words_of(column)) - _WORDS_OF_SIGNS, [*of_name, *others])
+        column: _owner(set(words_of(column)) - _QUALIFIER_WORDS, [*by_name, *others])
         for column in columns
     }
-    read, notes = {}, []
-    for column, signs in columns.items():
+    relations, notes = {}, []
+    for column, qualifiers in columns.items():
         owner = owners[column]
         if owner in others:
             continue
-        doubt = _doubt(owner, of_name.get(owner), list(owners.values()).count(owner))
+        doubt = _doubt(owner, by_name.get(owner), list(owners.values()).count(owner))
         if doubt:
-            notes.append(f"column {column!r} says {', '.join(signs)}, and is not read: {doubt}")
+            listed = ", ".join(qualifiers)
+            notes.append(f"column {column!r} has qualifiers {listed}, but is not used: {doubt}")
             continue
-        of_name[owner] = _with_bounds(table, of_name[owner], column)
-        read[owner] = column
-        told = f"the signs of bounds of {owner!r} are read from column {column!r}"
-        notes.append(f"{told}; --relation none leaves it")
-    return tuple(of_name.values()), read, notes
+        by_name[owner] = _censored(table_cells, by_name[owner], column)
+        relations[owner] = column
+        notes.append(
+            f"the qualifiers of {owner!r} are read from column {column!r}; --relation none "
+            "ignores it"
+        )
+    return tuple(by_name.values()), relations, notes
 
 
 def read_units(
-    table: Table,
+    table_cells: TableCells,
     label_columns: Sequence[LabelColumn],
     given: Sequence[str],
     not_units: Collection[str],
-    rivals: Callable[[], Sequence[str]],
+    other_measured: Callable[[], Sequence[str]],
 ) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:
-    """Give the unit of each target: as told, of the header, or of a column of units beside it.
+    """Determine the unit of each target: given, from its column name, or from a column of units.
 
-    Nothing is converted. A logarithm has no unit in a column: that is of the value itself.
+    Values are never converted. A logarithm gets no unit from a column, which holds the unit of the
+    value itself.
 
     Returns:
-        The units, empty where unknown; where each is from (`flag`, `header`, or `column NAME`);
-        what the user should be told.
+        The units, empty where unknown; the source of each (`flag`, `header` or `column NAME`);
+        messages for the user.
     """
-    found = list(given) or [
+    table = table_cells.table
+    target_units = list(given) or [
         unit_of(m.name) if m.kind == "regression" else "" for m in label_columns
     ]
-    sources = [("flag" if given else "header") if unit else "" for unit in found]
+    sources = [("flag" if given else "header") if unit else "" for unit in target_units]
     notes: list[str] = []
     places = {label_column.name: k for k, label_column in enumerate(label_columns)}
     names = [
         name
         for name in dict.fromkeys(table.names)
-        if _WORDS_OF_UNITS & set(words_of(name)[-1:])
+        if _UNIT_WORDS & set(words_of(name)[-1:])
         and name not in {*places, *not_units}
         and table.names.count(name) == 1
     ]
-    measured_columns = [*places, *(rivals() if names else [])]
-    # The column whose name says more is the one that is meant.
+    measured_columns = [*places, *(other_measured() if names else [])]
+    # The column with the most specific name comes first.
     for name in sorted(names, key=lambda name: -len(words_of(name))):
-        owner = _owner(set(words_of(name)) - _WORDS_OF_UNITS, measured_columns)
-        cells = read_column_values(table, name)
+        owner = _owner(set(words_of(name)) - _UNIT_WORDS, measured_columns)
+        cells = table_cells[name]
         if owner not in places or cells is None or not cells.texts:
             continue
         place = places.pop(owner)
@@ -140,116 +144,118 @@ def read_units(
             units.setdefault(_folded(text), text)
             counts[_folded(text)] = counts.get(_folded(text), 0) + 1
         if len(units) > 1:
-            usual = sorted(counts, key=lambda unit: -counts[unit])[:5]
+            most_frequent = sorted(counts, key=lambda unit: -counts[unit])[:5]
+            listed = ", ".join(f"{units[unit]} ({counts[unit]:,})" for unit in most_frequent)
             notes.append(
-                f"column {name!r} has {len(units)} units for {owner!r}, "
-                f"{', '.join(f'{units[unit]} ({counts[unit]:,})' for unit in usual)}: nothing is "
-                "converted, so all are learnt as one; keep the rows of one unit"
+                f"column {name!r} has {len(units)} units for {owner!r}: {listed}. Values are not "
+                "converted, so the model mixes them; keep the rows of one unit"
             )
-        elif units and not found[place]:
-            (found[place],) = units.values()
+        elif units and not target_units[place]:
+            (target_units[place],) = units.values()
             sources[place] = f"column {name!r}"
-        elif units and _folded(found[place]) not in units:
+        elif units and _folded(target_units[place]) not in units:
             (unit,) = units.values()
             notes.append(
-                f"{owner!r} is in {found[place]} by the {sources[place]}, but column {name!r} says "
-                f"{unit}; --units decides what is recorded"
+                f"the unit of {owner!r} is {target_units[place]} according to the "
+                f"{sources[place]}, but {unit} according to column {name!r}; --units sets the "
+                "recorded unit"
             )
-    return tuple(found), tuple(sources), notes
+    return tuple(target_units), tuple(sources), notes
 
 
-def holds_signs(cells: ColumnValues) -> bool:
-    """Whether most cells of a column are signs of bounds; ChEMBL writes `'>'`."""
-    are_signs = np.array([is_sign(_sign(text)) for text in cells.texts], bool)
-    return 2 * int(cells.counts[are_signs].sum()) > int(cells.counts.sum())
+def holds_qualifiers(cells: ColumnValues) -> bool:
+    """Whether most cells of a column are qualifiers; ChEMBL writes `'>'`."""
+    are_qualifiers = np.array([is_qualifier(_qualifier(text)) for text in cells.texts], bool)
+    return 2 * int(cells.counts[are_qualifiers].sum()) > int(cells.counts.sum())
 
 
-def _sign_columns(table: Table, others: Collection[str]) -> dict[str, list[str]]:
-    """Give the columns of signs of which some mean a bound, and what they say."""
-    found = {}
+def _qualifier_columns(table_cells: TableCells, others: Collection[str]) -> dict[str, list[str]]:
+    """Return the columns of qualifiers that censor some label, with their distinct qualifiers."""
+    table, columns = table_cells.table, {}
     for name in dict.fromkeys(table.names):
         if name in others or table.names.count(name) > 1:
             continue
-        cells = read_column_values(table, name)
-        if cells is None or not holds_signs(cells):
+        cells = table_cells[name]
+        if cells is None or not holds_qualifiers(cells):
             continue
-        signs = [_sign(text) for text in cells.texts]
-        if any(is_sign(sign) and read_sign(sign)[0] for sign in signs):
-            found[name] = [shown(sign) for sign in signs[:8]]
-    return found
+        qualifiers = [_qualifier(text) for text in cells.texts]
+        if any(is_qualifier(text) and read_qualifier(text)[0] for text in qualifiers):
+            columns[name] = [shown(text) for text in qualifiers[:8]]
+    return columns
 
 
 def _owner(words: set[str], columns: Sequence[str]) -> str:
-    """Give the column that a name is of: it has all its words, and the fewest others.
+    """Return the column whose name contains all these words and the fewest others.
 
     Returns:
-        Empty where there is none, or several; a name without words of its own is of the only one.
+        Empty if there is no such column, or several. Without words, the only column.
     """
     if not words:
         return columns[0] if len(columns) == 1 else ""
-    others = {
+    n_others = {
         name: len({*words_of(name)} - words) for name in columns if words <= {*words_of(name)}
     }
-    nearest = [name for name, n in others.items() if n == min(others.values())]
-    return nearest[0] if len(nearest) == 1 else ""
+    closest = [name for name, n in n_others.items() if n == min(n_others.values())]
+    return closest[0] if len(closest) == 1 else ""
 
 
 def _doubt(owner: str, label_column: LabelColumn | None, n_columns: int) -> str:
-    """Say why signs are not read; nothing where they are."""
+    """Explain why a column of qualifiers is not used; empty if it is used."""
     if label_column is None:
         return (
-            "it is not clear of which column it is; --relation reads it as of the only target, "
-            "else what is a bound is learnt as a value"
+            "its target is ambiguous; --relation assigns it to the only target, otherwise censored "
+            "labels are used as exact values"
         )
     if label_column.kind != "regression":
-        return f"{owner!r} has classes, which have no bounds"
+        return f"{owner!r} has classes, which cannot be censored"
     if n_columns > 1:
-        return f"{n_columns} such columns may be of {owner!r}; --relation COLUMN says which"
+        return f"{n_columns} such columns may belong to {owner!r}; --relation COLUMN selects one"
     if may_be_negative_log(owner):
         return (
-            f"{owner!r} may be a negative logarithm, and where > is of the value itself it means < "
-            f"here; --relation reads it if it is of {owner!r}, else what is a bound is learnt as a "
-            "value"
+            f"{owner!r} may be a negative logarithm, for which > of the value itself means <; "
+            f"--relation uses it if the qualifiers belong to {owner!r}, otherwise censored labels "
+            "are used as exact values"
         )
     return ""
 
 
-def _with_bounds(table: Table, label_column: LabelColumn, name: str) -> LabelColumn:
-    """Take the labels beside `>` and `<` as bounds, and those beside another text as none."""
-    cells, own = read_column_values(table, name), read_column_values(table, label_column.name)
-    if cells is None or own is None or not holds_signs(cells):
-        said = "lists" if cells is None else ", ".join(repr(shown(t)) for t in cells.texts[:5])
+def _censored(table_cells: TableCells, label_column: LabelColumn, name: str) -> LabelColumn:
+    """Censor labels by a column of qualifiers; a label with any other text becomes missing."""
+    table = table_cells.table
+    cells, own_cells = table_cells[name], table_cells[label_column.name]
+    if cells is None or own_cells is None or not holds_qualifiers(cells):
+        content = "lists" if cells is None else ", ".join(repr(shown(t)) for t in cells.texts[:5])
         raise ValueError(
-            f"{table.source}: column {name!r} should hold signs such as >, = and <, but has "
-            f"{said or 'nothing'}"
+            f"{table.source}: column {name!r} should hold qualifiers such as >, = and <, got "
+            f"{content or 'no values'}"
         )
-    signs = [_sign(text) for text in cells.texts]
-    are_approximate = [read_number(text).is_approximate for text in own.texts]
+    qualifiers = [_qualifier(text) for text in cells.texts]
+    are_approximate = [read_number(text).is_approximate for text in own_cells.texts]
     censoring, problems, n_approximate = label_column.censoring.copy(), {}, 0
     labelled = np.flatnonzero(~np.isnan(label_column.values))
     for row in labelled.tolist():
-        is_approximate = are_approximate[own.which[row]]
+        is_approximate = are_approximate[own_cells.which[row]]
         place = cells.which[row]
         if place >= 0:
-            sign = signs[place]
-            bound, says_so = read_sign(sign)
-            if not is_sign(sign):
-                said = shown(cells.texts[place])
-                problems[row] = f"its sign is {said!r}, one such as >, = and < was expected"
+            qualifier = qualifiers[place]
+            row_censoring, has_tilde = read_qualifier(qualifier)
+            if not is_qualifier(qualifier):
+                text = shown(cells.texts[place])
+                problems[row] = f"got the qualifier {text!r}, expected one such as >, = and <"
                 continue
-            if censoring[row] and bound != censoring[row]:
-                is_of_cell = ">" if censoring[row] > 0 else "<"
-                problems[row] = f"its cell has the sign {is_of_cell}, but {name!r} says {sign}"
+            if censoring[row] and row_censoring != censoring[row]:
+                own = ">" if censoring[row] > 0 else "<"
+                problems[row] = f"its cell has the qualifier {own}, but {name!r} has {qualifier}"
                 continue
-            censoring[row] = bound
-            is_approximate |= says_so
+            censoring[row] = row_censoring
+            is_approximate |= has_tilde
         n_approximate += is_approximate
     if 2 * len(problems) > len(labelled):
-        first, why = next(iter(problems.items()))
+        first, problem = next(iter(problems.items()))
         raise ValueError(
-            f"{table.source}, {table.place(first)}: the label of {label_column.name!r} and its "
-            f"sign in {name!r} do not go together ({why}), and so it is with {len(problems):,} of "
-            f"{len(labelled):,} labels; --relation none leaves {name!r}"
+            f"{table.source}, {table.place(first)}: labels of {label_column.name!r} and their "
+            f"qualifiers in {name!r} do not match ({problem}), in {len(problems):,} of "
+            f"{len(labelled):,} labels; --relation none ignores {name!r}"
         )
     values = label_column.values.copy()
     values[list(problems)], censoring[list(problems)] = np.nan, 0
@@ -262,12 +268,12 @@ def _with_bounds(table: Table, label_column: LabelColumn, name: str) -> LabelCol
     )
 
 
-def _sign(text: str) -> str:
-    """Give a sign as it is usually written."""
+def _qualifier(text: str) -> str:
+    """Normalise the spelling of a qualifier."""
     bare = html.unescape(text).strip("'\" ").lower()
-    return _WRITTEN.get(bare, bare)
+    return _SPELLINGS.get(bare, bare)
 
 
 def _folded(unit: str) -> str:
-    """Write a unit as it is compared: both letters mu are u."""
+    """Normalise a unit for comparison: both letters mu become u."""
     return unit.replace("\N{MICRO SIGN}", "u").replace("\N{GREEK SMALL LETTER MU}", "u").strip()

@@ -1,4 +1,4 @@
-"""A table of measurements: which columns are targets, of what kind and unit, and their labels."""
+"""Target detection: which columns of a table are targets, their kinds, units and labels."""
 
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -12,8 +12,8 @@ from moleblend.data.labels.cell_values import (
     COMMA,
     DATE,
     ColumnValues,
+    TableCells,
     may_have_thousands,
-    read_column_values,
     read_number,
 )
 from moleblend.data.labels.column_names import words_of
@@ -24,7 +24,7 @@ from moleblend.data.labels.label_column import (
     is_pair,
     read_label_column,
 )
-from moleblend.data.labels.qualifier_columns import holds_signs, read_signs, read_units
+from moleblend.data.labels.qualifier_columns import holds_qualifiers, read_qualifiers, read_units
 from moleblend.data.table import Table
 
 _IDENTIFIERS = frozenset(
@@ -63,7 +63,7 @@ _IDENTIFIERS = frozenset(
         "unnamed",
     ]
 )
-"""Last words of names of columns that say which row it is."""
+"""Last words of the names of columns that identify the row."""
 
 _DATES = frozenset(["date", "datum", "timestamp", "year", "month"])
 
@@ -110,11 +110,11 @@ _MEASURED = re.compile(
     r"observed|activity|active|potency|affinity|solubility|permeability|clearance|inhibition|"
     r"toxicity|log[sdp]|half[ _-]?life|label|target|class|y)($|[^a-z])"
 )
-"""Names that say that the column was measured, or is what should be learnt."""
+"""Names of columns that were measured, or are meant as targets."""
 
-_PARTS = frozenset(["train", "valid", "val", "validation", "test"])
-_OF_PARTS = "says train, valid or test"
-_FEW_TEXTS = "is text, with few different ones"
+_SET_NAMES = frozenset(["train", "valid", "val", "validation", "test"])
+_HOLDS_SETS = "holds the words train, valid and test"
+_FEW_TEXTS = "is text with few distinct values"
 _MOST_NAMED = 12
 
 
@@ -123,12 +123,12 @@ class TargetColumns:
     """The targets of a table.
 
     Attributes:
-        label_columns: the labels of each target.
-        units: of each target; empty where unknown.
-        left_out: the other columns, and why each is no target; empty where targets were named.
-        notes: what the user should be told, one sentence each.
-        relations: of targets, the column from which the signs of their bounds are read.
-        units_from: of each unit, `flag`, `header` or `column NAME`; empty where unknown.
+        label_columns: labels of each target.
+        units: unit of each target; empty where unknown.
+        left_out: reason why each other column is not a target; empty where targets were named.
+        notes: messages for the user, one sentence each.
+        relations: column of qualifiers, by target.
+        units_from: source of each unit, `flag`, `header` or `column NAME`; empty where unknown.
     """
 
     label_columns: tuple[LabelColumn, ...]
@@ -141,19 +141,19 @@ class TargetColumns:
     @property
     def values(self) -> Float64[np.ndarray, "n t"]:
         """Labels; NaN where missing."""
-        return np.stack([measurement.values for measurement in self.label_columns], 1)
+        return np.stack([label_column.values for label_column in self.label_columns], 1)
 
     @property
     def censoring(self) -> Int8[np.ndarray, "n t"]:
-        """1 and -1 where a label is only a bound."""
-        return np.stack([measurement.censoring for measurement in self.label_columns], 1)
+        """1 if the true value is at least the label, -1 if at most, 0 if exact."""
+        return np.stack([label_column.censoring for label_column in self.label_columns], 1)
 
     def problems(self, row: int) -> str:
-        """Say which cells of a row (from 0) are no labels."""
+        """Describe the cells of a row (from 0) that are not labels."""
         return "; ".join(
-            f"{measurement.name}: {measurement.problems[row]}"
-            for measurement in self.label_columns
-            if row in measurement.problems
+            f"{label_column.name}: {label_column.problems[row]}"
+            for label_column in self.label_columns
+            if row in label_column.problems
         )
 
 
@@ -167,157 +167,174 @@ def read_target_columns(
     relation: str = "auto",
     not_targets: Sequence[str] = (),
 ) -> TargetColumns:
-    """Read the labels of a table.
+    """Read the labels of a table. Each column is read once.
 
     Args:
         table: the rows.
-        targets: the columns; left out, they are found.
-        tasks: the kind of each target, or one for all.
-        units: of each target; left out, they are taken from headers and columns of units.
-        log_scale: targets of which the logarithm will be learnt.
-        relation: the column of signs of bounds, see `beside.read_signs`.
-        not_targets: columns that are something else: the SMILES, the split.
+        targets: the columns; detected by default.
+        tasks: the kind of each target, or one kind for all.
+        units: of each target; by default from column names and columns of units.
+        log_scale: targets on whose logarithm the model will be trained.
+        relation: the column of qualifiers, see `qualifier_columns.read_qualifiers`.
+        not_targets: columns with another purpose: the SMILES, the split.
 
     Raises:
-        ValueError: no target, or none that is clear, is found; a column is missing; or more than
-            half of its cells are no labels.
+        ValueError: no target is found, or several and the choice is ambiguous; a column is
+            missing; or more than half of its cells are not labels.
     """
+    table_cells = TableCells(table)
     left_out: dict[str, str] = {}
     notes: list[str] = []
     if relation not in ("auto", "none"):
         not_targets = [*not_targets, relation]
     if not targets:
-        targets, left_out, notes = find_targets(table, not_targets)
-    for told, given in (("units", units), ("tasks", tasks if len(tasks) > 1 else ())):
+        targets, left_out, notes = find_targets(table_cells, not_targets)
+    for argument, given in (("units", units), ("tasks", tasks if len(tasks) > 1 else ())):
         if given and len(given) != len(targets):
-            raise ValueError(f"{len(targets)} targets, but {len(given)} {told}: one for each")
+            raise ValueError(
+                f"got {len(given)} {argument} for {len(targets)} targets, expected one for each"
+            )
     unknown = [name for name in log_scale if name not in targets]
     if unknown:
-        raise ValueError(f"--log-scale names {unknown[0]!r}, which is no target of this run")
-    each = tasks if len(tasks) > 1 else [*tasks] * len(targets)
+        raise ValueError(
+            f"--log-scale: {unknown[0]!r} is not a target; targets: {_listed(targets)}"
+        )
+    each_task = tasks if len(tasks) > 1 else [*tasks] * len(targets)
     label_columns = tuple(
-        read_label_column(table, name, task, log10=name in log_scale)
-        for name, task in zip(targets, each, strict=True)
+        read_label_column(table_cells, name, task, log10=name in log_scale)
+        for name, task in zip(targets, each_task, strict=True)
     )
-    for measurement in label_columns:
-        notes += measurement.notes
+    for label_column in label_columns:
+        notes += label_column.notes
 
     @cache
-    def rivals() -> list[str]:
-        looked_at = _looked_at(table, {*targets, *not_targets})
-        return [name for name, _, reason in looked_at if not reason]
+    def other_measured() -> list[str]:
+        return measured_columns(table_cells, {*targets, *not_targets})
 
-    label_columns, relations, told = read_signs(table, label_columns, relation, not_targets, rivals)
-    notes += told
-    found, units_from, told = read_units(table, label_columns, units, not_targets, rivals)
-    notes += told
-    for measurement in label_columns:
-        notes += _of_points(table, measurement)
-    return TargetColumns(label_columns, found, left_out, tuple(notes), relations, units_from)
+    label_columns, relations, qualifier_notes = read_qualifiers(
+        table_cells, label_columns, relation, not_targets, other_measured
+    )
+    target_units, units_from, unit_notes = read_units(
+        table_cells, label_columns, units, not_targets, other_measured
+    )
+    notes += [*qualifier_notes, *unit_notes]
+    for label_column in label_columns:
+        notes += _decimal_point_notes(table_cells, label_column)
+    return TargetColumns(label_columns, target_units, left_out, tuple(notes), relations, units_from)
 
 
-def _of_points(table: Table, measurement: LabelColumn) -> list[str]:
-    """Tell that 1.500 may be 1500 in a table whose other numbers have decimal commas."""
-    if measurement.kind != "regression":
+def _decimal_point_notes(table_cells: TableCells, label_column: LabelColumn) -> list[str]:
+    """Warn that 1.500 may be 1500 in a table whose other numbers have decimal commas."""
+    if label_column.kind != "regression":
         return []
-    cells = read_column_values(table, measurement.name)
+    cells, table = table_cells[label_column.name], table_cells.table
     if cells is None or not may_have_thousands(cells):
         return []
     for name in dict.fromkeys(table.names):
-        other = read_column_values(table, name) if table.names.count(name) == 1 else None
+        other = table_cells[name] if table.names.count(name) == 1 else None
         if other is not None and other.has_commas:
             text = next(t for t in cells.texts if "." in t and not read_number(t).problem)
-            told = f"{measurement.name!r}: {text} is read with a decimal point, but {name!r} has "
-            return [told + f"decimal commas; if it is {text.replace('.', '')}, write it so"]
+            note = f"{label_column.name!r}: {text} is read with a decimal point, but {name!r} has "
+            other_value = text.replace(".", "")
+            return [
+                note + f"decimal commas; if the value is {other_value}, write it without a point"
+            ]
     return []
 
 
 def find_targets(
-    table: Table, not_targets: Sequence[str] = ()
+    table_cells: TableCells, not_targets: Sequence[str] = ()
 ) -> tuple[tuple[str, ...], dict[str, str], list[str]]:
     """Find the columns that were measured.
 
-    All candidates are taken where there is one, or where all are binary. Otherwise one whose name
-    alone says that it was measured is taken, and the others are named.
+    A single candidate is selected, and so are several if all are binary. Otherwise, if the name of
+    exactly one candidate shows that it was measured, that one is selected.
 
     Returns:
-        The targets; the other columns, and why each is none; what should be told.
+        The targets; the reason why each other column is not a target; messages for the user.
 
     Raises:
-        ValueError: there is no candidate, or several and none stands out.
+        ValueError: there is no candidate, or the choice among several is ambiguous.
     """
+    table = table_cells.table
     left_out: dict[str, str] = {}
     candidates: dict[str, bool] = {}
-    for name, cells, reason in _looked_at(table, not_targets):
+    for name, cells, reason in _examine_columns(table_cells, not_targets):
         if cells is None or reason:
             left_out[name] = reason
         else:
             candidates[name] = _is_binary(cells)
     notes = [
-        f"column {name!r} {reason}: --split {name} would use it"
+        f"column {name!r} {reason}; --split {name} uses it as the split"
         for name, reason in left_out.items()
-        if reason == _OF_PARTS
+        if reason == _HOLDS_SETS
     ]
-    named = [name for name in candidates if _MEASURED.search(name.lower())]
+    measured = [name for name in candidates if _MEASURED.search(name.lower())]
     few = [name for name, reason in left_out.items() if reason == _FEW_TEXTS]
     if not candidates and len(few) == 1:
         del left_out[few[0]]
-        notes.append(f"{few[0]!r} has few different texts, which are taken as classes")
+        notes.append(f"{few[0]!r} is text with few distinct values, which are used as classes")
         return (few[0],), left_out, notes
     if not candidates:
-        told = "; ".join(f"{name!r} {why}" for name, why in list(left_out.items())[:_MOST_NAMED])
+        reasons = [f"{name!r} {why}" for name, why in list(left_out.items())[:_MOST_NAMED]]
         raise ValueError(
-            f"{table.source}: no column looks measured ({told or 'there is no other column'}); "
-            "--target COLUMN names it"
+            f"{table.source}: no column looks measured "
+            f"({'; '.join(reasons) or 'there is no other column'}); --target COLUMN names it"
         )
     if len(candidates) == 1 or all(candidates.values()):
         return tuple(candidates), left_out, notes
-    if len(named) == 1:
-        others = [name for name in candidates if name != named[0]]
-        left_out |= dict.fromkeys(others, "has no name that says it was measured")
+    if len(measured) == 1:
+        others = [name for name in candidates if name != measured[0]]
+        left_out |= dict.fromkeys(others, "has a name that does not show that it was measured")
         notes.append(
-            f"{_listed(others)} could be learnt too, but only the name of {named[0]!r} says that "
-            "it was measured; --target COLUMN ... decides otherwise"
+            f"{_listed(others)} could be targets too, but only the name of {measured[0]!r} shows "
+            "that it was measured; --target COLUMN ... selects others"
         )
-        return (named[0],), left_out, notes
-    n_more = len(candidates) - len(named) if named else 0
-    more = f" (and {n_more:,} whose names say less)" if n_more else ""
+        return (measured[0],), left_out, notes
+    n_more = len(candidates) - len(measured) if measured else 0
+    more = f" (and {n_more:,} with less specific names)" if n_more else ""
     raise ValueError(
         f"{table.source}: {len(candidates)} columns could be the target: "
-        f"{_listed(named or list(candidates))}{more}; say which with --target COLUMN ..."
+        f"{_listed(measured or list(candidates))}{more}; select with --target COLUMN ..."
     )
 
 
-def _looked_at(
-    table: Table, others: Collection[str]
+def measured_columns(table_cells: TableCells, others: Collection[str]) -> list[str]:
+    """Return the columns, except `others`, that could be targets."""
+    return [name for name, _, reason in _examine_columns(table_cells, others) if not reason]
+
+
+def _examine_columns(
+    table_cells: TableCells, others: Collection[str]
 ) -> Iterator[tuple[str, ColumnValues | None, str]]:
-    """Give each column but these, its cells, and why it is no target; empty where it may be one."""
-    for name in dict.fromkeys(table.names):
+    """Yield the columns, except `others`, their cells, and why each is not a target, if so."""
+    names = table_cells.table.names
+    for name in dict.fromkeys(names):
         if name in others:
             continue
-        cells = read_column_values(table, name) if table.names.count(name) == 1 else None
-        reason = "holds lists, or stands twice" if cells is None else why_no_target(name, cells)
+        cells = table_cells[name] if names.count(name) == 1 else None
+        reason = "holds lists, or occurs twice" if cells is None else why_no_target(name, cells)
         yield name, cells, reason
 
 
 def why_no_target(name: str, cells: ColumnValues) -> str:
-    """Say why a column is no target; nothing where it may be one."""
+    """Explain why a column is not a target; empty if it may be one."""
     words = words_of(name)
     squeezed, spaced = re.sub(r"[\W_]", "", name.lower()), " ".join([*words, ""])
     if not cells.texts:
         return "is empty"
-    if {text.lower() for text in cells.texts} <= _PARTS:
-        return _OF_PARTS
-    if holds_signs(cells):
-        return "holds signs of bounds"
+    if {text.lower() for text in cells.texts} <= _SET_NAMES:
+        return _HOLDS_SETS
+    if holds_qualifiers(cells):
+        return "holds qualifiers such as > and <"
     if not words or words[-1] in _IDENTIFIERS or words[0] in ("id", "unnamed", "index"):
-        return "names or numbers the rows"
+        return "identifies the rows"
     if squeezed in _IDENTIFIERS:
-        return "names or numbers the rows"
+        return "identifies the rows"
     if _DATES & set(words):
         return "is a date"
-    share = cells.counts[[bool(DATE.fullmatch(text)) for text in cells.texts]].sum()
-    if share > 0.5 * cells.counts.sum():
+    n_dates = cells.counts[[bool(DATE.fullmatch(text)) for text in cells.texts]].sum()
+    if n_dates > 0.5 * cells.counts.sum():
         return "is a date"
     if _is_binary(cells):
         return ""
@@ -326,55 +343,56 @@ def why_no_target(name: str, cells: ColumnValues) -> str:
         or _COMPUTED & set(words)
         or any(p in spaced for p in _COMPUTED_PHRASES)
     ):
-        return "has the name of something computed"
-    readings = [read_number(text) for text in cells.texts]
-    is_number = np.array([not reading.problem for reading in readings])
+        return "has the name of a computed property"
+    parsed = [read_number(text) for text in cells.texts]
+    is_number = np.array([not one.problem for one in parsed])
     if cells.counts[is_number].sum() < 0.5 * cells.counts.sum():
         if is_pair(cells) or (is_few(cells) and _MEASURED.search(name.lower())):
             return ""
-        has_comma = [reading.problem.endswith(COMMA) for reading in readings]
+        has_comma = [one.problem.endswith(COMMA) for one in parsed]
         if cells.counts[has_comma].sum() > 0.5 * cells.counts.sum():
             return COMMA
         return _FEW_TEXTS if is_few(cells) else "is text"
-    values = np.array([*(reading.value for reading in readings), np.nan])[cells.which]
+    values = np.array([*(one.value for one in parsed), np.nan])[cells.which]
     known = values[~np.isnan(values)]
-    is_counted = len(known) >= 5 and (known == known.round()).all() and (np.diff(known) > 0).all()
-    return "counts the rows" if is_counted else ""
+    is_counter = len(known) >= 5 and (known == known.round()).all() and (np.diff(known) > 0).all()
+    return "numbers the rows" if is_counter else ""
 
 
 def _is_binary(cells: ColumnValues) -> bool:
-    """Whether all cells are 0 and 1, or a pair of opposites, each in some row."""
+    """Whether all cells are 0 and 1, or a pair of opposites, and both occur."""
     if not 2 <= len(cells.texts) <= 6:
         return False
-    readings = [read_number(text) for text in cells.texts]
-    if all(not r.problem and not r.bound and r.value in (0.0, 1.0) for r in readings):
-        return len({reading.value for reading in readings}) == 2
+    parsed = [read_number(text) for text in cells.texts]
+    if all(not p.problem and not p.censoring and p.value in (0.0, 1.0) for p in parsed):
+        return len({one.value for one in parsed}) == 2
     return is_pair(cells)
 
 
 def _listed(names: Sequence[str]) -> str:
-    told = ", ".join(map(repr, names[:_MOST_NAMED]))
-    return told + (f" and {len(names) - _MOST_NAMED:,} more" if len(names) > _MOST_NAMED else "")
+    listed = ", ".join(map(repr, names[:_MOST_NAMED]))
+    return listed + (f" and {len(names) - _MOST_NAMED:,} more" if len(names) > _MOST_NAMED else "")
 
 
-def notes_of_cells(table: Table, measurement: LabelColumn) -> list[str]:
-    """Say how many cells of a target are bounds, approximate, or no labels."""
-    told = []
-    n_censored, problems = int(np.count_nonzero(measurement.censoring)), measurement.problems
+def notes_of_cells(table: Table, label_column: LabelColumn) -> list[str]:
+    """Count the cells of a target that are censored, approximate, or not labels."""
+    name, problems = label_column.name, label_column.problems
+    notes = []
+    n_censored = int(np.count_nonzero(label_column.censoring))
     if n_censored:
-        told.append(
-            f"{measurement.name!r}: labels that are bounds, such as >10: {n_censored:,}; "
-            "they count only where a prediction is on the wrong side"
+        notes.append(
+            f"{name!r}: censored labels, such as >10: {n_censored:,}; they count only where a "
+            "prediction is on the wrong side"
         )
-    if measurement.n_approximate:
-        told.append(
-            f"{measurement.name!r}: labels that are approximate (~): "
-            f"{measurement.n_approximate:,}; they are taken as they stand"
+    if label_column.n_approximate:
+        notes.append(
+            f"{name!r}: approximate labels (~): {label_column.n_approximate:,}; they are used as "
+            "exact values"
         )
     if problems:
         first = min(problems)
-        told.append(
-            f"{measurement.name!r}: cells that are no labels and are left out: {len(problems):,}; "
+        notes.append(
+            f"{name!r}: cells that are not labels and are ignored: {len(problems):,}; "
             f"the first is in {table.place(first)}: {problems[first]}"
         )
-    return told
+    return notes
