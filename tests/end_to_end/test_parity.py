@@ -149,7 +149,7 @@ def test_parts(fixture):
     fixture.same(with_degree - atoms, "part.centrality_2d", fixture.is_atom)
     fixture.same(unit_vectors(batch.positions), "part.direction", both)
     nothing = replace(fixture.blend, pairs=torch.zeros_like(fixture.blend.pairs))
-    base = encoder.pair_bias(batch, nothing, None)
+    base = encoder.relations(batch, nothing, None)
     rows = head_first(tokens[:, :, None].expand(-1, -1, tokens.shape[1]), n_heads)
     fixture.same(base, "part.base_bias", rows)
 

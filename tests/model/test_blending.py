@@ -135,7 +135,8 @@ def test_show_shows_all_of_what_there_is(views, with_positions, without):
 
 def test_the_same_seed_gives_the_same_blend_and_another_seed_another():
     batch = chains(2, 1)
-    first, again, other = (draw_blend(batch, BlendConfig(), generator(k)) for k in (1, 1, 2))
+    config = BlendConfig(masked=(0.2, 0.5), masked_atoms=0.5)
+    first, again, other = (draw_blend(batch, config, generator(k)) for k in (1, 1, 2))
     for field in fields(first):
         tensors = [getattr(blend, field.name) for blend in (first, again, other)]
         assert torch.equal(tensors[0], tensors[1])
@@ -201,3 +202,31 @@ def test_3d_alone_is_refused_for_a_molecule_without_positions(probabilities):
         ValueError, match=r"a molecule has no positions, and with the probabilities .* no 2D view"
     ):
         draw_blend(chains(1, 1), config, generator())
+
+
+def test_masked_atoms_are_of_the_molecules_that_mask_and_change_nothing_else():
+    batch = chains(300, 3, n_atoms=40)
+    plain = draw_blend(batch, BlendConfig(), generator())
+    blend = draw_blend(batch, BlendConfig(masked=(0.2, 0.5), masked_atoms=0.3), generator())
+    assert plain.masked is None
+    assert torch.equal(plain.pairs, blend.pairs)
+    assert torch.equal(plain.noise, blend.noise)
+    assert not blend.masked[~batch.is_atom].any()
+    counts = blend.masked[:300].sum(1)
+    n_all, n_none = int((counts == 40).sum()), int((counts == 0).sum())
+    some = counts[(counts > 0) & (counts < 40)].double()
+    assert abs(n_all / 300 - 0.2) < 4 * math.sqrt(0.2 * 0.8 / 300)
+    assert abs(n_none / 300 - 0.3) < 4 * math.sqrt(0.3 * 0.7 / 300)
+    assert abs(some.mean() / 40 - 0.3) < 4 * math.sqrt(0.3 * 0.7 / 40 / len(some))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"masked": (0.7, 0.4)}, "expected two fractions that sum to at most 1"),
+        ({"masked_atoms": 1.5}, "got masked_atoms=1.5, expected a probability"),
+    ],
+)
+def test_masks_that_are_no_probabilities_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        BlendConfig(**options)

@@ -25,6 +25,9 @@ CONFIGS = {
     "published": EncoderConfig.published(
         width=16, ffn_width=24, n_layers=2, n_heads=4, n_kernels=8
     ),
+    "pair states": EncoderConfig(
+        width=16, ffn_width=24, n_layers=2, n_heads=4, n_kernels=8, pair_width=6
+    ),
 }
 SMALL = ["CC(=O)[O-].[NH4+]", "C", "Cl[Pt](Cl)(<-N)<-N", "c1ccc2[nH]ccc2c1", "F/C=C/F", "C" * 9]
 PAIR_FIELDS = ("path_length", "edge_path", "pairs")
@@ -117,7 +120,7 @@ def test_edge_path_bias_is_the_mean_over_the_path_of_what_each_hop_makes_of_its_
     features_of = {kind + 1: row for kind, row in zip(kinds, features, strict=True)}
     starts = np.cumsum([0, *BOND_FEATURE_SIZES[:-1]])
     for i, j in np.ndindex(n, n):
-        expected = torch.zeros(4)
+        expected = torch.zeros(bias.hops.shape[-1])
         codes = [code for code in batch.edge_path[0, i, j].tolist() if code]
         for hop, code in enumerate(codes):
             bond = bias.features.weight[features_of[code] + starts].mean(0)
@@ -152,7 +155,12 @@ def test_each_pair_is_biased_by_the_views_it_shows_and_the_virtual_node_by_its_o
         encoder.distance_bias(kernels),
     )
     expected = sum(view * blend.pairs[..., k, None] for k, view in enumerate(views))
-    bias = encoder(batch, blend).pair_bias
+    bias, n_heads = encoder(batch, blend).pair_bias, encoder.config.n_heads
+    starts = encoder.relations(batch, blend, kernels)[:, n_heads:]
+    assert_same(starts[:, :, 1:, 1:], expected[..., n_heads:].permute(0, 3, 1, 2), 1e-6)
+    assert not starts[:, :, 0].any()
+    assert not starts[..., 0].any()
+    expected = expected[..., :n_heads]
     seen = batch.is_atom[:, None, None, :].expand_as(bias[:, :, 1:, 1:])
     assert_same(bias[:, :, 1:, 1:][seen], expected.permute(0, 3, 1, 2)[seen], 1e-6)
     assert (bias[:, :, 1:, 1:][~seen] == -math.inf).all()
@@ -193,9 +201,9 @@ def test_a_layer_attends_then_transforms(encoder):
     mixed = torch.einsum("bhij,bjhc->bihc", weights, v).flatten(2)
     middle = layer.attention_norm(tokens + layer.out(mixed))
     expected = layer.ffn_norm(middle + layer.down(F.gelu(layer.up(middle))))
-    assert_same(layer(tokens[is_token], bias, packing), expected[is_token])
+    assert_same(layer(tokens[is_token], bias, packing)[0], expected[is_token])
     bias.requires_grad_()
-    assert_same(layer(tokens[is_token], bias, packing), expected[is_token])
+    assert_same(layer(tokens[is_token], bias, packing)[0], expected[is_token])
 
 
 # --- properties ----------------------------------------------------------------------------------
@@ -334,7 +342,11 @@ def test_awkward_molecules_stay_finite(name, awkward):
         encoded = encoder.train(is_training)(batch, drawn(batch))
         assert encoded.molecule.isfinite().all()
         assert encoded.atoms.isfinite().all()
-    encoded.molecule.square().sum().backward()
+    read = encoded.molecule.square().sum()
+    if encoded.pairs is not None:  # the last update serves those who read the pairs
+        assert encoded.pairs.isfinite().all()
+        read = read + encoded.pairs[batch.is_pair].square().sum()
+    read.backward()
     for parameter in encoder.parameters():
         assert parameter.grad is not None
         assert parameter.grad.isfinite().all()

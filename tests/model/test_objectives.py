@@ -8,7 +8,7 @@ import torch
 
 from moleblend.chem.descriptors import compute_descriptors
 from moleblend.chem.geometry import add_positions
-from moleblend.chem.molecule import N_DESCRIPTORS
+from moleblend.chem.molecule import ATOM_FEATURE_SIZES, N_DESCRIPTORS
 from moleblend.chem.parsing import read_smiles
 from moleblend.model import functional
 from moleblend.model.batch import collate
@@ -53,6 +53,20 @@ SETTINGS["with descriptors"] = SETTINGS["default"]._replace(
         SETTINGS["default"].model, heads=HeadsConfig(rank=4, descriptors=True), readout="layers"
     ),
     objective=ObjectiveConfig(descriptors=0.7),
+)
+SETTINGS["with pair states"] = SETTINGS["default"]._replace(
+    model=ModelConfig(
+        encoder=replace(SETTINGS["default"].model.encoder, pair_width=6),
+        heads=HeadsConfig(pairs="states", hidden=10),
+    ),
+)
+SETTINGS["with masked atoms"] = SETTINGS["with pair states"]._replace(
+    model=ModelConfig(
+        encoder=replace(SETTINGS["with pair states"].model.encoder, masks_features=True),
+        heads=HeadsConfig(pairs="states", hidden=10, atom_features=True, descriptors=True),
+    ),
+    blend=BlendConfig(unblended=(0.0, 0.0), masked=(0.3, 0.5), masked_atoms=0.5),
+    objective=ObjectiveConfig(atom_features=0.6),
 )
 """Every test below holds for each of these."""
 
@@ -155,7 +169,24 @@ def losses_by_hand(molecules, views, blend, setting):
     }
     if heads.descriptors:
         expected["descriptors"] = descriptors_by_hand(molecules, views)
+    if heads.atom_features:
+        expected["atom_features"] = atom_features_by_hand(molecules, views, blend)
     return expected
+
+
+def atom_features_by_hand(molecules, views, blend):
+    """Cross entropy of the eight features of masked atoms."""
+    errors = []
+    for b, molecule in enumerate(molecules):
+        for i in range(molecule.n_atoms):
+            if blend.masked[b, i]:
+                start = 0
+                for k, size in enumerate(ATOM_FEATURE_SIZES[1:], 1):
+                    logits = views.atom_features[b, i, start : start + size].tolist()
+                    errors.append(cross_entropy(logits, molecule.atoms[i, k]))
+                    start += size
+    assert 0 < len(errors) < 8 * sum(molecule.n_atoms for molecule in molecules)
+    return np.mean(errors)
 
 
 def descriptors_by_hand(molecules, views):
@@ -185,6 +216,7 @@ def test_losses_and_their_total_by_hand(setting):
     total += weights.geometry * expected[setting.model.heads.geometry]
     total += weights.denoising * expected["denoising"]
     total += weights.descriptors * expected.get("descriptors", 0.0)
+    total += weights.atom_features * expected.get("atom_features", 0.0)
     assert loss.total.item() == pytest.approx(total, rel=1e-5)
 
 
@@ -312,9 +344,12 @@ def test_awkward_batches_train(setting, case):
     blend = replace(blend, atoms=torch.stack([~batch.is_atom, batch.is_atom], -1))
     loss = blend_then_predict(model, batch, blend, setting.objective)
     loss.total.backward()
-    names = ["path_length", "bonds", "geometry", "denoising", "descriptors"][: len(loss.terms)]
-    parts = dict(zip(names, loss.terms.values(), strict=True))
-    assert {name for name, part in parts.items() if part == 0} == empty
+    if blend.masked is not None and not blend.masked.any():
+        empty = empty | {"atom_features"}
+    of_geometry = setting.model.heads.geometry
+    names = ("geometry" if name == of_geometry else name for name in loss.terms)
+    terms = dict(zip(names, loss.terms.values(), strict=True))
+    assert {name for name, term in terms.items() if term == 0} == empty
     assert loss.total.isfinite()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 

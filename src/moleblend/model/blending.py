@@ -29,6 +29,10 @@ class BlendConfig:
             and nothing else. Fine-tuning and validation show molecules in this way. The published
             recipe has 0 and 0.
         noise: standard deviation of the noise added to each coordinate, in Å.
+        masked: fractions of the molecules that hide all features but the element of all atoms, and
+            of some atoms. The objective predicts hidden features, see
+            `objectives.atom_feature_loss`. The published recipe has 0 and 0.
+        masked_atoms: probability that an atom of a molecule of the second kind is masked.
     """
 
     pair_probabilities: tuple[float, float, float] = (0.2, 0.2, 0.6)
@@ -36,6 +40,8 @@ class BlendConfig:
     draw: Literal["molecule", "batch"] = "molecule"
     unblended: tuple[float, float] = (0.15, 0.15)
     noise: float = 0.2
+    masked: tuple[float, float] = (0.0, 0.0)
+    masked_atoms: float = 0.3
 
     def __post_init__(self) -> None:
         """Refuse values that are not probabilities, fractions, or a standard deviation."""
@@ -49,6 +55,12 @@ class BlendConfig:
             raise ValueError(
                 f"got unblended={self.unblended}, expected two fractions that sum to at most 1"
             )
+        if not (min(self.masked) >= 0 and sum(self.masked) <= 1):
+            raise ValueError(
+                f"got masked={self.masked}, expected two fractions that sum to at most 1"
+            )
+        if not 0 <= self.masked_atoms <= 1:
+            raise ValueError(f"got masked_atoms={self.masked_atoms}, expected a probability")
         if not 0 <= self.noise < math.inf:
             raise ValueError(f"got noise={self.noise}, expected a standard deviation in Å")
 
@@ -61,11 +73,13 @@ class Blend:
         pairs: which views of each ordered pair are shown, in the order of `VIEWS`.
         atoms: whether each atom shows its degree, and its 3D centrality.
         noise: added to the positions, in Å.
+        masked: atoms that hide all features but the element; None if no atom is masked.
     """
 
     pairs: Bool[Tensor, "b n n 3"]
     atoms: Bool[Tensor, "b n 2"]
     noise: Float32[Tensor, "b n 3"]
+    masked: Bool[Tensor, "b n"] | None = None
 
     @property
     def shows_3d(self) -> bool:
@@ -82,7 +96,8 @@ class Blend:
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> "Blend":
         """Apply a function to every tensor."""
-        return Blend(change(self.pairs), change(self.atoms), change(self.noise))
+        masked = None if self.masked is None else change(self.masked)
+        return Blend(change(self.pairs), change(self.atoms), change(self.noise), masked)
 
 
 def draw_blend(
@@ -117,16 +132,17 @@ def draw_blend(
     n_seeds = 2 + int(places.max())
     seeds = torch.randint(2**32, (n_seeds,), generator=generator, device=generator.device).tolist()
     shared = torch.Generator().manual_seed(seeds[0])
-    draws: list[tuple[Tensor, ...]] = []  # for unblended, atoms, pairs, noise
+    draws: list[tuple[Tensor, ...]] = []  # for unblended, atoms, pairs, noise, masks
     for place, k in zip(places.tolist(), batch.is_atom.sum(1).tolist(), strict=True):
         rng = torch.Generator().manual_seed(seeds[1 + place])
         draws.append(
             (
                 *torch.rand(1 + k + k * k, generator=rng).split((1, k, k * k)),
                 torch.randn(3 * k, generator=rng).view(k, 3),
+                *torch.rand(1 + k, generator=rng).split((1, k)),
             )
         )
-    of_molecules, of_atoms, of_pairs, of_noise = (
+    of_molecules, of_atoms, of_pairs, of_noise, of_masks, of_masked = (
         torch.cat(draw) for draw in zip(*draws, strict=True)
     )
 
@@ -155,7 +171,14 @@ def draw_blend(
         atoms = torch.where(chosen[:, None, None], shown.atoms, atoms)
 
     noise = padded(of_noise, batch.is_atom) * batch.has_positions[:, None, None]
-    return Blend(pairs=pairs, atoms=atoms, noise=config.noise * noise)
+    masked = None
+    if any(config.masked):
+        mask = of_masks.to(device)
+        of_all = (mask < config.masked[0])[:, None]
+        of_some = (mask < sum(config.masked))[:, None]
+        drawn = padded(of_masked, batch.is_atom) < config.masked_atoms
+        masked = batch.is_atom & (of_all | of_some & drawn)
+    return Blend(pairs=pairs, atoms=atoms, noise=config.noise * noise, masked=masked)
 
 
 def _square(n: int, generator: torch.Generator) -> Float32[Tensor, "n n"]:

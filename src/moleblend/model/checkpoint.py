@@ -365,13 +365,16 @@ def transfer(source: Model, config: ModelConfig) -> Model:
     if _have_the_same_pair_heads(config.heads, source.config.heads):
         _copy(source.pair_heads, model.pair_heads)
     _copy(source.descriptor_head, model.descriptor_head)
+    _copy(source.atom_head, model.atom_head)
     return model
 
 
 def _have_the_same_pair_heads(ours: HeadsConfig | None, theirs: HeadsConfig | None) -> bool:
     if not (ours and theirs):
         return False
-    free = {"descriptors": ours.descriptors, "denoising_dropout": ours.denoising_dropout}
+    free = {
+        name: getattr(ours, name) for name in ("descriptors", "atom_features", "denoising_dropout")
+    }
     return ours == replace(theirs, **free)
 
 

@@ -13,6 +13,7 @@ from moleblend.chem.molecule import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES, Feat
 from moleblend.model.batch import Batch, Packing
 from moleblend.model.blending import Blend
 from moleblend.model.functional import Dropout, Gaussians, dropout, pair_vectors, softmax
+from moleblend.model.pair_states import PairUpdate
 from moleblend.model.relations import N_BOND_KINDS, N_HOPS, UNREACHABLE
 
 
@@ -28,6 +29,9 @@ class EncoderConfig:
         n_layers: number of transformer layers (L).
         n_heads: number of attention heads (H); `width` is a multiple of it.
         n_kernels: number of Gaussians that encode a distance (K).
+        pair_width: number of channels of the state of each pair of atoms, see `pair_states`; 0 for
+            none (published).
+        masks_features: atoms may hide all features but the element, see `BlendConfig.masked`.
         longest_path: longer paths have the same encoding as this path length.
         most_bonds: atoms with more bonds have the same encoding as this number of bonds.
         n_degree_tables: number of degree embeddings that are added; the published code has one for
@@ -50,6 +54,8 @@ class EncoderConfig:
     n_layers: int = 6
     n_heads: int = 8
     n_kernels: int = 64
+    pair_width: int = 0
+    masks_features: bool = False
     longest_path: int = 20
     most_bonds: int = 12
     n_degree_tables: int = 1
@@ -70,6 +76,8 @@ class EncoderConfig:
                 f"got width={self.width} and n_heads={self.n_heads}, expected width to be a "
                 "multiple of n_heads"
             )
+        if self.pair_width < 0:
+            raise ValueError(f"got pair_width={self.pair_width}, expected 0 or more")
         for name in ("dropout", "attention_dropout", "activation_dropout", "stochastic_depth"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"got {name}={getattr(self, name)}, expected a rate in [0, 1)")
@@ -110,12 +118,14 @@ class Encoded:
         all_layers: one vector per atom, the mean over the outputs of all layers.
         molecule: one vector per molecule, the state of the virtual node (CLS).
         pair_bias: the blended attention bias, virtual node first; -inf in columns of padding.
+        pairs: one vector per ordered pair; None for an encoder without pair states.
     """
 
     atoms: Float[Tensor, "b n d"]
     all_layers: Float[Tensor, "b n d"]
     molecule: Float[Tensor, "b d"]
     pair_bias: Float[Tensor, "b h t t"]
+    pairs: Float[Tensor, "b n n c"] | None = None
 
 
 class Encoder(nn.Module):
@@ -136,7 +146,7 @@ class Encoder(nn.Module):
         self.distance_bias = nn.Sequential(
             nn.Linear(config.n_kernels, config.n_kernels),
             nn.GELU(),
-            nn.Linear(config.n_kernels, config.n_heads),
+            nn.Linear(config.n_kernels, config.n_heads + config.pair_width),
         )
         self.centrality = nn.Linear(config.n_kernels, config.width)
         self.virtual_bias = nn.Parameter(torch.zeros(config.n_heads))
@@ -156,38 +166,59 @@ class Encoder(nn.Module):
         """Encode a batch; `shows_3d` is given, so that a graph can be exported."""
         # [b n n k] Gaussians of the (noisy) distances; None if no geometry is shown
         kernels = self.kernels(batch, blend) if shows_3d else None
-        # [b h n+1 n+1] one view per pair, the virtual node first
-        bias = self.pair_bias(batch, blend, kernels)
+        # [b h+c n+1 n+1] one view per pair, the virtual node first
+        relations = self.relations(batch, blend, kernels)
         # [b n+1 d] atom features, and degree or centrality
         tokens = self.tokens(batch, blend, kernels)
-        return self.transform(tokens, bias, F.pad(batch.is_atom, (1, 0), value=True))
+        return self.transform(tokens, relations, F.pad(batch.is_atom, (1, 0), value=True))
 
     def transform(
         self,
         tokens: Float[Tensor, "b t d"],
-        bias: Float[Tensor, "b h t t"],
+        relations: Float[Tensor, "b hc t t"],
         is_token: Bool[Tensor, "b t"],
     ) -> Encoded:
-        """Apply the layers to the tokens; padding is skipped, and its result is 0."""
+        """Apply the layers to the tokens; padding is skipped, and its result is 0.
+
+        Args:
+            tokens: the virtual node and the atoms.
+            relations: output of `Encoder.relations`.
+            is_token: real tokens, not padding.
+        """
+        bias, pairs, is_pair = relations, None, None
+        if self.config.pair_width:
+            bias = relations[:, : self.config.n_heads]
+            is_atom = is_token[:, 1:]
+            is_pair = is_atom[:, :, None] & is_atom[:, None, :]
+            # [b n n c] the pair states start from the blended views
+            pairs = relations[:, self.config.n_heads :, 1:, 1:].permute(0, 2, 3, 1)
         packing = Packing.of(is_token)
         states = self.dropout(self.norm(packing.pack(tokens)))
         total = torch.zeros_like(states)
         for layer in self.layers:
-            states = layer(states, bias, packing)
+            states, pairs = layer(states, bias, packing, pairs, is_pair)
             total = total + states
         last, mean = packing.pad(states), packing.pad(total / len(self.layers))
         return Encoded(
-            atoms=last[:, 1:], all_layers=mean[:, 1:], molecule=last[:, 0], pair_bias=bias
+            atoms=last[:, 1:],
+            all_layers=mean[:, 1:],
+            molecule=last[:, 0],
+            pair_bias=bias,
+            pairs=pairs,
         )
 
-    def pair_bias(
+    def relations(
         self, batch: Batch, blend: Blend, kernels: Float[Tensor, "b n n k"] | None
-    ) -> Float[Tensor, "b h t t"]:
-        """Blend the three views of each pair into one attention bias.
+    ) -> Float[Tensor, "b hc t t"]:
+        """Blend the three views of each pair into its attention bias and its initial pair state.
+
+        The first h channels are the bias of the heads, -inf in columns of padding. The other c
+        channels are the initial pair states, 0 for the virtual node.
 
         b_ij = SPD bias + edge bias + distance bias, of which each pair shows one (blended) or
         several (not blended).
         """
+        n_heads = self.config.n_heads
         path_length, edge_path, distance = blend.pairs.unbind(-1)
         bias = self.path_length_bias(batch, path_length) + self.edge_path_bias(batch, edge_path)
         if kernels is not None:
@@ -197,16 +228,18 @@ class Encoder(nn.Module):
         bias = F.pad(bias.permute(0, 3, 1, 2), (1, 0, 1, 0))
         touches = torch.ones(bias.shape[-2:], dtype=bias.dtype, device=bias.device)
         touches[1:, 1:] = 0
-        bias = bias + self.virtual_bias[:, None, None] * touches
         padding = F.pad(~batch.is_atom, (1, 0))
-        return bias.masked_fill(padding[:, None, None, :], -math.inf)
+        bias, states = bias[:, :n_heads], bias[:, n_heads:]
+        bias = bias + self.virtual_bias[:, None, None] * touches
+        bias = bias.masked_fill(padding[:, None, None, :], -math.inf)
+        return torch.cat([bias, states], 1) if self.config.pair_width else bias
 
     def tokens(
         self, batch: Batch, blend: Blend, kernels: Float[Tensor, "b n n k"] | None
     ) -> Float[Tensor, "b t d"]:
         """Embed the virtual node and the atoms."""
         has_degree, has_centrality = blend.atoms.unbind(-1)
-        virtual, atoms = self.atom_embedding(batch, has_degree)
+        virtual, atoms = self.atom_embedding(batch, has_degree, blend.masked)
         if kernels is not None:
             # The sum includes the atom itself, but no padding.
             summed = (batch.is_atom[:, None, None].to(kernels.dtype) @ kernels)[:, :, 0]
@@ -228,11 +261,16 @@ class AtomEmbedding(nn.Module):
             nn.Embedding(config.most_bonds + 1, config.width) for _ in range(config.n_degree_tables)
         )
         self.virtual = nn.Parameter(torch.zeros(config.width))
+        if config.masks_features:
+            self.masked = nn.Parameter(torch.zeros(config.width))
         starts = torch.tensor((0, *ATOM_FEATURE_SIZES[:-1])).cumsum(0)
         self.register_buffer("starts", starts, persistent=False)
 
     def forward(
-        self, batch: Batch, has_degree: Bool[Tensor, "b n"]
+        self,
+        batch: Batch,
+        has_degree: Bool[Tensor, "b n"],
+        masked: Bool[Tensor, "b n"] | None = None,
     ) -> tuple[Float[Tensor, "b 1 d"], Float[Tensor, "b n d"]]:
         """Embed the virtual node and the atoms."""
         b, n, _ = batch.atoms.shape
@@ -241,6 +279,10 @@ class AtomEmbedding(nn.Module):
         for table in self.degrees:
             degree = table(batch.degree.clamp(max=self.most_bonds))
             atoms = atoms + degree * has_degree[..., None]
+        if masked is not None:
+            # All features but the element are hidden, and the degree with them.
+            element = self.features(batch.atoms[..., 0]) + self.masked
+            atoms = torch.where(masked[..., None], element, atoms)
         return self.virtual.expand(b, 1, -1), atoms
 
 
@@ -251,7 +293,8 @@ class PathLengthBias(nn.Module):
         super().__init__()
         self.longest_path = config.longest_path
         # Row 0 is "not shown", then lengths 0 to longest_path, then unreachable.
-        self.table = nn.Embedding(config.longest_path + 3, config.n_heads, padding_idx=0)
+        n_channels = config.n_heads + config.pair_width
+        self.table = nn.Embedding(config.longest_path + 3, n_channels, padding_idx=0)
 
     def forward(self, batch: Batch, is_shown: Bool[Tensor, "b n n"]) -> Float[Tensor, "b n n h"]:
         """Look up the bias of each path length."""
@@ -271,8 +314,9 @@ class EdgePathBias(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.features = nn.Embedding(sum(BOND_FEATURE_SIZES), config.n_heads)
-        self.hops = nn.Parameter(torch.zeros(N_HOPS, config.n_heads, config.n_heads))
+        n_channels = config.n_heads + config.pair_width
+        self.features = nn.Embedding(sum(BOND_FEATURE_SIZES), n_channels)
+        self.hops = nn.Parameter(torch.zeros(N_HOPS, n_channels, n_channels))
         types, stereos, conjugated = BOND_FEATURE_SIZES
         kinds = torch.cartesian_prod(
             torch.arange(types),
@@ -345,15 +389,45 @@ class Layer(nn.Module):
         self.depth_rate = depth_rate
         # The published code drops tokens, not channels, wherever the depth rate is not 0.
         self.dropout = Dropout(0.0 if self.drops_tokens and depth_rate > 0 else config.dropout)
+        self.pair_update = (
+            PairUpdate(config.pair_width, config.n_heads) if config.pair_width else None
+        )
 
     def forward(
-        self, tokens: Float[Tensor, "m d"], bias: Float[Tensor, "b h t t"], packing: Packing
-    ) -> Float[Tensor, "m d"]:
-        """Attend along the biased pairs, then transform each token."""
-        mixed = packing.pack(self.attend(packing.pad(self.qkv(tokens)), bias))
+        self,
+        tokens: Float[Tensor, "m d"],
+        bias: Float[Tensor, "b h t t"],
+        packing: Packing,
+        pairs: Float[Tensor, "b n n c"] | None = None,
+        is_pair: Bool[Tensor, "b n n"] | None = None,
+    ) -> tuple[Float[Tensor, "m d"], Float[Tensor, "b n n c"] | None]:
+        """Apply biased attention and the feed-forward network; update the pair states."""
+        qkv = packing.pad(self.qkv(tokens))
+        if self.pair_update is None or pairs is None or is_pair is None:
+            mixed = self.attend(qkv, bias)
+        else:
+            scores = self.scores(qkv)
+            mixed = self.mix(scores + bias + self.pair_update.attention_bias(pairs), qkv)
+            pairs = self.pair_update(pairs, scores[:, :, 1:, 1:], is_pair)
+        mixed = packing.pack(mixed)
         tokens = self.attention_norm(tokens + self.drop(self.out(mixed), packing))
         inner = self.activation_dropout(F.gelu(self.up(tokens)))
-        return self.ffn_norm(tokens + self.drop(self.down(inner), packing))
+        return self.ffn_norm(tokens + self.drop(self.down(inner), packing)), pairs
+
+    def scores(self, qkv: Float[Tensor, "b t qkv"]) -> Float[Tensor, "b h t t"]:
+        """Attention scores q k^T / sqrt(d / h) of every head, without the bias."""
+        b, t, _ = qkv.shape
+        q, k, _ = qkv.view(b, t, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
+        return (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+
+    def mix(
+        self, logits: Float[Tensor, "b h t t"], qkv: Float[Tensor, "b t qkv"]
+    ) -> Float[Tensor, "b t d"]:
+        """softmax(logits) v of every head."""
+        b, t, _ = qkv.shape
+        v = qkv.view(b, t, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)[2]
+        rate = self.attention_dropout if self.training else 0.0
+        return (dropout(softmax(logits), rate) @ v).transpose(1, 2).flatten(2)
 
     def attend(
         self, qkv: Float[Tensor, "b t qkv"], bias: Float[Tensor, "b h t t"]

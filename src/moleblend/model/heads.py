@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from moleblend.chem.molecule import N_DESCRIPTORS
+from moleblend.chem.molecule import ATOM_FEATURE_SIZES, N_DESCRIPTORS
 from moleblend.data.targets import Target
 from moleblend.model.batch import Batch
 from moleblend.model.blending import Blend
 from moleblend.model.encoder import Encoded, Encoder, EncoderConfig, initialise
 from moleblend.model.functional import Dropout, pair_vectors, softmax
+from moleblend.model.pair_states import PairReader
 from moleblend.model.relations import N_HOPS
 
 
@@ -27,6 +28,9 @@ class HeadsConfig:
     The defaults are ours; `HeadsConfig.published()` are the paper's.
 
     Attributes:
+        pairs: input of the heads of a pair: its two `atoms` (published), or also its state, see
+            `pair_states`; the encoder then needs a `pair_width`.
+        hidden: width of the hidden vector of a pair, if its state is read.
         rank: width of the row and column vectors whose outer product represents a pair.
         n_path_classes: number of path length classes; the last one is "this long or longer".
         bond_vocabulary: number of bond types, stereos and conjugations that are distinguished. The
@@ -37,16 +41,20 @@ class HeadsConfig:
         denoising: the noise is predicted with one projection for all axes (`equivariant`), or with
             one `per_axis` (published).
         denoising_dropout: rate on the attention weights of the denoising head.
+        atom_features: also predict the features that masked atoms hide; not published.
         descriptors: also predict `descriptors.compute_descriptors` from the molecule's vector, the
             only head that reads this vector; not published.
     """
 
+    pairs: Literal["atoms", "states"] = "atoms"
+    hidden: int = 64
     rank: int = 32
     n_path_classes: int = 11
     bond_vocabulary: tuple[int, int, int] = (5, 6, 2)
     geometry: Literal["distance", "direction"] = "distance"
     denoising: Literal["equivariant", "per_axis"] = "equivariant"
     denoising_dropout: float = 0.1
+    atom_features: bool = False
     descriptors: bool = False
 
     @classmethod
@@ -93,6 +101,16 @@ class ModelConfig:
     features: tuple[str, ...] = ()
     n_features: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse heads that read what the encoder does not have."""
+        if self.heads and self.heads.pairs == "states":
+            if not self.encoder.pair_width:
+                raise ValueError("heads that read pair states need an encoder with a pair_width")
+            if self.heads.geometry != "distance":
+                raise ValueError("heads that read pair states predict distances, not directions")
+        if self.heads and self.heads.atom_features and not self.encoder.masks_features:
+            raise ValueError("heads that predict atom features need an encoder that masks_features")
+
 
 @dataclass(frozen=True, eq=False)
 class ViewPredictions:
@@ -104,6 +122,8 @@ class ViewPredictions:
         geometry: distance in Å (x = 1) or direction (x = 3).
         noise: the predicted noise in Å, or its direction only; None if no molecule has a geometry.
         descriptors: of the molecule, scaled; None if the model does not predict them.
+        atom_features: logits of every atom feature but the element, one block after the other
+            (`ATOM_FEATURE_SIZES`); None if the model does not predict them.
     """
 
     path_length: Float[Tensor, "b n n p"]
@@ -111,6 +131,7 @@ class ViewPredictions:
     geometry: Float[Tensor, "b n n x"]
     noise: Float[Tensor, "b n 3"] | None
     descriptors: Float[Tensor, "b f"] | None = None
+    atom_features: Float[Tensor, "b n a"] | None = None
 
 
 class Model(nn.Module):
@@ -123,6 +144,8 @@ class Model(nn.Module):
         self.pair_heads = PairHeads(config) if config.heads else None
         has_descriptors = config.heads is not None and config.heads.descriptors
         self.descriptor_head = DescriptorHead(config.encoder.width) if has_descriptors else None
+        has_atoms = config.heads is not None and config.heads.atom_features
+        self.atom_head = AtomFeatureHead(config.encoder.width) if has_atoms else None
         self.property_head = PropertyHead(config) if config.targets else None
 
     def forward(
@@ -161,6 +184,8 @@ class Model(nn.Module):
         """
         encoded = self.encoder(batch, blend)
         views = self.require_pair_heads()(batch, blend, encoded)
+        if self.atom_head is not None:
+            views = replace(views, atom_features=self.atom_head(encoded.atoms))
         if self.descriptor_head is None:
             return views
         vectors = self.read_out(batch.is_atom, encoded)
@@ -184,23 +209,67 @@ class PairHeads(nn.Module):
         super().__init__()
         heads, width = config.heads, config.encoder.width
         assert heads is not None
-        self.path_length = OuterProduct(width, heads.rank, heads.n_path_classes)
-        self.bonds = OuterProduct(width, heads.rank, N_HOPS * heads.n_bond_classes)
-        is_distance = heads.geometry == "distance"
-        self.geometry = Distance(width, heads.rank) if is_distance else Direction(width, heads.rank)
+        self.readers = None
+        if heads.pairs == "states":
+            self.readers = PairReaders(config)
+        else:
+            n_bonds = N_HOPS * heads.n_bond_classes
+            self.path_length = OuterProduct(width, heads.rank, heads.n_path_classes)
+            self.bonds = OuterProduct(width, heads.rank, n_bonds)
+            is_distance = heads.geometry == "distance"
+            self.geometry = (Distance if is_distance else Direction)(width, heads.rank)
         self.noise = Denoising(config)
         initialise(self)
 
     def forward(self, batch: Batch, blend: Blend, encoded: Encoded) -> ViewPredictions:
-        """Predict all views from the encoded atoms."""
+        """Predict all views from the encoded atoms, and from the pair states if there are any."""
         atoms = encoded.atoms
         has_geometry = bool(batch.has_positions.any())
+        if self.readers is not None:
+            symmetric, ordered = self.readers(encoded)
+            return ViewPredictions(
+                path_length=self.readers.path_length(symmetric),
+                bonds=self.readers.bonds(ordered).unflatten(-1, (N_HOPS, -1)),
+                geometry=self.readers.distances(symmetric),
+                noise=self.noise(batch, blend, encoded) if has_geometry else None,
+            )
         return ViewPredictions(
             path_length=self.path_length(atoms),
             bonds=self.bonds(atoms).unflatten(-1, (N_HOPS, -1)),
             geometry=self.geometry(atoms),
             noise=self.noise(batch, blend, encoded) if has_geometry else None,
         )
+
+
+class PairReaders(nn.Module):
+    """Path length, bonds and distance of a pair, predicted from its atoms and its state."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        heads, width, pair_width = config.heads, config.encoder.width, config.encoder.pair_width
+        assert heads is not None
+        self.symmetric = PairReader(width, pair_width, heads.hidden, is_symmetric=True)
+        self.ordered = PairReader(width, pair_width, heads.hidden, is_symmetric=False)
+        self.path_length = nn.Linear(heads.hidden, heads.n_path_classes)
+        self.distance = nn.Linear(heads.hidden, 1)
+        self.bonds = nn.Linear(heads.hidden, N_HOPS * heads.n_bond_classes)
+
+    def forward(
+        self, encoded: Encoded
+    ) -> tuple[Float[Tensor, "b n n k"], Float[Tensor, "b n n k"]]:
+        """Compute the hidden vectors of pairs, symmetric in i and j, and ordered."""
+        assert encoded.pairs is not None
+        return (
+            self.symmetric(encoded.atoms, encoded.pairs),
+            self.ordered(encoded.atoms, encoded.pairs),
+        )
+
+    def distances(self, symmetric: Float[Tensor, "b n n k"]) -> Float[Tensor, "b n n 1"]:
+        """Predict the distance in Å, never negative, and 0 of an atom to itself."""
+        # Softplus of 3 is about 3 Å, a usual distance, so that training starts near one.
+        distance = F.softplus(self.distance(symmetric) + 3.0)
+        n = distance.shape[1]
+        return distance * ~torch.eye(n, dtype=torch.bool, device=distance.device)[..., None]
 
 
 class OuterProduct(nn.Module):
@@ -358,6 +427,20 @@ class DescriptorHead(DescriptorScaler):
     def forward(self, molecule: Float[Tensor, "b d"]) -> Float[Tensor, "b f"]:
         """Predict (descriptor - mean) / scale."""
         return self.out(F.gelu(self.hidden(molecule)))
+
+
+class AtomFeatureHead(nn.Module):
+    """Linear, GELU, Linear on an atom's vector: logits of its features except the element."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(width, width)
+        self.out = nn.Linear(width, sum(ATOM_FEATURE_SIZES[1:]))
+        initialise(self)
+
+    def forward(self, atoms: Float[Tensor, "*s d"]) -> Float[Tensor, "*s a"]:
+        """Predict the features of atoms."""
+        return self.out(F.gelu(self.hidden(atoms)))
 
 
 class PropertyHead(nn.Module):

@@ -7,15 +7,22 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
-from moleblend.chem.molecule import BOND_FEATURE_SIZES
+from moleblend.chem.molecule import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES
 from moleblend.model.batch import Batch
 from moleblend.model.blending import Blend
 from moleblend.model.functional import IGNORED, PairCrossEntropy, pair_vectors
-from moleblend.model.heads import DescriptorScaler, HeadsConfig, Model, OuterProduct
+from moleblend.model.heads import (
+    AtomFeatureHead,
+    DescriptorScaler,
+    HeadsConfig,
+    Model,
+    OuterProduct,
+)
 from moleblend.model.relations import N_BOND_KINDS
 
+_N_MASKED_FEATURES = len(ATOM_FEATURE_SIZES) - 1
 _LEAST = 1e-8
 """Smallest denominator of a loss. Where nothing is scored, the error is 0 / `_LEAST` = 0."""
 
@@ -33,6 +40,8 @@ class ObjectiveConfig:
         denoising: weight of the noise error.
         descriptors: weight of the error of the molecule's descriptors, in standard deviations, if
             the heads predict them.
+        atom_features: weight of the cross entropy of masked atom features, if the heads predict
+            them.
         noise_error: `squared`, in units of the noise's variance, so that predicting 0 costs 1; or
             `cosine`, which ignores the length (published).
     """
@@ -42,6 +51,7 @@ class ObjectiveConfig:
     geometry: float = 1.0
     denoising: float = 0.5
     descriptors: float = 1.0
+    atom_features: float = 1.0
     noise_error: Literal["squared", "cosine"] = "squared"
 
     def __post_init__(self) -> None:
@@ -51,8 +61,15 @@ class ObjectiveConfig:
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """Return the weights in the order of `Loss.terms`."""
-        return self.path_length, self.bonds, self.geometry, self.denoising, self.descriptors
+        """Return the weights of all terms."""
+        return (
+            *(self.path_length, self.bonds, self.geometry, self.denoising),
+            *(self.descriptors, self.atom_features),
+        )
+
+    def weight(self, term: str) -> float:
+        """Return the weight of a term by its name in `Loss.terms`."""
+        return getattr(self, "geometry" if term in GEOMETRY_LOSSES else term)
 
     @classmethod
     def published(cls) -> "ObjectiveConfig":
@@ -86,7 +103,7 @@ class Loss:
     Attributes:
         total: the weighted sum, which training minimises.
         terms: `path_length`, `bonds`, `distance` (Å) or `direction`, `denoising`, and `descriptors`
-            if the heads predict them. A term without scored pairs or atoms is 0.
+            and `atom_features` if the heads predict them. A term with nothing to score is 0.
     """
 
     total: Float[Tensor, ""]
@@ -120,10 +137,14 @@ def blend_then_predict(
     heads, chosen = model.require_pair_heads(), model.config.heads
     assert chosen is not None
     encoded = model.encoder(batch, blend)
-    path_sides, bond_sides = (
-        head.sides(encoded.atoms) for head in (heads.path_length, heads.bonds)
-    )
-    geometry = heads.geometry(encoded.atoms)
+    if heads.readers is None:
+        path_sides, bond_sides = (
+            head.sides(encoded.atoms) for head in (heads.path_length, heads.bonds)
+        )
+        geometry = heads.geometry(encoded.atoms)
+    else:
+        symmetric, ordered = heads.readers(encoded)
+        geometry = heads.readers.distances(symmetric)
     noise = heads.noise(batch, blend, encoded) if bool(batch.has_positions.any()) else None
     descriptor_head, predicted = model.descriptor_head, None
     if descriptor_head is not None:
@@ -131,20 +152,29 @@ def blend_then_predict(
     # Exponentials, logarithms and sums over many pairs need the precision of float32.
     with torch.autocast(batch.is_atom.device.type, enabled=False):
         lengths = path_classes(batch, chosen.n_path_classes)[..., None]
+        bonds = bond_classes(batch, chosen)
+        if heads.readers is None:
+            path_term = _cross_entropy(heads.path_length, path_sides, lengths)
+            bond_term = _cross_entropy(heads.bonds, bond_sides, bonds)
+        else:
+            path_term = _cross_entropy_of_pairs(heads.readers.path_length, symmetric, lengths)
+            bond_term = _cross_entropy_of_pairs(heads.readers.bonds, ordered, bonds)
         terms = {
-            "path_length": _cross_entropy(heads.path_length, path_sides, lengths),
-            "bonds": _cross_entropy(heads.bonds, bond_sides, bond_classes(batch, chosen)),
+            "path_length": path_term,
+            "bonds": bond_term,
             chosen.geometry: GEOMETRY_LOSSES[chosen.geometry](geometry.float(), batch),
             "denoising": denoising_loss(noise, batch, blend, config),
         }
         if descriptor_head is not None and predicted is not None:
             expected = descriptor_head.scaled(_descriptors_of(batch))
             terms["descriptors"] = descriptor_loss(predicted.float(), expected)
+        if model.atom_head is not None:
+            terms["atom_features"] = atom_feature_loss(model.atom_head, encoded.atoms, batch, blend)
         scored = step_denominators
         if scored is None:
             scored = torch.stack([term.scored for term in terms.values()])
         losses = torch.stack([term.error for term in terms.values()]) / scored.clamp(min=_LEAST)
-        weights = torch.tensor(config.weights[: len(terms)], device=losses.device)
+        weights = torch.tensor([config.weight(term) for term in terms], device=losses.device)
         total = (losses * weights).sum()
     return Loss(total=total, terms=dict(zip(terms, losses, strict=True)))
 
@@ -166,6 +196,8 @@ def denominators(
     ]
     if heads.descriptors:
         scored.append(_descriptors_of(batch).isfinite().sum())
+    if heads.atom_features:
+        scored.append(_masked_atoms(batch, blend).sum() * _N_MASKED_FEATURES)
     return torch.stack([number.float() for number in scored])
 
 
@@ -189,12 +221,13 @@ def constant_losses(
     """
     lengths = torch.zeros(heads.n_path_classes, dtype=torch.int64)
     bonds = torch.zeros(heads.n_bond_classes, dtype=torch.int64)
-    distances, descriptors = [torch.zeros(0)], []
+    distances, descriptors, atoms = [torch.zeros(0)], [], []
     for batch in batches:
         lengths += _class_counts(path_classes(batch, heads.n_path_classes), heads.n_path_classes)
         bonds += _class_counts(bond_classes(batch, heads), heads.n_bond_classes)
         distances.append(pair_vectors(batch.positions).norm(dim=-1)[_placed_pairs(batch)])
         descriptors += [_descriptors_of(batch)] if heads.descriptors else []
+        atoms.append(batch.atoms[batch.is_atom][:, 1:])
     distance = torch.cat(distances)
     mean_error = (distance - distance.median()).abs().mean().item() if len(distance) else 0.0
     has_pairs = float(len(distance) > 0)
@@ -207,6 +240,12 @@ def constant_losses(
         ),
         "denoising": (config.denoising, has_pairs),
     }
+    if heads.atom_features:
+        entropies = [
+            _entropy(_class_counts(column, size))
+            for column, size in zip(torch.cat(atoms).T, ATOM_FEATURE_SIZES[1:], strict=True)
+        ]
+        constant["atom_features"] = (config.atom_features, sum(entropies) / len(entropies))
     if descriptors:
         constant["descriptors"] = (config.descriptors, _constant_huber(torch.cat(descriptors)))
     return {name: loss for name, (weight, loss) in constant.items() if weight and loss}
@@ -276,6 +315,25 @@ def descriptor_loss(predicted: Float[Tensor, "b f"], expected: Float[Tensor, "b 
     return _term(F.huber_loss(predicted, known, reduction="none"), is_known)
 
 
+def atom_feature_loss(
+    head: AtomFeatureHead, atoms: Float[Tensor, "b n d"], batch: Batch, blend: Blend
+) -> LossTerm:
+    """Cross entropy of the hidden features, mean over the masked atoms and their features."""
+    masked = _masked_atoms(batch, blend)
+    logits, features = head(atoms[masked]).float(), batch.atoms[masked]
+    blocks = logits.split(ATOM_FEATURE_SIZES[1:], -1)
+    errors = [
+        F.cross_entropy(block, features[:, 1 + k], reduction="sum")
+        for k, block in enumerate(blocks)
+    ]
+    scored = masked.sum() * _N_MASKED_FEATURES
+    return LossTerm(torch.stack(errors).sum(), scored.float())
+
+
+def _masked_atoms(batch: Batch, blend: Blend) -> Bool[Tensor, "b n"]:
+    return torch.zeros_like(batch.is_atom) if blend.masked is None else blend.masked
+
+
 def _descriptors_of(batch: Batch) -> Float[Tensor, "b f"]:
     if batch.descriptors is None:
         raise ValueError("the heads predict descriptors, but `Batch.descriptors` is None")
@@ -331,3 +389,22 @@ def _cross_entropy(
     rows, columns = (side.float() for side in sides)
     error = PairCrossEntropy.apply(rows, columns, head.linear.weight, head.linear.bias, classes)
     return LossTerm(error, (classes != IGNORED).sum().float())
+
+
+def _cross_entropy_of_pairs(
+    linear: nn.Linear, hidden: Float[Tensor, "b n n h"], classes: Int64[Tensor, "b n n k"]
+) -> LossTerm:
+    """Cross entropy of logits that are linear in the hidden vectors of pairs, hop by hop.
+
+    Only the logits that are scored are computed.
+    """
+    hidden, classes = hidden.float().flatten(0, 2), classes.flatten(0, 2)
+    n_hops = classes.shape[-1]
+    errors = []
+    for hop, (weight, bias) in enumerate(
+        zip(linear.weight.chunk(n_hops), linear.bias.chunk(n_hops), strict=True)
+    ):
+        scored = (classes[:, hop] != IGNORED).nonzero()[:, 0]
+        logits = F.linear(hidden.index_select(0, scored), weight, bias)
+        errors.append(F.cross_entropy(logits, classes[scored, hop], reduction="sum"))
+    return LossTerm(torch.stack(errors).sum(), (classes != IGNORED).sum().float())

@@ -263,7 +263,8 @@ def _of_geometry(
         for geometry in (False, True)
         for bonds in (False, True)
     ]
-    blends = Blend(*(torch.cat([getattr(c, f.name) for c in coalitions]) for f in fields(Blend)))
+    shown_of_all = ("pairs", "atoms", "noise")
+    blends = Blend(*(torch.cat([getattr(c, name) for c in coalitions]) for name in shown_of_all))
     if features is not None and single_atoms is not None:
         features = torch.cat([single_atoms, features, single_atoms, features])
     outputs = _outputs(model, batch, blends, all_atoms.expand(4, n), features)[:, list(targets)]
@@ -380,7 +381,7 @@ def _integrated_gradients(
         for blend in (_restrict(shown, bonds=False, geometry=False), shown):
             kernels = encoder.kernels(batch, blend) if blend.shows_3d else None
             tokens = encoder.tokens(batch, blend, kernels)
-            ends.append((tokens, encoder.pair_bias(batch, blend, kernels)))
+            ends.append((tokens, encoder.relations(batch, blend, kernels)))
     (tokens, bias), (shown_tokens, shown_bias) = ends
     token_change, bias_change = shown_tokens - tokens, shown_bias - bias
     single_atoms, all_features = (_features(known, np.ones((1, n), bool), r) for r in (0, 2))

@@ -145,6 +145,10 @@ class PretrainConfig:
         ):
             if getattr(self, name) != "auto" and getattr(self, name) < 1:
                 raise ValueError(f"got {name}={getattr(self, name)}, expected at least 1")
+        if any(self.blend.masked) and not self.encoder.masks_features:
+            raise ValueError(
+                "blend.masked hides atom features, but encoder.masks_features is false"
+            )
         if self.seed < 0 or self.n_workers < 0:
             raise ValueError(
                 f"got seed={self.seed} and n_workers={self.n_workers}, expected at least 0"
