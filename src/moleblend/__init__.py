@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from moleblend.finetuning.train import train
     from moleblend.model.checkpoint import load_model, save_model
     from moleblend.prediction.predictor import Predictor, embed
+    from moleblend.prediction.views import predict_views
     from moleblend.pretraining.pretrain import pretrain
 
 __version__ = VERSION
@@ -28,6 +29,7 @@ __all__ = [
     "__version__",
     "embed",
     "load_model",
+    "predict_views",
     "pretrain",
     "read_smiles",
     "save_model",
@@ -44,6 +46,7 @@ _MODULES = {
     "Predictor": "prediction.predictor",
     "embed": "prediction.predictor",
     "load_model": "model.checkpoint",
+    "predict_views": "prediction.views",
     "pretrain": "pretraining.pretrain",
     "read_smiles": "chem.parsing",
     "save_model": "model.checkpoint",

@@ -169,7 +169,7 @@ def test_a_source_that_does_not_fit_is_refused(config: PretrainConfig, tmp_path:
     named = tmp_path / "source.safetensors"
     named.write_bytes(first.model.read_bytes())
     wide = replace(config, out=str(tmp_path / "wide"), source=str(named))
-    with pytest.raises(ValueError, match="the trained encoder does not fit: got width=16, expected 32"):
+    with pytest.raises(ValueError, match="encoder does not fit: got width=16, expected 32"):
         run_pretraining(replace(wide, encoder=replace(TINY, width=32)))
     second = replace(config, out=str(tmp_path / "second"), source=str(named))
     stop_after(second, 7)

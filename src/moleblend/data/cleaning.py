@@ -1,4 +1,8 @@
-"""Cleaning of a table: optional steps, with an account of every row."""
+"""Cleaning of a table: optional steps, with an account of every row.
+
+The file is longer than others because all steps share the rows and labels that one command reads;
+`merging` has the rules for labels of duplicates.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
