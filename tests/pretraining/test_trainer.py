@@ -103,7 +103,9 @@ def flags(config: PretrainConfig) -> list[str]:
                 continue
             flag = f"--{name}.{key}".rstrip(".").replace("_", "-")
             if isinstance(one, bool):
-                arguments.append(flag if one else flag.replace("--", "--no-"))
+                group, _, last = flag.removeprefix("--").rpartition(".")
+                off = f"--{group}.no-{last}" if group else f"--no-{last}"
+                arguments.append(flag if one else off)
             else:
                 listed = one if isinstance(one, (list, tuple)) else [one]
                 arguments += [flag, *map(str, listed)]
@@ -199,7 +201,8 @@ pretrain.blend_then_predict = pressed
 
 def test_killed_and_interrupted_processes_resume_to_the_last_digit(config: PretrainConfig) -> None:
     uninterrupted = with_dropout(elsewhere(config, "uninterrupted", devices=2))
-    assert torchrun(uninterrupted).returncode == 0
+    first = torchrun(uninterrupted)
+    assert first.returncode == 0, first.stderr[-3000:]
     killed = elsewhere(uninterrupted, "killed")
     assert torchrun(killed, patch=KILLED).returncode != 0
     stopped = torchrun(killed, "--resume", patch=PRESSED)
