@@ -1,4 +1,7 @@
-"""Encoder: a transformer over atoms whose attention bias is the blend of the pair views."""
+"""Encoder: a transformer over atoms whose attention bias is the blend of the pair views.
+
+The file is longer than others because it is the figure of the paper, read from top to bottom.
+"""
 
 import math
 from dataclasses import dataclass

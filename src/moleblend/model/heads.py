@@ -1,6 +1,8 @@
 """Heads: predictions of relations, noise and properties from the encoded atoms.
 
 A `Model` is an encoder and its heads.
+
+The file is longer than others because it holds every head that reads the encoder.
 """
 
 from dataclasses import dataclass, field, replace
