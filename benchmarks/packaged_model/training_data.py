@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 from jaxtyping import UInt64
+from pandas import DataFrame, concat, read_csv
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -37,6 +38,9 @@ from moleblend.data.store import MoleculeStore, write_store
 from moleblend.data.table import Rejected, read_molecules
 from moleblend.files import replacing
 from moleblend.model.checkpoint import put_in_order
+
+ASSAYS = ("hiv", "muv", "tox21", "toxcast")
+"""Data sets of protocol U whose training sets give molecules and labels."""
 
 SKELETONS = RESULTS / "packaged_model" / "skeletons.safetensors"
 
@@ -135,18 +139,41 @@ def untested(store: MoleculeStore, forbidden: set[str]) -> Iterator[Molecule]:
     return (molecule for molecule, is_kept in zip(store, kept, strict=True) if is_kept)
 
 
-def main(out: tyro.conf.Positional[Path], skeletons: Path = SKELETONS) -> None:
-    """Write the store, unless it exists, and the list of its skeletons.
+@dataclass(frozen=True)
+class Sources:
+    """How many molecules each source gives.
+
+    Attributes:
+        qm9: molecules of QM9, with DFT geometry, drawn at random.
+        moses: further drug-like molecules of MOSES without geometry, the first ones of its file.
+        moses_file: `train.csv.gz` of the PyPI package molsets 0.3.1; none is used if left out.
+    """
+
+    qm9: int = 40_000
+    moses: int = 200_000
+    moses_file: Path | None = None
+
+
+def main(
+    out: tyro.conf.Positional[Path],
+    skeletons: Path = SKELETONS,
+    sources: Sources = Sources(),
+) -> None:
+    """Write the store, unless it exists, the table of its labels, and the list of its skeletons.
 
     Args:
-        out: the .arrow file; the stores of both sources are kept in the same folder.
+        out: the .arrow file; the stores of all sources are kept in the same folder.
         skeletons: path of the list.
+        sources: how many molecules each source gives.
     """
     forbidden = tested_skeletons()
     print(f"{len(forbidden):,} skeletons are tested on", flush=True)
     if not out.is_file():
-        _write_store(out, forbidden)
+        _write_store(out, forbidden, sources)
     store = MoleculeStore(out)
+    labels = out.with_name("labels.parquet")
+    if not labels.is_file():
+        write_labels(store, labels)
     trained, tested = hashed(skeletons_of(store)), hashed(forbidden)
     n_shared = len(np.intersect1d(trained, tested, assume_unique=True))
     if n_shared:
@@ -158,18 +185,84 @@ def main(out: tyro.conf.Positional[Path], skeletons: Path = SKELETONS) -> None:
     print(f"{text}: {skeletons}")
 
 
-def _write_store(out: Path, forbidden: set[str]) -> None:
+def _write_store(out: Path, forbidden: set[str], sources: Sources) -> None:
     corpus = Path(os.environ["MOLEBLEND_DATA"]) / "corpus3d" / "corpus3d.parquet"
+    folder = out.parent
+
+    def built(source: Path, store: Path) -> Iterator[Molecule]:
+        if not store.is_file():
+            build_store(source, store)
+        return untested(MoleculeStore(store), forbidden)
 
     def molecules() -> Iterator[Molecule]:
-        for source in (find("qm9"), corpus):
-            store = out.parent / f"{source.stem}.arrow"
-            if not store.is_file():
-                build_store(source, store)
-            yield from untested(MoleculeStore(store), forbidden)
+        rows = np.random.default_rng(0).permutation(130_000)[: sources.qm9]
+        chosen = set(rows.tolist())
+        qm9 = built(find("qm9"), folder / "qm9.arrow")
+        yield from (molecule for row, molecule in enumerate(qm9) if row in chosen)
+        seen = set()
+        for molecule in built(corpus, folder / "corpus3d.arrow"):
+            seen.add(molecule.smiles)
+            yield molecule
+        smiles = folder / "bioassay.csv"
+        if not smiles.is_file():
+            write_bioassay_smiles(smiles)
+        further = [built(smiles, folder / "bioassay.arrow")]
+        if sources.moses_file is not None:
+            moses = folder / "moses.csv"
+            if not moses.is_file():
+                write_moses_smiles(sources.moses_file, moses, sources.moses)
+            further.append(built(moses, folder / "moses.arrow"))
+        for source in further:
+            for molecule in source:
+                if molecule.smiles not in seen:
+                    seen.add(molecule.smiles)
+                    yield molecule
 
     n_written = write_store(molecules(), out, features="cip-1")
     print(f"{out}: {n_written:,} molecules")
+
+
+def write_bioassay_smiles(path: Path) -> None:
+    """Write the SMILES of the training sets of protocol U with bioassays."""
+    smiles: dict[str, None] = {}
+    for name in ASSAYS:
+        table = read_csv(find(f"{name}-u"))
+        smiles |= dict.fromkeys(table.loc[table["split"] == "train", "smiles"])
+    DataFrame({"smiles": list(smiles)}).to_csv(path, index=False)
+
+
+def write_moses_smiles(source: Path, path: Path, n: int) -> None:
+    """Write the first SMILES of the training file of MOSES."""
+    read_csv(source, nrows=n)[["SMILES"]].to_csv(path, index=False)
+
+
+def write_labels(store: MoleculeStore, path: Path) -> None:
+    """Write the measured labels of the molecules of a store, one row per molecule that has any.
+
+    The labels are those of the training sets of protocol U with bioassays. A molecule is identified
+    by its canonical SMILES as the store has it.
+    """
+    tables = []
+    for name in ASSAYS:
+        table = read_csv(find(f"{name}-u"))
+        table = table[table["split"] == "train"].drop(columns="split")
+        table["smiles"] = [canonical_or_none(text) for text in table["smiles"]]
+        table = table.dropna(subset="smiles").groupby("smiles").mean()
+        tables.append(table.add_prefix(f"{name}: "))
+    labels = concat(tables, axis=1).astype("float32")
+    known = {molecule.smiles for molecule in store}
+    labels = labels[labels.index.isin(known)]
+    labels = labels.loc[:, labels.nunique() > 1]
+    labels.rename_axis("smiles").reset_index().to_parquet(path, index=False)
+    print(f"{path}: {labels.shape[1]} labels of {len(labels):,} molecules", flush=True)
+
+
+def canonical_or_none(smiles: str) -> str | None:
+    """Return the canonical SMILES, or None if the SMILES is invalid."""
+    try:
+        return canonical(smiles)
+    except MoleculeError:
+        return None
 
 
 if __name__ == "__main__":

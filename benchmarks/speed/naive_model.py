@@ -17,15 +17,7 @@ from moleblend.model.batch import Batch
 from moleblend.model.blending import Blend
 from moleblend.model.encoder import Encoded, Encoder, Layer
 from moleblend.model.functional import pair_vectors
-from moleblend.model.heads import (
-    Denoising,
-    Direction,
-    Distance,
-    Model,
-    OuterProduct,
-    ViewPredictions,
-    unit_vectors,
-)
+from moleblend.model.heads import Model
 from moleblend.model.objectives import (
     GEOMETRY_LOSSES,
     Loss,
@@ -33,6 +25,14 @@ from moleblend.model.objectives import (
     bond_classes,
     denoising_loss,
     path_classes,
+)
+from moleblend.model.pair_heads import (
+    Denoising,
+    Direction,
+    Distance,
+    OuterProduct,
+    ViewPredictions,
+    unit_vectors,
 )
 from moleblend.model.relations import UNREACHABLE
 

@@ -428,7 +428,7 @@ def test_a_system_error_is_a_sentence_too(
 def test_ctrl_c_has_its_own_exit_code(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    original = pretrain.blend_then_predict
+    original = pretrain.CombinedObjective.loss
 
     def pressed(*arguments) -> Loss:
         signal.raise_signal(signal.SIGINT)
@@ -436,7 +436,7 @@ def test_ctrl_c_has_its_own_exit_code(
 
     command = ["pretrain", "recipe.toml", "--data", "chains.csv", "--out", "run"]
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain, "blend_then_predict", pressed)
+        patch.setattr(pretrain.CombinedObjective, "loss", pressed)
         assert cli.main(command) == 130
     said = capfd.readouterr().err
     assert "stopped after step 1; the state is saved: use --resume" in said

@@ -13,8 +13,8 @@ from moleblend.chem.parsing import read_mol_block, read_smiles
 from moleblend.model.batch import collate
 from moleblend.model.blending import Blend, show
 from moleblend.model.checkpoint import from_reference
-from moleblend.model.heads import unit_vectors
 from moleblend.model.objectives import ObjectiveConfig, blend_then_predict
+from moleblend.model.pair_heads import unit_vectors
 from moleblend.model.published_weights import to_reference
 from moleblend.model.relations import UNREACHABLE
 

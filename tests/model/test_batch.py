@@ -95,7 +95,7 @@ def test_the_molecules_are_not_edited():
     molecule, untouched = placed("CCO"), placed("CCO")
     batch = collate([molecule])
     for field in fields(batch):
-        if field.name != "descriptors":
+        if getattr(batch, field.name) is not None:
             getattr(batch, field.name).fill_(True)
     for field in fields(molecule):
         assert np.array_equal(getattr(molecule, field.name), getattr(untouched, field.name))
@@ -104,7 +104,13 @@ def test_the_molecules_are_not_edited():
 def test_every_tensor_moves():
     batch = collate([placed("CCO"), read_smiles("C")])
     assert batch.to("meta").descriptors is None
-    batch = replace(batch, descriptors=torch.zeros(2, 3)).to("meta")
+    batch = replace(
+        batch,
+        descriptors=torch.zeros(2, 3),
+        fingerprints=torch.zeros(2, 4, dtype=torch.uint8),
+        labels=torch.zeros(2, 5),
+        places=torch.arange(2),
+    ).to("meta")
     tensors = [getattr(batch, field.name) for field in fields(batch)]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert all(isinstance(tensor, torch.Tensor) for tensor in tensors)

@@ -12,16 +12,8 @@ from moleblend.data.targets import Target
 from moleblend.model.batch import collate
 from moleblend.model.blending import Blend, BlendConfig, draw_blend, show
 from moleblend.model.encoder import EncoderConfig, initialise
-from moleblend.model.heads import (
-    DescriptorHead,
-    Direction,
-    Distance,
-    HeadsConfig,
-    Model,
-    ModelConfig,
-    OuterProduct,
-    unit_vectors,
-)
+from moleblend.model.heads import DescriptorHead, Model, ModelConfig
+from moleblend.model.pair_heads import Direction, Distance, HeadsConfig, OuterProduct, unit_vectors
 
 TARGETS = (Target("gap", "regression", unit="eV", mean=5.0, scale=2.0), Target("toxic", "binary"))
 CONFIGS = {

@@ -27,7 +27,7 @@ def test_ctrl_c_finishes_the_step_and_saves(
 ) -> None:
     before = signal.getsignal(number)
     with pytest.MonkeyPatch.context() as patch:
-        original = pretrain.blend_then_predict
+        original = pretrain.CombinedObjective.loss
         n_calls = iter(range(1, 1000))
 
         def pressed(*arguments) -> Loss:
@@ -35,7 +35,7 @@ def test_ctrl_c_finishes_the_step_and_saves(
                 signal.raise_signal(number)
             return original(*arguments)
 
-        patch.setattr(pretrain, "blend_then_predict", pressed)
+        patch.setattr(pretrain.CombinedObjective, "loss", pressed)
         with pytest.raises(KeyboardInterrupt):
             run_pretraining(config)
     assert signal.getsignal(number) is before
@@ -64,7 +64,7 @@ def test_a_second_ctrl_c_stops_at_once(config: PretrainConfig) -> None:
             signal.raise_signal(signal.SIGINT)
             raise AssertionError("the second signal had no effect")
 
-        patch.setattr(pretrain, "blend_then_predict", pressed)
+        patch.setattr(pretrain.CombinedObjective, "loss", pressed)
         with pytest.raises(KeyboardInterrupt):
             run_pretraining(config)
     assert signal.getsignal(signal.SIGINT) is before

@@ -31,7 +31,7 @@ from moleblend.model.batch import collate
 from moleblend.model.blending import BlendConfig, draw_blend
 from moleblend.model.encoder import EncoderConfig, Layer
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
-from moleblend.model.objectives import ObjectiveConfig, blend_then_predict, denominators
+from moleblend.model.objectives import CombinedObjective, ObjectiveConfig, blend_then_predict
 from moleblend.pretraining import pretrain
 from moleblend.pretraining import trainer as devices
 from moleblend.pretraining.config import PretrainConfig, ScheduleConfig
@@ -190,12 +190,12 @@ def kill(self, trainer, *rest):
 callbacks.TrainingCallback.on_train_batch_end = kill
 """
 PRESSED = """
-predict, n_calls = pretrain.blend_then_predict, iter(range(1, 100))
+predict, n_calls = pretrain.CombinedObjective.loss, iter(range(1, 100))
 def pressed(*arguments):
     if next(n_calls) == 3 and os.environ["RANK"] == "1":
         signal.raise_signal(signal.SIGINT)
     return predict(*arguments)
-pretrain.blend_then_predict = pressed
+pretrain.CombinedObjective.loss = pressed
 """
 
 
@@ -260,7 +260,13 @@ def test_every_molecule_once_per_epoch_over_all_micro_batches(
     schedule = replace(config.schedule, batches=how)
     config = replace(config, accumulate=accumulate, schedule=schedule)
     rows = np.arange(19, 60)
-    ranks = [StepDataset(store, rows, config, rank, n_ranks) for rank in range(n_ranks)]
+    objective = CombinedObjective(
+        config.objective, ModelConfig(encoder=config.encoder, heads=config.heads)
+    )
+    ranks = [
+        StepDataset(store, rows, config, rank, n_ranks, objective=objective)
+        for rank in range(n_ranks)
+    ]
     seen = [
         dataset.rows_of(step)[position]
         for step in range(5)
@@ -279,7 +285,13 @@ def micro_batches_of(
     store: MoleculeStore, config: PretrainConfig, step: int, n_ranks: int, accumulate: int
 ) -> list[tuple[MicroBatch, np.ndarray]]:
     config, rows = replace(config, accumulate=accumulate), np.arange(60)
-    ranks = [StepDataset(store, rows, config, rank, n_ranks) for rank in range(n_ranks)]
+    objective = CombinedObjective(
+        config.objective, ModelConfig(encoder=config.encoder, heads=config.heads)
+    )
+    ranks = [
+        StepDataset(store, rows, config, rank, n_ranks, objective=objective)
+        for rank in range(n_ranks)
+    ]
     return [
         pair
         for dataset in ranks
@@ -347,14 +359,16 @@ def test_losses_and_gradients_of_micro_batches_add_up(
     model = Model(ModelConfig(encoder=TINY, heads=heads))
     config = replace(config, heads=heads, objective=objective)
 
+    combined = CombinedObjective(objective, model.config)
+
     def gradients(ones: list[MicroBatch]) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
         counted = [one for one in ones if one.is_counted]
-        counts = [denominators(one.batch, one.blend, objective, heads) for one in counted]
-        total = torch.stack(counts).sum(0) if len(ones) > 1 else None
+        counts = [combined.scored(one.batch, one.blend, torch.Generator()) for one in counted]
+        total = {name: torch.stack([count[name] for count in counts]).sum() for name in counts[0]}
         model.zero_grad()
         losses: dict[str, float] = {}
         for one in counted:
-            loss = blend_then_predict(model, one.batch, one.blend, objective, total)
+            loss = combined.loss(model, one.batch, one.blend, torch.Generator(), total)
             loss.total.backward()
             for name, value in loss.terms.items():
                 losses[name] = losses.get(name, 0.0) + value.item()
@@ -376,10 +390,10 @@ def test_a_repeated_molecule_does_not_count(store: MoleculeStore, config: Pretra
     single = replace(config, schedule=replace(config.schedule, batch_size=1))
     counted, repeated = (one for one, _ in micro_batches_of(store, single, 0, 2, 1))
     assert (counted.is_counted, repeated.is_counted) == (True, False)
-    assert counted.denominators is not None
-    assert repeated.denominators is not None
-    assert counted.denominators.any()
-    assert not repeated.denominators.any()
+    assert counted.scored is not None
+    assert repeated.scored is not None
+    assert all(counted.scored.values())
+    assert counted.scored == repeated.scored
 
 
 def test_the_loader_has_all_micro_batches_of_the_remaining_steps(
@@ -449,7 +463,7 @@ def test_runs_in_half_precision_learn_and_resume_to_the_last_digit(
         )
         killed = elsewhere(uninterrupted, f"killed {precision}")
         with pytest.MonkeyPatch.context() as breaking:
-            breaking.setattr(pretrain, "blend_then_predict", failing(7))
+            breaking.setattr(pretrain.CombinedObjective, "loss", failing(7))
             with pytest.raises(FloatingPointError):
                 run(killed)
         run(killed, resume=True)
@@ -462,7 +476,7 @@ def test_runs_in_half_precision_learn_and_resume_to_the_last_digit(
 
 
 def failing(n: int) -> Any:
-    original, n_calls = pretrain.blend_then_predict, iter(range(1, 100))
+    original, n_calls = pretrain.CombinedObjective.loss, iter(range(1, 100))
 
     def fail(*arguments: Any) -> Any:
         loss = original(*arguments)

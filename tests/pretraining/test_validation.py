@@ -12,8 +12,9 @@ from moleblend.model.batch import collate
 from moleblend.model.blending import BlendConfig, show
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.functional import pair_vectors
-from moleblend.model.heads import HeadsConfig, Model, ModelConfig, ViewPredictions
+from moleblend.model.heads import Model, ModelConfig
 from moleblend.model.objectives import bond_classes, path_classes
+from moleblend.model.pair_heads import HeadsConfig, ViewPredictions
 from moleblend.model.relations import relate
 from moleblend.pretraining.data_loader import collate_for_heads
 from moleblend.pretraining.validation import SHOWN_AS, score_views

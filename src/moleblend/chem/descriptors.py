@@ -125,3 +125,29 @@ def compute_descriptors(smiles: Sequence[str]) -> Float32[np.ndarray, "n k"]:
         values[row] = [*_compute_properties(mol), *chain.from_iterable(counts)]
     values[~np.isfinite(values)] = np.nan
     return values.astype(np.float32)
+
+
+N_FINGERPRINT_BITS = 1024 + 166
+"""Number of bits of `fingerprint_bits`."""
+
+
+def fingerprint_bits(smiles: Sequence[str]) -> UInt8[np.ndarray, "n k"]:
+    """Compute the fingerprint bits that pretraining can predict, 0 or 1.
+
+    They are the ECFP4 bits folded to 1,024, and the 166 public MACCS keys. All bits of a molecule
+    whose SMILES is invalid are 0.
+
+    Reference:
+        Rogers and Hahn, J. Chem. Inf. Model. 2010, doi:10.1021/ci100050t; Durant et al., J. Chem.
+        Inf. Comput. Sci. 2002, doi:10.1021/ci010132r.
+    """
+    bits = np.zeros((len(smiles), N_FINGERPRINT_BITS), np.uint8)
+    for row, text in enumerate(smiles):
+        try:
+            mol = parse(text)
+        except MoleculeError:
+            continue
+        bits[row, :1024] = count_ecfp4_of(mol).reshape(2, 1024).any(0)
+        keys = rdMolDescriptors.GetMACCSKeysFingerprint(mol)
+        bits[row, 1024:][np.array(keys.GetOnBits(), int) - 1] = 1
+    return bits

@@ -1,7 +1,7 @@
 """Batches: several molecules as one record of padded tensors. Only this module pads."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -29,6 +29,11 @@ class Batch:
         has_positions: which molecules have a geometry.
         descriptors: of each molecule, see `descriptors.compute_descriptors`; NaN where unknown.
             None if no objective predicts them.
+        fingerprints: bits of each molecule, 0 or 1; None if no objective predicts them.
+        labels: measured labels of each molecule, NaN where unknown; None if no objective predicts
+            them.
+        places: index of each molecule in the batch of the complete training step; None if this is
+            the complete batch. Random draws depend on it.
     """
 
     atoms: Int64[Tensor, "b n 9"]
@@ -39,6 +44,9 @@ class Batch:
     positions: Float32[Tensor, "b n 3"]
     has_positions: Bool[Tensor, " b"]
     descriptors: Float32[Tensor, "b f"] | None = None
+    fingerprints: UInt8[Tensor, "b v"] | None = None
+    labels: Float32[Tensor, "b t"] | None = None
+    places: Int64[Tensor, " b"] | None = None
 
     def __len__(self) -> int:
         """Return the number of molecules."""
@@ -54,9 +62,19 @@ class Batch:
         """Move every tensor to a device."""
         return self.changed(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-    def subset(self, rows: slice) -> "Batch":
+    def subset(self, rows: slice | Tensor) -> "Batch":
         """Select some of the molecules."""
         return self.changed(lambda tensor: tensor[rows])
+
+    def with_geometry(self) -> "Batch | None":
+        """Select the molecules that have positions; None if there is none.
+
+        The selected molecules keep their places, so that their random draws do not change.
+        """
+        if not bool(self.has_positions.any()):
+            return None
+        places = torch.arange(len(self)) if self.places is None else self.places
+        return replace(self, places=places.to(self.is_atom.device)).subset(self.has_positions)
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """Apply a function to every tensor."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32
 from torch import Tensor
 
 from moleblend.model.batch import Batch
@@ -100,23 +100,34 @@ class Blend:
         return Blend(change(self.pairs), change(self.atoms), change(self.noise), masked)
 
 
-def draw_blend(
-    batch: Batch,
-    config: BlendConfig,
-    generator: torch.Generator,
-    places: Int64[Tensor, " b"] | None = None,
-) -> Blend:
+def molecule_generators(
+    batch: Batch, generator: torch.Generator
+) -> tuple[torch.Generator, list[torch.Generator]]:
+    """Make a generator for draws that all molecules share, and one for each molecule.
+
+    They depend on the state of the generator and on the places of the molecules in the batch of the
+    complete training step (`Batch.places`), not on other molecules or on padding. Micro-batches of
+    a step, each with a generator in the same state, then draw what the complete batch would draw.
+    Call it once per step: how far it advances the generator depends on the places.
+    """
+    places = torch.arange(len(batch)) if batch.places is None else batch.places
+    # A longer list of seeds starts with the shorter one.
+    n_seeds = 2 + int(places.max())
+    seeds = torch.randint(2**32, (n_seeds,), generator=generator, device=generator.device).tolist()
+    shared = torch.Generator().manual_seed(seeds[0])
+    return shared, [torch.Generator().manual_seed(seeds[1 + k]) for k in places.tolist()]
+
+
+def draw_blend(batch: Batch, config: BlendConfig, generator: torch.Generator) -> Blend:
     """Draw a view for every ordered pair (diagonal included) and every atom, and the noise.
 
     A molecule without positions draws from its 2D views only, in proportion to their probabilities.
-    The draw of a molecule depends on its place in the batch, not on other molecules or on padding.
+    The draw of a molecule depends on its place, see `molecule_generators`.
 
     Args:
         batch: b molecules.
         config: the probabilities.
         generator: source of all random choices; the same state gives the same blend.
-        places: indices of these molecules in a larger batch. Micro-batches of it, each with a
-            generator in the same state, then draw what the larger batch would draw.
 
     Raises:
         ValueError: a molecule has no positions, and the 2D views have probability 0.
@@ -126,15 +137,9 @@ def draw_blend(
     """
     b, n = batch.is_atom.shape
     device = batch.is_atom.device
-    places = torch.arange(b) if places is None else places
-    # The first seed is for draws that all molecules have in common, the others for one place each.
-    # A longer list of seeds starts with the shorter one.
-    n_seeds = 2 + int(places.max())
-    seeds = torch.randint(2**32, (n_seeds,), generator=generator, device=generator.device).tolist()
-    shared = torch.Generator().manual_seed(seeds[0])
+    shared, own = molecule_generators(batch, generator)
     draws: list[tuple[Tensor, ...]] = []  # for unblended, atoms, pairs, noise, masks
-    for place, k in zip(places.tolist(), batch.is_atom.sum(1).tolist(), strict=True):
-        rng = torch.Generator().manual_seed(seeds[1 + place])
+    for rng, k in zip(own, batch.is_atom.sum(1).tolist(), strict=True):
         draws.append(
             (
                 *torch.rand(1 + k + k * k, generator=rng).split((1, k, k * k)),

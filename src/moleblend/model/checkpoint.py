@@ -17,6 +17,7 @@ from moleblend.evaluation.uncertainty import Uncertainty
 from moleblend.files import file_sha256, replacing
 from moleblend.model.compat import upgrade_card, upgrade_header
 from moleblend.model.encoder import EncoderConfig
+from moleblend.model.growth import GROWING, copy_encoder
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
 from moleblend.model.published_weights import check_names, from_reference, read_published
 
@@ -343,7 +344,8 @@ def transfer(source: Model, config: ModelConfig) -> Model:
 
     Args:
         source: its encoder is copied, and its pretraining heads where both models have the same.
-        config: of the new model; its encoder may differ from the source's in dropout and limits.
+        config: of the new model; its encoder may differ from the source's in dropout and limits,
+            and may have pair states or masked features that the source's does not have.
 
     Returns:
         The new model; its other heads are initialised at random.
@@ -356,12 +358,14 @@ def transfer(source: Model, config: ModelConfig) -> Model:
     differing = [
         f"got {name}={getattr(given, name)!r}, expected {getattr(wanted, name)!r}"
         for name in (field.name for field in fields(EncoderConfig))
-        if name not in _MAY_CHANGE and getattr(wanted, name) != getattr(given, name)
+        if name not in _MAY_CHANGE
+        and getattr(wanted, name) != getattr(given, name)
+        and not (name in GROWING and not getattr(given, name))
     ]
     if differing:
         raise ValueError(f"the trained encoder does not fit: {'; '.join(differing)}")
     model = Model(config)
-    model.encoder.load_state_dict(source.encoder.state_dict())
+    copy_encoder(source.encoder, model.encoder)
     if _have_the_same_pair_heads(config.heads, source.config.heads):
         _copy(source.pair_heads, model.pair_heads)
     _copy(source.descriptor_head, model.descriptor_head)

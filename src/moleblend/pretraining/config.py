@@ -81,6 +81,8 @@ class PretrainConfig:
 
     Attributes:
         data: a store, or any file of molecules, from which a store is built in the run folder.
+        labels: Parquet file with measured labels of molecules in `data`: a column `smiles`, and one
+            column per label. They are predicted if `objective.labels` is above 0.
         out: the run folder.
         seed: random seed. Every random draw is a function of the seed and the step, so a resumed
             run is identical to an uninterrupted one.
@@ -114,6 +116,7 @@ class PretrainConfig:
     """
 
     data: str = ""
+    labels: str = ""
     out: str = "runs/pretrain"
     seed: int = 0
     n_held_out: int = 2_000
@@ -148,6 +151,11 @@ class PretrainConfig:
         if any(self.blend.masked) and not self.encoder.masks_features:
             raise ValueError(
                 "blend.masked hides atom features, but encoder.masks_features is false"
+            )
+        if bool(self.labels) != (self.objective.labels > 0):
+            raise ValueError(
+                f"got labels={self.labels!r} and objective.labels={self.objective.labels:g}, "
+                "expected both a file and a weight above 0, or neither"
             )
         if self.seed < 0 or self.n_workers < 0:
             raise ValueError(

@@ -12,14 +12,15 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from moleblend.chem.descriptors import compute_descriptors
+from moleblend.chem.descriptors import compute_descriptors, fingerprint_bits
 from moleblend.chem.molecule import Molecule
 from moleblend.data.store import MoleculeStore
 from moleblend.model.batch import Batch, collate, shuffled_batches
 from moleblend.model.blending import Blend, draw_blend
 from moleblend.model.heads import HeadsConfig
-from moleblend.model.objectives import denominators
+from moleblend.model.objectives import Objective
 from moleblend.pretraining.config import PretrainConfig
+from moleblend.pretraining.labels import LabelTable
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +31,10 @@ class MicroBatch:
         batch: the molecules.
         blend: the views that the encoder is shown.
         seed: random seed of dropout.
-        denominators: `objectives.denominators`, summed over all micro-batches of this process in
-            the step; None if the micro-batch is the complete step.
+        draw_seed: random seed of the objective's draws, the same for all micro-batches of a step.
+        fraction: fraction of the molecules of the step.
+        scored: `Objective.scored`, summed over all micro-batches of this process in the step; None
+            if the micro-batch is the complete step.
         is_counted: whether its loss counts. With fewer molecules than micro-batches, some
             micro-batches repeat a molecule, so that all processes do the same; their loss does not
             count.
@@ -41,7 +44,9 @@ class MicroBatch:
     batch: Batch
     blend: Blend
     seed: int
-    denominators: Float[Tensor, " l"] | None
+    draw_seed: int
+    fraction: float
+    scored: dict[str, Float[Tensor, ""]] | None
     is_counted: bool
     ends_step: bool
 
@@ -51,7 +56,7 @@ class MicroBatch:
             self,
             batch=self.batch.to(device, non_blocking),
             blend=self.blend.to(device, non_blocking),
-            denominators=None if self.denominators is None else self.denominators.to(device),
+            scored=self.scored and {name: n.to(device) for name, n in self.scored.items()},
         )
 
 
@@ -68,6 +73,9 @@ class StepDataset(Dataset):
         config: configuration of the run.
         rank: number of this process.
         n_ranks: number of processes.
+        objective: counts what the micro-batches of a step score; None if the step is not divided,
+            or if the objective is a function.
+        labels: measured labels of molecules; None if no objective predicts them.
     """
 
     def __init__(
@@ -77,8 +85,12 @@ class StepDataset(Dataset):
         config: PretrainConfig,
         rank: int = 0,
         n_ranks: int = 1,
+        *,
+        objective: Objective | None = None,
+        labels: LabelTable | None = None,
     ) -> None:
         self.store, self.rows, self.config = store, rows, config
+        self.objective, self.labels = objective, labels
         self.rank, self.n_ranks = rank, n_ranks
         self._n_atoms = store.n_atoms()
         # For random batches all molecules get the same size.
@@ -123,30 +135,44 @@ class StepDataset(Dataset):
             n_conformers = np.array([max(molecule.n_conformers, 1) for molecule in molecules])
             conformers = (conformer_draws[positions] * n_conformers).astype(int)
             batch = collate_for_heads(molecules, self.config.heads, conformers.tolist())
+            batch = self._with_targets(batch, molecules)
+            if self.n_micro_batches > 1:
+                batch = replace(batch, places=torch.from_numpy(positions))
             rng = torch.Generator().manual_seed(int(blend_seed))
             micro_batches.append(
                 MicroBatch(
                     batch=batch,
-                    blend=draw_blend(batch, self.config.blend, rng, torch.from_numpy(positions)),
+                    blend=draw_blend(batch, self.config.blend, rng),
                     seed=int(dropout_seeds[self.rank * self.config.accumulate + number]),
-                    denominators=None,
+                    draw_seed=int(blend_seed),
+                    fraction=len(own) / len(rows),
+                    scored=None,
                     is_counted=len(own) > 0,
                     ends_step=number == self.config.accumulate - 1,
                 )
             )
-        return (
-            micro_batches if self.n_micro_batches == 1 else self._with_denominators(micro_batches)
-        )
+        is_divided = self.n_micro_batches > 1 and self.objective is not None
+        return self._with_scored(micro_batches) if is_divided else micro_batches
 
-    def _with_denominators(self, micro_batches: list[MicroBatch]) -> list[MicroBatch]:
+    def _with_targets(self, batch: Batch, molecules: Sequence[Molecule]) -> Batch:
+        """Add the fingerprints and labels that the objective predicts."""
+        if self.config.objective.fingerprints > 0:
+            bits = fingerprint_bits([molecule.smiles for molecule in molecules])
+            batch = replace(batch, fingerprints=torch.from_numpy(bits))
+        if self.labels is not None:
+            labels = self.labels.of([molecule.smiles for molecule in molecules])
+            batch = replace(batch, labels=torch.from_numpy(labels))
+        return batch
+
+    def _with_scored(self, micro_batches: list[MicroBatch]) -> list[MicroBatch]:
         """Give each micro-batch the denominators of the losses, summed over all of them."""
-        objective, heads = self.config.objective, self.config.heads
-        counts = [
-            denominators(one.batch, one.blend, objective, heads) * one.is_counted
-            for one in micro_batches
-        ]
-        total = torch.stack(counts).sum(0)
-        return [replace(one, denominators=total) for one in micro_batches]
+        assert self.objective is not None
+        total: dict[str, Tensor] = {}
+        for one in micro_batches:
+            rng = torch.Generator().manual_seed(one.draw_seed)
+            for name, scored in self.objective.scored(one.batch, one.blend, rng).items():
+                total[name] = total.get(name, 0) + scored * one.is_counted
+        return [replace(one, scored=total) for one in micro_batches]
 
 
 def collate_for_heads(

@@ -18,12 +18,14 @@ from moleblend.environment import peak_mb
 from moleblend.model import checkpoint
 from moleblend.pretraining.config import PretrainConfig
 from moleblend.pretraining.data_loader import MicroBatch, StepDataset, StepLoader, collate_for_heads
+from moleblend.pretraining.labels import LabelTable
 from moleblend.pretraining.pretrain import (
     Pretraining,
     fit_descriptor_scaler,
     hold_out,
     is_store,
     new_model,
+    new_objective,
     open_store,
 )
 from moleblend.pretraining.trainer import make_trainer
@@ -131,7 +133,10 @@ def dry_run(config: PretrainConfig) -> DryRun:
         )
     store = open_store(Path(config.data), config)
     held_out, train_rows = hold_out(len(store), config)
-    dataset, size = StepDataset(store, train_rows, config), config.schedule.batch_size
+    labels = LabelTable(config.labels) if config.labels else None
+    objective = new_objective(config, labels)
+    dataset = StepDataset(store, train_rows, config, objective=objective, labels=labels)
+    size = config.schedule.batch_size
     n_atoms = store.n_atoms()
     epoch = [dataset.rows_of(step) for step in range(math.ceil(len(train_rows) / size))]
     pairs = np.array([len(rows) * n_atoms[rows].max() ** 2 for rows in epoch])
@@ -144,7 +149,7 @@ def dry_run(config: PretrainConfig) -> DryRun:
     with quiet_lightning():
         trainer = make_trainer(config, len(steps))
         loader = StepLoader(dataset, steps, config)
-        trainer.fit(Pretraining(model, config, dataset, stopwatch), loader)
+        trainer.fit(Pretraining(model, config, dataset, stopwatch, objective), loader)
     seconds = np.diff(stopwatch.ends)
 
     started = time.perf_counter()

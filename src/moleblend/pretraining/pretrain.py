@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,18 +15,21 @@ from jaxtyping import Int64
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from rich.console import Console
 from rich.progress import Progress
+from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from moleblend.chem.descriptors import compute_descriptors
+from moleblend.chem.descriptors import N_FINGERPRINT_BITS, compute_descriptors
 from moleblend.config import from_dict, to_dict
 from moleblend.data.build_store import build_store, count_unfinished
 from moleblend.data.store import MoleculeStore
 from moleblend.environment import peak_mb
 from moleblend.files import alone_with, replacing, sweep
 from moleblend.model import checkpoint
+from moleblend.model.batch import Batch
+from moleblend.model.blending import Blend
 from moleblend.model.compat import upgrade_pretrain_config
 from moleblend.model.heads import Model, ModelConfig
-from moleblend.model.objectives import blend_then_predict, constant_losses
+from moleblend.model.objectives import CombinedObjective, Loss, MoleculeTargets, constant_losses
 from moleblend.pretraining.callbacks import TrainingCallback
 from moleblend.pretraining.config import PretrainConfig
 from moleblend.pretraining.data_loader import (
@@ -34,6 +38,7 @@ from moleblend.pretraining.data_loader import (
     StepLoader,
     collate_for_heads,
 )
+from moleblend.pretraining.labels import LabelTable
 from moleblend.pretraining.trackers import open_trackers, require_trackers
 from moleblend.pretraining.trainer import first_process_first, make_trainer
 from moleblend.pretraining.training_state import LAST, find_state, make_last
@@ -65,8 +70,16 @@ class PretrainResult:
     is_first: bool = True
 
 
+ObjectiveFunction = Callable[[Model, Batch, Blend, torch.Generator], Loss]
+"""An objective of a user's own. The generator is the source of all its random choices."""
+
+
 def pretrain(
-    config: PretrainConfig, *, resume: bool = False, console: Console | None = None
+    config: PretrainConfig,
+    *,
+    objective: ObjectiveFunction | None = None,
+    resume: bool = False,
+    console: Console | None = None,
 ) -> PretrainResult:
     """Pretrain a model and write a run folder.
 
@@ -80,6 +93,9 @@ def pretrain(
 
     Args:
         config: configuration of the run.
+        objective: function that computes the loss of a batch, in place of the objectives that
+            `config.objective` names. With several micro-batches or devices the loss of a step is
+            the mean over its molecules.
         resume: continue from the last saved state that is not damaged. A run that was stopped
             before its first save starts from step 0. A finished run returns its result again.
         console: where progress is shown.
@@ -120,7 +136,8 @@ def pretrain(
             data = _find_data(config, console, is_built=state is not None or not is_first)
             store = open_store(data, config)
             held_out, train_rows = hold_out(len(store), config)
-            constant = _baseline_losses(store, held_out, config) if is_first else {}
+            has_constant = is_first and objective is None
+            constant = _baseline_losses(store, held_out, config) if has_constant else {}
             is_finished = step == config.schedule.steps
             if is_first:
                 _write_config(
@@ -139,7 +156,17 @@ def pretrain(
             return PretrainResult(out / "model.safetensors", scores, 0.0, peak_mb(), is_first)
 
         fit_descriptor_scaler(model, store, held_out)
-        dataset = StepDataset(store, train_rows, config, trainer.global_rank, trainer.world_size)
+        labels = LabelTable(config.labels) if config.labels else None
+        criterion = objective or new_objective(config, labels)
+        dataset = StepDataset(
+            store,
+            train_rows,
+            config,
+            trainer.global_rank,
+            trainer.world_size,
+            objective=criterion if isinstance(criterion, CombinedObjective) else None,
+            labels=labels,
+        )
         validator = Validator(store, held_out, config, source_sha256)
         callback = TrainingCallback(model, dataset, validator, config, console, constant)
         n_epochs = config.schedule.steps * config.schedule.batch_size / len(train_rows)
@@ -150,7 +177,7 @@ def pretrain(
         held.enter_context(callback.interrupts.handling())
         held.enter_context(quiet_lightning())
         trainer.loggers = open_trackers(config, step)
-        run = Pretraining(model, config, dataset, callback)
+        run = Pretraining(model, config, dataset, callback, criterion)
         with exit_as_interrupt():
             trainer.fit(run, ckpt_path=out / LAST if state else None, weights_only=True)
     if callback.interrupts.is_interrupted:
@@ -168,10 +195,16 @@ class Pretraining(pl.LightningModule):
     """LightningModule of a pretraining run: objective, optimiser and batches."""
 
     def __init__(
-        self, model: Model, config: PretrainConfig, dataset: StepDataset, callback: pl.Callback
+        self,
+        model: Model,
+        config: PretrainConfig,
+        dataset: StepDataset,
+        callback: pl.Callback,
+        objective: ObjectiveFunction | CombinedObjective,
     ) -> None:
         super().__init__()
         self.model, self.config, self.dataset, self.callback = model, config, dataset, callback
+        self.objective = objective
         if config.compile:
             model.encoder.compile(dynamic=True)
 
@@ -182,19 +215,28 @@ class Pretraining(pl.LightningModule):
     def training_step(self, micro_batch: MicroBatch, _: int) -> dict[str, Any]:
         """Compute the loss of a micro-batch; its seed is that of dropout."""
         torch.manual_seed(micro_batch.seed)
-        denominators = micro_batch.denominators
-        if denominators is not None:
-            denominators = self.trainer.strategy.reduce(denominators.clone(), reduce_op="sum")
-        loss = blend_then_predict(
-            self.model, micro_batch.batch, micro_batch.blend, self.config.objective, denominators
-        )
-        losses = {"loss": loss.total.detach(), **{k: v.detach() for k, v in loss.terms.items()}}
+        batch, blend = micro_batch.batch, micro_batch.blend
+        generator = torch.Generator().manual_seed(micro_batch.draw_seed)
         # Lightning averages gradients over micro-batches and processes, but they have to be summed.
         factor = self.dataset.n_micro_batches * micro_batch.is_counted
+        if isinstance(self.objective, CombinedObjective):
+            scored = self._summed_over_processes(micro_batch.scored)
+            loss = self.objective.loss(self.model, batch, blend, generator, scored)
+            share = float(micro_batch.is_counted)
+        else:
+            loss = self.objective(self.model, batch, blend, generator)
+            factor, share = factor * micro_batch.fraction, micro_batch.fraction
+        losses = {"loss": loss.total.detach(), **{k: v.detach() for k, v in loss.terms.items()}}
         return {
             "loss": loss.total * factor,
-            "losses": {name: value * micro_batch.is_counted for name, value in losses.items()},
+            "losses": {name: value * share for name, value in losses.items()},
         }
+
+    def _summed_over_processes(self, scored: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
+        if scored is None:
+            return None
+        total = self.trainer.strategy.reduce(torch.stack(list(scored.values())), reduce_op="sum")
+        return dict(zip(scored, total, strict=True))
 
     def optimizer_step(self, *arguments: Any, **keywords: Any) -> None:  # noqa: ANN401
         """Free the gradients after the step, before the next forward pass needs memory."""
@@ -218,7 +260,7 @@ class Pretraining(pl.LightningModule):
         """AdamW with a linear warm-up and a cosine decay."""
         schedule = self.config.schedule
         optimiser = torch.optim.AdamW(
-            self.model.parameters(),
+            [p for p in self.parameters() if p.requires_grad],
             lr=schedule.learning_rate,
             betas=schedule.betas,
             weight_decay=schedule.weight_decay,
@@ -304,6 +346,23 @@ def new_model(config: PretrainConfig) -> Model:
     return checkpoint.transfer(source, wanted) if source else Model(wanted)
 
 
+def new_objective(config: PretrainConfig, labels: LabelTable | None) -> CombinedObjective:
+    """Make the objectives of a run; the weights of their own layers depend on the seed."""
+    torch.manual_seed(config.seed)
+    wanted = ModelConfig(encoder=config.encoder, heads=config.heads, readout=config.readout)
+    targets, weights = None, config.objective
+    if weights.fingerprints > 0 or labels is not None:
+        targets = MoleculeTargets(
+            config.encoder.width,
+            n_bits=N_FINGERPRINT_BITS if weights.fingerprints > 0 else 0,
+            label_mean=None if labels is None else torch.from_numpy(labels.mean).float(),
+            label_std=None if labels is None else torch.from_numpy(labels.std).float(),
+            fingerprints=weights.fingerprints,
+            labels=weights.labels,
+        )
+    return CombinedObjective(config.objective, wanted, targets)
+
+
 def fit_descriptor_scaler(
     model: Model, store: MoleculeStore, held_out: Int64[np.ndarray, " v"]
 ) -> None:
@@ -317,7 +376,9 @@ def fit_descriptor_scaler(
 def _baseline_losses(
     store: MoleculeStore, held_out: Int64[np.ndarray, " v"], config: PretrainConfig
 ) -> dict[str, float]:
-    """Losses of the constant baseline on the held-out molecules."""
+    """Losses of the constant baseline on the held-out molecules, if all views are predicted."""
+    if config.objective.names != ("blend_then_predict",):
+        return {}
     size = config.schedule.batch_size
     chunks = (held_out[k : k + size] for k in range(0, len(held_out), size))
     batches = (

@@ -15,8 +15,9 @@ from moleblend.model.batch import Batch
 from moleblend.model.blending import Blend, BlendConfig, draw_blend, show
 from moleblend.model.compat import upgrade_validation
 from moleblend.model.functional import pair_vectors
-from moleblend.model.heads import HeadsConfig, Model, ViewPredictions
+from moleblend.model.heads import Model
 from moleblend.model.objectives import bond_classes, path_classes
+from moleblend.model.pair_heads import HeadsConfig, ViewPredictions
 
 SHOWN_AS = ("visible", "hidden", "modality hidden")
 """How the encoder was shown a view of a pair.
