@@ -150,7 +150,7 @@ class Sources:
     """
 
     qm9: int = 40_000
-    moses: int = 200_000
+    moses: int = 50_000
     moses_file: Path | None = None
 
 

@@ -18,14 +18,8 @@ from moleblend.model.blending import Blend
 from moleblend.model.encoder import Encoded, Encoder, Layer
 from moleblend.model.functional import pair_vectors
 from moleblend.model.heads import Model
-from moleblend.model.objectives import (
-    GEOMETRY_LOSSES,
-    Loss,
-    ObjectiveConfig,
-    bond_classes,
-    denoising_loss,
-    path_classes,
-)
+from moleblend.model.objectives import Loss, ObjectiveConfig, bond_classes, path_classes
+from moleblend.model.objectives.view_losses import GEOMETRY_LOSSES, denoising_loss
 from moleblend.model.pair_heads import (
     Denoising,
     Direction,
@@ -61,7 +55,10 @@ def blend_then_predict(model: Model, batch: Batch, blend: Blend, config: Objecti
             config.geometry,
             GEOMETRY_LOSSES[heads.geometry](views.geometry, batch).mean,
         ),
-        "denoising": (config.denoising, denoising_loss(views.noise, batch, blend, config).mean),
+        "denoising": (
+            config.denoising,
+            denoising_loss(views.noise, batch, blend, config.noise_error).mean,
+        ),
     }
     total = torch.stack([weight * term for weight, term in terms.values()]).sum()
     return Loss(total=total, terms={name: term for name, (_, term) in terms.items()})

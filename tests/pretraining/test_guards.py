@@ -22,14 +22,14 @@ def config(qm9_config: PretrainConfig) -> PretrainConfig:
 
 
 def break_loss(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = pretrain.blend_then_predict
+    original = pretrain.CombinedObjective.loss
     n_calls = iter(range(1, 1000))
 
     def broken(*arguments) -> Loss:
         loss = original(*arguments)
         return replace(loss, total=loss.total * math.nan) if next(n_calls) == step else loss
 
-    monkeypatch.setattr(pretrain, "blend_then_predict", broken)
+    monkeypatch.setattr(pretrain.CombinedObjective, "loss", broken)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(config: PretrainConfig) -> None:

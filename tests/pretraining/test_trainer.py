@@ -95,20 +95,25 @@ def alone(config: PretrainConfig) -> PretrainConfig:
 
 def flags(config: PretrainConfig) -> list[str]:
     """Command-line flags of a configuration."""
+    return flags_of(to_dict(config), "")
+
+
+def flags_of(values: dict[str, Any], group: str) -> list[str]:
+    """Command-line flags of a group of settings."""
     arguments = []
-    for name, value in to_dict(config).items():
-        inner = value.items() if isinstance(value, dict) else [("", value)]
-        for key, one in inner:
-            if name == "source":  # its flag is --from, and none of these runs has one
-                continue
-            flag = f"--{name}.{key}".rstrip(".").replace("_", "-")
-            if isinstance(one, bool):
-                group, _, last = flag.removeprefix("--").rpartition(".")
-                off = f"--{group}.no-{last}" if group else f"--no-{last}"
-                arguments.append(flag if one else off)
-            else:
-                listed = one if isinstance(one, (list, tuple)) else [one]
-                arguments += [flag, *map(str, listed)]
+    for name, value in values.items():
+        key = f"{group}{name}".replace("_", "-")
+        if name == "source":  # its flag is --from, and none of these runs has one
+            continue
+        if isinstance(value, dict):
+            arguments += flags_of(value, f"{key}.")
+        elif isinstance(value, bool):
+            before, _, last = key.rpartition(".")
+            off = f"--{before}.no-{last}" if before else f"--no-{last}"
+            arguments.append(f"--{key}" if value else off)
+        else:
+            listed = value if isinstance(value, (list, tuple)) else [value]
+            arguments += [f"--{key}", *map(str, listed)]
     return arguments
 
 
@@ -392,8 +397,8 @@ def test_a_repeated_molecule_does_not_count(store: MoleculeStore, config: Pretra
     assert (counted.is_counted, repeated.is_counted) == (True, False)
     assert counted.scored is not None
     assert repeated.scored is not None
-    assert all(counted.scored.values())
-    assert counted.scored == repeated.scored
+    assert any(counted.scored.values())
+    assert not any(repeated.scored.values())
 
 
 def test_the_loader_has_all_micro_batches_of_the_remaining_steps(

@@ -100,7 +100,9 @@ def gather_model(model: Model, trainer: pl.Trainer) -> Model:
     state = trainer.strategy.lightning_module_state_dict()
     gathered = Model(model.config)
     if trainer.is_global_zero:
-        gathered.load_state_dict({k.removeprefix("model."): v for k, v in state.items()})
+        # The objective's own weights are not part of the model.
+        of_model = {k: v for k, v in state.items() if k.startswith("model.")}
+        gathered.load_state_dict({k.removeprefix("model."): v for k, v in of_model.items()})
     return gathered.to(trainer.strategy.root_device)
 
 
