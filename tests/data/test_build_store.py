@@ -178,7 +178,9 @@ def test_conformers_depend_on_the_molecule_and_the_seed_alone(tmp_path):
 
 
 def test_molecules_without_conformers_stay_in_2d(tmp_path):
-    (tmp_path / "in.smi").write_text("CCO a\nC1#CC#CC#C1 b\nnonsense c\n" + "C" * 400 + " d\n")
+    (tmp_path / "in.smi").write_text(
+        "CCO a\nC1C[C@@H]2C[C@@H]1C2 b\nnonsense c\n" + "C" * 400 + " d\n"
+    )
     out = tmp_path / "out.arrow"
     wanted = ConformerConfig(n_conformers=1, limit_s=1.0)
     account = build_store(tmp_path / "in.smi", out, conformers=wanted)

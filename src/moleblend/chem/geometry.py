@@ -36,11 +36,12 @@ def add_positions(
     """Compute geometries: ETKDGv3, then at most 200 steps of MMFF94.
 
     UFF is used if MMFF94 has no parameters; if UFF has none either, the embedding is not minimised.
-    If ETKDGv3 finds no geometry, it is repeated from random coordinates. The time limit can only
-    turn a result into an error, so the result depends on the molecule and the seed alone. The time
-    is checked inside the embedding and every 50 steps of the minimiser, but not while RDKit sets up
-    the distance bounds. That takes a second for 600 atoms with hydrogens, and grows with their
-    cube. A strict limit needs a separate process: `conformers.ConformerWorker`.
+    If ETKDGv3 finds no geometry, it is repeated from random coordinates, and then without RDKit's
+    knowledge of flat groups, which N-sulfinylamines and some bridged rings do not fit. The time
+    limit can only turn a result into an error, so the result depends on the molecule and the seed
+    alone. The time is checked inside the embedding and every 50 steps of the minimiser, but not
+    while RDKit sets up the distance bounds. That takes a second for 600 atoms with hydrogens, and
+    grows with their cube. A strict limit needs a separate process: `conformers.ConformerWorker`.
 
     Args:
         molecule: its stereo is respected; existing positions are replaced.
@@ -101,12 +102,13 @@ def _embed(mol: Chem.Mol, seed: int, n_conformers: int, deadline: float) -> bool
     parameters.randomSeed = int(np.random.SeedSequence(seed).generate_state(1)[0] >> 2)
     parameters.enableSequentialRandomSeeds = True
     parameters.numThreads = 1
-    for use_random in (False, True):
+    for use_random, use_knowledge in ((False, True), (True, True), (True, False)):
         remaining = math.ceil(deadline - monotonic())
         if remaining <= 0:
             return False
         parameters.timeout = remaining
         parameters.useRandomCoords = use_random
+        parameters.useBasicKnowledge = use_knowledge
         rdDistGeom.EmbedMultipleConfs(mol, n_conformers, parameters)
         if mol.GetNumConformers() == n_conformers:
             return True

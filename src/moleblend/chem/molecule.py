@@ -81,6 +81,8 @@ class Molecule:
         energies: energies of the geometries in kcal/mol; None if not known.
         force_field: MMFF94 or UFF, the source of `energies`; empty without energies. Energies of
             different force fields cannot be compared.
+        geometry_note: why coordinates of the input are not used, as a clause for messages; empty if
+            they are, or if there are none.
     """
 
     atoms: UInt8[np.ndarray, "n 9"]
@@ -93,6 +95,7 @@ class Molecule:
     features: FeatureVersion = "cip-1"
     energies: Float32[np.ndarray, " c"] | None = None
     force_field: str = ""
+    geometry_note: str = ""
 
     def __post_init__(self) -> None:
         """Check the number of atoms, the atoms of the bonds and the positions."""

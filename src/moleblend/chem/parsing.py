@@ -18,6 +18,7 @@ from jaxtyping import Float32
 from rdkit import Chem, rdBase
 
 from moleblend.chem.featurizer import atom_rows, bond_rows, label_stereo, list_atoms
+from moleblend.chem.geometry_check import check_geometry, has_all_hydrogens
 from moleblend.chem.molecule import FeatureVersion, Molecule, MoleculeError, check_positions
 from moleblend.chem.parse_errors import RdkitErrorCollector, invalid_character, shown
 
@@ -96,8 +97,9 @@ def read_mol_block(block: str, *, id: str = "", features: FeatureVersion = "cip-
         features: the feature version.
 
     Returns:
-        A molecule with one geometry (Å) if the block is 3D. A 2D drawing or a block without
-        coordinates gives no geometry. In a 3D block the stereo is taken from the geometry.
+        A molecule with one geometry (Å), if the coordinates are one: `check_geometry` decides, not
+        the header of the block. Its stereo is that of the geometry. A drawing gives no geometry;
+        its stereo is that of its wedges. `geometry_note` has the reason.
 
     Raises:
         MoleculeError: RDKit cannot read the block; the message has its reason.
@@ -111,8 +113,58 @@ def read_mol_block(block: str, *, id: str = "", features: FeatureVersion = "cip-
         )
     if with_hydrogens.GetNumAtoms() == 0:
         raise MoleculeError(f"{name or 'mol block'}: the mol block has no atoms")
+    with_hydrogens, note = _checked_geometry(with_hydrogens, block, name or "mol block")
     mol, source = remove_hydrogens(with_hydrogens, name or "mol block")
-    return build_record(mol, source, name, features)
+    return build_record(mol, source, name, features, geometry_note=note)
+
+
+def _checked_geometry(mol: Chem.Mol, block: str, name: str) -> tuple[Chem.Mol, str]:
+    """Parse a mol block again if its header contradicts its coordinates.
+
+    Returns:
+        The molecule, with a 3D conformer only if the coordinates are a geometry in Å; and why they
+        are not, if they are neither a geometry nor marked as a drawing.
+    """
+    conformer = mol.GetConformer()
+    positions, is_3d = conformer.GetPositions(), conformer.Is3D()
+    check_positions(positions, name)
+    is_marked_3d = is_3d or block.split("\n", 2)[1][20:22].upper() == "3D"
+    if not (is_marked_3d or _may_be_3d(mol)):
+        return mol, ""
+    check = check_geometry(mol, positions)
+    if check.kind == "geometry":
+        return (mol if is_3d else _parsed_as(block, "3D", name)), ""
+    if not is_marked_3d:
+        return mol, ""
+    if check.kind == "drawing" and is_3d:
+        mol = _parsed_as(block, "2D", name)
+    elif check.kind == "refused" and check.ratio != 1.0:
+        # RDKit recognises the stereo of a geometry in Å only.
+        conformer.SetPositions(positions / check.ratio)
+        Chem.AssignStereochemistryFrom3D(mol)
+    mol.RemoveAllConformers()
+    return mol, "" if check.kind == "none" else check.reason
+
+
+def _may_be_3d(mol: Chem.Mol) -> bool:
+    """Tell whether a molecule has hydrogens as atoms, or needs none, as most geometries."""
+    if mol.GetNumBonds() == 0:
+        return False
+    has_hydrogens = any(atom.GetAtomicNum() == 1 for atom in list_atoms(mol))
+    return has_hydrogens or has_all_hydrogens(mol)
+
+
+def _parsed_as(block: str, dimension: str, name: str) -> Chem.Mol:
+    """Parse a mol block with another dimension in its header."""
+    title, header, rest = block.split("\n", 2)
+    header = header.rstrip("\r")
+    marked = f"{header[:20]:<20}{dimension}{header[22:]}"
+    mol = Chem.MolFromMolBlock("\n".join([title, marked, rest]), removeHs=False)
+    if mol is None:
+        raise MoleculeError(
+            f"{name}: not a valid mol block as {dimension}: {_rdkit_errors.reason()}"
+        )
+    return mol
 
 
 def parse(smiles: str) -> Chem.Mol:
@@ -201,7 +253,10 @@ def remove_hydrogens(
     mol: Chem.Mol, name: str, parameters: Chem.RemoveHsParameters = _DEFAULT
 ) -> tuple[Chem.Mol, list[int]]:
     """Remove hydrogens; also return the index in `mol` of each remaining atom."""
-    for atom in list_atoms(mol):
+    atoms = list_atoms(mol)
+    if not any(atom.GetAtomicNum() == 1 for atom in atoms):
+        return mol, list(range(len(atoms)))
+    for atom in atoms:
         atom.SetIntProp("_source", atom.GetIdx())
     try:
         bare = Chem.RemoveHs(mol, parameters)
@@ -213,7 +268,12 @@ def remove_hydrogens(
 
 
 def build_record(
-    mol: Chem.Mol, source: list[int], name: str, features: FeatureVersion, written: str = ""
+    mol: Chem.Mol,
+    source: list[int],
+    name: str,
+    features: FeatureVersion,
+    written: str = "",
+    geometry_note: str = "",
 ) -> Molecule:
     """Build the record of an RDKit molecule.
 
@@ -223,6 +283,7 @@ def build_record(
         name: the molecule's name; its SMILES if empty.
         features: the feature version.
         written: the SMILES that `mol` was parsed from; empty for other inputs.
+        geometry_note: why coordinates of the input are not used.
     """
     positions = np.zeros((0, mol.GetNumAtoms(), 3), np.float32)
     if mol.GetNumConformers() and mol.GetConformer().Is3D():
@@ -263,6 +324,7 @@ def build_record(
         smiles=smiles,
         source_atoms=np.array(source, np.int32),
         features=features,
+        geometry_note=geometry_note,
     )
     _last_read.record, _last_read.mol = record, parsed
     return record

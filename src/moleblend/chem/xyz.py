@@ -1,6 +1,7 @@
 """XYZ geometries, which have no bonds, combined with the SMILES of their molecules."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float, Int, Integer
@@ -8,16 +9,25 @@ from rdkit import Chem
 from rdkit.Chem import rdDetermineBonds
 
 from moleblend.chem.featurizer import list_atoms, list_bonds
+from moleblend.chem.geometry_check import GeometryCheck, check_geometry, unit_problem
 from moleblend.chem.molecule import FeatureVersion, Molecule, MoleculeError, check_positions
 from moleblend.chem.parsing import (
     REMOVE_STEREO_HYDROGENS,
     build_record,
     parse_with_sources,
+    read_smiles,
     remove_hydrogens,
 )
 
 _LONGEST_BOND = 1.3
 """Length of the longest plausible bond, divided by the sum of the two covalent radii."""
+
+_LARGEST_DRAWING = 2.0
+"""Length of the bonds of a drawing divided by their expected length; atoms of other molecules are
+farther apart."""
+
+_ISOTOPES = {"D": "H", "T": "H"}
+"""Symbols of isotopes; positions do not tell them apart."""
 
 _COVALENT_RADII = np.array([Chem.GetPeriodicTable().GetRcovalent(number) for number in range(119)])
 
@@ -46,7 +56,8 @@ def read_xyz(
         features: the feature version.
 
     Returns:
-        A molecule with one geometry; `source_atoms` are rows of `positions`.
+        A molecule with one geometry; `source_atoms` are rows of `positions`. If the positions are
+        a drawing or not in Å, the molecule has no geometry, and `geometry_note` has the reason.
 
     Raises:
         MoleculeError: the SMILES is invalid, or geometry and SMILES are different molecules.
@@ -66,6 +77,12 @@ def read_xyz(
             "with or without hydrogens"
         )
     rows = np.arange(len(numbers))
+    is_in_order = [atom.GetAtomicNum() for atom in list_atoms(mol)] == numbers.tolist()
+    check = check_geometry(mol, positions) if is_in_order else GeometryCheck("geometry")
+    is_drawing = check.kind == "drawing" and check.ratio < _LARGEST_DRAWING
+    note = check.reason if is_drawing else unit_problem(numbers, positions)
+    if note:
+        return replace(read_smiles(text, id=name, features=features), geometry_note=note)
     if not _is_plausible(mol, numbers, positions):
         has_all_atoms = not any(atom.GetTotalNumHs() for atom in list_atoms(mol))
         matched = _match_geometry(mol, numbers, positions) if has_all_atoms else None
@@ -74,6 +91,9 @@ def read_xyz(
                 f"{name}: the distances in the geometry do not match the bonds of {text}"
             )
         rows = matched
+    check = check_geometry(mol, positions[rows])
+    if check.kind in ("drawing", "refused"):
+        return replace(read_smiles(text, id=name, features=features), geometry_note=check.reason)
     mol.RemoveAllConformers()
     mol.AddConformer(_conformer(positions[rows]))
     Chem.AssignStereochemistryFrom3D(mol)
@@ -108,9 +128,8 @@ def parse_xyz(text: str) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n 3"
     for row, line in enumerate(lines[2 : n_atoms + 2]):
         try:
             element, x, y, z = line.replace("*^", "e").split()[:4]
-            numbers[row] = (
-                int(element) if element.isdecimal() else table.GetAtomicNumber(element.capitalize())
-            )
+            symbol = _ISOTOPES.get(element.upper(), element.capitalize())
+            numbers[row] = int(element) if element.isdecimal() else table.GetAtomicNumber(symbol)
             positions[row] = float(x), float(y), float(z)
         except (ValueError, RuntimeError) as error:  # RuntimeError: unknown element symbol
             raise MoleculeError(

@@ -127,7 +127,8 @@ def _build(arguments: list[str]) -> None:
             say(f"{account.n_resumed:,} of {account.n_shards:,} shards were already finished")
         say(
             f"{account.n_written:,} of {account.n_rows:,} rows are in {out}; rejected: "
-            f"{account.n_rejected:,}; without the requested geometry: {account.n_flat:,} "
+            f"{account.n_rejected:,}; without the geometry that was given or requested: "
+            f"{account.n_flat:,} "
             f"(listed in {out}.rejected.csv)"
         )
 

@@ -44,7 +44,8 @@ class BuildAccount:
         n_rows: rows of the source.
         n_written: molecules in the store.
         n_rejected: rows that are not in the store.
-        n_flat: rows in the store without the requested geometry.
+        n_flat: rows in the store without a geometry that was requested, or whose coordinates are
+            not a geometry.
         n_shards: shards of the build.
         n_resumed: shards that an earlier, interrupted build had finished.
         notes: messages about the source for the user, one sentence each.
@@ -168,7 +169,7 @@ class _ReadPiece:
     """Result of a worker for a piece.
 
     `lost` lists the rows that are not in the batch, and the `n_flat` rows that are in it without
-    the requested geometry.
+    the requested geometry, or whose coordinates are not a geometry.
     """
 
     shard: int
@@ -284,6 +285,9 @@ def _read_piece(
                 reason = str(error).removeprefix(f"{item.id}: ")
                 lost.append(Rejected(row, item.id, f"2D only: {reason}"))
                 n_flat += 1
+        elif item.geometry_note:
+            lost.append(Rejected(row, item.id, f"2D only: {item.geometry_note}"))
+            n_flat += 1
         molecules.append(molecule)
     return _ReadPiece(
         shard=piece.shard,

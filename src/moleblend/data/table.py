@@ -14,6 +14,12 @@ from moleblend.chem.molecule import ATOM_FEATURE_SIZES, FeatureVersion, Molecule
 from moleblend.chem.parsing import count_atoms, read_mol_block, read_smiles
 from moleblend.chem.xyz import read_xyz
 
+COORDINATE_NAMES = (
+    *("coordinates", "coordinates_mA", "positions", "coords", "xyz", "pos", "geometry"),
+    *("conformer", "atom_coordinates", "coordinates_A", "coordinates_angstrom"),
+)
+"""Names of columns of coordinates, the most usual first."""
+
 _HOW_TO_NAME_IT = "--smiles COLUMN, in Python smiles="
 _SMILES_NAMES = ("canonical_smiles", "isomeric_smiles", "mol", "structure")
 
@@ -217,17 +223,17 @@ def read_molecules(
     """Read the molecule of every row, in order.
 
     A row of an SDF is read from its mol block unless `smiles` names a column. Other rows are read
-    from their SMILES, and their geometry from a list column x0 y0 z0 x1 ... if there is one. A row
-    with a null list has no geometry.
+    from their SMILES, and their geometry from a list column x0 y0 z0 x1 ..., or [x0 y0 z0] ..., if
+    there is one. A row with a null list has no geometry.
 
     Args:
         table: the rows.
         smiles: the SMILES column; by default that of `find_smiles_column`.
         features: the feature version.
-        coordinates: the list column; by default `coordinates` or `coordinates_mA` if it has lists.
-        atomic_numbers: the list column with the elements; by default `atomic_numbers` if it has
-            lists. Without elements, the positions are those of the heavy atoms in the order of the
-            SMILES.
+        coordinates: the list column; by default the first of `COORDINATE_NAMES` that has lists.
+        atomic_numbers: the list column with the elements; by default `atomic_numbers`, `numbers` or
+            `elements` if it has lists of numbers. Without elements, the positions are those of the
+            heavy atoms in the order of the SMILES.
         coordinate_scale: Å per unit of the coordinates; by default 0.001 if the column name ends
             in `_mA`, else 1.
         id: the column with the names of the molecules; by default `name` if there is one. If a
@@ -278,16 +284,29 @@ def _list_column(table: Table, name: str | None, defaults: tuple[str, ...]) -> s
 
 
 def _is_list_of_numbers(kind: pa.DataType) -> bool:
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    return is_list and (
-        pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type)
+    """Check for a list of numbers, or of lists of them; the lists may have a fixed size."""
+    if not _is_list(kind):
+        return False
+    inner = kind.value_type
+    if _is_list(inner):
+        inner = inner.value_type
+    return pa.types.is_integer(inner) or pa.types.is_floating(inner)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return (
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     )
 
 
 def _numbers_of(column: pa.ChunkedArray, row: int) -> Num[np.ndarray, " m"] | None:
-    """Return the list in one row; None for null."""
+    """Return the numbers in one row, lists of lists one after the other; None for null."""
     values = column[row].values
-    return None if values is None else values.to_numpy(zero_copy_only=False)
+    if values is None:
+        return None
+    if _is_list(values.type):
+        values = values.flatten()
+    return values.to_numpy(zero_copy_only=False)
 
 
 def _reader(
@@ -299,10 +318,10 @@ def _reader(
     coordinate_scale: float | None,
 ) -> Callable[[int, str], Molecule]:
     """Return the function that reads the SMILES and the geometry, if any, of one row."""
-    coordinates = _list_column(table, coordinates, ("coordinates", "coordinates_mA"))
+    coordinates = _list_column(table, coordinates, COORDINATE_NAMES)
     if coordinates is None:
         return lambda row, name: read_smiles(texts[row], id=name, features=features)
-    atomic_numbers = _list_column(table, atomic_numbers, ("atomic_numbers",))
+    atomic_numbers = _list_column(table, atomic_numbers, ("atomic_numbers", "numbers", "elements"))
     elements = table.column(atomic_numbers) if atomic_numbers else None
     lists = table.column(coordinates)
     if coordinate_scale is None:

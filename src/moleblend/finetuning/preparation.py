@@ -131,7 +131,7 @@ def prepare_run(
         "" if table.blocks and not config.smiles else config.smiles or find_smiles_column(table)
     )
     target_columns = _read_targets(table, smiles, config)
-    views, rows = _read_rows(table, smiles, config, encoder)
+    views, rows = _read_rows(table, smiles, config, encoder, say)
     if errors == "raise":
         for k, row in enumerate(rows):
             if row.molecule is None:
@@ -201,10 +201,22 @@ def _read_targets(table: Table, smiles: str, config: TrainConfig) -> TargetColum
 
 
 def _read_rows(
-    table: Table, smiles: str, config: TrainConfig, encoder: EncoderConfig
+    table: Table,
+    smiles: str,
+    config: TrainConfig,
+    encoder: EncoderConfig,
+    say: Callable[[str], None],
 ) -> tuple[ShownViews, list[Row]]:
-    """Read the molecules and resolve the views."""
+    """Read the molecules and resolve the views.
+
+    Raises:
+        ValueError: the configuration wants 3D, and no row has or gets a geometry.
+    """
     items = list(read_molecules(table, smiles=smiles or None, features=encoder.features))
+    unused = [item.geometry_note for item in items if isinstance(item, Molecule)]
+    unused = [note for note in unused if note]
+    if unused:
+        say(f"coordinates of {len(unused)} of {len(items)} rows are not used: {unused[0]}")
     views: ShownViews
     if config.views == "auto":
         has_3d = config.conformers > 0 or any(
@@ -213,6 +225,13 @@ def _read_rows(
         views = "both" if has_3d else "2d"
     else:
         views = config.views
+        has_3d = views == "2d" or config.conformers > 0
+        if not (has_3d or any(isinstance(i, Molecule) and i.n_conformers for i in items)):
+            reason = f" ({unused[0]})" if unused else ""
+            raise ValueError(
+                f"{table.source}: got --views {views}, but no row has a geometry{reason}; give a "
+                "file with geometries, or compute them with --conformers 1"
+            )
     # `auto` features never exclude a row.
     features = () if config.features == ("auto",) else config.extra_features
     rules = InputRules(views, encoder.max_atoms, required=features)

@@ -124,7 +124,7 @@ def _prepare(
                 return Row(None, "invalid", reason)
     if rules.views == "2d" or item.n_conformers:
         return Row(item, "ok", features=features)
-    reason = "no geometry in the input"
+    reason = item.geometry_note or "no geometry in the input"
     if add_positions is not None:
         try:
             return Row(add_positions(item), "ok", features=features)
