@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import cattrs
 from cattrs.cols import homogenous_tuple_structure_factory, mapping_structure_factory
 
+from moleblend.errors import SettingError
+
 T = TypeVar("T")
 
 _Structure = Callable[[Any, Any], Any]
@@ -44,6 +46,18 @@ def to_dict(config: object) -> dict[str, Any]:
     return _CONVERTER.unstructure(config)
 
 
+def check_choice(name: str, value: object, kind: object) -> None:
+    """Check an argument whose type is a `Literal`.
+
+    Raises:
+        SettingError: the value is not one of the choices, which the message lists.
+    """
+    try:
+        _one_of(value, kind)
+    except ValueError as error:
+        raise SettingError(f"{name}: {error}") from error
+
+
 def check_choices(config: object) -> None:
     """Check the `Literal` and tuple fields of a dataclass.
 
@@ -60,10 +74,7 @@ def check_choices(config: object) -> None:
             each, values = get_args(kind)[0], list(value)
         if get_origin(each) is Literal:
             for one in values:
-                try:
-                    _one_of(one, each)
-                except ValueError as error:
-                    raise ValueError(f"{name}: {error}") from error
+                check_choice(name, one, each)
 
 
 def read_recipe(kind: type[T], path: Path) -> T:
@@ -121,7 +132,7 @@ def _tuple_structure(kind: Any) -> _Structure:  # noqa: ANN401 (tuple[int, ...] 
 
 def _one_of(value: object, kind: object) -> object:
     choices = get_args(kind)
-    if value not in choices:
+    if not any(isinstance(value, type(one)) and value == one for one in choices):
         raise ValueError(f"got {value!r}, expected one of {', '.join(map(repr, choices))}")
     return value
 

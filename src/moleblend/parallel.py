@@ -13,6 +13,8 @@ from multiprocessing import get_context, parent_process
 from threading import Thread
 from typing import Literal, TypeVar
 
+from moleblend.config import check_choice
+
 Engine = Literal["processes", "ray"]
 
 _Item = TypeVar("_Item")
@@ -51,6 +53,7 @@ def map_in_order(
     """
     if n_workers is not None and n_workers < 1:
         raise ValueError(f"got n_workers={n_workers}, expected at least 1")
+    check_choice("engine", engine, Engine)
     if engine == "ray":
         return _on_ray(function, items, n_workers, address)
     if address is not None:

@@ -11,6 +11,7 @@ from jaxtyping import Int64
 from moleblend.chem.descriptors import molecule_features
 from moleblend.chem.fingerprints import is_readable
 from moleblend.chem.molecule import Molecule, MoleculeError
+from moleblend.config import check_choice
 from moleblend.data.dataset import MoleculeDataset
 from moleblend.data.duplicates import Duplicates, find_duplicates
 from moleblend.data.formats import read_table
@@ -114,6 +115,7 @@ def prepare_run(
             a set has no labels.
         MoleculeError: a row has no usable molecule and `errors` is "raise".
     """
+    check_choice("errors", errors, Literal["keep", "raise"])
     origin = None if config.source == "scratch" else checkpoint.locate(config.source)
     source = None if origin is None else checkpoint.load(origin)
     encoder = source.config.encoder if source else config.encoder

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from moleblend.chem.descriptors import molecule_features
 from moleblend.chem.parsing import read_smiles
+from moleblend.config import check_choice
 from moleblend.files import replacing
 from moleblend.model import checkpoint
 from moleblend.model.batch import Batch, collate
@@ -130,6 +131,8 @@ def export(model: str | Path, out: str | Path, views: ShownViews | None = None) 
     out, path = Path(out), checkpoint.locate(model)
     if out.suffix not in (".pt2", ".onnx"):
         raise ValueError(f"{out}: expected a file name that ends in .pt2 or .onnx")
+    if views is not None:
+        check_choice("views", views, ShownViews)
     members, card = checkpoint.load_members(path), checkpoint.read_card(path)
     if views is not None and card.views not in ("both", views):
         raise ValueError(

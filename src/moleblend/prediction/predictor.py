@@ -14,10 +14,20 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from moleblend.chem.molecule import FeatureVersion, Molecule, MoleculeError
-from moleblend.data.dataframes import Frame, frame_table, is_frame, smiles_list, with_columns
+from moleblend.config import check_choice
+from moleblend.data.dataframes import (
+    Frame,
+    check_texts,
+    frame_table,
+    is_frame,
+    read_container,
+    smiles_list,
+    with_columns,
+)
 from moleblend.data.formats import read_table
 from moleblend.data.table import Rejected, Table, read_molecules, smiles_table
 from moleblend.data.targets import unscale_outputs
+from moleblend.errors import SettingTypeError
 from moleblend.evaluation.applicability_domain import DomainScores
 from moleblend.evaluation.conformal import check_confidence
 from moleblend.evaluation.uncertainty import CONFIDENCE
@@ -35,7 +45,8 @@ from moleblend.prediction.inputs import (
 )
 from moleblend.prediction.outputs import domain_columns, domain_names, result_columns, result_names
 
-Source = str | Path | Table | Sequence[str] | Sequence[Molecule] | Frame
+Source = str | Path | Table | pa.Table | Iterable[str | None] | Iterable[Molecule | None] | Frame
+"""What `Predictor` reads: a file, a table, a list or an iterator of molecules, or a data frame."""
 
 
 class Predictor:
@@ -51,6 +62,8 @@ class Predictor:
     """
 
     def __init__(self, path: str | Path, *, device: Literal["cpu", "cuda"] | None = None) -> None:
+        if device is not None:
+            check_choice("device", device, Literal["cpu", "cuda"])
         self.path = checkpoint.locate(path)
         self.members = checkpoint.load_members(self.path)
         self.model = self.members[0]
@@ -78,8 +91,9 @@ class Predictor:
         """Predict the model's targets.
 
         Args:
-            source: SMILES, molecules, a data frame of pandas or polars, the path of a file, or the
-                result of `read_table`.
+            source: a list, array, Series or iterator of SMILES or of molecules (None where one is
+                missing), a data frame of pandas or polars, an Arrow table, the path of a file, or
+                the result of `read_table`.
             views: which views of each molecule are used; by default those of training.
             smiles: the SMILES column of a file; by default it is found by its name.
             errors: rows that cannot be used are kept with their reason, skipped, or raise an error.
@@ -199,6 +213,8 @@ class Predictor:
 
     def _views(self, views: ShownViews | None) -> ShownViews:
         trained = cast(ShownViews, self.card.views)
+        if views is not None:
+            check_choice("views", views, ShownViews)
         if views is None or trained in ("both", views):
             return views or trained
         raise ValueError(
@@ -227,8 +243,11 @@ class Predictor:
             computed: kinds of features to compute.
         """
         config, used = self.model.config.encoder, self._views(views)
+        check_choice("errors", errors, Errors)
         if isinstance(source, str | Path):
             source = read_table(source)
+        elif isinstance(source, pa.Table):
+            source = Table(smiles_table([]).source, source.replace_schema_metadata(None))
         elif is_frame(source):
             source = frame_table(source)
         items: Iterable[Molecule | Rejected]
@@ -236,12 +255,17 @@ class Predictor:
             table = source
             _check_names(table, ["status", "reason", *names])
             items = read_molecules(table, smiles=smiles, features=config.features)
-        elif all(isinstance(item, str) for item in source):
-            table = smiles_table([str(item) for item in source])
-            items = read_molecules(table, features=config.features)
         else:
-            items = molecules = [_checked(item, config.features) for item in source]
-            table = smiles_table([one.smiles for one in molecules], [one.id for one in molecules])
+            given = read_container(source)
+            if any(isinstance(item, Molecule) for item in given):
+                items = [_checked(item, k, config.features) for k, item in enumerate(given)]
+                table = smiles_table(
+                    [item.smiles if isinstance(item, Molecule) else "" for item in items],
+                    [item.id for item in items],
+                )
+            else:
+                table = smiles_table(check_texts(given))
+                items = read_molecules(table, features=config.features)
         n_conformers = int(self.card.notes.get("conformers", 0))
         rules = InputRules(
             views=used,
@@ -299,6 +323,7 @@ def embed(
             views.
         MoleculeError: a molecule cannot be used and `errors` is "raise".
     """
+    check_choice("errors", errors, Literal["keep", "raise"])
     texts = smiles_list(molecules, smiles)
     table, vectors = open_predictor(model).embed_table(texts, views=views, errors=errors)
     lost = np.flatnonzero(np.isnan(vectors).any(1))
@@ -348,11 +373,17 @@ def _open_cached(
         return Predictor(path, device=device)
 
 
-def _checked(item: str | Molecule, features: FeatureVersion) -> Molecule:
+def _checked(item: object, place: int, features: FeatureVersion) -> Molecule | Rejected:
+    """Check one item of a list of molecules; a missing one is a row that cannot be used."""
+    name = f"row {place + 1}"
+    if item is None:
+        return Rejected(place + 1, name, "the molecule is missing")
     if not isinstance(item, Molecule):
-        raise TypeError(f"expected only SMILES or only molecules, got {item!r} among molecules")
+        raise SettingTypeError(
+            f"{name}: got {item!r} among molecules, expected only SMILES or only molecules"
+        )
     if item.features != features:
-        raise ValueError(
+        raise MoleculeError(
             f"{item.id}: got features {item.features}, expected {features}; read the molecule with "
             f"features={features!r}"
         )

@@ -10,6 +10,8 @@ from jaxtyping import Float32, Int16, UInt8
 
 from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.chem.parsing import read_smiles
+from moleblend.config import check_choice
+from moleblend.data.dataframes import read_container
 from moleblend.model import checkpoint
 from moleblend.model.batch import collate
 from moleblend.model.blending import ShownViews, show
@@ -70,6 +72,7 @@ def predict_views(
             or a molecule has more atoms than it takes.
         FileNotFoundError: there is no such model file.
     """
+    check_choice("show", show, ShownViews)
     network = model if isinstance(model, Model) else checkpoint.load(checkpoint.locate(model))
     heads, encoder = network.config.heads, network.config.encoder
     if heads is None:
@@ -78,9 +81,13 @@ def predict_views(
         raise ValueError(f"{model}: the model predicts directions, distances are needed")
     records = [
         read_smiles(one, features=encoder.features) if isinstance(one, str) else one
-        for one in molecules
+        for one in read_container(molecules)
     ]
-    for molecule in records:
+    for place, molecule in enumerate(records):
+        if not isinstance(molecule, Molecule):
+            raise MoleculeError(
+                f"row {place + 1}: got {molecule!r}, expected a SMILES or a molecule"
+            )
         if show != "2d" and not molecule.n_conformers:
             raise MoleculeError(f"{molecule.id}: no geometry, but show={show!r} needs one")
         if molecule.n_atoms > encoder.max_atoms:
