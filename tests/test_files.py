@@ -1,6 +1,7 @@
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from moleblend.files import (
@@ -11,6 +12,7 @@ from moleblend.files import (
     partial_output_folder,
     replacing,
     sweep,
+    write_json,
 )
 
 
@@ -112,3 +114,10 @@ def test_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert cache_folder() == tmp_path / "moleblend"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder().parts[-2:] == (".cache", "moleblend")
+
+
+def test_json_has_no_nan(tmp_path: Path) -> None:
+    values = {"a": float("nan"), "b": [1.5, float("-inf")], "c": {"d": (np.float64("inf"), None)}}
+    write_json(tmp_path / "x.json", values)
+    text = (tmp_path / "x.json").read_text()
+    assert text == '{"a": null, "b": [1.5, null], "c": {"d": [null, null]}}\n'

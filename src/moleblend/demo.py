@@ -1,6 +1,5 @@
 """The end-to-end demo on 2,000 molecules that come with the package."""
 
-import json
 import shutil
 import sys
 from collections.abc import Iterable
@@ -22,6 +21,7 @@ from moleblend.config import to_dict
 from moleblend.data.build_store import build_store
 from moleblend.data.formats import read_table, write_table
 from moleblend.data.table import Table, read_molecules
+from moleblend.files import write_json
 from moleblend.finetuning.train import TrainConfig, TrainResult, train
 from moleblend.model import checkpoint
 from moleblend.model.batch import collate
@@ -308,8 +308,7 @@ def _metrics(shown: Demonstration) -> dict[str, object]:
 def _write_record(out: Path, config: DemoConfig, metrics: dict[str, object] | None) -> None:
     """Write demo.json, which marks the folder as one of a demo; the metrics follow at the end."""
     out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"config": to_dict(config), "test": metrics}, indent=2)
-    (out / _RECORD).write_text(text + "\n", encoding="utf-8")
+    write_json(out / _RECORD, {"config": to_dict(config), "test": metrics}, indent=2)
 
 
 def _print_result(shown: Demonstration, console: Console) -> None:

@@ -21,7 +21,10 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d
 from moleblend.chem.molecule import MoleculeError
 from moleblend.data.dataframes import is_frame, smiles_list
 from moleblend.data.formats import write_table
+from moleblend.data.labels.cell_values import LARGEST_LABEL
 from moleblend.data.splits import Split, random_split, scaffold_split
+from moleblend.errors import TableError
+from moleblend.files import replacing
 from moleblend.finetuning.train import TrainConfig, train
 from moleblend.model.blending import ShownViews
 from moleblend.model.checkpoint import PACKAGED
@@ -180,7 +183,8 @@ class _FineTuned(_SmilesEstimator):
     def save(self, path: str | Path) -> None:
         """Write the fitted model as a file that `moleblend predict` reads."""
         check_is_fitted(self, "model_file_")
-        Path(path).write_bytes(self.model_file_)
+        with replacing(Path(path)) as temporary:
+            temporary.write_bytes(self.model_file_)
 
 
 _NONE: Int64[np.ndarray, " n"] = np.zeros(0, np.int64)
@@ -237,6 +241,14 @@ class MoleBlendRegressor(RegressorMixin, _FineTuned):
             _require_y(self, y), dtype=np.float64, ensure_2d=False, ensure_all_finite="allow-nan"
         )
         check_consistent_length(smiles, labels)
+        too_large = np.flatnonzero(
+            (np.abs(labels.reshape(len(labels), -1)) >= LARGEST_LABEL).any(1)
+        )
+        if len(too_large):
+            raise TableError(
+                f"y, row {too_large[0] + 1}: got {labels[too_large[0]]}, expected numbers below "
+                f"{LARGEST_LABEL:g} (a missing label is NaN)"
+            )
         self._is_flat = labels.ndim == 1
         columns = labels.reshape(len(smiles), -1)
         self.n_outputs_ = columns.shape[1]

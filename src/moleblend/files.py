@@ -7,6 +7,7 @@ behind can therefore be used.
 import hashlib
 import io
 import json
+import math
 import os
 import secrets
 import shutil
@@ -47,6 +48,25 @@ def replacing(path: Path) -> Generator[Path, None, None]:
                 os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def to_json(values: object, indent: int | None = None) -> str:
+    """Format values as strict JSON, which has no NaN and no infinity: both become null."""
+    return json.dumps(_without_nan(values), indent=indent, allow_nan=False)
+
+
+def write_json(path: Path, values: object, indent: int | None = None) -> None:
+    """Write values atomically as strict JSON, see `to_json`."""
+    with replacing(path) as temporary:
+        temporary.write_text(to_json(values, indent) + "\n", encoding="utf-8")
+
+
+def _without_nan(values: object) -> object:
+    if isinstance(values, dict):
+        return {key: _without_nan(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_without_nan(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def sweep(folder: Path, names: Iterable[str]) -> None:
@@ -134,8 +154,7 @@ class PartialOutput:
                 "remove the folder to start again"
             )
         self.remove()
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
+        write_json(path, origin, indent=1)
 
     def remove(self) -> None:
         """Remove the folder with all shards."""

@@ -1,6 +1,5 @@
 """Commands of `moleblend data`: one function each, whose flags come from its signature."""
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -193,7 +192,7 @@ def _leakage(
     from moleblend.data.formats import read_table
     from moleblend.data.leakage import QUANTILES, leakage
     from moleblend.data.splits import read_split
-    from moleblend.files import replacing
+    from moleblend.files import write_json
 
     table = read_table(source)
     texts, sets, reasons = read_split(table, split, smiles=smiles)
@@ -221,8 +220,7 @@ def _leakage(
         near.add_row(part.part, *(f"{value:.2f}" for value in part.quantiles.values()))
     CONSOLE.print(near)
     if file is not None:
-        with replacing(file) as temporary:
-            temporary.write_text(json.dumps(result.to_dict()) + "\n", encoding="utf-8")
+        write_json(file, result.to_dict())
 
 
 def _clean(arguments: list[str]) -> None:

@@ -23,7 +23,13 @@ from moleblend.data.formats import read_pieces, write_tables
 from moleblend.data.store import STORE_VERSION, pack, read_batches, write_batches, write_manifest
 from moleblend.data.table import Rejected, Table, read_molecules
 from moleblend.environment import VERSION
-from moleblend.files import PartialOutput, alone_with, file_sha256, partial_output_folder, replacing
+from moleblend.files import (
+    PartialOutput,
+    alone_with,
+    file_sha256,
+    partial_output_folder,
+    write_json,
+)
 from moleblend.parallel import Engine, map_in_order
 
 ShardFormat = Literal["arrow", "parquet"]
@@ -218,8 +224,7 @@ class _Shards:
                 yield pa.concat_batches([piece.batch for piece in group])
             # Written before the shard gets its name, so that no shard is without this file.
             account = _ShardAccount(n_rows, n_written, n_flat, list(notes), lost)
-            with replacing(self.path(number).with_suffix(".json")) as temporary:
-                temporary.write_text(json.dumps(asdict(account)) + "\n", encoding="utf-8")
+            write_json(self.path(number).with_suffix(".json"), asdict(account))
 
         write_batches(batches(), self.path(number), features=self._features)
 

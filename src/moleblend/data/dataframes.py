@@ -77,10 +77,16 @@ def read_container(molecules: Any) -> list[Any]:  # noqa: ANN401
         raise TableError(f"got a {kind}, expected a list of molecules")
     if isinstance(molecules, pa.Array | pa.ChunkedArray):
         molecules = molecules.to_pylist()
-    shape = molecules.shape if isinstance(molecules, np.ndarray) else (1,)
+    if isinstance(molecules, np.ndarray):
+        shape, items = molecules.shape, list(molecules.ravel())
+    else:
+        items = list(molecules)
+        shape = (len(items),)
+        lengths = {len(item) if isinstance(item, list | tuple) else 0 for item in items}
+        if len(lengths) == 1 and lengths != {0}:  # the rows of a 2-D array
+            shape, items = (len(items), *lengths), [cell for row in items for cell in row]
     if len(shape) != 1 and (len(shape) != 2 or shape[1] != 1):
         raise TableError(f"got shape {shape}, expected one SMILES for each molecule")
-    items = list(molecules.ravel() if isinstance(molecules, np.ndarray) else molecules)
     return [None if _is_missing(item) else item for item in items]
 
 

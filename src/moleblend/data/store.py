@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from moleblend.chem.molecule import FeatureVersion, Molecule
-from moleblend.files import replacing
+from moleblend.files import replacing, write_json
 
 STORE_VERSION = "2"
 _FORMAT = "moleblend-store"
@@ -185,8 +185,7 @@ def write_manifest(folder: Path, shards: Sequence[Path], *, features: FeatureVer
         n_molecules=n_molecules,
         fingerprint=content.hexdigest(),
     )
-    with replacing(folder / _MANIFEST) as temporary:
-        temporary.write_text(json.dumps(asdict(manifest), indent=1) + "\n", encoding="utf-8")
+    write_json(folder / _MANIFEST, asdict(manifest), indent=1)
 
 
 class MoleculeStore:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from moleblend.config import to_dict
-from moleblend.files import alone_with, file_sha256, replacing
+from moleblend.files import alone_with, file_sha256, replacing, write_json
 from moleblend.finetuning.callbacks import ShouldContinue
 from moleblend.finetuning.config import TrainConfig
 from moleblend.model.compat import upgrade_search_record
@@ -349,8 +349,7 @@ def _origin(config: TrainConfig, model: Path | None, space: Iterable[str]) -> di
 
 
 def _write_origin(folder: Path, origin: dict[str, Any]) -> None:
-    with replacing(folder / ORIGIN) as temporary:
-        temporary.write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / ORIGIN, origin, indent=1)
 
 
 def _read_trials(

@@ -324,8 +324,9 @@ def _scale_targets(
         used = exact if len(exact) and np.ptp(exact) > 0 else known
         log10 = label_column.name in config.log_scale
         used = np.log10(used) if log10 else used
-        scale = float(used.std()) if np.ptp(used) > 0 else 1.0
-        target = Target(label_column.name, "regression", unit, float(used.mean()), scale, log10)
+        mean, std = float(used.mean()), float(used.std())
+        scale = std if std > 0 and np.ptp(used) > 0 else 1.0
+        target = Target(label_column.name, "regression", unit, mean, scale, log10)
         targets.append(target)
     return tuple(targets)
 

@@ -1,6 +1,5 @@
 """Write the run folder of a fine-tuning command."""
 
-import json
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -17,7 +16,7 @@ from moleblend.data.labels.target_detection import TargetColumns
 from moleblend.data.targets import Target, output_slices
 from moleblend.evaluation.comparison import baseline_record
 from moleblend.evaluation.metrics import undefined_reasons
-from moleblend.files import alone_with, file_sha256, replacing
+from moleblend.files import alone_with, file_sha256, write_json
 from moleblend.finetuning.results import TrainResult
 from moleblend.model import checkpoint
 from moleblend.model.blending import ShownViews
@@ -74,9 +73,9 @@ def write_run_folder(
             "metrics": metrics | {"settings": public | {"source": file_names["source"]}},
         },
     )
-    _write_json(out / "config.json", to_dict(config) | {"settings": settings})
-    _write_json(out / "metrics.json", metrics | {"settings": settings})
-    _write_json(out / "environment.json", environment)
+    write_json(out / "config.json", to_dict(config) | {"settings": settings}, indent=2)
+    write_json(out / "metrics.json", metrics | {"settings": settings}, indent=2)
+    write_json(out / "environment.json", environment, indent=2)
     write_table(pa.Table.from_pylist(_log(result)), out / "log.csv")
     write_table(_row_table(result, target_columns), out / "rows.csv")
     checkpoint.save(
@@ -184,8 +183,3 @@ def _rescale(model: Model, old: Sequence[Target], new: Sequence[Target]) -> None
         last.bias[where] = (last.bias[where] * before.scale + before.mean - after.mean) / (
             after.scale
         )
-
-
-def _write_json(path: Path, values: object) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

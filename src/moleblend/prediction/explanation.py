@@ -39,7 +39,7 @@ from moleblend.model.blending import Blend, ShownViews, show
 from moleblend.model.heads import Model
 from moleblend.model.relations import UNREACHABLE
 from moleblend.prediction.inference import n_geometries
-from moleblend.prediction.inputs import Row
+from moleblend.prediction.inputs import Row, exclude_not_finite
 from moleblend.prediction.predictor import Predictor, Source
 
 VIEW_GROUPS = ("bond graph", "geometry")
@@ -139,14 +139,16 @@ def explain(
     work = np.cumsum([0 if row.molecule is None else row.molecule.n_atoms**3 for row in rows])
     explanations = []
     for k, row in enumerate(rows):
-        explained = None
-        if row.molecule is not None:
+        if row.molecule is None:
+            explanations.append(Explanation(row, None))
+        else:
             each = [
                 contributions(member, row.molecule, used, chosen, predictor.device)
                 for member in predictor.members
             ]
             explained = _mean(each)
-        explanations.append(Explanation(row, explained))
+            (usable,) = exclude_not_finite([row], explained.prediction.astype(np.float32)[None])
+            explanations.append(Explanation(usable, explained if usable.molecule else None))
         if on_progress is not None:
             on_progress(k + 1, float(work[k] / work[-1]) if work[-1] else 1.0)
     return explanations

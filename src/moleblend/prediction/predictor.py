@@ -39,6 +39,7 @@ from moleblend.prediction.inputs import (
     Errors,
     InputRules,
     Row,
+    exclude_not_finite,
     prepare,
     stack_features,
     stack_fingerprints,
@@ -141,6 +142,7 @@ class Predictor:
         n_outputs = sum(target.n_outputs for target in targets)
         width = config.encoder.width
         raw = self._run(rows, outputs, width + n_members * n_outputs, self._views(views))
+        rows, raw = _finite(table, rows, raw, errors)
         each = np.split(raw[:, width:], n_members, 1)
         values = np.stack([unscale_outputs(member, targets) for member in each])
         results = result_columns(values, targets, self.uncertainty, confidence)
@@ -165,8 +167,7 @@ class Predictor:
         An ensemble gives the vectors of its first member, because the vectors of different models
         cannot be averaged.
         """
-        _, rows = self._rows(source, views, smiles, errors)
-        return self._embed(rows, views)[_kept(rows, errors)]
+        return self.embed_table(source, views=views, smiles=smiles, errors=errors)[1]
 
     def embed_table(
         self,
@@ -178,8 +179,8 @@ class Predictor:
     ) -> tuple[pa.Table, Float32[np.ndarray, "n d"]]:
         """Return the input rows with their status, and the vectors. Arguments as of `predict`."""
         table, rows = self._rows(source, views, smiles, errors)
-        vectors = self._embed(rows, views)[_kept(rows, errors)]
-        return _with_results(table, rows, {}, errors), vectors
+        rows, vectors = _finite(table, rows, self._embed(rows, views), errors)
+        return _with_results(table, rows, {}, errors), vectors[_kept(rows, errors)]
 
     def read(
         self, source: Source, *, views: ShownViews | None = None, smiles: str | None = None
@@ -276,9 +277,7 @@ class Predictor:
         )
         rows = prepare(items, rules, n_conformers)
         if errors == "raise":
-            for k, row in enumerate(rows):
-                if row.molecule is None:
-                    raise MoleculeError(f"{table.source}: {table.place(k)}: {row.reason}")
+            _check_usable(table, rows)
         return table, rows
 
     def _run(
@@ -388,6 +387,23 @@ def _checked(item: object, place: int, features: FeatureVersion) -> Molecule | R
             f"features={features!r}"
         )
     return item
+
+
+def _check_usable(table: Table, rows: Sequence[Row]) -> None:
+    for k, row in enumerate(rows):
+        if row.molecule is None:
+            raise MoleculeError(f"{table.source}: {table.place(k)}: {row.reason}")
+
+
+def _finite(
+    table: Table, rows: list[Row], results: Float32[np.ndarray, "n w"], errors: Errors
+) -> tuple[list[Row], Float32[np.ndarray, "n w"]]:
+    """Exclude rows without finite results; their results become NaN."""
+    rows = exclude_not_finite(rows, results)
+    if errors == "raise":
+        _check_usable(table, rows)
+    is_unusable = np.array([row.molecule is None for row in rows], bool)
+    return rows, np.where(is_unusable[:, None], np.float32(np.nan), results)
 
 
 def _kept(rows: list[Row], errors: Errors) -> Int64[np.ndarray, " k"]:

@@ -21,7 +21,7 @@ from moleblend.config import from_dict, to_dict
 from moleblend.data.build_store import build_store, count_unfinished
 from moleblend.data.store import MoleculeStore
 from moleblend.environment import peak_mb
-from moleblend.files import alone_with, replacing, sweep
+from moleblend.files import alone_with, sweep, write_json
 from moleblend.model import checkpoint
 from moleblend.model.compat import upgrade_pretrain_config
 from moleblend.model.heads import Model, ModelConfig
@@ -384,5 +384,4 @@ def _write_config(
         "n_processes": n_processes,
         **({"source_sha256": source_sha256} if source_sha256 else {}),
     }
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_json(path, record, indent=2)

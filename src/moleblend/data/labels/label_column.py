@@ -18,8 +18,11 @@ from moleblend.data.labels.cell_values import (
 )
 from moleblend.data.table import Table
 from moleblend.data.targets import Kind
+from moleblend.errors import TableError
 
 Task = Literal["auto", "regression", "binary", "multiclass"]
+
+_SMALLEST_RANGE = 1e-100
 
 MOST_CLASSES = 20
 """Largest number of classes: a text column with more distinct texts is not a target."""
@@ -101,10 +104,16 @@ def read_label_column(
     if not cells.texts:
         raise ValueError(f"{table.source}: column {name!r} has no labels, all its cells are empty")
     parsed = [read_number(text) for text in cells.texts]
-    is_number = np.array([not one.problem for one in parsed])
+    # A number beyond the range of labels is no label, but does not make its column one of classes.
+    is_number = np.array(
+        [
+            not one.problem or is_plain_number(text)
+            for text, one in zip(cells.texts, parsed, strict=True)
+        ]
+    )
     number_fraction = cells.counts[is_number].sum() / cells.counts.sum()
     values = {one.value for one in parsed if not one.problem}
-    is_binary = values <= {0.0, 1.0} and not any(one.censoring for one in parsed)
+    is_binary = bool(values) and values <= {0.0, 1.0} and not any(one.censoring for one in parsed)
     if task == "auto":
         if number_fraction >= 0.5:
             task = "binary" if is_binary else "regression"
@@ -116,7 +125,7 @@ def read_label_column(
         raise ValueError(f"{table.source}: column {name!r} holds classes, which have no logarithm")
     if task == "binary":
         return _binary(table, name, cells, parsed if number_fraction >= 0.5 else None)
-    return _multiclass(table, name, cells, parsed if is_number.all() else None)
+    return _multiclass(table, name, cells, None if any(one.problem for one in parsed) else parsed)
 
 
 def _regression(
@@ -135,6 +144,11 @@ def _regression(
     if cells.has_commas:
         notes.append(f"{name!r}: commas are read as decimal commas")
     known = values[~np.isnan(values)]
+    if not log10 and 0 < np.ptp(known) < _SMALLEST_RANGE:
+        raise TableError(
+            f"{table.source}: the labels in column {name!r} differ by {np.ptp(known):g} at most, "
+            f"whose square is not a number above 0; use another unit or --log-scale {_quoted(name)}"
+        )
     if not log10 and known.min() > 0 and known.max() / known.min() > 1000:
         decades = np.log10(known.max() / known.min())
         notes.append(
