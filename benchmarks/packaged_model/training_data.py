@@ -36,7 +36,7 @@ from moleblend.data.splits import read_split, scaffold_split
 from moleblend.data.store import MoleculeStore, write_store
 from moleblend.data.table import Rejected, read_molecules
 from moleblend.files import replacing
-from moleblend.model.checkpoint import put_in_order
+from moleblend.model.integrity import put_in_order
 
 SKELETONS = RESULTS / "packaged_model" / "skeletons.safetensors"
 

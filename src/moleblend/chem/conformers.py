@@ -15,6 +15,7 @@ import numpy as np
 from moleblend.chem.geometry import TooSlowError, add_positions
 from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.chem.parsing import RDKIT_VERSION
+from moleblend.config import check_fields, check_finite
 from moleblend.parallel import end_with_parent
 
 Compute = Callable[..., Molecule]
@@ -48,6 +49,7 @@ class ConformerConfig:
 
     def __post_init__(self) -> None:
         """Check that the values are in range."""
+        check_fields(self)
         if self.n_conformers < 1 or self.seed < 0:
             raise ValueError(
                 f"got n_conformers={self.n_conformers} and seed={self.seed}, expected at least 1 "
@@ -58,6 +60,7 @@ class ConformerConfig:
                 f"got prune_rms={self.prune_rms} and limit_s={self.limit_s}, expected at least "
                 "0 Å and more than 0 s"
             )
+        check_finite(self)
 
 
 class _CrashError(MoleculeError):

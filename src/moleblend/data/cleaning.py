@@ -16,6 +16,7 @@ from jaxtyping import Float64, Int64
 
 from moleblend.chem import standardise
 from moleblend.chem.molecule import Molecule, MoleculeError
+from moleblend.config import check_fields, check_finite
 from moleblend.data.duplicates import same_molecules
 from moleblend.data.labels.cell_values import TableCells
 from moleblend.data.labels.label_column import LabelColumn, read_label_column
@@ -82,11 +83,13 @@ class CleaningConfig:
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
+        check_fields(self)
         if not (0 <= self.tolerance < np.inf and 0 <= self.outliers < np.inf):
             raise ValueError(
                 "tolerance and outliers must be finite and not negative, "
                 f"got tolerance={self.tolerance}, outliers={self.outliers}"
             )
+        check_finite(self)
 
 
 @dataclass(frozen=True)

@@ -43,10 +43,10 @@ class Target:
 
     def __post_init__(self) -> None:
         """Check that the scale is positive and that a multi-class target has several classes."""
+        if not self.name:
+            raise TableError("a target has no name")
         if not 0 < self.scale < math.inf:
-            raise TableError(
-                f"target {self.name}: got scale={self.scale}, expected a number above 0"
-            )
+            raise TableError(f"target {self.name}: got scale={self.scale}, expected above 0")
         if not (math.isfinite(self.mean) and math.isfinite(self.threshold)):
             raise TableError(
                 f"target {self.name}: got mean={self.mean} and threshold={self.threshold}, "

@@ -9,6 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from moleblend.chem.fingerprints import is_readable, nearest_packed, packed_ecfp4
 from moleblend.chem.molecule import MoleculeError
+from moleblend.errors import ModelFileError
 
 IN_DOMAIN = "in domain"
 """Distance and similarity are both within the range of 90 % of the validation molecules.
@@ -34,6 +35,8 @@ PREFIX = "domain."
 
 _BORDERLINE_QUANTILE, _OUT_OF_DOMAIN_QUANTILE = 0.9, 0.99
 _ARRAYS = ("embeddings", "fingerprints", "rows")
+_KINDS = (np.float16, np.uint8, np.int64)
+_N_BYTES = 256
 
 
 @dataclass(frozen=True)
@@ -260,9 +263,27 @@ class ApplicabilityDomain:
         missing = [PREFIX + name for name in _ARRAYS if PREFIX + name not in tensors]
         if missing:
             raise ValueError(f"the model file lacks {', '.join(missing)}")
-        embeddings, fingerprints, rows = (tensors[PREFIX + name] for name in _ARRAYS)
+        arrays = {name: tensors[PREFIX + name] for name in _ARRAYS}
+        for name, kind, n_axes in zip(_ARRAYS, _KINDS, (2, 2, 1), strict=True):
+            array = arrays[name]
+            if array.dtype != kind or array.ndim != n_axes:
+                raise ModelFileError(
+                    f"{PREFIX}{name}: got {array.ndim} axes of {array.dtype}, expected {n_axes} of "
+                    f"{np.dtype(kind)}"
+                )
+        embeddings, fingerprints, rows = arrays.values()
+        if not (len(rows) and fingerprints.shape[1] == _N_BYTES and rows.min() >= 0):
+            raise ModelFileError(
+                f"expected at least one training molecule, fingerprints of {_N_BYTES} bytes and "
+                f"rows from 0, got {len(rows)} molecules and {fingerprints.shape[1]} bytes"
+            )
+        if not np.isfinite(embeddings).all():
+            raise ModelFileError(f"{PREFIX}embeddings: a number is NaN or infinite")
         text = tensors.get(PREFIX + "smiles")
-        smiles = None if text is None else tuple(text.tobytes().decode().split("\n"))
+        try:
+            smiles = None if text is None else tuple(text.tobytes().decode().split("\n"))
+        except UnicodeDecodeError as error:
+            raise ModelFileError(f"{PREFIX}smiles: not a UTF-8 text ({error})") from error
         n_smiles = len(rows) if smiles is None else len(smiles)
         if not len(embeddings) == len(fingerprints) == len(rows) == n_smiles:
             raise ValueError(

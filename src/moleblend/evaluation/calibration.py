@@ -6,7 +6,7 @@ deviation of the error of a regression target. Both store their fitted parameter
 the names of their fields are keys of its header.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +17,8 @@ from scipy.special import log_softmax, softmax
 from sklearn.isotonic import IsotonicRegression
 from sklearn.model_selection import RepeatedStratifiedKFold
 
+from moleblend.errors import TableError
+
 Method = Literal["none", "temperature", "isotonic"]
 
 MIN_MOLECULES = 30
@@ -25,6 +27,7 @@ MIN_MOLECULES = 30
 MIN_MOLECULES_OF_A_CLASS = 5
 """Number of validation molecules of each class below which probabilities are not calibrated."""
 
+_ROUNDING = 1e-6
 _N_FOLDS, _N_REPEATS = 5, 4
 _MIN_PROBABILITY = 1e-6
 _TEMPERATURE_RANGE = (0.25, 20.0)
@@ -43,6 +46,16 @@ class Knots:
     given: tuple[float, ...]
     value: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        """Check that the knots are those of a function of probabilities."""
+        if not self.given or len(self.given) != len(self.value):
+            raise TableError(
+                f"got {len(self.given)} and {len(self.value)} numbers of knots, expected as many "
+                "given probabilities as calibrated ones"
+            )
+        check_ascending("given", self.given, highest=1.0)
+        check_ascending("value", self.value, highest=1.0)
+
 
 @dataclass(frozen=True)
 class ProbabilityCalibration:
@@ -59,6 +72,13 @@ class ProbabilityCalibration:
     reason: str
     temperature: float = 1.0
     knots: tuple[Knots, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check that the method has what it needs."""
+        if not 0 < self.temperature < np.inf:
+            raise TableError(f"got temperature={self.temperature}, expected a number above 0")
+        if (self.method == "isotonic") != bool(self.knots):
+            raise TableError(f"got method {self.method} and {len(self.knots)} isotonic functions")
 
     @classmethod
     def fit(
@@ -159,6 +179,14 @@ class StdCalibration:
     floor: float
     has_spread: bool
     n: int
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if not (0 < self.factor < np.inf and 0 <= self.floor < np.inf and self.n > 0):
+            raise TableError(
+                f"got factor={self.factor}, floor={self.floor} and n={self.n}, expected a factor "
+                "and a number of molecules above 0 and a floor of at least 0"
+            )
 
     @classmethod
     def fit(
@@ -287,6 +315,18 @@ def _cross_validated(
         calibrated = fit(classes[rest], label[rest]).apply(classes[held_out])
         total[held_out] += ((calibrated - one_hot[held_out]) ** 2).sum(1)
     return total / _N_REPEATS
+
+
+def check_ascending(name: str, values: Sequence[float], highest: float = np.inf) -> None:
+    """Check stored numbers: ascending, and from 0 to `highest` but for rounding.
+
+    Raises:
+        TableError: the message starts with `name`.
+    """
+    array = np.array(values, np.float64)
+    is_in_range = (array >= -_ROUNDING) & (array <= highest + _ROUNDING) & np.isfinite(array)
+    if not (is_in_range.all() and (np.diff(array) >= 0).all()):
+        raise TableError(f"{name}: expected ascending numbers from 0 to {highest:g}")
 
 
 def by_class(probability: Float[np.ndarray, "n ..."]) -> Float64[np.ndarray, "n c"]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
-from moleblend.evaluation.calibration import by_class
+from moleblend.evaluation.calibration import by_class, check_ascending
 
 # crepes computes 1 - confidence, and 1 - 0.9 is less than 0.1 by a rounding error. Without this
 # correction 9 molecules would not suffice for 90 %, and otherwise the next higher score would often
@@ -40,6 +40,10 @@ class IntervalCalibration:
 
     scores: tuple[float, ...]
     is_normalised: bool
+
+    def __post_init__(self) -> None:
+        """Check the scores."""
+        check_ascending("scores", self.scores)
 
     @classmethod
     def fit(
@@ -142,6 +146,11 @@ class SetCalibration:
     """
 
     scores: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        """Check the scores of each class."""
+        for k, of_class in enumerate(self.scores):
+            check_ascending(f"scores of class {k}", of_class, highest=1.0)
 
     @classmethod
     def fit(

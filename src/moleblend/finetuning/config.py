@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from moleblend.config import check_choices
+from moleblend.config import check_fields, check_finite
 from moleblend.data.labels.label_column import Task
 from moleblend.evaluation.baseline import N_TREES
 from moleblend.model.checkpoint import PACKAGED
@@ -116,7 +116,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check the values, alone and together."""
-        check_choices(self)
+        check_fields(self)
         self._check_lists()
         self._check_numbers()
         if self.folds and (self.folds < 3 or self.seeds > 1):
@@ -130,6 +130,7 @@ class TrainConfig:
                 "the rows that select settings in one fold are test rows in another; search with "
                 "one test set, or leave out the search"
             )
+        check_finite(self)
 
     def _check_lists(self) -> None:
         for name in ("target", "log_scale", "features"):

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
+from moleblend.config import check_fields, check_finite
 from moleblend.model.batch import Batch
 
 VIEWS = ("path_length", "edge_path", "distance")
@@ -45,6 +46,7 @@ class BlendConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that are not probabilities, fractions, or a standard deviation."""
+        check_fields(self)
         for name in ("pair_probabilities", "atom_probabilities"):
             values = getattr(self, name)
             if min(values) < 0 or not math.isclose(sum(values), 1):
@@ -63,6 +65,7 @@ class BlendConfig:
             raise ValueError(f"got masked_atoms={self.masked_atoms}, expected a probability")
         if not 0 <= self.noise < math.inf:
             raise ValueError(f"got noise={self.noise}, expected a standard deviation in Å")
+        check_finite(self)
 
 
 @dataclass(frozen=True, eq=False)

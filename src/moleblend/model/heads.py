@@ -13,8 +13,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from moleblend.chem.descriptors import FEATURES
 from moleblend.chem.molecule import ATOM_FEATURE_SIZES, N_DESCRIPTORS
+from moleblend.config import check_at_least, check_fields, check_finite, check_rates
 from moleblend.data.targets import Target
+from moleblend.errors import SettingError
 from moleblend.model.batch import Batch
 from moleblend.model.blending import Blend
 from moleblend.model.encoder import Encoded, Encoder, EncoderConfig, initialise
@@ -58,6 +61,17 @@ class HeadsConfig:
     denoising_dropout: float = 0.1
     atom_features: bool = False
     descriptors: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse sizes below 1 and rates outside [0, 1)."""
+        check_fields(self)
+        check_at_least(self, 1, "hidden", "rank", "n_path_classes")
+        check_rates(self, "denoising_dropout")
+        if min(self.bond_vocabulary) < 1:
+            raise SettingError(
+                f"got bond_vocabulary={self.bond_vocabulary}, expected numbers of at least 1"
+            )
+        check_finite(self)
 
     @classmethod
     def published(cls) -> "HeadsConfig":
@@ -104,7 +118,18 @@ class ModelConfig:
     n_features: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse heads that read what the encoder does not have."""
+        """Refuse heads that read what the encoder does not have, and features without numbers."""
+        check_fields(self)
+        check_rates(self, "head_dropout")
+        n_features = {kind: FEATURES.get(kind, -1) for kind in self.features}
+        if min(n_features.values(), default=0) < 0 or sum(n_features.values()) != self.n_features:
+            raise SettingError(
+                f"got features={self.features} and n_features={self.n_features}, expected kinds of "
+                f"{', '.join(FEATURES)} and the sum of their numbers, {FEATURES}"
+            )
+        names = [target.name for target in self.targets]
+        if len(set(names)) != len(names):
+            raise SettingError(f"got targets={names}, expected different names")
         if self.heads and self.heads.pairs == "states":
             if not self.encoder.pair_width:
                 raise ValueError("heads that read pair states need an encoder with a pair_width")
@@ -112,6 +137,7 @@ class ModelConfig:
                 raise ValueError("heads that read pair states predict distances, not directions")
         if self.heads and self.heads.atom_features and not self.encoder.masks_features:
             raise ValueError("heads that predict atom features need an encoder that masks_features")
+        check_finite(self)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from moleblend.chem.molecule import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES
+from moleblend.config import check_fields, check_finite
 from moleblend.model.batch import Batch
 from moleblend.model.blending import Blend
 from moleblend.model.functional import IGNORED, PairCrossEntropy, pair_vectors
@@ -56,8 +57,10 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         """Refuse negative weights."""
+        check_fields(self)
         if min(self.weights) < 0:
             raise ValueError(f"got {self}, expected weights of at least 0")
+        check_finite(self)
 
     @property
     def weights(self) -> tuple[float, ...]:

@@ -27,7 +27,7 @@ from moleblend.data.dataframes import (
 from moleblend.data.formats import read_table
 from moleblend.data.table import Rejected, Table, read_molecules, smiles_table
 from moleblend.data.targets import unscale_outputs
-from moleblend.errors import SettingTypeError
+from moleblend.errors import ModelFileError, SettingTypeError
 from moleblend.evaluation.applicability_domain import DomainScores
 from moleblend.evaluation.conformal import check_confidence
 from moleblend.evaluation.uncertainty import CONFIDENCE
@@ -66,15 +66,19 @@ class Predictor:
         if device is not None:
             check_choice("device", device, Literal["cpu", "cuda"])
         self.path = checkpoint.locate(path)
-        self.members = checkpoint.load_members(self.path)
-        self.model = self.members[0]
-        self.card = checkpoint.read_card(self.path)
-        self.uncertainty = checkpoint.read_uncertainty(self.path)
-        self.domain = checkpoint.read_domain(self.path)
+        file = checkpoint.read_model_file(self.path)
+        self.members, self.model, self.card = file.members, file.members[0], file.card
+        self.uncertainty, self.domain = file.uncertainty, file.domain
         if self.card.views not in get_args(ShownViews):
             raise ValueError(
                 f"{self.path}: got a model with views {self.card.views!r}, expected one of "
                 f"{', '.join(get_args(ShownViews))}"
+            )
+        self.n_conformers = self.card.notes.get("conformers", 0)
+        if not isinstance(self.n_conformers, int) or not 0 <= self.n_conformers < 2**31:
+            raise ModelFileError(
+                f"{self.path}: got conformers={self.n_conformers!r} in the notes of the card, "
+                "expected a number of at least 0"
             )
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         for member in self.members:
@@ -267,7 +271,6 @@ class Predictor:
             else:
                 table = smiles_table(check_texts(given))
                 items = read_molecules(table, features=config.features)
-        n_conformers = int(self.card.notes.get("conformers", 0))
         rules = InputRules(
             views=used,
             max_atoms=config.max_atoms,
@@ -275,7 +278,7 @@ class Predictor:
             computed=computed,
             has_fingerprint=self.domain is not None,
         )
-        rows = prepare(items, rules, n_conformers)
+        rows = prepare(items, rules, self.n_conformers)
         if errors == "raise":
             _check_usable(table, rows)
         return table, rows

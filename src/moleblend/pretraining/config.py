@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from moleblend.config import check_fields, check_finite
+from moleblend.errors import SettingError
 from moleblend.model.blending import BlendConfig
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Readout
@@ -43,9 +45,15 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        check_fields(self)
         if self.steps < 1 or self.batch_size < 1:
             raise ValueError(
                 f"got steps={self.steps} and batch_size={self.batch_size}, expected at least 1"
+            )
+        if not all(0 <= beta < 1 for beta in self.betas) or self.weight_decay < 0:
+            raise SettingError(
+                f"got betas={self.betas} and weight_decay={self.weight_decay}, expected betas in "
+                "[0, 1) and a weight_decay of at least 0"
             )
         if not 0 <= self.warmup_steps < self.steps:
             raise ValueError(
@@ -63,6 +71,7 @@ class ScheduleConfig:
                 f"got learning_rate={self.learning_rate} and clip_norm={self.clip_norm}, "
                 "expected positive numbers"
             )
+        check_finite(self)
 
     def factor(self, step: int) -> float:
         """Compute the factor of the learning rate at a step."""
@@ -139,6 +148,7 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        check_fields(self)
         for name in (
             *("n_held_out", "validate_every", "save_every", "log_every"),
             *("devices", "nodes", "accumulate"),
