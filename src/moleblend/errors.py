@@ -16,6 +16,10 @@ class MoleculeError(MoleblendError, ValueError):
     """A molecule that cannot be used; the message names it."""
 
 
+class TooLargeError(MoleculeError):
+    """A molecule with more atoms than the package gives to RDKit."""
+
+
 class TableError(MoleblendError, ValueError):
     """A table, a column, a label, a split or a store that cannot be used."""
 

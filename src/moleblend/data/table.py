@@ -13,6 +13,7 @@ from jaxtyping import Num
 from moleblend.chem.molecule import ATOM_FEATURE_SIZES, FeatureVersion, Molecule, MoleculeError
 from moleblend.chem.parsing import count_atoms, read_mol_block, read_smiles
 from moleblend.chem.xyz import read_xyz
+from moleblend.errors import TooLargeError
 
 _HOW_TO_NAME_IT = "--smiles COLUMN, in Python smiles="
 _SMILES_NAMES = ("canonical_smiles", "isomeric_smiles", "mol", "structure")
@@ -105,11 +106,13 @@ class Rejected:
         row: counted from 1, without the header.
         id: the name of the row.
         reason: one sentence.
+        status: `invalid`, or `too_large` for a molecule that is not given to RDKit.
     """
 
     row: int
     id: str
     reason: str
+    status: str = "invalid"
 
 
 def smiles_table(smiles: Sequence[str], names: Sequence[str] | None = None) -> Table:
@@ -339,4 +342,5 @@ def _each_row(
         try:
             yield read(row, name)
         except MoleculeError as error:
-            yield Rejected(number, name, str(error).removeprefix(f"{name}: "))
+            status = "too_large" if isinstance(error, TooLargeError) else "invalid"
+            yield Rejected(number, name, str(error).removeprefix(f"{name}: "), status)

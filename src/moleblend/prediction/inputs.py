@@ -109,7 +109,7 @@ def _prepare(
     add_positions: Callable[[Molecule], Molecule] | None,
 ) -> Row:
     if isinstance(item, Rejected):
-        return Row(None, "invalid", item.reason)
+        return Row(None, item.status, item.reason)
     if item.n_atoms > rules.max_atoms:
         reason = f"{item.n_atoms} atoms, the model takes at most {rules.max_atoms}"
         return Row(None, "too_large", reason)
