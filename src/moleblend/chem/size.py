@@ -12,7 +12,7 @@ from moleblend.errors import TooLargeError
 MOST_ATOMS = 1_000
 """Heavy atoms of the largest molecule that is read; four times as many with hydrogens."""
 
-_ATOM = re.compile(r"\[\d*(?P<bracket>H[+\-\d:\]]|[^\]]*)|(?P<organic>Cl|Br|[BCNOPSFIbcnops*])")
+_ATOM = re.compile(r"\[\d*(?:(?P<hydrogen>H)(?=[+\-\d:\]])|[^\]]*)|Cl|Br|[BCNOPSFIbcnops*]")
 _V30 = "M  V30 "
 _HYDROGENS = frozenset("HDT")
 
@@ -29,9 +29,9 @@ def check_smiles_size(smiles: str, name: str) -> None:
     """
     if len(smiles) <= MOST_ATOMS:
         return
-    bracketed = [match["bracket"] for match in _ATOM.finditer(smiles)]
-    n_hydrogens = sum(text is not None and text[:1] == "H" and len(text) == 2 for text in bracketed)
-    check_size(len(bracketed) - n_hydrogens, n_hydrogens, name)
+    is_hydrogen = [match["hydrogen"] is not None for match in _ATOM.finditer(smiles)]
+    n_hydrogens = sum(is_hydrogen)
+    check_size(len(is_hydrogen) - n_hydrogens, n_hydrogens, name)
 
 
 def check_block_size(block: str, name: str) -> None:
