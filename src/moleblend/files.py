@@ -4,6 +4,7 @@ A file or shard gets its final name only when it is complete. Shards that a kill
 behind can therefore be used.
 """
 
+import errno
 import hashlib
 import io
 import json
@@ -17,6 +18,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from moleblend.errors import OutputError
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
 
 @contextmanager
 def replacing(path: Path) -> Generator[Path, None, None]:
@@ -25,10 +30,10 @@ def replacing(path: Path) -> Generator[Path, None, None]:
     If writing fails or is interrupted, `path` is not changed.
 
     Raises:
-        ValueError: `path` is a folder.
+        OutputError: `path` is a folder, or the disk is full or broken.
     """
     if path.is_dir():
-        raise ValueError(f"{path}: this is a folder, expected a file to write")
+        raise OutputError(f"{path}: this is a folder, expected a file to write")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -46,6 +51,11 @@ def replacing(path: Path) -> Generator[Path, None, None]:
                 os.fsync(folder)
             finally:
                 os.close(folder)
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        # The system names no file, or the temporary one.
+        raise OutputError(f"{path}: cannot be written ({os.strerror(error.errno)})") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -121,7 +121,7 @@ def _train(arguments: list[str]) -> None:
 
         Attributes:
             config: settings of the run.
-            resume: continue the trials of an interrupted search, or add trials.
+            resume: continue an interrupted run, or the trials of a search; or add trials.
         """
 
         config: Annotated[TrainConfig, tyro.conf.arg(name="")]

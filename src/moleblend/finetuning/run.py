@@ -30,6 +30,7 @@ from moleblend.evaluation.uncertainty import Uncertainty
 from moleblend.evaluation.uncertainty_evaluation import UncertaintyEstimate, estimate_uncertainty
 from moleblend.finetuning.callbacks import EpochHistory, ShouldContinue
 from moleblend.finetuning.config import TrainConfig
+from moleblend.finetuning.finished_members import FinishedMembers
 from moleblend.finetuning.lightning_module import FineTuning
 from moleblend.finetuning.trainer import TrainedModel, fit
 from moleblend.model import checkpoint
@@ -51,6 +52,7 @@ class Start:
         views: what the model sees of each molecule.
         target_columns: the targets.
         vectors: molecule vectors of the frozen source model; each is computed once.
+        finished: members that an interrupted run has trained; None keeps none.
     """
 
     source: Model | None
@@ -58,6 +60,7 @@ class Start:
     views: ShownViews
     target_columns: TargetColumns
     vectors: dict[Molecule, Float32[torch.Tensor, "c d"]] = field(default_factory=dict)
+    finished: FinishedMembers | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -292,7 +295,9 @@ def train_model(
         weights=_class_weights(training, targets) if with_class_weights else None,
         vectors=start.vectors if source else None,
     )
-    return fit(module, validation, console, should_continue)
+    if start.finished is None or should_continue is not None:  # trials of a search are not kept
+        return fit(module, validation, console, should_continue)
+    return start.finished.get(module, lambda: fit(module, validation, console))
 
 
 def _readout(config: TrainConfig, source: Model | None) -> Readout:

@@ -1,5 +1,6 @@
 """Write the run folder of a fine-tuning command."""
 
+import shutil
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -26,6 +27,10 @@ _PRIVATE_SETTINGS = ("duplicates", "notes")
 """Settings that name rows and labels of the table; they are left out of the model file."""
 
 
+_NEW = ".new"
+"""Folder inside the run folder, for files that are not complete yet."""
+
+
 @contextmanager
 def reserved(folder: Path) -> Generator[None, None, None]:
     """Make a run folder and lock it against other runs; remove it if it stays empty.
@@ -49,15 +54,40 @@ def write_run_folder(
     views: ShownViews,
     environment: Mapping[str, object],
 ) -> None:
-    """Write the run folder; the model file is written last.
+    """Write the run folder.
+
+    All files are written to a folder beside it, the model first. When they are complete, they
+    replace those of an earlier run, whose report is removed. The JSON files have the hash of the
+    model file.
 
     Args:
         result: the result.
         target_columns: the targets, with the cells that are not labels.
         views: what the model sees of each molecule.
         environment: code, machine and duration, see `environment.describe_environment`.
+
+    Raises:
+        OutputError: the disk is full; the files of an earlier run are unchanged.
     """
-    config, out = result.config, result.config.folder
+    config, out = result.config, result.config.folder / _NEW
+    shutil.rmtree(out, ignore_errors=True)
+    try:
+        _write_files(result, target_columns, views, environment, out)
+        (config.folder / "report.html").unlink(missing_ok=True)  # it shows the earlier model
+        for path in sorted(out.iterdir()):
+            path.replace(config.folder / path.name)
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
+
+
+def _write_files(
+    result: TrainResult,
+    target_columns: TargetColumns,
+    views: ShownViews,
+    environment: Mapping[str, object],
+    out: Path,
+) -> None:
+    config = result.config
     settings, metrics = result.settings.to_dict(), _metrics(result)
     # A model file may be shared: it has file names without folders, and no single label.
     file_names = {name: Path(getattr(config, name)).name for name in ("data", "out", "source")}
@@ -73,18 +103,16 @@ def write_run_folder(
             "metrics": metrics | {"settings": public | {"source": file_names["source"]}},
         },
     )
-    write_json(out / "config.json", to_dict(config) | {"settings": settings}, indent=2)
-    write_json(out / "metrics.json", metrics | {"settings": settings}, indent=2)
-    write_json(out / "environment.json", environment, indent=2)
+    model = out / result.model.name
+    checkpoint.save(
+        _kept_models(result), model, card, uncertainty=result.uncertainty, domain=result.domain
+    )
+    made = {"model_sha256": file_sha256(model)}
+    write_json(out / "config.json", to_dict(config) | {"settings": settings} | made, indent=2)
+    write_json(out / "metrics.json", metrics | {"settings": settings} | made, indent=2)
+    write_json(out / "environment.json", dict(environment) | made, indent=2)
     write_table(pa.Table.from_pylist(_log(result)), out / "log.csv")
     write_table(_row_table(result, target_columns), out / "rows.csv")
-    checkpoint.save(
-        _kept_models(result),
-        result.model,
-        card,
-        uncertainty=result.uncertainty,
-        domain=result.domain,
-    )
 
 
 def _metrics(result: TrainResult) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from moleblend.config import from_dict, to_dict
-from moleblend.errors import MissingFileError, ModelFileError
+from moleblend.errors import MissingFileError, ModelFileError, OutputError
 from moleblend.evaluation.applicability_domain import PREFIX, ApplicabilityDomain, Thresholds
 from moleblend.evaluation.uncertainty import Uncertainty
 from moleblend.files import file_sha256, replacing, to_json
@@ -140,7 +140,10 @@ def save(
         arrays = domain.tensors()
         tensors |= {name: torch.from_numpy(values.copy()) for name, values in arrays.items()}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata=header)
+        try:
+            save_file(tensors, temporary, metadata=header)
+        except SafetensorError as error:
+            raise OutputError(f"{path}: cannot be written ({error})") from error
         seal(temporary)
 
 
