@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import cattrs
 from cattrs.cols import homogenous_tuple_structure_factory, mapping_structure_factory
 
-from moleblend.errors import SettingError
+from moleblend.errors import MissingFileError, SettingError
 
 T = TypeVar("T")
 
@@ -40,8 +40,8 @@ def from_dict(kind: type[T], values: object, source: str) -> T:
         source: where the values come from, for error messages.
 
     Raises:
-        ValueError: a name is unknown, or a value has another type or is invalid; the message names
-            each such field.
+        SettingError: a name is unknown, or a value has another type or is invalid; the message
+            names each such field.
     """
     try:
         return _CONVERTER.structure(values, kind)
@@ -50,7 +50,7 @@ def from_dict(kind: type[T], values: object, source: str) -> T:
         for reason in cattrs.transform_error(error, format_exception=_reason):
             text, _, field = reason.rpartition(" @ $")
             messages.append(f"{field.removeprefix('.')}: {text}" if field else text)
-        raise ValueError(f"{source}: {'; '.join(messages)}") from error
+        raise SettingError(f"{source}: {'; '.join(messages)}") from error
 
 
 def to_dict(config: object) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def _check_type(value: object, kind: Any) -> None:  # noqa: ANN401 (dict[str, in
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
             raise TypeError(f"got {value!r}, expected {expected}")
         if isinstance(value, Integral) and abs(int(value)) >= _LARGEST_INTEGER:
-            raise ValueError(f"got {value!r}, expected {expected} below {_LARGEST_INTEGER:,}")
+            raise SettingError(f"got {value!r}, expected {expected} below {_LARGEST_INTEGER:,}")
     elif isinstance(kind, type) and is_dataclass(kind) and not isinstance(value, kind):
         raise TypeError(f"got {value!r}, expected {kind.__name__}")
 
@@ -172,15 +172,15 @@ def read_recipe(kind: type[T], path: Path) -> T:
     """Read a TOML recipe into the dataclass `kind`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not TOML, or a field is unknown or invalid.
+        MissingFileError: there is no such file.
+        SettingError: it is not TOML, or a field is unknown or invalid.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such recipe")
+        raise MissingFileError(f"{path}: no such recipe")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a valid TOML file ({error})") from error
+        raise SettingError(f"{path}: not a valid TOML file ({error})") from error
     return from_dict(kind, values, str(path))
 
 
@@ -209,9 +209,9 @@ def _number(value: Any, kind: Any) -> object:  # noqa: ANN401 (a checked number)
     try:
         number = kind(value)
     except OverflowError as error:
-        raise ValueError(f"got {value!r}, expected a number in the range of a float") from error
+        raise SettingError(f"got {value!r}, expected a number in the range of a float") from error
     if isinstance(number, float) and not math.isfinite(number):
-        raise ValueError(f"got {value!r}, expected a finite number")
+        raise SettingError(f"got {value!r}, expected a finite number")
     return number
 
 
@@ -226,7 +226,7 @@ def _tuple_structure(kind: Any) -> _Structure:  # noqa: ANN401 (tuple[int, ...] 
 
     def check(values: Sequence[object], _: object) -> object:
         if len(values) != length:
-            raise ValueError(f"got {list(values)}, expected {length} values")
+            raise SettingError(f"got {list(values)}, expected {length} values")
         return structure(values, kind)
 
     return check
@@ -235,7 +235,7 @@ def _tuple_structure(kind: Any) -> _Structure:  # noqa: ANN401 (tuple[int, ...] 
 def _one_of(value: object, kind: object) -> object:
     choices = get_args(kind)
     if not any(isinstance(value, type(one)) and value == one for one in choices):
-        raise ValueError(f"got {value!r}, expected one of {', '.join(map(repr, choices))}")
+        raise SettingError(f"got {value!r}, expected one of {', '.join(map(repr, choices))}")
     return value
 
 

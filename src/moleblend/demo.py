@@ -21,6 +21,7 @@ from moleblend.config import to_dict
 from moleblend.data.build_store import build_store
 from moleblend.data.formats import read_table, write_table
 from moleblend.data.table import Table, read_molecules
+from moleblend.errors import SettingError
 from moleblend.files import write_json
 from moleblend.finetuning.train import TrainConfig, TrainResult, train
 from moleblend.model import checkpoint
@@ -98,7 +99,7 @@ def demo(
         The path of the report.
 
     Raises:
-        ValueError: `out` has folders of these names that no demo wrote, or matplotlib is missing.
+        SettingError: `out` has folders of these names that no demo wrote, or matplotlib is missing.
         MoleculeError: `smiles` cannot be parsed, or no geometry can be computed for it.
     """
     config = config or DemoConfig()
@@ -187,7 +188,7 @@ def _clear(out: Path, config: DemoConfig) -> None:
     """Remove the files of an earlier demo, and no others."""
     existing = [name for name in _FOLDERS if (out / name).exists()]
     if existing and not (out / _RECORD).is_file():
-        raise ValueError(
+        raise SettingError(
             f"{out} already has {', '.join(existing)}, which no demo wrote; choose another --out"
         )
     _write_record(out, config, metrics=None)

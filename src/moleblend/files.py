@@ -93,7 +93,7 @@ def alone_with(path: Path) -> Generator[None, None, None]:
     The lock file of a killed process does not block others.
 
     Raises:
-        ValueError: another process holds the lock.
+        OutputError: another process holds the lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     name = path.with_name(f".{path.name}.lock")
@@ -101,7 +101,7 @@ def alone_with(path: Path) -> Generator[None, None, None]:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise ValueError(f"{path}: another process is using it") from error
+        raise OutputError(f"{path}: another process is using it") from error
     try:
         yield
     finally:
@@ -138,19 +138,19 @@ class PartialOutput:
             resume: continue with the existing shards.
 
         Raises:
-            ValueError: there is nothing to resume, or it was started with another `origin`; or
+            OutputError: there is nothing to resume, or it was started with another `origin`; or
                 there is an unfinished output and `resume` is false.
         """
         path = self.folder / "origin.json"
         stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
         if resume:
             if stored is None:
-                raise ValueError(f"{self.folder}: there is no unfinished {self._what} to resume")
+                raise OutputError(f"{self.folder}: there is no unfinished {self._what} to resume")
             changed = [
                 name for name in {**stored, **origin} if stored.get(name) != origin.get(name)
             ]
             if changed:
-                raise ValueError(
+                raise OutputError(
                     f"{self.folder}: cannot resume the {self._what}, because these settings differ "
                     f"from those it was started with: {', '.join(changed)}; remove the folder to "
                     "start again"
@@ -159,7 +159,7 @@ class PartialOutput:
                 temporary.unlink()
             return
         if any(self.folder.glob("shard-*")):
-            raise ValueError(
+            raise OutputError(
                 f"{self.folder} contains an unfinished {self._what}: continue it with --resume, or "
                 "remove the folder to start again"
             )

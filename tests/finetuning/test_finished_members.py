@@ -33,7 +33,7 @@ def test_a_resumed_run_trains_what_is_missing_and_is_the_same_to_the_byte(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict
 ) -> None:
     config = replace(config, epochs=1, forest=0, **changes)
-    run(replace(config, out=str(tmp_path / "whole")))
+    run(replace(config, out=str(tmp_path / "whole" / "run")))
     fit, trained = run_module.fit, []
 
     def stopped(*arguments: object) -> object:
@@ -47,15 +47,15 @@ def test_a_resumed_run_trains_what_is_missing_and_is_the_same_to_the_byte(
         run(config)
     with pytest.raises(MoleblendError, match="holds an unfinished run: continue it with --resume"):
         run(config)
-    with pytest.raises(MoleblendError, match="these settings differ .*: learning_rate; remove"):
+    with pytest.raises(MoleblendError, match=r"these settings differ .*: learning_rate; remove"):
         train(replace(config, learning_rate=1e-3), resume=True)
     trained.clear()
     monkeypatch.setattr(run_module, "fit", lambda *arguments: trained.append(1) or fit(*arguments))
     train(config, resume=True)
     assert len(trained) == 1
-    assert files_of(config.folder) == files_of(tmp_path / "whole")
+    assert files_of(config.folder) == files_of(tmp_path / "whole" / "run")
     assert not list(config.folder.glob(".*"))
-    with pytest.raises(MoleblendError, match="there is no interrupted run to resume"):
+    with pytest.raises(MoleblendError, match="and no interrupted run"):
         train(config, resume=True)
 
 
@@ -115,9 +115,24 @@ sys.exit(main(sys.argv[2:]))
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [300, 3_000, 20_000])
 def test_a_full_disk_is_one_sentence(config: TrainConfig, tmp_path: Path, limit: int) -> None:
-    table = write(tmp_path / "t.csv", smiles=["C" * (k + 1) for k in range(30)], y=range(30))
+    table = write(
+        tmp_path / "t.csv",
+        smiles=["C" * (k + 1) for k in range(30)],
+        y=[0.5 * k for k in range(30)],
+    )
     command = ["train", str(table), "--from", "scratch", "--epochs", "1", "--forest", "0"]
-    command += ["--out", str(config.folder), "--encoder.width", "16", "--encoder.n-layers", "1"]
+    command += [
+        "--target",
+        "y",
+        "--split",
+        "random",
+        "--out",
+        str(config.folder),
+        "--encoder.width",
+        "16",
+        "--encoder.n-layers",
+        "1",
+    ]
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(limit), *command], capture_output=True, text=True
     )

@@ -16,6 +16,7 @@ from moleblend.chem.geometry import TooSlowError, add_positions
 from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.chem.parsing import RDKIT_VERSION
 from moleblend.config import check_fields, check_finite
+from moleblend.errors import SettingError, WorkerError
 from moleblend.parallel import end_with_parent
 
 Compute = Callable[..., Molecule]
@@ -51,12 +52,12 @@ class ConformerConfig:
         """Check that the values are in range."""
         check_fields(self)
         if self.n_conformers < 1 or self.seed < 0:
-            raise ValueError(
+            raise SettingError(
                 f"got n_conformers={self.n_conformers} and seed={self.seed}, expected at least 1 "
                 "and at least 0"
             )
         if not (self.prune_rms >= 0 and self.limit_s > 0):
-            raise ValueError(
+            raise SettingError(
                 f"got prune_rms={self.prune_rms} and limit_s={self.limit_s}, expected at least "
                 "0 Å and more than 0 s"
             )
@@ -90,7 +91,7 @@ class ConformerWorker:
         Raises:
             TooSlowError: the time limit was exceeded.
             MoleculeError: no geometry was found, or RDKit crashed on this molecule.
-            ChildProcessError: the process could not be started.
+            WorkerError: the process could not be started.
         """
         connection = self._connection or self._start()
         config = self._config
@@ -141,7 +142,7 @@ class ConformerWorker:
             self._connection.recv()
         except (EOFError, ConnectionError) as error:
             self.close()
-            raise ChildProcessError(
+            raise WorkerError(
                 "could not start the process that computes conformers: out of memory, or a script "
                 "without `if __name__ == '__main__':`"
             ) from error
@@ -186,7 +187,7 @@ class Conformers:
 
         Raises:
             MoleculeError: no geometry was found, or not within the time limit.
-            ChildProcessError: the process could not be started.
+            WorkerError: the process could not be started.
             OSError: the cache cannot be used.
         """
         if self._cache is None:

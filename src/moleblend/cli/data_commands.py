@@ -22,6 +22,7 @@ from moleblend.cli.terminal import (
     say_some,
     unknown_command,
 )
+from moleblend.errors import SettingError
 from moleblend.parallel import Engine
 
 ShardFormatFlag = Literal["arrow", "parquet"]
@@ -94,7 +95,7 @@ def _build(arguments: list[str]) -> None:
             resume: continue an interrupted build.
         """
         if conformers.cache is not None and no_cache:
-            raise ValueError(f"got both --cache {conformers.cache} and --no-cache, expected one")
+            raise SettingError(f"got both --cache {conformers.cache} and --no-cache, expected one")
         wanted = None
         if conformers.n_conformers:
             cache = None if no_cache else conformers.cache or cache_folder()

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from moleblend.data.sdf import read_sdf
 from moleblend.data.table import Table
+from moleblend.errors import MissingFileError, TableError
 from moleblend.files import replacing
 
 _Item = TypeVar("_Item")
@@ -42,8 +43,8 @@ def read_table(path: str | Path) -> Table:
     `Table.flaws`. An .smi file has no header; its columns are `smiles` and `name`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is empty or damaged, or its ending is unknown.
+        MissingFileError: there is no such file.
+        TableError: the file is empty or damaged, or its ending is unknown.
     """
     (table,) = read_pieces(path, None)
     return table
@@ -63,14 +64,14 @@ def read_pieces(path: str | Path, n_rows: int | None) -> Iterator[Table]:
         At least one piece; a file without rows gives one without rows.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is empty or damaged, or its ending is unknown. If the damage is found
+        MissingFileError: there is no such file.
+        TableError: the file is empty or damaged, or its ending is unknown. If the damage is found
             in a later row, the pieces before it have been returned.
     """
     path = Path(path)
     ending = _ending(path)
     if n_rows is not None and n_rows < 1:
-        raise ValueError(f"got n_rows={n_rows}, expected at least 1")
+        raise TableError(f"got n_rows={n_rows}, expected at least 1")
     if ending == ".parquet":
         return _parquet_pieces(path, n_rows)
     if ending == ".sdf":
@@ -85,7 +86,7 @@ def write_table(columns: pa.Table, path: str | Path) -> None:
     Missing folders are created. In text files a null is an empty cell, and a list is in brackets.
 
     Raises:
-        ValueError: the ending is unknown.
+        TableError: the ending is unknown.
     """
     write_tables([columns], path)
 
@@ -94,11 +95,11 @@ def check_ending(path: Path) -> str:
     """Return the ending of a table file to write, in lower case.
 
     Raises:
-        ValueError: the ending is unknown.
+        TableError: the ending is unknown.
     """
     ending = path.suffix.lower()
     if ending != ".parquet" and ending not in _DELIMITERS:
-        raise ValueError(
+        raise TableError(
             f"{path}: got {f'the ending {ending}' if ending else 'no ending'}, expected {_WRITABLE}"
         )
     return ending
@@ -138,18 +139,18 @@ class _UnixLines:
 def _ending(path: Path) -> str:
     """Check that a file can be read and return its ending, without .gz."""
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
+        raise MissingFileError(f"{path}: no such file")
     if path.is_dir():
-        raise ValueError(f"{path}: this is a folder, expected a file")
+        raise TableError(f"{path}: this is a folder, expected a file")
     name = Path(path.name.lower())
     ending = Path(name.stem).suffix if name.suffix == ".gz" else name.suffix
     if name.name.endswith(".sdf.tar.gz"):
         ending = ".sdf"
     if ending not in (".csv", ".tsv", ".smi", ".sdf") and name.suffix != ".parquet":
         hint = "; save a sheet as .csv" if name.suffix in (".xlsx", ".xls", ".ods") else ""
-        raise ValueError(f"{path}: unknown ending; available: {_READABLE}{hint}")
+        raise TableError(f"{path}: unknown ending; available: {_READABLE}{hint}")
     if path.stat().st_size == 0:
-        raise ValueError(f"{path}: the file is empty")
+        raise TableError(f"{path}: the file is empty")
     return ending
 
 
@@ -171,14 +172,14 @@ def _parquet_pieces(path: Path, n_rows: int | None) -> Iterator[Table]:
                     yield Table(path, rows, n_before=n_before, share_read=fraction)
                     n_before += len(rows)
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path}: not a Parquet file, or truncated ({error})") from error
+        raise TableError(f"{path}: not a Parquet file, or truncated ({error})") from error
 
 
 def _sniff(path: Path) -> tuple[str, ...]:
     """Read a text file once and return messages about its encoding.
 
     Raises:
-        ValueError: the file is blank, is UTF-16, or is a damaged gzip file.
+        TableError: the file is blank, is UTF-16, or is a damaged gzip file.
     """
     decoder = codecs.getincrementaldecoder(_ENCODING)()
     is_utf8 = is_blank = True
@@ -188,11 +189,11 @@ def _sniff(path: Path) -> tuple[str, ...]:
             try:
                 data = file.read(_BYTES_AT_ONCE)
             except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-                raise ValueError(
+                raise TableError(
                     f"{path}: the gzip file is truncated or damaged ({error})"
                 ) from error
             if is_blank and data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                raise ValueError(f"{path}: the text is UTF-16; save it as UTF-8")
+                raise TableError(f"{path}: the text is UTF-16; save it as UTF-8")
             if is_utf8:
                 try:
                     is_blank &= not decoder.decode(data, final=not data).strip()
@@ -202,7 +203,7 @@ def _sniff(path: Path) -> tuple[str, ...]:
                 else:
                     line += data.count(b"\n")
     if is_blank:
-        raise ValueError(f"{path}: the file is empty")
+        raise TableError(f"{path}: the file is empty")
     if is_utf8:
         return ()
     return (f"{path} is not UTF-8 from line {line} on; invalid bytes are read as Latin-1",)
@@ -255,9 +256,9 @@ def _csv_pieces(path: Path, notes: tuple[str, ...], n_rows: int | None) -> Itera
         records = _csv_records(lines, delimiter)
         header = next(records, None)
         if header is None:
-            raise ValueError(f"{path}: the file is empty")
+            raise TableError(f"{path}: the file is empty")
         if header.flaw:
-            raise ValueError(f"{path}, line {header.line}: {header.flaw}")
+            raise TableError(f"{path}, line {header.line}: {header.flaw}")
         names = header.cells
         for n_before, group in _grouped(records, n_rows):
             flaws, rows = {}, []

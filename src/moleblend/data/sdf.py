@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from moleblend.errors import MissingFileError, TableError
+
 _FIELD = re.compile(r">.*<.*>")
 
 
@@ -24,13 +26,13 @@ def read_sdf(path: str | Path) -> Iterator[tuple[str, dict[str, str]]]:
         ends inside a record, the incomplete record is the last one.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the gzip stream is damaged (after all records before the damage), or there is no
+        MissingFileError: there is no such file.
+        TableError: the gzip stream is damaged (after all records before the damage), or there is no
             .sdf file in the archive.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such SDF file")
+        raise MissingFileError(f"{path}: no such SDF file")
     lines: list[str] = []
     damage: Exception | None = None
     try:
@@ -46,7 +48,7 @@ def read_sdf(path: str | Path) -> Iterator[tuple[str, dict[str, str]]]:
     if any(line.strip() for line in lines):
         yield _split_record(lines)
     if damage is not None:
-        raise ValueError(f"{path}: the compressed file is truncated or damaged ({damage})")
+        raise TableError(f"{path}: the compressed file is truncated or damaged ({damage})")
 
 
 @contextmanager
@@ -62,7 +64,7 @@ def _open_sdf(path: Path) -> Generator[TextIO, None, None]:
         member = next(members, None)
         raw = archive.extractfile(member) if member else None
         if raw is None:
-            raise ValueError(f"{path}: there is no .sdf file in the archive")
+            raise TableError(f"{path}: there is no .sdf file in the archive")
         stream = io.BufferedReader(_ForwardOnly(raw))
         with io.TextIOWrapper(stream, encoding="utf-8", errors="backslashreplace") as file:
             yield file

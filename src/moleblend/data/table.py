@@ -13,7 +13,7 @@ from jaxtyping import Num
 from moleblend.chem.molecule import ATOM_FEATURE_SIZES, FeatureVersion, Molecule, MoleculeError
 from moleblend.chem.parsing import count_atoms, read_mol_block, read_smiles
 from moleblend.chem.xyz import read_xyz
-from moleblend.errors import TooLargeError
+from moleblend.errors import TableError, TooLargeError
 
 _HOW_TO_NAME_IT = "--smiles COLUMN, in Python smiles="
 _SMILES_NAMES = ("canonical_smiles", "isomeric_smiles", "mol", "structure")
@@ -58,15 +58,15 @@ class Table:
         """Return one column.
 
         Raises:
-            ValueError: there is no such column (the message lists the columns), or several.
+            TableError: there is no such column (the message lists the columns), or several.
         """
         n_columns = self.names.count(name)
         if n_columns > 1:
-            raise ValueError(
+            raise TableError(
                 f"{self.source}: {n_columns} columns are called {name!r}, expected one"
             )
         if n_columns == 0:
-            raise ValueError(
+            raise TableError(
                 f"{self.source}: there is no column {name!r}; available: {self._column_list()}"
             )
         return self.columns.column(name)
@@ -130,7 +130,7 @@ def find_smiles_column(table: Table) -> str:
     whose name contains the word.
 
     Raises:
-        ValueError: no column or several columns match; the message lists them.
+        TableError: no column or several columns match; the message lists them.
     """
     normalised = {name: name.strip().lower().replace(" ", "_") for name in table.names}
     for matches in (
@@ -142,19 +142,19 @@ def find_smiles_column(table: Table) -> str:
         if len(candidates) == 1:
             return candidates[0]
         if candidates:
-            raise ValueError(
+            raise TableError(
                 f"{table.source}: {' and '.join(map(repr, candidates))} may each be the SMILES "
                 f"column, choose one ({_HOW_TO_NAME_IT})"
             )
     molecule = next((name for name in table.names if _looks_like_smiles(name)), "")
     if molecule:
-        raise ValueError(
+        raise TableError(
             f"{table.source}: expected column names in the first line, got the molecule "
             f"{molecule!r}; add a first line such as smiles,value"
         )
     likely = [name for name in dict.fromkeys(table.names) if _holds_smiles(table, name)]
     hint = f"; by its content it may be {' or '.join(map(repr, likely))}" if likely else ""
-    raise ValueError(
+    raise TableError(
         f"{table.source}: no column is called 'smiles', choose one ({_HOW_TO_NAME_IT}){hint}; "
         f"available: {table._column_list()}"
     )
@@ -192,13 +192,13 @@ def read_with_smiles(
         parsed once.
 
     Raises:
-        ValueError: there is no such column, or none can be found; or an SDF has a field `smiles`.
+        TableError: there is no such column, or none can be found; or an SDF has a field `smiles`.
     """
     if smiles is not None or table.blocks is None:
         name = smiles or find_smiles_column(table)
         return table.columns, name, read_molecules(table, smiles=name)
     if "smiles" in table.names:
-        raise ValueError(
+        raise TableError(
             f"{table.source}: there are mol blocks and a field 'smiles'; choose the field "
             f"({_HOW_TO_NAME_IT}) or rename it"
         )
@@ -240,7 +240,7 @@ def read_molecules(
         One item per row. Names may repeat.
 
     Raises:
-        ValueError: a column is missing or has another type.
+        TableError: a column is missing or has another type.
     """
     if table.blocks is not None and smiles is None:
         blocks = table.blocks
@@ -261,7 +261,7 @@ def _texts(table: Table, name: str) -> list[str]:
     cells = table.column(name).to_pylist()
     wrong = next((row for row, cell in enumerate(cells) if not isinstance(cell, str | None)), None)
     if wrong is not None:
-        raise ValueError(
+        raise TableError(
             f"{table.source}, {table.place(wrong)}: "
             f"got {cells[wrong]!r} in column {name!r}, expected text"
         )
@@ -272,7 +272,7 @@ def _list_column(table: Table, name: str | None, defaults: tuple[str, ...]) -> s
     """Return the name of a list column: the given one, or the first default that exists."""
     if name is not None:
         if not _is_list_of_numbers(table.column(name).type):
-            raise ValueError(
+            raise TableError(
                 f"{table.source}: column {name!r} should have a list of numbers in each row"
             )
         return name

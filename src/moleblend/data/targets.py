@@ -53,7 +53,7 @@ class Target:
                 "expected finite numbers"
             )
         if self.kind == "multiclass" and len(self.classes) < 2:
-            raise ValueError(
+            raise TableError(
                 f"target {self.name}: got {len(self.classes)} classes, expected at least 2"
             )
 

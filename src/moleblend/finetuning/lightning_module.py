@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from moleblend.chem.molecule import Molecule
 from moleblend.data.dataset import MoleculeDataset
+from moleblend.errors import TrainingError
 from moleblend.finetuning.config import TrainConfig
 from moleblend.finetuning.data_loader import make_train_loader
 from moleblend.finetuning.loss import property_loss
@@ -135,7 +136,7 @@ class FineTuning(pl.LightningModule):
 
     def diverged(self, what: str) -> FloatingPointError:
         """Make the error for a value that is not finite."""
-        return FloatingPointError(
+        return TrainingError(
             f"{what} of epoch {self.current_epoch + 1} is not finite: a learning_rate below "
             f"{self.config.learning_rate:g} may help"
         )

@@ -14,6 +14,7 @@ from moleblend.data.dataset import MoleculeDataset
 from moleblend.data.labels.target_detection import TargetColumns
 from moleblend.data.splits import Split
 from moleblend.data.targets import Target, output_slices, unscale_outputs
+from moleblend.errors import SettingError
 from moleblend.evaluation.applicability_domain import (
     ApplicabilityDomain,
     DomainScores,
@@ -164,8 +165,8 @@ def train_and_test(
         console: where epochs are printed.
 
     Raises:
-        ValueError: a target has no label in the training set.
-        FloatingPointError: the loss or a prediction is not finite.
+        SettingError: a target has no label in the training set.
+        TrainingError: the loss or a prediction is not finite.
         KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM was received.
     """
     training, validation, test = map(data.subset, (split.train, split.validation, split.test))
@@ -317,7 +318,7 @@ def _scale_targets(
         labels, is_exact = training.labels[:, k], training.censoring[:, k] == 0
         known = labels[~np.isnan(labels)]
         if not len(known):
-            raise ValueError(
+            raise SettingError(
                 f"{config.data}: target {label_column.name!r} has no label in the training set"
             )
         if label_column.kind != "regression":

@@ -63,11 +63,11 @@ def train(
         console: where progress and the resolved settings are printed.
 
     Raises:
-        FileNotFoundError: the table or the source model does not exist.
-        ValueError: no target is detected, a column is missing, most of its cells are not labels, or
-            a set has no labels.
+        MissingFileError: the table or the source model does not exist.
+        SettingError: no target is detected, a column is missing, most of its cells are not labels,
+            or a set has no labels.
         MoleculeError: a row has no usable molecule and `errors` is "raise".
-        FloatingPointError: the loss or a prediction is not finite.
+        TrainingError: the loss or a prediction is not finite.
         KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM was received; no model is written.
     """
     console = console or Console(stderr=True)
@@ -80,7 +80,7 @@ def train(
     if config.search:
         require_optuna()
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("got device=cuda, but torch finds no GPU")
+        raise SettingError("got device=cuda, but torch finds no GPU")
     prepared = prepare_run(config, errors, say)
     has_auto_features = config.features == ("auto",) and bool(prepared.config.extra_features)
     config, data = prepared.config, prepared.data
@@ -218,25 +218,23 @@ def _check_run_folder(config: TrainConfig, *, resume: bool) -> None:
     """Refuse a run folder that cannot be used, before any work is done."""
     out = config.folder
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: expected a folder, got a file")
+        raise SettingError(f"{out}: expected a folder, got a file")
     if (out / "state.ckpt").exists():
-        raise ValueError(f"{out} holds a pretraining run; use another --out")
+        raise SettingError(f"{out} holds a pretraining run; use another --out")
     if resume:
-        if config.search and not (out / "search.csv").is_file():
-            raise SettingError(f"{out}: there is no search to resume")
-        if not (config.search or can_resume(out)):
-            raise SettingError(f"{out}: there is no interrupted run to resume")
+        if not ((out / "search.csv").is_file() if config.search else can_resume(out)):
+            raise SettingError(f"{out}: there is no search to resume, and no interrupted run")
         return
     if holds_finished_members(out):
         raise OutputError(
             f"{out} holds an unfinished run: continue it with --resume, or remove the folder"
         )
     if is_unfinished(out):
-        raise ValueError(
+        raise SettingError(
             f"{out} holds an unfinished search: continue it with --resume, or remove the folder"
         )
     if not config.out and out.exists():
-        raise ValueError(
+        raise SettingError(
             f"{out} already exists; choose another folder with --out, or name this one to "
             "overwrite it"
         )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from moleblend.chem.molecule import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES, FeatureVersion
 from moleblend.config import check_at_least, check_fields, check_finite, check_rates
+from moleblend.errors import SettingError
 from moleblend.model.batch import Batch, Packing
 from moleblend.model.blending import Blend
 from moleblend.model.functional import Dropout, Gaussians, dropout, pair_vectors, softmax
@@ -79,12 +80,12 @@ class EncoderConfig:
         sizes = ("width", "ffn_width", "n_layers", "n_heads", "n_kernels", "n_degree_tables")
         check_at_least(self, 1, *sizes, "longest_path", "most_bonds", "max_atoms")
         if self.width % self.n_heads:
-            raise ValueError(
+            raise SettingError(
                 f"got width={self.width} and n_heads={self.n_heads}, expected width to be a "
                 "multiple of n_heads"
             )
         if self.pair_width < 0:
-            raise ValueError(f"got pair_width={self.pair_width}, expected 0 or more")
+            raise SettingError(f"got pair_width={self.pair_width}, expected 0 or more")
         rates = ("dropout", "attention_dropout", "activation_dropout", "stochastic_depth")
         check_rates(self, *rates)
         check_finite(self)

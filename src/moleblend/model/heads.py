@@ -132,11 +132,13 @@ class ModelConfig:
             raise SettingError(f"got targets={names}, expected different names")
         if self.heads and self.heads.pairs == "states":
             if not self.encoder.pair_width:
-                raise ValueError("heads that read pair states need an encoder with a pair_width")
+                raise SettingError("heads that read pair states need an encoder with a pair_width")
             if self.heads.geometry != "distance":
-                raise ValueError("heads that read pair states predict distances, not directions")
+                raise SettingError("heads that read pair states predict distances, not directions")
         if self.heads and self.heads.atom_features and not self.encoder.masks_features:
-            raise ValueError("heads that predict atom features need an encoder that masks_features")
+            raise SettingError(
+                "heads that predict atom features need an encoder that masks_features"
+            )
         check_finite(self)
 
 
@@ -187,10 +189,10 @@ class Model(nn.Module):
             features: molecule features, if the model reads some.
 
         Raises:
-            ValueError: the model has no targets.
+            SettingError: the model has no targets.
         """
         if self.property_head is None:
-            raise ValueError("the model has no targets: it was pretrained, but not fine-tuned")
+            raise SettingError("the model has no targets: it was pretrained, but not fine-tuned")
         return self.property_head(self.embed(batch, blend), features)
 
     def embed(self, batch: Batch, blend: Blend) -> Float[Tensor, "b d"]:
@@ -208,7 +210,7 @@ class Model(nn.Module):
         """Predict all views of all pairs from the views that the blend shows.
 
         Raises:
-            ValueError: the model has no pretraining heads.
+            SettingError: the model has no pretraining heads.
         """
         encoded = self.encoder(batch, blend)
         views = self.require_pair_heads()(batch, blend, encoded)
@@ -223,10 +225,10 @@ class Model(nn.Module):
         """Return the pretraining heads.
 
         Raises:
-            ValueError: the model has no pretraining heads.
+            SettingError: the model has no pretraining heads.
         """
         if self.pair_heads is None:
-            raise ValueError("the model has no pretraining heads")
+            raise SettingError("the model has no pretraining heads")
         return self.pair_heads
 
 

@@ -114,7 +114,7 @@ def read_json(text: str | None, what: str, *, is_strict: bool = True) -> Any:  #
     """
 
     def refuse(constant: str) -> float:
-        raise ValueError(f"{constant} is not a number")
+        raise ModelFileError(f"{constant} is not a number")
 
     try:
         return json.loads(text or "", parse_constant=refuse if is_strict else None)

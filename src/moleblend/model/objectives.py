@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from moleblend.chem.molecule import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES
 from moleblend.config import check_fields, check_finite
+from moleblend.errors import SettingError
 from moleblend.model.batch import Batch
 from moleblend.model.blending import Blend
 from moleblend.model.functional import IGNORED, PairCrossEntropy, pair_vectors
@@ -59,7 +60,7 @@ class ObjectiveConfig:
         """Refuse negative weights."""
         check_fields(self)
         if min(self.weights) < 0:
-            raise ValueError(f"got {self}, expected weights of at least 0")
+            raise SettingError(f"got {self}, expected weights of at least 0")
         check_finite(self)
 
     @property
@@ -339,7 +340,7 @@ def _masked_atoms(batch: Batch, blend: Blend) -> Bool[Tensor, "b n"]:
 
 def _descriptors_of(batch: Batch) -> Float[Tensor, "b f"]:
     if batch.descriptors is None:
-        raise ValueError("the heads predict descriptors, but `Batch.descriptors` is None")
+        raise SettingError("the heads predict descriptors, but `Batch.descriptors` is None")
     return batch.descriptors
 
 

@@ -27,7 +27,7 @@ from moleblend.data.dataframes import (
 from moleblend.data.formats import read_table
 from moleblend.data.table import Rejected, Table, read_molecules, smiles_table
 from moleblend.data.targets import unscale_outputs
-from moleblend.errors import ModelFileError, SettingTypeError
+from moleblend.errors import ModelFileError, SettingError, SettingTypeError
 from moleblend.evaluation.applicability_domain import DomainScores
 from moleblend.evaluation.conformal import check_confidence
 from moleblend.evaluation.uncertainty import CONFIDENCE
@@ -58,8 +58,8 @@ class Predictor:
         device: where to compute, `cpu` or `cuda`; by default the GPU if there is one.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not a model file of this version.
+        MissingFileError: there is no such file.
+        SettingError: it is not a model file of this version.
     """
 
     def __init__(self, path: str | Path, *, device: Literal["cpu", "cuda"] | None = None) -> None:
@@ -70,7 +70,7 @@ class Predictor:
         self.members, self.model, self.card = file.members, file.members[0], file.card
         self.uncertainty, self.domain = file.uncertainty, file.domain
         if self.card.views not in get_args(ShownViews):
-            raise ValueError(
+            raise SettingError(
                 f"{self.path}: got a model with views {self.card.views!r}, expected one of "
                 f"{', '.join(get_args(ShownViews))}"
             )
@@ -110,17 +110,17 @@ class Predictor:
             where the row cannot be used. For a data frame, a data frame of the same kind.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: the model has no targets, the file cannot be read, it has a column whose
+            MissingFileError: there is no such file.
+            SettingError: the model has no targets, the file cannot be read, it has a column whose
                 name the output needs, the model was not trained for these views, or the confidence
                 is not between 0 and 1.
             MoleculeError: a row cannot be used and `errors` is "raise".
-            ChildProcessError: the process that computes conformers cannot start; a script needs
+            WorkerError: the process that computes conformers cannot start; a script needs
                 `if __name__ == "__main__":`.
         """
         targets = self.model.config.targets
         if not targets:
-            raise ValueError(
+            raise SettingError(
                 f"{self.path}: the model has no targets: it was pretrained only, "
                 "`moleblend train` fine-tunes it"
             )
@@ -222,7 +222,7 @@ class Predictor:
             check_choice("views", views, ShownViews)
         if views is None or trained in ("both", views):
             return views or trained
-        raise ValueError(
+        raise SettingError(
             f"{self.path}: got views {views!r}, expected {trained!r}: the model was trained on "
             "these only"
         )
@@ -320,8 +320,8 @@ def embed(
         errors: a molecule that cannot be used gets NaN, with a warning, or raises an error.
 
     Raises:
-        FileNotFoundError: there is no such model.
-        ValueError: `molecules` is not a list of SMILES, or the model was not trained for these
+        MissingFileError: there is no such model.
+        SettingError: `molecules` is not a list of SMILES, or the model was not trained for these
             views.
         MoleculeError: a molecule cannot be used and `errors` is "raise".
     """
@@ -418,7 +418,7 @@ def _check_names(table: Table, names: Sequence[str]) -> None:
     """Refuse an input that has a column of the output."""
     for name in names:
         if name in table.names:
-            raise ValueError(
+            raise SettingError(
                 f"{table.source}: the input already has a column {name!r}, which the output adds; "
                 "rename it"
             )

@@ -21,6 +21,7 @@ from moleblend.config import from_dict, to_dict
 from moleblend.data.build_store import build_store, count_unfinished
 from moleblend.data.store import MoleculeStore
 from moleblend.environment import peak_mb
+from moleblend.errors import SettingError
 from moleblend.files import alone_with, sweep, write_json
 from moleblend.model import checkpoint
 from moleblend.model.compat import upgrade_pretrain_config
@@ -85,15 +86,15 @@ def pretrain(
         console: where progress is shown.
 
     Raises:
-        FileNotFoundError: the data do not exist.
-        ValueError: the folder contains another run, another process uses it, all its states are
+        MissingFileError: the data do not exist.
+        SettingError: the folder contains another run, another process uses it, all its states are
             damaged, there are too few molecules, the devices do not exist, or a tracker is not
             installed.
         OSError: a file could not be written; the message names the last saved state.
-        FloatingPointError: the loss or a weight is not finite; the last saved state is kept.
+        TrainingError: the loss or a weight is not finite; the last saved state is kept.
         KeyboardInterrupt: Ctrl-C or SIGTERM. The current step is finished and saved first. A second
             Ctrl-C stops at once; the last saved state is kept.
-        ChildProcessError: the first process ended before this one started.
+        WorkerError: the first process ended before this one started.
     """
     trainer = make_trainer(config)
     is_first = trainer.is_global_zero
@@ -104,7 +105,7 @@ def pretrain(
     with ExitStack() as held:
         with first_process_first(trainer):
             if is_first and (out / "config.json").exists() and not resume:
-                raise ValueError(
+                raise SettingError(
                     f"{out} already contains a run: use --resume to continue it, or another --out"
                 )
             require_trackers(config)
@@ -237,7 +238,7 @@ class Pretraining(pl.LightningModule):
 def is_store(config: PretrainConfig) -> bool:
     """Return whether the data are a store, not another file of molecules."""
     if not config.data:
-        raise ValueError("no data: --data must name a store or a file of molecules")
+        raise SettingError("no data: --data must name a store or a file of molecules")
     data = Path(config.data)
     return data.suffix == ".arrow" or data.is_dir()
 
@@ -266,12 +267,12 @@ def open_store(data: Path, config: PretrainConfig) -> MoleculeStore:
     """Open the molecules of a run.
 
     Raises:
-        FileNotFoundError: the store does not exist.
-        ValueError: the file is not a store, or has other features than the encoder.
+        MissingFileError: the store does not exist.
+        SettingError: the file is not a store, or has other features than the encoder.
     """
     store, features = MoleculeStore(data), config.encoder.features
     if store.features != features:
-        raise ValueError(
+        raise SettingError(
             f"{data}: got a store with features {store.features}, the encoder expects {features}: "
             f"build the store again with --features {features}"
         )
@@ -283,7 +284,7 @@ def hold_out(
 ) -> tuple[Int64[np.ndarray, " v"], Int64[np.ndarray, " m"]]:
     """Draw the rows of the held-out molecules; return them and the training rows."""
     if n_molecules <= config.n_held_out:
-        raise ValueError(
+        raise SettingError(
             f"{config.data}: got {n_molecules} molecules and n_held_out={config.n_held_out}, "
             "expected a smaller n_held_out"
         )
@@ -295,8 +296,8 @@ def new_model(config: PretrainConfig) -> Model:
     """Make the model that a run starts from.
 
     Raises:
-        FileNotFoundError: the source does not exist.
-        ValueError: the source is not a model file, or has another encoder.
+        MissingFileError: the source does not exist.
+        SettingError: the source is not a model file, or has another encoder.
     """
     torch.manual_seed(config.seed)
     wanted = ModelConfig(encoder=config.encoder, heads=config.heads, readout=config.readout)
@@ -342,7 +343,7 @@ def _write_config(
     if resume and path.is_file():
         stored = json.loads(path.read_text(encoding="utf-8"))
         if not {"config", "data_fingerprint"} <= stored.keys():
-            raise ValueError(f"{out} contains no pretraining run that can be resumed")
+            raise SettingError(f"{out} contains no pretraining run that can be resumed")
         before = from_dict(PretrainConfig, upgrade_pretrain_config(stored["config"]), str(path))
         comparable = replace(
             config,
@@ -356,7 +357,7 @@ def _write_config(
         )
         n_before = stored.get("n_processes", 1)
         if n_before != n_processes:
-            raise ValueError(
+            raise SettingError(
                 f"{out}: got {n_processes} processes, but the run was started with {n_before}; "
                 "dropout would differ"
             )
@@ -370,7 +371,7 @@ def _write_config(
             then, now = to_dict(before), to_dict(comparable)
             changed = [name for name in then if then[name] != now[name]]
             changed = changed or ["the source model" if is_other_source else "the data"]
-            raise ValueError(
+            raise SettingError(
                 f"{out}: a resumed run needs the same configuration; these differ: "
                 f"{', '.join(changed)}"
             )

@@ -10,6 +10,7 @@ from jaxtyping import Float64, Int64
 
 from moleblend.chem.parse_errors import MISSING_WORDS, shown
 from moleblend.data.table import Table
+from moleblend.errors import TableError
 
 _PLUS_OR_MINUS = re.compile(r"'?[(]?([+\-]+)[)]?'?")
 _SCORE = re.compile(r"[+\-]+|[+]/-|±")
@@ -97,7 +98,7 @@ def read_column_values(table: Table, name: str) -> ColumnValues | None:
         None if the column holds lists or records.
 
     Raises:
-        ValueError: there is no such column, or several.
+        TableError: there is no such column, or several.
     """
     column = table.column(name)
     if pa.types.is_nested(column.type):
@@ -137,7 +138,7 @@ def read_numbers(table: Table, name: str) -> Float64[np.ndarray, " n"]:
         NaN where the cell is missing or the row is malformed.
 
     Raises:
-        ValueError: there is no such column, it holds lists, or a cell is not a finite number (the
+        TableError: there is no such column, it holds lists, or a cell is not a finite number (the
             message contains the row and the cell).
     """
     column = table.column(name)
@@ -152,7 +153,7 @@ def read_numbers(table: Table, name: str) -> Float64[np.ndarray, " n"]:
     else:
         cells = read_column_values(table, name)
         if cells is None:
-            raise ValueError(f"{table.source}: column {name!r} holds lists, expected numbers")
+            raise TableError(f"{table.source}: column {name!r} holds lists, expected numbers")
         parsed = [read_number(text) for text in cells.texts]
         values = np.array([*(one.value for one in parsed), np.nan])[cells.which]
         is_bad = np.array([*(bool(one.problem) for one in parsed), False])[cells.which]
@@ -161,7 +162,7 @@ def read_numbers(table: Table, name: str) -> Float64[np.ndarray, " n"]:
         }
     for row, problem in problems.items():
         place = f"{table.source}, {table.place(row)}"
-        raise ValueError(f"{place}: column {name!r} should hold numbers, but {problem}")
+        raise TableError(f"{place}: column {name!r} should hold numbers, but {problem}")
     return values
 
 
