@@ -79,6 +79,35 @@ def _without_nan(values: object) -> object:
     return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
+def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path | str]) -> None:
+    """Check all names that will be written, before the work.
+
+    Args:
+        outputs: files to write, also those beside the one that the user has named.
+        inputs: files that are read; names of files that do not exist are ignored.
+
+    Raises:
+        OutputError: an output is an input (also by another name of the same file), another output,
+            a folder, or in a place that cannot be written to.
+    """
+    read = [path for path in map(Path, inputs) if path.exists()]
+    written: list[Path] = []
+    for path in outputs:
+        if path in written:
+            raise OutputError(f"{path}: two outputs would have this name; use another name")
+        written.append(path)
+        if path.is_dir():
+            raise OutputError(f"{path}: this is a folder, expected a file to write")
+        for source in read if path.exists() else ():
+            if path.samefile(source):
+                raise OutputError(f"{path}: the output would overwrite its input {source}")
+        place = next(parent for parent in path.absolute().parents if parent.exists())
+        if not place.is_dir():
+            raise OutputError(f"{path}: cannot be written, since {place} is not a folder")
+        if not os.access(place, os.W_OK):
+            raise OutputError(f"{path}: cannot be written, since {place} is read-only")
+
+
 def sweep(folder: Path, names: Iterable[str]) -> None:
     """Remove the temporary files of `replacing` that killed processes left for these names."""
     for name in names:

@@ -193,8 +193,9 @@ def _leakage(
     from moleblend.data.formats import read_table
     from moleblend.data.leakage import QUANTILES, leakage
     from moleblend.data.splits import read_split
-    from moleblend.files import write_json
+    from moleblend.files import check_outputs, write_json
 
+    check_outputs([] if file is None else [file], [source])
     table = read_table(source)
     texts, sets, reasons = read_split(table, split, smiles=smiles)
     result = leakage(texts, sets)
@@ -246,10 +247,10 @@ def _clean(arguments: list[str]) -> None:
             config: the steps.
             smiles: the SMILES column; detected by name by default.
         """
-        check_out(out, source, (".csv", ".tsv", ".parquet"))
+        account = out.with_name(f"{out.name}.account.csv")
+        check_out(out, source, (".csv", ".tsv", ".parquet"), beside=[account])
         table = read_table(source)
         cleaned = clean(table, config, target, smiles=smiles)
-        account = out.with_name(f"{out.name}.account.csv")
         write_table(cleaned.account_table(), account)
         write_table(cleaned.columns, out)
         for line in (*table.notes, *cleaned.notes, *cleaned.summary()):

@@ -308,12 +308,8 @@ def _explain(arguments: list[str]) -> None:
             views: what the model sees of each molecule. The default is that of its training.
             smiles: the SMILES column. By default it is detected by its name.
         """
-        check_out(out, source, (".html",))
         atoms = out.with_suffix(".csv")
-        if atoms.resolve() == source.resolve():
-            raise SettingError(
-                f"{atoms}: the atom table of {out} would overwrite the input; use another name"
-            )
+        check_out(out, source, (".html",), beside=[atoms])
         predictor = Predictor(model)
         known, places = predictor.model.config.targets, choose_targets(predictor, target)
         chosen = [explained_target(known[place]) for place in places]

@@ -27,6 +27,7 @@ from moleblend.errors import TableError
 from moleblend.files import (
     PartialOutput,
     alone_with,
+    check_outputs,
     file_sha256,
     partial_output_folder,
     write_json,
@@ -344,7 +345,7 @@ def _settle_account(shards: _Shards, source: Path, out: Path, n_resumed: int) ->
                 }
             )
 
-    write_tables(lost(), out.with_name(f"{out.name}.rejected.csv"))
+    write_tables(lost(), _rejected_file(out))
     if n_written == 0:  # raised before a store is written
         first = next((account.lost[0][2] for account in shards.accounts()), None)
         shutil.rmtree(shards.folder)
@@ -376,3 +377,9 @@ def _check_out(source: Path, out: Path, shard_format: ShardFormat) -> None:
         raise TableError(f"{out}: the store would overwrite its source")
     if out.is_dir():
         raise TableError(f"{out}: there is already a folder with this name")
+    check_outputs([out, _rejected_file(out)], [source])
+
+
+def _rejected_file(out: Path) -> Path:
+    """Return the file that lists the rows that are not in a store."""
+    return out.with_name(f"{out.name}.rejected.csv")

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
 
-from moleblend.data.table import Table, find_smiles_column, smiles_table
+from moleblend.data.table import Table, find_smiles_column, plain_columns, smiles_table
 from moleblend.errors import TableError
 
 Frame = Any
@@ -35,7 +35,9 @@ def frame_table(frame: Frame) -> Table:
             columns = pa.Table.from_pandas(frame, preserve_index=False)
         except pa.ArrowException as error:
             raise TableError(f"a column of the data frame has mixed types: {error}") from error
-    return Table(source=smiles_table([]).source, columns=columns.replace_schema_metadata(None))
+    return Table(
+        source=smiles_table([]).source, columns=plain_columns(columns.replace_schema_metadata(None))
+    )
 
 
 def with_columns(frame: Frame, rows: Int64[np.ndarray, " k"], added: pa.Table) -> Frame:

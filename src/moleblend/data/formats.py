@@ -16,8 +16,8 @@ from typing import TextIO, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from moleblend.data.sdf import read_sdf
-from moleblend.data.table import Table
+from moleblend.data.sdf import LONGEST_LINE, bounded_lines, read_sdf
+from moleblend.data.table import Table, plain_columns
 from moleblend.errors import MissingFileError, TableError
 from moleblend.files import replacing
 
@@ -65,19 +65,36 @@ def read_pieces(path: str | Path, n_rows: int | None) -> Iterator[Table]:
 
     Raises:
         MissingFileError: there is no such file.
-        TableError: the file is empty or damaged, or its ending is unknown. If the damage is found
-            in a later row, the pieces before it have been returned.
+        TableError: the file is empty or damaged, its ending is unknown, or it is changed while it
+            is read. If the damage is found in a later row, the pieces before it have been returned.
     """
     path = Path(path)
     ending = _ending(path)
     if n_rows is not None and n_rows < 1:
         raise TableError(f"got n_rows={n_rows}, expected at least 1")
+    before = _state(path)
     if ending == ".parquet":
-        return _parquet_pieces(path, n_rows)
-    if ending == ".sdf":
-        return _sdf_pieces(path, n_rows)
-    read = _smi_pieces if ending == ".smi" else _csv_pieces
-    return read(path, _sniff(path), n_rows)
+        pieces = _parquet_pieces(path, n_rows)
+    elif ending == ".sdf":
+        pieces = _sdf_pieces(path, n_rows)
+    else:
+        read = _smi_pieces if ending == ".smi" else _csv_pieces
+        pieces = read(path, _sniff(path), n_rows)
+    return _while_unchanged(path, before, pieces)
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _while_unchanged(
+    path: Path, before: tuple[int, int, int], pieces: Iterator[Table]
+) -> Iterator[Table]:
+    """Yield the pieces of a file; raise an error if it was changed before the last one was read."""
+    yield from pieces
+    if not path.exists() or _state(path) != before:
+        raise TableError(f"{path}: the file was changed while it was read; read it again")
 
 
 def write_table(columns: pa.Table, path: str | Path) -> None:
@@ -160,11 +177,11 @@ def _parquet_pieces(path: Path, n_rows: int | None) -> Iterator[Table]:
         with pq.ParquetFile(path) as file:
             n_all = file.metadata.num_rows
             if n_rows is None or n_all == 0:
-                yield Table(path, file.read(), share_read=1.0)
+                yield Table(path, plain_columns(file.read()), share_read=1.0)
                 return
-            waiting = file.schema_arrow.empty_table()
+            waiting = plain_columns(file.schema_arrow.empty_table())
             for batch in file.iter_batches(min(n_rows, _PARQUET_ROWS_AT_ONCE)):
-                waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch])])
+                waiting = pa.concat_tables([waiting, plain_columns(pa.Table.from_batches([batch]))])
                 while len(waiting) >= n_rows or 0 < len(waiting) == n_all - n_before:
                     rows = waiting.slice(0, n_rows)
                     waiting = waiting.slice(n_rows)
@@ -228,14 +245,14 @@ def _unpacked(path: Path, stored: io.BufferedReader) -> io.BufferedReader | gzip
 @contextmanager
 def _open_lines(
     path: Path, newline: str | None
-) -> Generator[tuple[TextIO, Callable[[], float]], None, None]:
+) -> Generator[tuple[Iterator[str], Callable[[], float]], None, None]:
     """Open a text file; yield its lines and a function for the fraction that has been read."""
     n_bytes = path.stat().st_size
     with (
         path.open("rb") as stored,
         io.TextIOWrapper(_unpacked(path, stored), _ENCODING, _LATIN_1, newline) as lines,
     ):
-        yield lines, lambda: min(stored.tell() / n_bytes, 1.0)
+        yield bounded_lines(lines, path), lambda: min(stored.tell() / n_bytes, 1.0)
 
 
 def _delimiter(path: Path) -> str:
@@ -243,8 +260,16 @@ def _delimiter(path: Path) -> str:
     default = _DELIMITERS[_ending(path)]
     with _open_lines(path, newline="") as (lines, _):
         first = next((line for line in lines if line.strip()), "")
-    others = [s for s in (";", "\t") if len(next(csv.reader([first], delimiter=s), [])) > 1]
+    others = [delimiter for delimiter in (";", "\t") if _n_cells(first, delimiter) > 1]
     return others[0] if default == "," and default not in first and others else default
+
+
+def _n_cells(line: str, delimiter: str) -> int:
+    """Count the cells of a line; 0 if it cannot be parsed."""
+    try:
+        return len(next(csv.reader([line], delimiter=delimiter), []))
+    except csv.Error:
+        return 0
 
 
 def _csv_pieces(path: Path, notes: tuple[str, ...], n_rows: int | None) -> Iterator[Table]:
@@ -307,6 +332,8 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
+        if sum(map(len, self.current_row)) > LONGEST_LINE:
+            raise csv.Error(f"the row has more than {LONGEST_LINE:,} characters")
         self.current_row.append(self._returned.popleft() if self._returned else next(self._unread))
         return self.current_row[-1]
 

@@ -12,6 +12,9 @@ from typing import Any, TextIO
 
 from moleblend.errors import MissingFileError, TableError
 
+LONGEST_LINE = 1 << 25
+"""Characters of the longest line, and of the longest record of several lines."""
+
 _FIELD = re.compile(r">.*<.*>")
 
 
@@ -37,7 +40,13 @@ def read_sdf(path: str | Path) -> Iterator[tuple[str, dict[str, str]]]:
     damage: Exception | None = None
     try:
         with _open_sdf(path) as file:
-            for line in file:
+            n_characters = 0
+            for line in bounded_lines(file, path):
+                n_characters = 0 if line.rstrip() == "$$$$" else n_characters + len(line)
+                if n_characters > LONGEST_LINE:
+                    raise TableError(
+                        f"{path}: a record has more than {LONGEST_LINE:,} characters without $$$$"
+                    )
                 if line.rstrip() == "$$$$":
                     yield _split_record(lines)
                     lines = []
@@ -49,6 +58,20 @@ def read_sdf(path: str | Path) -> Iterator[tuple[str, dict[str, str]]]:
         yield _split_record(lines)
     if damage is not None:
         raise TableError(f"{path}: the compressed file is truncated or damaged ({damage})")
+
+
+def bounded_lines(file: TextIO, path: Path) -> Iterator[str]:
+    """Yield the lines of a text file; a line without end must not fill the memory.
+
+    Raises:
+        TableError: a line has more than `LONGEST_LINE` characters.
+    """
+    number = 1
+    while line := file.readline(LONGEST_LINE + 1):
+        if len(line) > LONGEST_LINE:
+            raise TableError(f"{path}, line {number}: more than {LONGEST_LINE:,} characters")
+        yield line
+        number += 1
 
 
 @contextmanager

@@ -98,6 +98,32 @@ class Table:
         return ", ".join(map(repr, self.names))
 
 
+def plain_columns(columns: pa.Table) -> pa.Table:
+    """Convert types of Arrow that few functions accept: string views, binary views, list views."""
+    for place, name in enumerate(columns.column_names):
+        column = columns.column(place)
+        kind = _plain_type(column.type)
+        if kind != column.type:
+            columns = columns.set_column(place, name, column.cast(kind))
+    return columns
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_binary_view(kind):
+        return pa.binary()
+    if pa.types.is_list_view(kind):
+        return pa.list_(_plain_type(kind.value_type))
+    if pa.types.is_large_list_view(kind):
+        return pa.large_list(_plain_type(kind.value_type))
+    is_container = pa.types.is_dictionary(kind) or pa.types.is_list(kind)
+    if not is_container or _plain_type(kind.value_type) == kind.value_type:
+        return kind
+    value = _plain_type(kind.value_type)
+    return value if pa.types.is_dictionary(kind) else pa.list_(value)
+
+
 @dataclass(frozen=True)
 class Rejected:
     """A row that is not a molecule.

@@ -27,6 +27,12 @@ _PRIVATE_SETTINGS = ("duplicates", "notes")
 """Settings that name rows and labels of the table; they are left out of the model file."""
 
 
+RUN_FILES = (
+    *("model.safetensors", "config.json", "metrics.json", "environment.json", "log.csv"),
+    *("rows.csv", "report.html", "search.csv", "search.json"),
+)
+"""Files of a run folder; the last three are not in every one."""
+
 _NEW = ".new"
 """Folder inside the run folder, for files that are not complete yet."""
 

@@ -17,6 +17,7 @@ from moleblend.chem.descriptors import molecule_features
 from moleblend.data.dataset import MoleculeDataset
 from moleblend.environment import describe_environment
 from moleblend.errors import OutputError, SettingError
+from moleblend.files import check_outputs
 from moleblend.finetuning.callbacks import ShouldContinue
 from moleblend.finetuning.config import TrainConfig
 from moleblend.finetuning.finished_members import (
@@ -35,8 +36,8 @@ from moleblend.finetuning.hyperparameter_search import (
 from moleblend.finetuning.preparation import PreparedRun, prepare_run
 from moleblend.finetuning.results import TrainResult, aggregate_runs
 from moleblend.finetuning.run import Run, train_and_test, train_model
-from moleblend.finetuning.run_folder import reserved, write_run_folder
-from moleblend.model.checkpoint import save_model
+from moleblend.finetuning.run_folder import RUN_FILES, reserved, write_run_folder
+from moleblend.model.checkpoint import locate, save_model
 
 __all__ = ["Run", "TrainConfig", "TrainResult", "train"]
 
@@ -219,6 +220,8 @@ def _check_run_folder(config: TrainConfig, *, resume: bool) -> None:
     out = config.folder
     if out.exists() and not out.is_dir():
         raise SettingError(f"{out}: expected a folder, got a file")
+    inputs = [config.data] if config.source == "scratch" else [config.data, locate(config.source)]
+    check_outputs([out / name for name in RUN_FILES], inputs)
     if (out / "state.ckpt").exists():
         raise SettingError(f"{out} holds a pretraining run; use another --out")
     if resume:

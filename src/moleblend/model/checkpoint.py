@@ -16,7 +16,7 @@ from moleblend.config import from_dict, to_dict
 from moleblend.errors import MissingFileError, ModelFileError, OutputError
 from moleblend.evaluation.applicability_domain import PREFIX, ApplicabilityDomain, Thresholds
 from moleblend.evaluation.uncertainty import Uncertainty
-from moleblend.files import file_sha256, replacing, to_json
+from moleblend.files import check_outputs, file_sha256, replacing, to_json
 from moleblend.model.compat import upgrade_card, upgrade_header
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
@@ -329,6 +329,7 @@ def convert(source: Path | str, out: Path | str) -> Model:
         ValueError: it cannot be read, or its weights do not fit; then no file is written.
     """
     source = Path(source)
+    check_outputs([Path(out)], [source])
     published = read_published(source)
     try:
         model = from_reference(published)

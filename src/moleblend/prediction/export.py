@@ -22,7 +22,7 @@ from moleblend.chem.descriptors import molecule_features
 from moleblend.chem.parsing import read_smiles
 from moleblend.config import check_choice
 from moleblend.errors import SettingError
-from moleblend.files import replacing
+from moleblend.files import check_outputs, replacing
 from moleblend.model import checkpoint
 from moleblend.model.batch import Batch, collate
 from moleblend.model.blending import ShownViews, show
@@ -132,6 +132,7 @@ def export(model: str | Path, out: str | Path, views: ShownViews | None = None) 
     out, path = Path(out), checkpoint.locate(model)
     if out.suffix not in (".pt2", ".onnx"):
         raise SettingError(f"{out}: expected a file name that ends in .pt2 or .onnx")
+    check_outputs([out], [path])
     if views is not None:
         check_choice("views", views, ShownViews)
     members, card = checkpoint.load_members(path), checkpoint.read_card(path)

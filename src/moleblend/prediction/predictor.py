@@ -25,7 +25,7 @@ from moleblend.data.dataframes import (
     with_columns,
 )
 from moleblend.data.formats import read_table
-from moleblend.data.table import Rejected, Table, read_molecules, smiles_table
+from moleblend.data.table import Rejected, Table, plain_columns, read_molecules, smiles_table
 from moleblend.data.targets import unscale_outputs
 from moleblend.errors import ModelFileError, SettingError, SettingTypeError
 from moleblend.evaluation.applicability_domain import DomainScores
@@ -252,7 +252,8 @@ class Predictor:
         if isinstance(source, str | Path):
             source = read_table(source)
         elif isinstance(source, pa.Table):
-            source = Table(smiles_table([]).source, source.replace_schema_metadata(None))
+            columns = plain_columns(source.replace_schema_metadata(None))
+            source = Table(smiles_table([]).source, columns)
         elif is_frame(source):
             source = frame_table(source)
         items: Iterable[Molecule | Rejected]

@@ -22,7 +22,7 @@ from moleblend.environment import VERSION
 from moleblend.errors import SettingError
 from moleblend.evaluation.conformal import check_confidence
 from moleblend.evaluation.uncertainty import CONFIDENCE
-from moleblend.files import PartialOutput, alone_with, file_sha256, replacing
+from moleblend.files import PartialOutput, alone_with, check_outputs, file_sha256, replacing
 from moleblend.model import checkpoint
 from moleblend.model.blending import ShownViews
 from moleblend.parallel import Engine, map_in_order
@@ -156,6 +156,11 @@ def write_embeddings(pieces: Iterable[tuple[pa.Table, Vectors]], path: str | Pat
         write_tables(tables, path)
 
 
+def rows_file(path: Path) -> Path:
+    """Return the file with the rows of the vectors in an .npy file."""
+    return path.with_name(f"{path.name}.rows.csv")
+
+
 def _write_vectors(pieces: Iterator[tuple[pa.Table, Vectors]], path: Path) -> None:
     first = next(pieces)
     width, n_rows = first[1].shape[1], 0
@@ -174,7 +179,7 @@ def _write_vectors(pieces: Iterator[tuple[pa.Table, Vectors]], path: Path) -> No
 
         write_header()
         start = file.tell()
-        write_tables(rows(), path.with_name(f"{path.name}.rows.csv"))
+        write_tables(rows(), rows_file(path))
         file.seek(0)
         write_header()  # numpy reserves space in it for a larger number of rows
         if file.tell() != start:
@@ -294,6 +299,8 @@ class _FileRun:
         on_progress: Callable[[int, float | None], None] | None,
     ) -> Generator[Iterator[_SavedResult], None, None]:
         """Compute the missing pieces and yield all; remove them after the output is written."""
+        beside = [rows_file(self.out)] if self.out.suffix == ".npy" else []
+        check_outputs([self.out, *beside], [self.source, self.model])
         if self.out.suffix != ".npy" or self.command == "predict":
             check_ending(self.out)
         pieces = read_pieces(self.source, _ROWS_IN_A_PIECE)

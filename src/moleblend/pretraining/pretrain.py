@@ -22,7 +22,7 @@ from moleblend.data.build_store import build_store, count_unfinished
 from moleblend.data.store import MoleculeStore
 from moleblend.environment import peak_mb
 from moleblend.errors import SettingError
-from moleblend.files import alone_with, sweep, write_json
+from moleblend.files import alone_with, check_outputs, sweep, write_json
 from moleblend.model import checkpoint
 from moleblend.model.compat import upgrade_pretrain_config
 from moleblend.model.heads import Model, ModelConfig
@@ -37,7 +37,7 @@ from moleblend.pretraining.data_loader import (
 )
 from moleblend.pretraining.trackers import open_trackers, require_trackers
 from moleblend.pretraining.trainer import first_process_first, make_trainer
-from moleblend.pretraining.training_state import LAST, find_state, make_last
+from moleblend.pretraining.training_state import BEFORE, LAST, find_state, make_last
 from moleblend.pretraining.validation import Score, read_scores, score_table
 from moleblend.pretraining.validator import Validator
 from moleblend.training import exit_as_interrupt, quiet_lightning
@@ -108,6 +108,8 @@ def pretrain(
                 raise SettingError(
                     f"{out} already contains a run: use --resume to continue it, or another --out"
                 )
+            if is_first:
+                _check_outputs(config)
             require_trackers(config)
             # Before slow work such as building a store.
             source_sha256 = checkpoint.sha256(config.source) if config.source else ""
@@ -163,6 +165,14 @@ def pretrain(
         peak_mb=peak_mb(),
         is_first=is_first,
     )
+
+
+def _check_outputs(config: PretrainConfig) -> None:
+    """Refuse a run that would overwrite its data or its source model."""
+    built = () if is_store(config) else ("data.arrow", "data.arrow.rejected.csv")
+    outputs = [Path(config.out) / name for name in (*_OUTPUTS, BEFORE, "starts.csv", *built)]
+    source = [checkpoint.locate(config.source)] if config.source else []
+    check_outputs(outputs, [Path(config.data), *source])
 
 
 class Pretraining(pl.LightningModule):
