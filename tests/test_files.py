@@ -138,7 +138,7 @@ def test_outputs_are_checked_before_the_work(tmp_path: Path) -> None:
         (tmp_path / "a").mkdir(exist_ok=True)
         with pytest.raises(OutputError, match=r"would overwrite its input .*in\.csv"):
             check_outputs([other, path], [source])
-    with pytest.raises(OutputError, match="this is a folder"):
+    with pytest.raises(OutputError, match="expected a file, got a folder"):
         check_outputs([tmp_path / "a"], [])
     with pytest.raises(OutputError, match=r"cannot be written, since .*in\.csv is not a folder"):
         check_outputs([source / "out.csv"], [])

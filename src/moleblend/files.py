@@ -97,7 +97,7 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path | str]) -> None
             raise OutputError(f"{path}: two outputs would have this name; use another name")
         written.append(path)
         if path.is_dir():
-            raise OutputError(f"{path}: this is a folder, expected a file to write")
+            raise OutputError(f"{path}: expected a file, got a folder")
         for source in read if path.exists() else ():
             if path.samefile(source):
                 raise OutputError(f"{path}: the output would overwrite its input {source}")

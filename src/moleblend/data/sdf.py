@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from moleblend.errors import MissingFileError, TableError
 
@@ -60,7 +60,7 @@ def read_sdf(path: str | Path) -> Iterator[tuple[str, dict[str, str]]]:
         raise TableError(f"{path}: the compressed file is truncated or damaged ({damage})")
 
 
-def bounded_lines(file: TextIO, path: Path) -> Iterator[str]:
+def bounded_lines(file: io.TextIOBase, path: Path) -> Iterator[str]:
     """Yield the lines of a text file; a line without end must not fill the memory.
 
     Raises:
@@ -75,7 +75,7 @@ def bounded_lines(file: TextIO, path: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _open_sdf(path: Path) -> Generator[TextIO, None, None]:
+def _open_sdf(path: Path) -> Generator[io.TextIOBase, None, None]:
     """Open the text of an SDF file for streaming; nothing is unpacked to disk."""
     if not path.name.lower().endswith(".tar.gz"):
         opened = gzip.open if path.suffix == ".gz" else open

@@ -37,6 +37,7 @@ from moleblend.finetuning.trainer import TrainedModel, fit
 from moleblend.model import checkpoint
 from moleblend.model.blending import ShownViews
 from moleblend.model.encoder import EncoderConfig
+from moleblend.model.functional import seeded
 from moleblend.model.heads import Model, ModelConfig, Readout
 from moleblend.prediction.outputs import mean_over_members, std_over_members
 
@@ -284,8 +285,10 @@ def train_model(
         features=config.extra_features,
         n_features=training.features.shape[1],
     )
-    torch.manual_seed(seed)
-    model = checkpoint.transfer(source, model_config) if source else Model(model_config)
+    with seeded(seed) as generator:
+        model = checkpoint.transfer(source, model_config) if source else Model(model_config)
+    if config.device != "cpu" and torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)
     _scale_features(model, training, config)
     module = FineTuning(
         model,
@@ -295,6 +298,7 @@ def train_model(
         seed=seed,
         weights=_class_weights(training, targets) if with_class_weights else None,
         vectors=start.vectors if source else None,
+        generator=generator,
     )
     if start.finished is None or should_continue is not None:  # trials of a search are not kept
         return fit(module, validation, console, should_continue)

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from moleblend.chem.descriptors import FEATURES
 from moleblend.config import from_dict, to_dict
 from moleblend.errors import MissingFileError, ModelFileError, OutputError
 from moleblend.evaluation.applicability_domain import PREFIX, ApplicabilityDomain, Thresholds
@@ -19,6 +20,7 @@ from moleblend.evaluation.uncertainty import Uncertainty
 from moleblend.files import check_outputs, file_sha256, replacing, to_json
 from moleblend.model.compat import upgrade_card, upgrade_header
 from moleblend.model.encoder import EncoderConfig
+from moleblend.model.functional import seeded
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
 from moleblend.model.integrity import HASH, UNKNOWN_HASH, check_hash, check_tensors, read_json, seal
 from moleblend.model.published_weights import check_names, from_reference, read_published
@@ -447,6 +449,12 @@ def _read_members(file: safe_open, header: dict[str, str], path: Path) -> list[M
                 f"{path}: got {name}={text if name == 'members' else number}, expected a number "
                 f"from 1 to {len(tensors)}, the number of weights"
             )
+    n_features = sum(FEATURES[kind] for kind in config.features)
+    if config.n_features != n_features:
+        raise ModelFileError(
+            f"{path}: got n_features={config.n_features}, expected {n_features} for the features "
+            f"{', '.join(config.features) or 'none'}"
+        )
     try:
         with torch.device("meta"):  # shapes without memory
             shapes = Model(config)
@@ -463,7 +471,7 @@ def _read_members(file: safe_open, header: dict[str, str], path: Path) -> list[M
     check_tensors(tensors, expected, [p + name for p in prefixes for name in trained], path)
     models = []
     for prefix in prefixes:
-        with torch.random.fork_rng(devices=[]):  # reading draws no random number of the user
+        with seeded(0):  # reading draws no random number of the user
             model = Model(config)
         model.load_state_dict({name: tensors[prefix + name] for name in of_one})
         models.append(model.eval())

@@ -17,7 +17,14 @@ from moleblend.config import check_at_least, check_fields, check_finite, check_r
 from moleblend.errors import SettingError
 from moleblend.model.batch import Batch, Packing
 from moleblend.model.blending import Blend
-from moleblend.model.functional import Dropout, Gaussians, dropout, pair_vectors, softmax
+from moleblend.model.functional import (
+    Dropout,
+    Gaussians,
+    dropout,
+    pair_vectors,
+    softmax,
+    uniform_like,
+)
 from moleblend.model.pair_states import PairUpdate
 from moleblend.model.relations import N_BOND_KINDS, N_HOPS, UNREACHABLE
 
@@ -460,7 +467,7 @@ class Layer(nn.Module):
             return branch
         n_molecules, n_tokens = packing.is_real.shape
         n, group = (n_tokens, packing.column) if self.drops_tokens else (n_molecules, packing.row)
-        kept = torch.rand(n, device=branch.device) >= self.depth_rate
+        kept = uniform_like(branch.new_empty(n)) >= self.depth_rate
         return branch * (kept / (1 - self.depth_rate))[group, None]
 
 

@@ -21,7 +21,7 @@ from moleblend.errors import SettingError
 from moleblend.model.batch import Batch
 from moleblend.model.blending import Blend
 from moleblend.model.encoder import Encoded, Encoder, EncoderConfig, initialise
-from moleblend.model.functional import Dropout, pair_vectors, softmax
+from moleblend.model.functional import BernoulliDropout, Dropout, pair_vectors, softmax
 from moleblend.model.pair_states import PairReader
 from moleblend.model.relations import N_HOPS
 
@@ -121,11 +121,10 @@ class ModelConfig:
         """Refuse heads that read what the encoder does not have, and features without numbers."""
         check_fields(self)
         check_rates(self, "head_dropout")
-        n_features = {kind: FEATURES.get(kind, -1) for kind in self.features}
-        if min(n_features.values(), default=0) < 0 or sum(n_features.values()) != self.n_features:
+        if set(self.features) - set(FEATURES) or self.n_features < 0:
             raise SettingError(
                 f"got features={self.features} and n_features={self.n_features}, expected kinds of "
-                f"{', '.join(FEATURES)} and the sum of their numbers, {FEATURES}"
+                f"{', '.join(FEATURES)} and a number of at least 0"
             )
         names = [target.name for target in self.targets]
         if len(set(names)) != len(names):
@@ -486,7 +485,7 @@ class PropertyHead(nn.Module):
         super().__init__()
         width = config.encoder.width
         self.hidden = nn.Linear(width + config.n_features, width)
-        self.dropout = nn.Dropout(config.head_dropout)
+        self.dropout = BernoulliDropout(config.head_dropout)
         self.out = nn.Linear(width, sum(target.n_outputs for target in config.targets))
         initialise(self)
         if config.n_features:
