@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
 from hypothesis import settings
 
@@ -34,6 +35,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def awkward() -> list[str]:
     """`AWKWARD`, for a test that wants all of them at once, as in one batch."""
     return list(AWKWARD)
+
+
+@pytest.fixture
+def without_shape_checks() -> Iterator[None]:
+    """Arguments of wrong types reach the package, as they do for users."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -185,6 +185,7 @@ def test_frames_and_columns() -> None:
         (["CCO"], [1.0], "expected at least 2 molecules"),
         ([], [], "expected at least 1 molecule"),
         (["CCO", "CC"], [1.0, np.inf], "infinity"),
+        (["CCO", "CC"], [1.0, 1e300], "row 2: got 1e[+]300, expected numbers below 1e[+]30"),
         (["CCO", "CC"], [[1.0, np.nan], [2.0, np.nan]], "y has no label in column 2"),
     ],
 )

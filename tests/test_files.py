@@ -1,16 +1,22 @@
+import errno
+import os
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from moleblend.errors import OutputError
 from moleblend.files import (
     PartialOutput,
     alone_with,
     cache_folder,
+    check_outputs,
     file_sha256,
     partial_output_folder,
     replacing,
     sweep,
+    write_json,
 )
 
 
@@ -112,3 +118,44 @@ def test_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert cache_folder() == tmp_path / "moleblend"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder().parts[-2:] == (".cache", "moleblend")
+
+
+def test_json_has_no_nan(tmp_path: Path) -> None:
+    values = {"a": float("nan"), "b": [1.5, float("-inf")], "c": {"d": (np.float64("inf"), None)}}
+    write_json(tmp_path / "x.json", values)
+    text = (tmp_path / "x.json").read_text()
+    assert text == '{"a": null, "b": [1.5, null], "c": {"d": [null, null]}}\n'
+
+
+def test_outputs_are_checked_before_the_work(tmp_path: Path) -> None:
+    source, other = tmp_path / "in.csv", tmp_path / "other.csv"
+    source.write_text("x")
+    check_outputs([other, tmp_path / "new" / "deep" / "out.csv"], [source, tmp_path / "missing"])
+    link, hard = tmp_path / "link.csv", tmp_path / "hard.csv"
+    link.symlink_to(source)
+    hard.hardlink_to(source)
+    for path in (source, link, hard, tmp_path / "a" / ".." / "in.csv"):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        with pytest.raises(OutputError, match=r"would overwrite its input .*in\.csv"):
+            check_outputs([other, path], [source])
+    with pytest.raises(OutputError, match="expected a file, got a folder"):
+        check_outputs([tmp_path / "a"], [])
+    with pytest.raises(OutputError, match=r"cannot be written, since .*in\.csv is not a folder"):
+        check_outputs([source / "out.csv"], [])
+    with pytest.raises(OutputError, match="two outputs would have this name"):
+        check_outputs([other, other], [])
+
+
+def test_a_full_disk_is_one_sentence_and_the_old_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("old")
+
+    def write() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("new")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OutputError, match=r"t\.csv: cannot be written \(No space left on device\)"):
+        write()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -37,7 +37,7 @@ from moleblend.data.splits import read_split, scaffold_split
 from moleblend.data.store import MoleculeStore, write_store
 from moleblend.data.table import Rejected, read_molecules
 from moleblend.files import replacing
-from moleblend.model.checkpoint import put_in_order
+from moleblend.model.integrity import put_in_order
 
 ASSAYS = ("hiv", "muv", "tox21", "toxcast")
 """Data sets of protocol U whose training sets give molecules and labels."""

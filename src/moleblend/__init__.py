@@ -12,6 +12,18 @@ from moleblend.environment import VERSION, set_library_defaults
 if TYPE_CHECKING:
     from moleblend.chem.parsing import read_smiles
     from moleblend.data.splits import scaffold_split
+    from moleblend.errors import (
+        MissingFileError,
+        ModelFileError,
+        MoleblendError,
+        MoleculeError,
+        OutputError,
+        SettingError,
+        TableError,
+        TooLargeError,
+        TrainingError,
+        WorkerError,
+    )
     from moleblend.estimators import MoleBlendClassifier, MoleBlendEmbedder, MoleBlendRegressor
     from moleblend.finetuning.train import train
     from moleblend.model.checkpoint import load_model, save_model
@@ -22,10 +34,20 @@ if TYPE_CHECKING:
 __version__ = VERSION
 
 __all__ = [
+    "MissingFileError",
+    "ModelFileError",
     "MoleBlendClassifier",
     "MoleBlendEmbedder",
     "MoleBlendRegressor",
+    "MoleblendError",
+    "MoleculeError",
+    "OutputError",
     "Predictor",
+    "SettingError",
+    "TableError",
+    "TooLargeError",
+    "TrainingError",
+    "WorkerError",
     "__version__",
     "embed",
     "load_model",
@@ -43,6 +65,16 @@ _MODULES = {
     "MoleBlendClassifier": "estimators",
     "MoleBlendEmbedder": "estimators",
     "MoleBlendRegressor": "estimators",
+    "MissingFileError": "errors",
+    "ModelFileError": "errors",
+    "MoleblendError": "errors",
+    "MoleculeError": "errors",
+    "OutputError": "errors",
+    "SettingError": "errors",
+    "TableError": "errors",
+    "TooLargeError": "errors",
+    "TrainingError": "errors",
+    "WorkerError": "errors",
     "Predictor": "prediction.predictor",
     "embed": "prediction.predictor",
     "load_model": "model.checkpoint",

@@ -1,6 +1,5 @@
 """The end-to-end demo on 2,000 molecules that come with the package."""
 
-import json
 import shutil
 import sys
 from collections.abc import Iterable
@@ -22,6 +21,8 @@ from moleblend.config import to_dict
 from moleblend.data.build_store import build_store
 from moleblend.data.formats import read_table, write_table
 from moleblend.data.table import Table, read_molecules
+from moleblend.errors import SettingError
+from moleblend.files import write_json
 from moleblend.finetuning.train import TrainConfig, TrainResult, train
 from moleblend.model import checkpoint
 from moleblend.model.batch import collate
@@ -98,7 +99,7 @@ def demo(
         The path of the report.
 
     Raises:
-        ValueError: `out` has folders of these names that no demo wrote, or matplotlib is missing.
+        SettingError: `out` has folders of these names that no demo wrote, or matplotlib is missing.
         MoleculeError: `smiles` cannot be parsed, or no geometry can be computed for it.
     """
     config = config or DemoConfig()
@@ -187,7 +188,7 @@ def _clear(out: Path, config: DemoConfig) -> None:
     """Remove the files of an earlier demo, and no others."""
     existing = [name for name in _FOLDERS if (out / name).exists()]
     if existing and not (out / _RECORD).is_file():
-        raise ValueError(
+        raise SettingError(
             f"{out} already has {', '.join(existing)}, which no demo wrote; choose another --out"
         )
     _write_record(out, config, metrics=None)
@@ -308,8 +309,7 @@ def _metrics(shown: Demonstration) -> dict[str, object]:
 def _write_record(out: Path, config: DemoConfig, metrics: dict[str, object] | None) -> None:
     """Write demo.json, which marks the folder as one of a demo; the metrics follow at the end."""
     out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"config": to_dict(config), "test": metrics}, indent=2)
-    (out / _RECORD).write_text(text + "\n", encoding="utf-8")
+    write_json(out / _RECORD, {"config": to_dict(config), "test": metrics}, indent=2)
 
 
 def _print_result(shown: Demonstration, console: Console) -> None:

@@ -18,10 +18,12 @@ from sklearn.utils import Tags, assert_all_finite, check_array, check_consistent
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
-from moleblend.chem.molecule import MoleculeError
 from moleblend.data.dataframes import is_frame, smiles_list
 from moleblend.data.formats import write_table
+from moleblend.data.labels.cell_values import LARGEST_LABEL
 from moleblend.data.splits import Split, random_split, scaffold_split
+from moleblend.errors import MoleblendError, SettingError, TableError
+from moleblend.files import replacing
 from moleblend.finetuning.train import TrainConfig, train
 from moleblend.model.blending import ShownViews
 from moleblend.model.checkpoint import PACKAGED
@@ -38,7 +40,7 @@ class _SmilesEstimator(BaseEstimator):
         """Return the SMILES of X; fitting stores the names of its columns."""
         smiles = smiles_list(X, self.smiles)
         if not smiles:
-            raise ValueError("found array with 0 sample(s), expected at least 1 molecule")
+            raise SettingError("found array with 0 sample(s), expected at least 1 molecule")
         if is_fit:
             self.n_features_in_ = len(X.columns) if is_frame(X) else 1
             if is_frame(X):
@@ -141,7 +143,7 @@ class _FineTuned(_SmilesEstimator):
             try:
                 result = train(config, errors="raise", console=console)
             except ValueError as error:  # its row number is that of X
-                kind = MoleculeError if isinstance(error, MoleculeError) else ValueError
+                kind = type(error) if isinstance(error, MoleblendError) else ValueError
                 raise kind(str(error).replace(str(data), "X and y")) from error
             self.model_file_ = result.model.read_bytes()
         self.kept_epoch_ = result.kept_epoch
@@ -149,12 +151,12 @@ class _FineTuned(_SmilesEstimator):
     def _validation(self, smiles: list[str]) -> Split:
         """Split off a validation set by scaffold, or at random if its size would be far off."""
         if not 0 < self.validation_fraction < 1:
-            raise ValueError(
+            raise SettingError(
                 f"got validation_fraction={self.validation_fraction}, expected a number between 0 "
                 "and 1"
             )
         if len(smiles) < 2:
-            raise ValueError("got 1 sample, expected at least 2 molecules")
+            raise SettingError("got 1 sample, expected at least 2 molecules")
         n = len(smiles)
         wanted = min(max(round(self.validation_fraction * n), 1), n - 1)
         fractions = (1 - wanted / n, wanted / n, 0.0)
@@ -180,7 +182,8 @@ class _FineTuned(_SmilesEstimator):
     def save(self, path: str | Path) -> None:
         """Write the fitted model as a file that `moleblend predict` reads."""
         check_is_fitted(self, "model_file_")
-        Path(path).write_bytes(self.model_file_)
+        with replacing(Path(path)) as temporary:
+            temporary.write_bytes(self.model_file_)
 
 
 _NONE: Int64[np.ndarray, " n"] = np.zeros(0, np.int64)
@@ -230,19 +233,27 @@ class MoleBlendRegressor(RegressorMixin, _FineTuned):
             y: [n], or [n t] for several targets; NaN is a missing label.
 
         Raises:
-            ValueError: a SMILES cannot be parsed, or X and y have different lengths.
+            SettingError: a SMILES cannot be parsed, or X and y have different lengths.
         """
         smiles = self._read(X, is_fit=True)
         labels = check_array(
             _require_y(self, y), dtype=np.float64, ensure_2d=False, ensure_all_finite="allow-nan"
         )
         check_consistent_length(smiles, labels)
+        too_large = np.flatnonzero(
+            (np.abs(labels.reshape(len(labels), -1)) >= LARGEST_LABEL).any(1)
+        )
+        if len(too_large):
+            raise TableError(
+                f"y, row {too_large[0] + 1}: got {labels[too_large[0]]}, expected numbers below "
+                f"{LARGEST_LABEL:g} (a missing label is NaN)"
+            )
         self._is_flat = labels.ndim == 1
         columns = labels.reshape(len(smiles), -1)
         self.n_outputs_ = columns.shape[1]
         empty = np.flatnonzero(np.isnan(columns).all(0))
         if len(empty):
-            raise ValueError(f"y has no label in column {empty[0] + 1}: all values are NaN")
+            raise SettingError(f"y has no label in column {empty[0] + 1}: all values are NaN")
         targets = {f"y{k}": column for k, column in enumerate(columns.T)}
         self._train(smiles, self._validation(smiles), targets, "regression")
         return self
@@ -281,7 +292,7 @@ class MoleBlendClassifier(ClassifierMixin, _FineTuned):
             y: labels of two or more classes; numbers or text.
 
         Raises:
-            ValueError: a SMILES cannot be parsed, y has one class only, or X and y have different
+            SettingError: a SMILES cannot be parsed, y has one class only, or X and y have different
                 lengths.
         """
         smiles = self._read(X, is_fit=True)
@@ -291,7 +302,7 @@ class MoleBlendClassifier(ClassifierMixin, _FineTuned):
         check_classification_targets(labels)
         self.classes_, codes = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError("y has one class only, expected two or more classes")
+            raise SettingError("y has one class only, expected two or more classes")
         wanted = range(1, 2) if len(self.classes_) == 2 else range(len(self.classes_))
         columns = {f"class{k}": (codes == k).astype(np.float64) for k in wanted}
         split = self._validation(smiles)
@@ -377,5 +388,5 @@ class MoleBlendEmbedder(TransformerMixin, _SmilesEstimator):
 def _require_y(estimator: BaseEstimator, y: Any) -> Any:  # noqa: ANN401
     if y is None:
         name = type(estimator).__name__
-        raise ValueError(f"{name} requires y to be passed, but the target y is None")
+        raise SettingError(f"{name} requires y to be passed, but the target y is None")
     return y

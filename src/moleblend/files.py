@@ -4,9 +4,11 @@ A file or shard gets its final name only when it is complete. Shards that a kill
 behind can therefore be used.
 """
 
+import errno
 import hashlib
 import io
 import json
+import math
 import os
 import secrets
 import shutil
@@ -16,6 +18,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from moleblend.errors import OutputError
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
 
 @contextmanager
 def replacing(path: Path) -> Generator[Path, None, None]:
@@ -24,10 +30,10 @@ def replacing(path: Path) -> Generator[Path, None, None]:
     If writing fails or is interrupted, `path` is not changed.
 
     Raises:
-        ValueError: `path` is a folder.
+        OutputError: `path` is a folder, or the disk is full or broken.
     """
     if path.is_dir():
-        raise ValueError(f"{path}: this is a folder, expected a file to write")
+        raise OutputError(f"{path}: this is a folder, expected a file to write")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -45,8 +51,61 @@ def replacing(path: Path) -> Generator[Path, None, None]:
                 os.fsync(folder)
             finally:
                 os.close(folder)
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        # The system names no file, or the temporary one.
+        raise OutputError(f"{path}: cannot be written ({os.strerror(error.errno)})") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def to_json(values: object, indent: int | None = None) -> str:
+    """Format values as strict JSON, which has no NaN and no infinity: both become null."""
+    return json.dumps(_without_nan(values), indent=indent, allow_nan=False)
+
+
+def write_json(path: Path, values: object, indent: int | None = None) -> None:
+    """Write values atomically as strict JSON, see `to_json`."""
+    with replacing(path) as temporary:
+        temporary.write_text(to_json(values, indent) + "\n", encoding="utf-8")
+
+
+def _without_nan(values: object) -> object:
+    if isinstance(values, dict):
+        return {key: _without_nan(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_without_nan(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
+
+
+def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path | str]) -> None:
+    """Check all names that will be written, before the work.
+
+    Args:
+        outputs: files to write, also those beside the one that the user has named.
+        inputs: files that are read; names of files that do not exist are ignored.
+
+    Raises:
+        OutputError: an output is an input (also by another name of the same file), another output,
+            a folder, or in a place that cannot be written to.
+    """
+    read = [path for path in map(Path, inputs) if path.exists()]
+    written: list[Path] = []
+    for path in outputs:
+        if path in written:
+            raise OutputError(f"{path}: two outputs would have this name; use another name")
+        written.append(path)
+        if path.is_dir():
+            raise OutputError(f"{path}: expected a file, got a folder")
+        for source in read if path.exists() else ():
+            if path.samefile(source):
+                raise OutputError(f"{path}: the output would overwrite its input {source}")
+        place = next(parent for parent in path.absolute().parents if parent.exists())
+        if not place.is_dir():
+            raise OutputError(f"{path}: cannot be written, since {place} is not a folder")
+        if not os.access(place, os.W_OK):
+            raise OutputError(f"{path}: cannot be written, since {place} is read-only")
 
 
 def sweep(folder: Path, names: Iterable[str]) -> None:
@@ -63,7 +122,7 @@ def alone_with(path: Path) -> Generator[None, None, None]:
     The lock file of a killed process does not block others.
 
     Raises:
-        ValueError: another process holds the lock.
+        OutputError: another process holds the lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     name = path.with_name(f".{path.name}.lock")
@@ -71,7 +130,7 @@ def alone_with(path: Path) -> Generator[None, None, None]:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise ValueError(f"{path}: another process is using it") from error
+        raise OutputError(f"{path}: another process is using it") from error
     try:
         yield
     finally:
@@ -108,19 +167,19 @@ class PartialOutput:
             resume: continue with the existing shards.
 
         Raises:
-            ValueError: there is nothing to resume, or it was started with another `origin`; or
+            OutputError: there is nothing to resume, or it was started with another `origin`; or
                 there is an unfinished output and `resume` is false.
         """
         path = self.folder / "origin.json"
         stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
         if resume:
             if stored is None:
-                raise ValueError(f"{self.folder}: there is no unfinished {self._what} to resume")
+                raise OutputError(f"{self.folder}: there is no unfinished {self._what} to resume")
             changed = [
                 name for name in {**stored, **origin} if stored.get(name) != origin.get(name)
             ]
             if changed:
-                raise ValueError(
+                raise OutputError(
                     f"{self.folder}: cannot resume the {self._what}, because these settings differ "
                     f"from those it was started with: {', '.join(changed)}; remove the folder to "
                     "start again"
@@ -129,13 +188,12 @@ class PartialOutput:
                 temporary.unlink()
             return
         if any(self.folder.glob("shard-*")):
-            raise ValueError(
+            raise OutputError(
                 f"{self.folder} contains an unfinished {self._what}: continue it with --resume, or "
                 "remove the folder to start again"
             )
         self.remove()
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
+        write_json(path, origin, indent=1)
 
     def remove(self) -> None:
         """Remove the folder with all shards."""

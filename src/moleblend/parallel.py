@@ -13,6 +13,9 @@ from multiprocessing import get_context, parent_process
 from threading import Thread
 from typing import Literal, TypeVar
 
+from moleblend.config import check_choice
+from moleblend.errors import SettingError, WorkerError
+
 Engine = Literal["processes", "ray"]
 
 _Item = TypeVar("_Item")
@@ -46,15 +49,16 @@ def map_in_order(
             started on this machine, or a running one of this process is used.
 
     Raises:
-        ValueError: an argument is invalid, or Ray is not installed.
-        ChildProcessError: a worker died (out of memory, or a crash).
+        SettingError: an argument is invalid, or Ray is not installed.
+        WorkerError: a worker died (out of memory, or a crash).
     """
     if n_workers is not None and n_workers < 1:
-        raise ValueError(f"got n_workers={n_workers}, expected at least 1")
+        raise SettingError(f"got n_workers={n_workers}, expected at least 1")
+    check_choice("engine", engine, Engine)
     if engine == "ray":
         return _on_ray(function, items, n_workers, address)
     if address is not None:
-        raise ValueError(
+        raise SettingError(
             f"got address={address} and engine={engine}, but only engine ray has an address"
         )
     return _on_processes(function, items, n_workers or os.cpu_count() or 1)
@@ -94,7 +98,7 @@ def _on_processes(
             deque(),
         )
     except BrokenProcessPool as error:
-        raise ChildProcessError(
+        raise WorkerError(
             "a worker process died: out of memory, a crash in RDKit, or a script without "
             "`if __name__ == '__main__':`"
         ) from error
@@ -112,7 +116,7 @@ def _on_ray(
         import ray
         from ray.exceptions import RayError, RayTaskError
     except ImportError as error:
-        raise ValueError("engine ray needs Ray: pip install 'moleblend[ray]'") from error
+        raise SettingError("engine ray needs Ray: pip install 'moleblend[ray]'") from error
     starts_ray = not ray.is_initialized()
     if starts_ray:
         if address is not None:
@@ -133,7 +137,7 @@ def _on_ray(
     except RayTaskError as error:  # its message is the traceback of the other process
         raise error.cause from error
     except RayError as error:
-        raise ChildProcessError(f"Ray failed: {str(error).splitlines()[0]}") from error
+        raise WorkerError(f"Ray failed: {str(error).splitlines()[0]}") from error
     finally:
         for reference in in_progress:
             ray.cancel(reference)
@@ -145,13 +149,13 @@ def _check_address(address: str) -> None:
     """Check that the address accepts connections: Ray itself would retry for many minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not (host and port.isdecimal()):
-        raise ValueError(
+        raise SettingError(
             f"got address={address}, expected a host and a port of a Ray cluster, such as a:6379"
         )
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:
-        raise ValueError(f"{address}: no Ray cluster at this address ({error})") from error
+        raise SettingError(f"{address}: no Ray cluster at this address ({error})") from error
 
 
 def _apply(function: Callable[[_Item], _Result], item: _Item) -> _Result:

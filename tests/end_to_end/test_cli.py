@@ -21,6 +21,7 @@ from moleblend.data.store import MoleculeStore, write_store
 from moleblend.data.targets import Target
 from moleblend.model import checkpoint
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
+from moleblend.model.integrity import UNKNOWN_HASH, seal
 from moleblend.model.objectives import Loss
 from moleblend.pretraining import pretrain
 from tests.helpers.runs import TINY
@@ -319,7 +320,10 @@ def test_weights_that_do_not_fit(folder: Path, refuse: Refuse) -> None:
     model = (folder / "model.safetensors").read_bytes()
     other = model.replace(b'\\"n_kernels\\": 8', b'\\"n_kernels\\": 9')
     assert other != model
+    written = json.loads(model[8 : 8 + int.from_bytes(model[:8], "little")])["__metadata__"]
+    other = other.replace(written["sha256"].encode(), UNKNOWN_HASH.encode())
     (folder / "other.safetensors").write_bytes(other)
+    seal(folder / "other.safetensors")
     said = refuse("predict other.safetensors chains.csv out.csv")
     assert "does not fit" in said
     assert "got shape" in said

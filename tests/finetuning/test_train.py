@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from moleblend.files import file_sha256
 from moleblend.finetuning.train import TrainConfig
 from moleblend.model import checkpoint
 from moleblend.model.checkpoint import Card
@@ -45,6 +46,7 @@ def test_what_a_run_leaves_behind(config: TrainConfig, table: Path) -> None:
             for set_name, of_target in result.uncertainty_metrics.items()
         },
         "baseline": metrics["baseline"],
+        "model_sha256": file_sha256(result.model),
         "std": {"over": "seeds", "n": 1},
         "settings": json.loads(json.dumps(result.settings.to_dict())),
     }

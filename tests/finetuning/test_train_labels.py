@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -197,3 +198,47 @@ def test_texts_are_classes_and_the_threshold_is_chosen_on_validation(config: Tra
     assert result.test["y"]["accuracy"] == pytest.approx(chosen.mean())
     assert checkpoint.load(result.model).config.targets[0].threshold == target.threshold
     assert result.settings.targets["y"].threshold == target.threshold
+
+
+@pytest.mark.parametrize("sentinel", [1e30, -1e300, 1.7e308])
+def test_numbers_that_no_label_has_are_named_and_left_out(
+    config: TrainConfig, sentinel: float
+) -> None:
+    labels = [sentinel if k == 7 else n for k, n in enumerate(N_CARBONS)]
+    write(Path(config.data), smiles=CHAINS, y=labels, set=PARTS)
+    result, _ = run(config)
+    assert "is not below 1e+30" in rows_of(result)[7]["labels"]
+    assert rows_of(result)[7]["status"] == "no_label"
+    assert max(N_CARBONS) > result.targets[0].scale > 0
+    text = (config.folder / "metrics.json").read_text()
+    json.loads(text, parse_constant=pytest.fail)
+
+
+def test_a_column_of_nothing_but_such_numbers_is_refused(config: TrainConfig) -> None:
+    write(Path(config.data), smiles=CHAINS, y=[1e200 + n * 1e199 for n in N_CARBONS], set=PARTS)
+    with pytest.raises(ValueError, match=r"row 1 .*column 'y' should hold numbers, but"):
+        run(config)
+
+
+def test_labels_whose_squares_vanish_need_another_unit(config: TrainConfig) -> None:
+    write(Path(config.data), smiles=CHAINS, y=[1e-300 * n for n in N_CARBONS], set=PARTS)
+    with pytest.raises(ValueError, match=r"column 'y' differ by 1[.]4e-299 at most"):
+        run(config)
+    result, _ = run(replace(config, log_scale=("y",)))
+    assert Predictor(result.model).predict(["CCO"])["status"].to_pylist() == ["ok"]
+
+
+@pytest.mark.parametrize("unit", [1e-90, 1e29, 1 + 1e-15])
+def test_very_small_and_very_large_labels_have_a_finite_scale(
+    config: TrainConfig, unit: float
+) -> None:
+    labels = [unit * n / 100 for n in N_CARBONS]
+    if unit > 1 > unit - 1e-10:  # labels that differ in their last digits only
+        labels = [1 + 1e-15 * n for n in N_CARBONS]
+    write(Path(config.data), smiles=CHAINS, y=labels, set=PARTS)
+    result, _ = run(config)
+    assert 0 < result.targets[0].scale < 1e30
+    table = Predictor(result.model).predict(["CCO"])
+    assert table["status"].to_pylist() == ["ok"]
+    assert np.isfinite(table["y_pred"].to_pylist()).all()
+    json.loads((config.folder / "metrics.json").read_text(), parse_constant=pytest.fail)

@@ -65,9 +65,9 @@ def predict(model):
 
 
 def rewrite(path, change_tensors=None, **header):
-    """Write a model file again with other tensors or another header."""
+    """Write a model file again with other tensors or another header, as one without a hash."""
     with safe_open(path, framework="pt") as file:
-        metadata = {**file.metadata(), **header}
+        metadata = {**file.metadata(), "sha256": None, **header}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if change_tensors is not None:
         change_tensors(tensors)

@@ -486,3 +486,27 @@ def test_an_opened_model_is_reused_until_its_file_changes(make: Make) -> None:
     assert open_predictor(path) is not first
     forget_predictors()
     assert open_predictor(content) is not from_bytes
+
+
+def test_a_usable_row_without_a_finite_prediction_is_never_ok(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = make("2d")
+    read_out = Model.embed
+
+    def broken(model: Model, batch: Any, blend: Any) -> torch.Tensor:
+        vectors = read_out(model, batch, blend)
+        return torch.where(batch.is_atom.sum(1)[:, None] == 2, torch.nan, vectors)
+
+    monkeypatch.setattr(Model, "embed", broken)
+    smiles = ["CCO", "CC", "C1CC"]
+    table = predictor.predict(smiles)
+    assert table["status"].to_pylist() == ["ok", "not_finite", "invalid"]
+    assert [value is None for value in table["gap_pred"].to_pylist()] == [False, True, True]
+    assert [value is None for value in table["toxic_pred"].to_pylist()] == [False, True, True]
+    table, vectors = predictor.embed_table(smiles)
+    assert table["status"].to_pylist() == ["ok", "not_finite", "invalid"]
+    assert np.isnan(vectors).all(1).tolist() == [False, True, True]
+    assert len(predictor.embed(smiles, errors="skip")) == 1
+    with pytest.raises(MoleculeError, match="row 2: the model computes NaN or infinity"):
+        predictor.predict(smiles[:2], errors="raise")

@@ -15,6 +15,8 @@ import numpy as np
 from moleblend.chem.geometry import TooSlowError, add_positions
 from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.chem.parsing import RDKIT_VERSION
+from moleblend.config import check_fields, check_finite
+from moleblend.errors import SettingError, WorkerError
 from moleblend.parallel import end_with_parent
 
 Compute = Callable[..., Molecule]
@@ -48,16 +50,18 @@ class ConformerConfig:
 
     def __post_init__(self) -> None:
         """Check that the values are in range."""
+        check_fields(self)
         if self.n_conformers < 1 or self.seed < 0:
-            raise ValueError(
+            raise SettingError(
                 f"got n_conformers={self.n_conformers} and seed={self.seed}, expected at least 1 "
                 "and at least 0"
             )
         if not (self.prune_rms >= 0 and self.limit_s > 0):
-            raise ValueError(
+            raise SettingError(
                 f"got prune_rms={self.prune_rms} and limit_s={self.limit_s}, expected at least "
                 "0 Å and more than 0 s"
             )
+        check_finite(self)
 
 
 class _CrashError(MoleculeError):
@@ -87,7 +91,7 @@ class ConformerWorker:
         Raises:
             TooSlowError: the time limit was exceeded.
             MoleculeError: no geometry was found, or RDKit crashed on this molecule.
-            ChildProcessError: the process could not be started.
+            WorkerError: the process could not be started.
         """
         connection = self._connection or self._start()
         config = self._config
@@ -138,7 +142,7 @@ class ConformerWorker:
             self._connection.recv()
         except (EOFError, ConnectionError) as error:
             self.close()
-            raise ChildProcessError(
+            raise WorkerError(
                 "could not start the process that computes conformers: out of memory, or a script "
                 "without `if __name__ == '__main__':`"
             ) from error
@@ -183,7 +187,7 @@ class Conformers:
 
         Raises:
             MoleculeError: no geometry was found, or not within the time limit.
-            ChildProcessError: the process could not be started.
+            WorkerError: the process could not be started.
             OSError: the cache cannot be used.
         """
         if self._cache is None:

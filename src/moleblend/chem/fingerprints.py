@@ -22,6 +22,7 @@ from rdkit.DataStructs import (
 
 from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.chem.parsing import in_order, parse
+from moleblend.errors import SettingError
 
 MOST_TO_CLUSTER = 50_000
 """Largest number of molecules to cluster: all pairs are compared, so time grows quadratically."""
@@ -148,7 +149,7 @@ def nearest(
 
     Raises:
         MoleculeError: a SMILES is invalid; the message has its row.
-        ValueError: there are no references.
+        SettingError: there are no references.
     """
     return _nearest(_fingerprints(smiles), _fingerprints(references))
 
@@ -196,7 +197,7 @@ def _nearest(
     queries: list[ExplicitBitVect], references: list[ExplicitBitVect]
 ) -> tuple[Float64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
     if not references:
-        raise ValueError("expected at least one reference molecule, got none")
+        raise SettingError("expected at least one reference molecule, got none")
     similarity, index = np.zeros(len(queries)), np.zeros(len(queries), np.int64)
     for k, bits in enumerate(queries):
         similarities = BulkTanimotoSimilarity(bits, references)
@@ -223,15 +224,15 @@ def cluster(smiles: Sequence[str], similarity: float = 0.65) -> Int64[np.ndarray
 
     Raises:
         MoleculeError: a SMILES is invalid; the message has its row.
-        ValueError: there are too many molecules, or the similarity is out of range.
+        SettingError: there are too many molecules, or the similarity is out of range.
 
     Reference:
         Butina, J. Chem. Inf. Comput. Sci. 1999, doi:10.1021/ci9803381.
     """
     if not 0 < similarity <= 1:
-        raise ValueError(f"got similarity={similarity}, expected above 0 and at most 1")
+        raise SettingError(f"got similarity={similarity}, expected above 0 and at most 1")
     if len(smiles) > MOST_TO_CLUSTER:
-        raise ValueError(
+        raise SettingError(
             f"got {len(smiles):,} molecules to cluster, at most {MOST_TO_CLUSTER:,} are possible, "
             "because all pairs are compared"
         )

@@ -11,6 +11,7 @@ from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolAlign
 
 from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.chem.parsing import parse_in_order
+from moleblend.errors import SettingError
 
 _MINIMISER_STEPS, _STEPS_BETWEEN_TIME_CHECKS = 200, 50
 
@@ -64,12 +65,12 @@ def add_positions(
         Wang et al., J. Chem. Inf. Model. 2020, doi:10.1021/acs.jcim.0c00025 (ETKDGv3).
     """
     if seed < 0 or n_conformers < 1:
-        raise ValueError(
+        raise SettingError(
             f"got seed={seed} and n_conformers={n_conformers}, expected seed >= 0 and "
             "n_conformers >= 1"
         )
     if not prune_rms >= 0:
-        raise ValueError(f"got prune_rms={prune_rms}, expected at least 0 Å")
+        raise SettingError(f"got prune_rms={prune_rms}, expected at least 0 Å")
     deadline = monotonic() + limit_s
     mol, _, recorded = parse_in_order(molecule)
     mol = Chem.AddHs(mol)

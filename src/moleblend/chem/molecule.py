@@ -6,6 +6,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Float32, Int32, UInt8
 
+from moleblend.errors import MoleculeError
+
 FeatureVersion = Literal["cip-1", "ogb-1"]
 
 ATOM_FEATURES = (
@@ -35,13 +37,6 @@ N_DESCRIPTORS = 121
 
 _LARGEST_COORDINATE = 100_000.0
 """In Å. Larger values are errors, such as a missing value written as 1e30; squares overflow."""
-
-
-class MoleculeError(ValueError):
-    """A molecule that cannot be used.
-
-    The message names the molecule and says what was expected and what was found.
-    """
 
 
 def check_positions(positions: Float[np.ndarray, "... 3"], name: str) -> None:

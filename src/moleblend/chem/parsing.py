@@ -21,6 +21,7 @@ from moleblend.chem.featurizer import atom_rows, bond_rows, label_stereo, list_a
 from moleblend.chem.geometry_check import check_geometry, has_all_hydrogens
 from moleblend.chem.molecule import FeatureVersion, Molecule, MoleculeError, check_positions
 from moleblend.chem.parse_errors import RdkitErrorCollector, invalid_character, shown
+from moleblend.chem.size import check_block_size, check_smiles_size
 
 _WRITTEN_HYDROGEN = re.compile(r"\[\d*H")
 """Matches a bracket that may be a hydrogen atom; Hg, Ho, ... match too, which only costs time."""
@@ -105,6 +106,7 @@ def read_mol_block(block: str, *, id: str = "", features: FeatureVersion = "cip-
         MoleculeError: RDKit cannot read the block; the message has its reason.
     """
     name = id or block.split("\n", 1)[0].strip()
+    check_block_size(block, name or "mol block")
     _rdkit_errors.clear()
     with_hydrogens = Chem.MolFromMolBlock(block, removeHs=False)
     if with_hydrogens is None:
@@ -231,6 +233,7 @@ def parse_with_sources(text: str, name: str) -> tuple[Chem.Mol, list[int]]:
             f"{name}: the SMILES has {len(text):,} characters, at most {_LONGEST_SMILES:,} are "
             "allowed"
         )
+    check_smiles_size(text, name)
     rest = text.split(maxsplit=1)[1:]
     if rest and not rest[0].startswith("|"):  # RDKit would read it as a name
         raise MoleculeError(

@@ -18,6 +18,7 @@ from moleblend.chem.parsing import (
     read_smiles,
     remove_hydrogens,
 )
+from moleblend.chem.size import check_size
 
 _LONGEST_BOND = 1.3
 """Length of the longest plausible bond, divided by the sum of the two covalent radii."""
@@ -65,6 +66,7 @@ def read_xyz(
     text = smiles.strip()
     name = id or text or "molecule"
     numbers = np.asarray(atomic_numbers, np.int64)
+    check_size(int((numbers != 1).sum()), int((numbers == 1).sum()), name)
     check_positions(positions, name)
     parsed, _ = parse_with_sources(text, name)
     bare = Chem.RemoveHs(parsed, REMOVE_STEREO_HYDROGENS)

@@ -1,6 +1,5 @@
 """Commands of `moleblend data`: one function each, whose flags come from its signature."""
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,6 +22,7 @@ from moleblend.cli.terminal import (
     say_some,
     unknown_command,
 )
+from moleblend.errors import SettingError
 from moleblend.parallel import Engine
 
 ShardFormatFlag = Literal["arrow", "parquet"]
@@ -95,7 +95,7 @@ def _build(arguments: list[str]) -> None:
             resume: continue an interrupted build.
         """
         if conformers.cache is not None and no_cache:
-            raise ValueError(f"got both --cache {conformers.cache} and --no-cache, expected one")
+            raise SettingError(f"got both --cache {conformers.cache} and --no-cache, expected one")
         wanted = None
         if conformers.n_conformers:
             cache = None if no_cache else conformers.cache or cache_folder()
@@ -194,8 +194,9 @@ def _leakage(
     from moleblend.data.formats import read_table
     from moleblend.data.leakage import QUANTILES, leakage
     from moleblend.data.splits import read_split
-    from moleblend.files import replacing
+    from moleblend.files import check_outputs, write_json
 
+    check_outputs([] if file is None else [file], [source])
     table = read_table(source)
     texts, sets, reasons = read_split(table, split, smiles=smiles)
     result = leakage(texts, sets)
@@ -222,8 +223,7 @@ def _leakage(
         near.add_row(part.part, *(f"{value:.2f}" for value in part.quantiles.values()))
     CONSOLE.print(near)
     if file is not None:
-        with replacing(file) as temporary:
-            temporary.write_text(json.dumps(result.to_dict()) + "\n", encoding="utf-8")
+        write_json(file, result.to_dict())
 
 
 def _clean(arguments: list[str]) -> None:
@@ -248,10 +248,10 @@ def _clean(arguments: list[str]) -> None:
             config: the steps.
             smiles: the SMILES column; detected by name by default.
         """
-        check_out(out, source, (".csv", ".tsv", ".parquet"))
+        account = out.with_name(f"{out.name}.account.csv")
+        check_out(out, source, (".csv", ".tsv", ".parquet"), beside=[account])
         table = read_table(source)
         cleaned = clean(table, config, target, smiles=smiles)
-        account = out.with_name(f"{out.name}.account.csv")
         write_table(cleaned.account_table(), account)
         write_table(cleaned.columns, out)
         for line in (*table.notes, *cleaned.notes, *cleaned.summary()):

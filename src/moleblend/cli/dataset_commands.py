@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from moleblend.cli.terminal import CONSOLE, Argument, call, check_out, say
+from moleblend.errors import SettingError
 
 
 def _list() -> None:
@@ -99,7 +100,7 @@ def _check(names: Argument[tuple[str, ...]] = (), processes: int | None = None) 
             differences += [f"{name}: {difference}" for difference in result.differences]
     _print(table)
     if differences:
-        raise ValueError(f"differences from the catalogue: {'; '.join(differences)}")
+        raise SettingError(f"differences from the catalogue: {'; '.join(differences)}")
 
 
 def _export(

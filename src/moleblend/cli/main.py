@@ -22,6 +22,7 @@ from moleblend.cli.terminal import (
     unknown_command,
 )
 from moleblend.environment import VERSION
+from moleblend.errors import MoleblendError, SettingError
 from moleblend.parallel import Engine
 
 if TYPE_CHECKING:
@@ -32,15 +33,19 @@ ErrorsFlag = Literal["keep", "skip", "raise"]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command.
+    """Run one command. With `--debug`, an error is printed with its traceback.
 
     Args:
         arguments: command-line arguments; by default those of the process.
 
     Returns:
-        The exit code: 0; 2 after an error in the input or the arguments; 130 after Ctrl-C.
+        The exit code: 0; 1 after a defect of the package; 2 after an error in the input or the
+        arguments, or if the system does not allow something; 130 after Ctrl-C.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    is_debugged = "--debug" in arguments
+    if is_debugged:
+        arguments = [argument for argument in arguments if argument != "--debug"]
     if arguments in ([], ["-h"], ["--help"]):
         print_commands("moleblend", _PURPOSES)
         return 0
@@ -51,20 +56,19 @@ def main(arguments: list[str] | None = None) -> int:
         if arguments[0] not in COMMANDS:
             raise unknown_command(arguments[0], COMMANDS)
         COMMANDS[arguments[0]](arguments[1:])
-    except (ValueError, OSError, FloatingPointError, ChildProcessError) as error:
-        CONSOLE.print(
-            f"moleblend: {_one_line(error)}",
-            style="red",
-            soft_wrap=True,
-            highlight=False,
-            markup=False,
-        )
+    except (MoleblendError, OSError, MemoryError) as error:
+        _print_error(_one_line(error), is_debugged)
         return 2
     except KeyboardInterrupt:
         say("moleblend: stopped")
         return 130
     except SystemExit as error:  # raised by tyro after --help or a wrong argument
         return int(error.code or 0)
+    except Exception as error:  # noqa: BLE001 (the last place where a defect can be described)
+        hint = "" if is_debugged else "; --debug shows where it happened"
+        _print_error(f"{type(error).__name__}: {_one_line(error)}", is_debugged)
+        _print_error(f"this is a defect of moleblend {VERSION}: {_REPORT}{hint}", False)
+        return 1
     return 0
 
 
@@ -121,7 +125,7 @@ def _train(arguments: list[str]) -> None:
 
         Attributes:
             config: settings of the run.
-            resume: continue the trials of an interrupted search, or add trials.
+            resume: continue an interrupted run, or the trials of a search; or add trials.
         """
 
         config: Annotated[TrainConfig, tyro.conf.arg(name="")]
@@ -129,7 +133,7 @@ def _train(arguments: list[str]) -> None:
 
     run = parse(Run, "train", arguments)
     if "--log-scale" in arguments and not run.config.log_scale:
-        raise ValueError("--log-scale: got no value, expected names of targets")
+        raise SettingError("--log-scale: got no value, expected names of targets")
     result = train(run.config, resume=run.resume, console=CONSOLE)
     config = result.config
     _print_metrics("validation", result.validation)
@@ -217,7 +221,7 @@ def _embed(arguments: list[str]) -> None:
             options: options of the embedding.
         """
         if len(files) not in (2, 3):
-            raise ValueError(f"got {len(files)} file names, expected [MODEL] IN OUT")
+            raise SettingError(f"got {len(files)} file names, expected [MODEL] IN OUT")
         *model, source, out = files
         check_out(out, source, (".npy", ".csv", ".tsv", ".parquet"))
         _screen(embed_file, model[0] if model else Path(PACKAGED), source, out, options)
@@ -304,17 +308,13 @@ def _explain(arguments: list[str]) -> None:
             views: what the model sees of each molecule. The default is that of its training.
             smiles: the SMILES column. By default it is detected by its name.
         """
-        check_out(out, source, (".html",))
         atoms = out.with_suffix(".csv")
-        if atoms.resolve() == source.resolve():
-            raise ValueError(
-                f"{atoms}: the atom table of {out} would overwrite the input; use another name"
-            )
+        check_out(out, source, (".html",), beside=[atoms])
         predictor = Predictor(model)
         known, places = predictor.model.config.targets, choose_targets(predictor, target)
         chosen = [explained_target(known[place]) for place in places]
         if len(chosen) > MOST_TARGETS and not target:
-            raise ValueError(
+            raise SettingError(
                 f"{model}: the model has {len(chosen)} targets, expected at most {MOST_TARGETS}; "
                 "choose some with --target"
             )
@@ -396,10 +396,23 @@ _PURPOSES = {
 }
 
 
+_REPORT = "please report it in the issue tracker of the project, with the command and this message"
+
+
+def _print_error(text: str, with_traceback: bool) -> None:
+    """Print one line, after the traceback of the current exception if it is asked for."""
+    if with_traceback:
+        CONSOLE.print_exception()
+    line = f"moleblend: {text}"
+    CONSOLE.print(line, style="red", soft_wrap=True, highlight=False, markup=False)
+
+
 def _one_line(error: Exception) -> str:
     """Format an error in one line."""
     if isinstance(error, OSError) and error.strerror:  # raised by the operating system
         return f"{error.filename or 'output'}: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory; use smaller batches, a smaller model or fewer processes"
     return " ".join(str(error).split())
 
 

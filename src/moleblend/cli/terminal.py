@@ -11,6 +11,9 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from moleblend.errors import SettingError
+from moleblend.files import check_outputs
+
 Argument = tyro.conf.Positional
 
 CONSOLE = Console(stderr=True)
@@ -54,7 +57,7 @@ def unknown_command(name: str, available: Iterable[str]) -> ValueError:
     commands = list(available)
     close = difflib.get_close_matches(name.rpartition(" ")[2], commands, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
-    return ValueError(f"unknown command {name!r}{hint}; available: {', '.join(commands)}")
+    return SettingError(f"unknown command {name!r}{hint}; available: {', '.join(commands)}")
 
 
 @contextmanager
@@ -92,15 +95,21 @@ def say_some(lines: Sequence[str], most: int = 5) -> None:
         say(f"and {len(lines) - most:,} more")
 
 
-def check_out(out: Path, source: Path, endings: Sequence[str]) -> None:
+def check_out(
+    out: Path, source: Path, endings: Sequence[str], *, beside: Sequence[Path] = ()
+) -> None:
     """Refuse an output file before the work is done.
 
+    Args:
+        out: the file that the user has named.
+        source: the input.
+        endings: of the file.
+        beside: further files that will be written.
+
     Raises:
-        ValueError: the name has another ending, the output is the input, or it is a folder.
+        SettingError: the name has another ending.
+        OutputError: a file cannot be written, or is the input.
     """
     if out.suffix.lower() not in endings:
-        raise ValueError(f"{out}: expected an output name that ends in {' or '.join(endings)}")
-    if out.resolve() == source.resolve():
-        raise ValueError(f"{out}: the output would overwrite its input")
-    if out.is_dir():
-        raise ValueError(f"{out}: expected a file, got a folder")
+        raise SettingError(f"{out}: expected an output name that ends in {' or '.join(endings)}")
+    check_outputs([out, *beside], [source])

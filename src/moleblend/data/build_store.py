@@ -23,7 +23,15 @@ from moleblend.data.formats import read_pieces, write_tables
 from moleblend.data.store import STORE_VERSION, pack, read_batches, write_batches, write_manifest
 from moleblend.data.table import Rejected, Table, read_molecules
 from moleblend.environment import VERSION
-from moleblend.files import PartialOutput, alone_with, file_sha256, partial_output_folder, replacing
+from moleblend.errors import TableError
+from moleblend.files import (
+    PartialOutput,
+    alone_with,
+    check_outputs,
+    file_sha256,
+    partial_output_folder,
+    write_json,
+)
 from moleblend.parallel import Engine, map_in_order
 
 ShardFormat = Literal["arrow", "parquet"]
@@ -98,16 +106,16 @@ def build_store(
             an earlier build) and the fraction of the source that is read, if known.
 
     Raises:
-        FileNotFoundError: there is no such source.
-        ValueError: the source or all of its rows cannot be read, an argument is invalid, `out` is
+        MissingFileError: there is no such source.
+        TableError: the source or all of its rows cannot be read, an argument is invalid, `out` is
             an existing folder, another process is building the store, there is an unfinished build
             and `resume` is false, or there is none and `resume` is true.
-        ChildProcessError: a process died (out of memory, or a crash in RDKit).
+        WorkerError: a process died (out of memory, or a crash in RDKit).
     """
     source, out = Path(source), Path(out)
     _check_out(source, out, shard_format)
     if shard_rows < 1:
-        raise ValueError(f"got shard_rows={shard_rows}, expected at least 1")
+        raise TableError(f"got shard_rows={shard_rows}, expected at least 1")
     tables = read_pieces(source, shard_rows)
     origin: dict[str, object] = {
         "moleblend": VERSION,
@@ -219,8 +227,7 @@ class _Shards:
                 yield pa.concat_batches([piece.batch for piece in group])
             # Written before the shard gets its name, so that no shard is without this file.
             account = _ShardAccount(n_rows, n_written, n_flat, list(notes), lost)
-            with replacing(self.path(number).with_suffix(".json")) as temporary:
-                temporary.write_text(json.dumps(asdict(account)) + "\n", encoding="utf-8")
+            write_json(self.path(number).with_suffix(".json"), asdict(account))
 
         write_batches(batches(), self.path(number), features=self._features)
 
@@ -320,7 +327,7 @@ def _settle_account(shards: _Shards, source: Path, out: Path, n_resumed: int) ->
     """Add up the summaries of all shards and write `OUT.rejected.csv`.
 
     Raises:
-        ValueError: none of the rows could be read.
+        TableError: none of the rows could be read.
     """
     n_shards = n_rows = n_written = n_flat = 0
     notes: dict[str, None] = {}
@@ -342,12 +349,12 @@ def _settle_account(shards: _Shards, source: Path, out: Path, n_resumed: int) ->
                 }
             )
 
-    write_tables(lost(), out.with_name(f"{out.name}.rejected.csv"))
+    write_tables(lost(), _rejected_file(out))
     if n_written == 0:  # raised before a store is written
         first = next((account.lost[0][2] for account in shards.accounts()), None)
         shutil.rmtree(shards.folder)
         reason = "" if first is None else f", first reason: {first}"
-        raise ValueError(f"none of the {n_rows} rows of {source} could be read{reason}")
+        raise TableError(f"none of the {n_rows} rows of {source} could be read{reason}")
     return BuildAccount(
         n_rows=n_rows,
         n_written=n_written,
@@ -362,15 +369,21 @@ def _settle_account(shards: _Shards, source: Path, out: Path, n_resumed: int) ->
 def _check_out(source: Path, out: Path, shard_format: ShardFormat) -> None:
     """Check before the build that the store can be written."""
     if out.suffix not in ("", ".arrow"):
-        raise ValueError(
+        raise TableError(
             f"{out}: the name of a store must end in .arrow, or have no ending for a folder of "
             "shards"
         )
     if shard_format == "parquet" and out.suffix:
-        raise ValueError(
+        raise TableError(
             f"{out}: Parquet shards need a folder, whose name has no ending; a single file is Arrow"
         )
     if out.resolve() == source.resolve():
-        raise ValueError(f"{out}: the store would overwrite its source")
+        raise TableError(f"{out}: the store would overwrite its source")
     if out.is_dir():
-        raise ValueError(f"{out}: there is already a folder with this name")
+        raise TableError(f"{out}: there is already a folder with this name")
+    check_outputs([out, _rejected_file(out)], [source])
+
+
+def _rejected_file(out: Path) -> Path:
+    """Return the file that lists the rows that are not in a store."""
+    return out.with_name(f"{out.name}.rejected.csv")

@@ -16,6 +16,7 @@ from jaxtyping import Float64, Int64
 
 from moleblend.chem import standardise
 from moleblend.chem.molecule import Molecule, MoleculeError
+from moleblend.config import check_fields, check_finite
 from moleblend.data.duplicates import same_molecules
 from moleblend.data.labels.cell_values import TableCells
 from moleblend.data.labels.label_column import LabelColumn, read_label_column
@@ -23,6 +24,7 @@ from moleblend.data.labels.qualifier_columns import read_qualifiers
 from moleblend.data.labels.target_detection import measured_columns
 from moleblend.data.merging import Merge, MergedLabel, MergeError, find_conflicts, merge_labels
 from moleblend.data.table import Rejected, Table, read_with_smiles
+from moleblend.errors import TableError
 
 Duplicates = Literal["off", "keep", "mean", "drop"]
 Action = Literal["unchanged", "changed", "failed", "invalid", "merged", "dropped"]
@@ -82,11 +84,13 @@ class CleaningConfig:
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
+        check_fields(self)
         if not (0 <= self.tolerance < np.inf and 0 <= self.outliers < np.inf):
-            raise ValueError(
+            raise TableError(
                 "tolerance and outliers must be finite and not negative, "
                 f"got tolerance={self.tolerance}, outliers={self.outliers}"
             )
+        check_finite(self)
 
 
 @dataclass(frozen=True)
@@ -200,15 +204,15 @@ def clean(
         smiles: the SMILES column; detected by name by default.
 
     Raises:
-        ValueError: a column is missing or holds other values, a molecule with a geometry would
+        TableError: a column is missing or holds other values, a molecule with a geometry would
             change, duplicates or outliers are requested without targets, or classes would have to
             be averaged.
     """
     if (config.duplicates != "off" or config.outliers) and not targets:
-        raise ValueError("duplicates and outliers need labels: name at least one target")
+        raise TableError("duplicates and outliers need labels: name at least one target")
     lists = [field.name for field in table.columns.schema if pa.types.is_nested(field.type)]
     if lists and any(getattr(config, step) for step in _STEPS):
-        raise ValueError(
+        raise TableError(
             f"{table.source}: column {lists[0]!r} has values for each atom, which would not follow "
             "a molecule that changes; clean a table without this column"
         )
@@ -383,7 +387,7 @@ def _merge(
             note(group, conflict)
             continue
         if how == "mean" and any(column.classes for column in conflicting):
-            raise ValueError(
+            raise TableError(
                 f"{source}: {conflict}; classes have no mean, keep or drop the duplicates"
             )
         try:

@@ -16,8 +16,9 @@ from typing import TextIO, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from moleblend.data.sdf import read_sdf
-from moleblend.data.table import Table
+from moleblend.data.sdf import LONGEST_LINE, bounded_lines, read_sdf
+from moleblend.data.table import Table, plain_columns
+from moleblend.errors import MissingFileError, TableError
 from moleblend.files import replacing
 
 _Item = TypeVar("_Item")
@@ -42,8 +43,8 @@ def read_table(path: str | Path) -> Table:
     `Table.flaws`. An .smi file has no header; its columns are `smiles` and `name`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is empty or damaged, or its ending is unknown.
+        MissingFileError: there is no such file.
+        TableError: the file is empty or damaged, or its ending is unknown.
     """
     (table,) = read_pieces(path, None)
     return table
@@ -63,20 +64,37 @@ def read_pieces(path: str | Path, n_rows: int | None) -> Iterator[Table]:
         At least one piece; a file without rows gives one without rows.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is empty or damaged, or its ending is unknown. If the damage is found
-            in a later row, the pieces before it have been returned.
+        MissingFileError: there is no such file.
+        TableError: the file is empty or damaged, its ending is unknown, or it is changed while it
+            is read. If the damage is found in a later row, the pieces before it have been returned.
     """
     path = Path(path)
     ending = _ending(path)
     if n_rows is not None and n_rows < 1:
-        raise ValueError(f"got n_rows={n_rows}, expected at least 1")
+        raise TableError(f"got n_rows={n_rows}, expected at least 1")
+    before = _state(path)
     if ending == ".parquet":
-        return _parquet_pieces(path, n_rows)
-    if ending == ".sdf":
-        return _sdf_pieces(path, n_rows)
-    read = _smi_pieces if ending == ".smi" else _csv_pieces
-    return read(path, _sniff(path), n_rows)
+        pieces = _parquet_pieces(path, n_rows)
+    elif ending == ".sdf":
+        pieces = _sdf_pieces(path, n_rows)
+    else:
+        read = _smi_pieces if ending == ".smi" else _csv_pieces
+        pieces = read(path, _sniff(path), n_rows)
+    return _while_unchanged(path, before, pieces)
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _while_unchanged(
+    path: Path, before: tuple[int, int, int], pieces: Iterator[Table]
+) -> Iterator[Table]:
+    """Yield the pieces of a file; raise an error if it was changed before the last one was read."""
+    yield from pieces
+    if not path.exists() or _state(path) != before:
+        raise TableError(f"{path}: the file was changed while it was read; read it again")
 
 
 def write_table(columns: pa.Table, path: str | Path) -> None:
@@ -85,7 +103,7 @@ def write_table(columns: pa.Table, path: str | Path) -> None:
     Missing folders are created. In text files a null is an empty cell, and a list is in brackets.
 
     Raises:
-        ValueError: the ending is unknown.
+        TableError: the ending is unknown.
     """
     write_tables([columns], path)
 
@@ -94,11 +112,11 @@ def check_ending(path: Path) -> str:
     """Return the ending of a table file to write, in lower case.
 
     Raises:
-        ValueError: the ending is unknown.
+        TableError: the ending is unknown.
     """
     ending = path.suffix.lower()
     if ending != ".parquet" and ending not in _DELIMITERS:
-        raise ValueError(
+        raise TableError(
             f"{path}: got {f'the ending {ending}' if ending else 'no ending'}, expected {_WRITABLE}"
         )
     return ending
@@ -138,18 +156,18 @@ class _UnixLines:
 def _ending(path: Path) -> str:
     """Check that a file can be read and return its ending, without .gz."""
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
+        raise MissingFileError(f"{path}: no such file")
     if path.is_dir():
-        raise ValueError(f"{path}: this is a folder, expected a file")
+        raise TableError(f"{path}: this is a folder, expected a file")
     name = Path(path.name.lower())
     ending = Path(name.stem).suffix if name.suffix == ".gz" else name.suffix
     if name.name.endswith(".sdf.tar.gz"):
         ending = ".sdf"
     if ending not in (".csv", ".tsv", ".smi", ".sdf") and name.suffix != ".parquet":
         hint = "; save a sheet as .csv" if name.suffix in (".xlsx", ".xls", ".ods") else ""
-        raise ValueError(f"{path}: unknown ending; available: {_READABLE}{hint}")
+        raise TableError(f"{path}: unknown ending; available: {_READABLE}{hint}")
     if path.stat().st_size == 0:
-        raise ValueError(f"{path}: the file is empty")
+        raise TableError(f"{path}: the file is empty")
     return ending
 
 
@@ -159,11 +177,11 @@ def _parquet_pieces(path: Path, n_rows: int | None) -> Iterator[Table]:
         with pq.ParquetFile(path) as file:
             n_all = file.metadata.num_rows
             if n_rows is None or n_all == 0:
-                yield Table(path, file.read(), share_read=1.0)
+                yield Table(path, plain_columns(file.read()), share_read=1.0)
                 return
-            waiting = file.schema_arrow.empty_table()
+            waiting = plain_columns(file.schema_arrow.empty_table())
             for batch in file.iter_batches(min(n_rows, _PARQUET_ROWS_AT_ONCE)):
-                waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch])])
+                waiting = pa.concat_tables([waiting, plain_columns(pa.Table.from_batches([batch]))])
                 while len(waiting) >= n_rows or 0 < len(waiting) == n_all - n_before:
                     rows = waiting.slice(0, n_rows)
                     waiting = waiting.slice(n_rows)
@@ -171,14 +189,14 @@ def _parquet_pieces(path: Path, n_rows: int | None) -> Iterator[Table]:
                     yield Table(path, rows, n_before=n_before, share_read=fraction)
                     n_before += len(rows)
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path}: not a Parquet file, or truncated ({error})") from error
+        raise TableError(f"{path}: not a Parquet file, or truncated ({error})") from error
 
 
 def _sniff(path: Path) -> tuple[str, ...]:
     """Read a text file once and return messages about its encoding.
 
     Raises:
-        ValueError: the file is blank, is UTF-16, or is a damaged gzip file.
+        TableError: the file is blank, is UTF-16, or is a damaged gzip file.
     """
     decoder = codecs.getincrementaldecoder(_ENCODING)()
     is_utf8 = is_blank = True
@@ -188,11 +206,11 @@ def _sniff(path: Path) -> tuple[str, ...]:
             try:
                 data = file.read(_BYTES_AT_ONCE)
             except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-                raise ValueError(
+                raise TableError(
                     f"{path}: the gzip file is truncated or damaged ({error})"
                 ) from error
             if is_blank and data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                raise ValueError(f"{path}: the text is UTF-16; save it as UTF-8")
+                raise TableError(f"{path}: the text is UTF-16; save it as UTF-8")
             if is_utf8:
                 try:
                     is_blank &= not decoder.decode(data, final=not data).strip()
@@ -202,7 +220,7 @@ def _sniff(path: Path) -> tuple[str, ...]:
                 else:
                     line += data.count(b"\n")
     if is_blank:
-        raise ValueError(f"{path}: the file is empty")
+        raise TableError(f"{path}: the file is empty")
     if is_utf8:
         return ()
     return (f"{path} is not UTF-8 from line {line} on; invalid bytes are read as Latin-1",)
@@ -227,14 +245,14 @@ def _unpacked(path: Path, stored: io.BufferedReader) -> io.BufferedReader | gzip
 @contextmanager
 def _open_lines(
     path: Path, newline: str | None
-) -> Generator[tuple[TextIO, Callable[[], float]], None, None]:
+) -> Generator[tuple[Iterator[str], Callable[[], float]], None, None]:
     """Open a text file; yield its lines and a function for the fraction that has been read."""
     n_bytes = path.stat().st_size
     with (
         path.open("rb") as stored,
         io.TextIOWrapper(_unpacked(path, stored), _ENCODING, _LATIN_1, newline) as lines,
     ):
-        yield lines, lambda: min(stored.tell() / n_bytes, 1.0)
+        yield bounded_lines(lines, path), lambda: min(stored.tell() / n_bytes, 1.0)
 
 
 def _delimiter(path: Path) -> str:
@@ -242,8 +260,16 @@ def _delimiter(path: Path) -> str:
     default = _DELIMITERS[_ending(path)]
     with _open_lines(path, newline="") as (lines, _):
         first = next((line for line in lines if line.strip()), "")
-    others = [s for s in (";", "\t") if len(next(csv.reader([first], delimiter=s), [])) > 1]
+    others = [delimiter for delimiter in (";", "\t") if _n_cells(first, delimiter) > 1]
     return others[0] if default == "," and default not in first and others else default
+
+
+def _n_cells(line: str, delimiter: str) -> int:
+    """Count the cells of a line; 0 if it cannot be parsed."""
+    try:
+        return len(next(csv.reader([line], delimiter=delimiter), []))
+    except csv.Error:
+        return 0
 
 
 def _csv_pieces(path: Path, notes: tuple[str, ...], n_rows: int | None) -> Iterator[Table]:
@@ -255,9 +281,9 @@ def _csv_pieces(path: Path, notes: tuple[str, ...], n_rows: int | None) -> Itera
         records = _csv_records(lines, delimiter)
         header = next(records, None)
         if header is None:
-            raise ValueError(f"{path}: the file is empty")
+            raise TableError(f"{path}: the file is empty")
         if header.flaw:
-            raise ValueError(f"{path}, line {header.line}: {header.flaw}")
+            raise TableError(f"{path}, line {header.line}: {header.flaw}")
         names = header.cells
         for n_before, group in _grouped(records, n_rows):
             flaws, rows = {}, []
@@ -306,6 +332,8 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
+        if sum(map(len, self.current_row)) > LONGEST_LINE:
+            raise csv.Error(f"the row has more than {LONGEST_LINE:,} characters")
         self.current_row.append(self._returned.popleft() if self._returned else next(self._unread))
         return self.current_row[-1]
 

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from moleblend.data.duplicates import contradict
 from moleblend.data.labels.label_column import LabelColumn
+from moleblend.errors import TableError
 
 Merge = Literal["keep", "mean", "drop"]
 
@@ -32,7 +33,7 @@ class MergedLabel:
     unused: tuple[int, ...] = ()
 
 
-class MergeError(ValueError):
+class MergeError(TableError):
     """Labels that no single cell can replace."""
 
 

@@ -8,7 +8,12 @@ import zlib
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
+
+from moleblend.errors import MissingFileError, TableError
+
+LONGEST_LINE = 1 << 25
+"""Characters of the longest line, and of the longest record of several lines."""
 
 _FIELD = re.compile(r">.*<.*>")
 
@@ -24,18 +29,24 @@ def read_sdf(path: str | Path) -> Iterator[tuple[str, dict[str, str]]]:
         ends inside a record, the incomplete record is the last one.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the gzip stream is damaged (after all records before the damage), or there is no
+        MissingFileError: there is no such file.
+        TableError: the gzip stream is damaged (after all records before the damage), or there is no
             .sdf file in the archive.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such SDF file")
+        raise MissingFileError(f"{path}: no such SDF file")
     lines: list[str] = []
     damage: Exception | None = None
     try:
         with _open_sdf(path) as file:
-            for line in file:
+            n_characters = 0
+            for line in bounded_lines(file, path):
+                n_characters = 0 if line.rstrip() == "$$$$" else n_characters + len(line)
+                if n_characters > LONGEST_LINE:
+                    raise TableError(
+                        f"{path}: a record has more than {LONGEST_LINE:,} characters without $$$$"
+                    )
                 if line.rstrip() == "$$$$":
                     yield _split_record(lines)
                     lines = []
@@ -46,11 +57,25 @@ def read_sdf(path: str | Path) -> Iterator[tuple[str, dict[str, str]]]:
     if any(line.strip() for line in lines):
         yield _split_record(lines)
     if damage is not None:
-        raise ValueError(f"{path}: the compressed file is truncated or damaged ({damage})")
+        raise TableError(f"{path}: the compressed file is truncated or damaged ({damage})")
+
+
+def bounded_lines(file: io.TextIOBase, path: Path) -> Iterator[str]:
+    """Yield the lines of a text file; a line without end must not fill the memory.
+
+    Raises:
+        TableError: a line has more than `LONGEST_LINE` characters.
+    """
+    number = 1
+    while line := file.readline(LONGEST_LINE + 1):
+        if len(line) > LONGEST_LINE:
+            raise TableError(f"{path}, line {number}: more than {LONGEST_LINE:,} characters")
+        yield line
+        number += 1
 
 
 @contextmanager
-def _open_sdf(path: Path) -> Generator[TextIO, None, None]:
+def _open_sdf(path: Path) -> Generator[io.TextIOBase, None, None]:
     """Open the text of an SDF file for streaming; nothing is unpacked to disk."""
     if not path.name.lower().endswith(".tar.gz"):
         opened = gzip.open if path.suffix == ".gz" else open
@@ -62,7 +87,7 @@ def _open_sdf(path: Path) -> Generator[TextIO, None, None]:
         member = next(members, None)
         raw = archive.extractfile(member) if member else None
         if raw is None:
-            raise ValueError(f"{path}: there is no .sdf file in the archive")
+            raise TableError(f"{path}: there is no .sdf file in the archive")
         stream = io.BufferedReader(_ForwardOnly(raw))
         with io.TextIOWrapper(stream, encoding="utf-8", errors="backslashreplace") as file:
             yield file

@@ -11,6 +11,7 @@ from jaxtyping import Int64
 from moleblend.chem.fingerprints import cluster, scaffold
 from moleblend.chem.molecule import MoleculeError
 from moleblend.data.table import Rejected, Table, read_molecules, read_with_smiles
+from moleblend.errors import TableError
 
 Fractions = tuple[float, float, float]
 """Fractions of the training, validation and test sets, which sum to 1."""
@@ -48,9 +49,9 @@ class Split:
             np.concatenate([*self.sets().values(), self.excluded]), return_counts=True
         )
         if (counts > 1).any():
-            raise ValueError(f"row {rows[counts > 1][0]} is in the split more than once")
+            raise TableError(f"row {rows[counts > 1][0]} is in the split more than once")
         if rows.size and rows[0] < 0:
-            raise ValueError(f"got row number {rows[0]}, expected at least 0")
+            raise TableError(f"got row number {rows[0]}, expected at least 0")
 
     def sets(self) -> dict[str, Int64[np.ndarray, " n"]]:
         """Return the rows of the three sets by name: `train`, `validation` and `test`."""
@@ -73,7 +74,7 @@ def scaffold_split(
         fractions: of the training, validation and test sets, among the rows with a molecule.
 
     Raises:
-        ValueError: the fractions do not sum to 1.
+        TableError: the fractions do not sum to 1.
 
     Reference:
         Hu et al., ICLR 2020, arXiv:1905.12265 (their deterministic scaffold split, chirality kept).
@@ -100,7 +101,7 @@ def balanced_scaffold_split(
 
     Raises:
         MoleculeError: a SMILES is invalid; the message has its row.
-        ValueError: the fractions do not sum to 1.
+        TableError: the fractions do not sum to 1.
 
     Reference:
         Yang et al., J. Chem. Inf. Model. 2019, doi:10.1021/acs.jcim.9b00237 (scaffold-balanced).
@@ -127,7 +128,7 @@ def cluster_split(
 
     Raises:
         MoleculeError: a SMILES is invalid; the message has its row.
-        ValueError: the fractions do not sum to 1, or there are too many molecules.
+        TableError: the fractions do not sum to 1, or there are too many molecules.
     """
     _check_fractions(fractions)
     return grouped_split(cluster(smiles, similarity).tolist(), fractions, seed)
@@ -149,7 +150,7 @@ def grouped_split(
         seed: for both orders.
 
     Raises:
-        ValueError: the fractions do not sum to 1.
+        TableError: the fractions do not sum to 1.
     """
     _check_fractions(fractions)
     shuffled = _shuffled(_group_rows(groups), seed)
@@ -162,7 +163,7 @@ def random_split(n_rows: int, fractions: Fractions = (0.8, 0.1, 0.1), seed: int 
     """Split rows at random; the sizes of the sets are rounded.
 
     Raises:
-        ValueError: the fractions do not sum to 1.
+        TableError: the fractions do not sum to 1.
     """
     _check_fractions(fractions)
     order = np.random.default_rng(seed).permutation(n_rows)
@@ -175,13 +176,13 @@ def given_split(column: Sequence[str]) -> Split:
     """Split by a column with the values train, validation (or valid, val) and test, in any case.
 
     Raises:
-        ValueError: there is another value; the message has its row.
+        TableError: there is another value; the message has its row.
     """
     sets: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
     for row, value in enumerate(column):
         name = _SET_NAMES.get(value.strip().lower())
         if name is None:
-            raise ValueError(f"row {row + 1}: got {value!r}, expected train, validation or test")
+            raise TableError(f"row {row + 1}: got {value!r}, expected train, validation or test")
         sets[name].append(row)
     return Split(**{name: _rows(rows) for name, rows in sets.items()})
 
@@ -206,10 +207,10 @@ def folds(kind: str, smiles: Sequence[str], n_folds: int, seed: int = 0) -> tupl
 
     Raises:
         MoleculeError: a SMILES is invalid; the message has its row.
-        ValueError: the kind is unknown, or there are too few groups of rows.
+        TableError: the kind is unknown, or there are too few groups of rows.
     """
     if kind not in SPLITS:
-        raise ValueError(f"unknown split {kind!r}; available: {', '.join(SPLITS)}")
+        raise TableError(f"unknown split {kind!r}; available: {', '.join(SPLITS)}")
     if kind == "random":
         return grouped_folds(range(len(smiles)), n_folds, seed)
     if kind == "cluster":
@@ -234,15 +235,15 @@ def grouped_folds(groups: Sequence[Hashable], n_folds: int, seed: int | None) ->
         another one.
 
     Raises:
-        ValueError: there are fewer than 3 folds, or fewer groups than folds.
+        TableError: there are fewer than 3 folds, or fewer groups than folds.
     """
     grouped = _group_rows(groups)
     if n_folds < 3:
-        raise ValueError(
+        raise TableError(
             f"got {n_folds} folds, expected at least 3: for training, validation and test"
         )
     if len(grouped) < n_folds:
-        raise ValueError(
+        raise TableError(
             f"got {len(grouped)} groups of rows that stay together, but {n_folds} folds need at "
             f"least {n_folds}"
         )
@@ -292,16 +293,16 @@ def split_table(
         `by` is empty.
 
     Raises:
-        ValueError: a column is missing or exists already, or the split is not possible.
+        TableError: a column is missing or exists already, or the split is not possible.
     """
     if n_folds is not None and fractions is not None:
-        raise ValueError("folds have equal sizes: give the number of folds or fractions, not both")
+        raise TableError("folds have equal sizes: give the number of folds or fractions, not both")
     fractions = fractions or (0.8, 0.1, 0.1)
     columns, _, items = read_with_smiles(table, smiles)
     names = [column] if n_folds is None else [f"{column}_{k + 1}" for k in range(n_folds)]
     for name in (*names, f"{column}_reason"):
         if name in columns.column_names:
-            raise ValueError(
+            raise TableError(
                 f"{table.source}: there is a column {name!r} already, choose another name for the "
                 "new one"
             )
@@ -352,7 +353,7 @@ def read_split(
         the rows that are in no set: the row is not a molecule, or its cell is empty.
 
     Raises:
-        ValueError: there is no such column, or it has another value.
+        TableError: there is no such column, or it has another value.
     """
     names = ["" if cell is None else str(cell).strip() for cell in table.column(column).to_pylist()]
     texts, reasons = [], {}
@@ -366,7 +367,7 @@ def read_split(
         elif names[row].lower() in _SET_NAMES:
             sets[_SET_NAMES[names[row].lower()]].append(row)
         else:
-            raise ValueError(
+            raise TableError(
                 f"{table.source}, {table.place(row)}: got {names[row]!r} in column {column!r}, "
                 "expected train, validation or test"
             )
@@ -437,7 +438,7 @@ def _renumbered(split: Split, rows: Sequence[int], excluded: Sequence[int]) -> S
 def _check_fractions(fractions: Fractions) -> None:
     """Check that the fractions are not negative and sum to 1."""
     if min(fractions) < 0 or not math.isclose(sum(fractions), 1):
-        raise ValueError(
+        raise TableError(
             f"fractions must be at least 0 and sum to 1, got {fractions}, sum {sum(fractions):g}"
         )
 

@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from moleblend.chem.molecule import FeatureVersion, Molecule
-from moleblend.files import replacing
+from moleblend.errors import MissingFileError, TableError
+from moleblend.files import replacing, write_json
 
 STORE_VERSION = "2"
 _FORMAT = "moleblend-store"
@@ -59,10 +60,10 @@ def write_store(
         The number of molecules written.
 
     Raises:
-        ValueError: a molecule has another feature version, or `batch_size` is below 1.
+        TableError: a molecule has another feature version, or `batch_size` is below 1.
     """
     if batch_size < 1:
-        raise ValueError(f"got batch_size={batch_size}, expected at least 1")
+        raise TableError(f"got batch_size={batch_size}, expected at least 1")
     remaining = iter(molecules)
     groups = iter(lambda: list(islice(remaining, batch_size)), [])
     return write_batches((pack(group, features) for group in groups), path, features=features)
@@ -72,11 +73,11 @@ def pack(molecules: Sequence[Molecule], features: FeatureVersion) -> pa.RecordBa
     """Convert molecules to a record batch of a store.
 
     Raises:
-        ValueError: a molecule has another feature version.
+        TableError: a molecule has another feature version.
     """
     for molecule in molecules:
         if molecule.features != features:
-            raise ValueError(
+            raise TableError(
                 f"{molecule.id}: got features {molecule.features}, but the store has {features}"
             )
     columns: list[pa.Array] = [
@@ -131,7 +132,7 @@ def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
     """Read the record batches of a file of `write_batches`, with one in memory at a time.
 
     Raises:
-        ValueError: the file is truncated, not a store, or a store of another version.
+        TableError: the file is truncated, not a store, or a store of another version.
     """
     try:
         if path.suffix == ".parquet":
@@ -185,8 +186,7 @@ def write_manifest(folder: Path, shards: Sequence[Path], *, features: FeatureVer
         n_molecules=n_molecules,
         fingerprint=content.hexdigest(),
     )
-    with replacing(folder / _MANIFEST) as temporary:
-        temporary.write_text(json.dumps(asdict(manifest), indent=1) + "\n", encoding="utf-8")
+    write_json(folder / _MANIFEST, asdict(manifest), indent=1)
 
 
 class MoleculeStore:
@@ -202,8 +202,8 @@ class MoleculeStore:
             writing. It does not depend on the division into batches and shards.
 
     Raises:
-        FileNotFoundError: there is no such file, or a shard is missing.
-        ValueError: the store is truncated, not a store, or of another version; or, while molecules
+        MissingFileError: there is no such file, or a shard is missing.
+        TableError: the store is truncated, not a store, or of another version; or, while molecules
             are read, the size of a file has changed since it was opened.
     """
 
@@ -219,12 +219,12 @@ class MoleculeStore:
         elif self.path.is_file():
             self.features, self.fingerprint = self._add_file(self.path)
         else:
-            raise FileNotFoundError(f"{path}: no such store")
+            raise MissingFileError(f"{path}: no such store")
         ends = np.cumsum([len(chunk) for chunk in self._chunks], dtype=np.int64).tolist()
         self._starts = [0, *ends[:-1]]
         self._n_molecules = ends[-1] if ends else 0
         if self.path.is_dir() and self._n_molecules != manifest.n_molecules:
-            raise ValueError(
+            raise TableError(
                 f"{self.path}: the shards have {self._n_molecules} molecules, but {_MANIFEST} "
                 f"says {manifest.n_molecules}"
             )
@@ -234,7 +234,7 @@ class MoleculeStore:
         try:
             reader = pa.ipc.open_file(pa.memory_map(str(path)))
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{path}: this shard of the store is missing") from error
+            raise MissingFileError(f"{path}: this shard of the store is missing") from error
         except (pa.ArrowInvalid, OSError) as error:
             raise _unreadable(path) from error
         features = _check(path, reader.schema)
@@ -306,7 +306,7 @@ class _Chunk:
         """Return the molecule of one row.
 
         Raises:
-            ValueError: the size of the file has changed since it was opened. Reading a truncated
+            TableError: the size of the file has changed since it was opened. Reading a truncated
                 mapped file would kill the process without a message.
         """
         try:
@@ -315,7 +315,7 @@ class _Chunk:
             now = self._opened
         # The mapping of a file that was removed or replaced remains valid.
         if now.st_ino == self._opened.st_ino and now.st_size != self._opened.st_size:
-            raise ValueError(
+            raise TableError(
                 f"{self._path}: the file had {self._opened.st_size:,} bytes when it was opened, "
                 f"and has {now.st_size:,} now"
             )
@@ -389,11 +389,11 @@ def _check(path: Path, schema: pa.Schema) -> FeatureVersion:
 def _known(path: Path, version: str, features: str) -> FeatureVersion:
     """Check the versions of a store and return its feature version."""
     if version != STORE_VERSION:
-        raise ValueError(
+        raise TableError(
             f"{path}: got store version {version}, expected {STORE_VERSION}; build the store again"
         )
     if features not in get_args(FeatureVersion):
-        raise ValueError(
+        raise TableError(
             f"{path}: got a store with features {features!r}, expected "
             f"{' or '.join(get_args(FeatureVersion))}; build the store again"
         )
@@ -406,18 +406,18 @@ def _read_manifest(folder: Path) -> _Manifest:
         shards = tuple(map(str, values.pop("shards")))
         manifest = _Manifest(shards=shards, **values)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(
+        raise TableError(
             f"{folder}: not a folder of shards: {_MANIFEST} is missing or damaged"
         ) from error
     if any(name.endswith(".parquet") for name in manifest.shards):
-        raise ValueError(
+        raise TableError(
             f"{folder}: its shards are Parquet, an export for other tools; expected Arrow shards"
         )
     return manifest
 
 
 def _unreadable(path: Path) -> ValueError:
-    return ValueError(f"{path}: the file is truncated or not a moleblend store")
+    return TableError(f"{path}: the file is truncated or not a moleblend store")
 
 
 def _ragged(arrays: list[np.ndarray | None], kind: np.dtype) -> pa.LargeListArray:

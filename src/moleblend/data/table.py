@@ -13,6 +13,7 @@ from jaxtyping import Num
 from moleblend.chem.molecule import ATOM_FEATURE_SIZES, FeatureVersion, Molecule, MoleculeError
 from moleblend.chem.parsing import count_atoms, read_mol_block, read_smiles
 from moleblend.chem.xyz import read_xyz
+from moleblend.errors import TableError, TooLargeError
 
 COORDINATE_NAMES = (
     *("coordinates", "coordinates_mA", "positions", "coords", "xyz", "pos", "geometry"),
@@ -63,15 +64,15 @@ class Table:
         """Return one column.
 
         Raises:
-            ValueError: there is no such column (the message lists the columns), or several.
+            TableError: there is no such column (the message lists the columns), or several.
         """
         n_columns = self.names.count(name)
         if n_columns > 1:
-            raise ValueError(
+            raise TableError(
                 f"{self.source}: {n_columns} columns are called {name!r}, expected one"
             )
         if n_columns == 0:
-            raise ValueError(
+            raise TableError(
                 f"{self.source}: there is no column {name!r}; available: {self._column_list()}"
             )
         return self.columns.column(name)
@@ -103,6 +104,32 @@ class Table:
         return ", ".join(map(repr, self.names))
 
 
+def plain_columns(columns: pa.Table) -> pa.Table:
+    """Convert types of Arrow that few functions accept: string views, binary views, list views."""
+    for place, name in enumerate(columns.column_names):
+        column = columns.column(place)
+        kind = _plain_type(column.type)
+        if kind != column.type:
+            columns = columns.set_column(place, name, column.cast(kind))
+    return columns
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_binary_view(kind):
+        return pa.binary()
+    if pa.types.is_list_view(kind):
+        return pa.list_(_plain_type(kind.value_type))
+    if pa.types.is_large_list_view(kind):
+        return pa.large_list(_plain_type(kind.value_type))
+    is_container = pa.types.is_dictionary(kind) or pa.types.is_list(kind)
+    if not is_container or _plain_type(kind.value_type) == kind.value_type:
+        return kind
+    value = _plain_type(kind.value_type)
+    return value if pa.types.is_dictionary(kind) else pa.list_(value)
+
+
 @dataclass(frozen=True)
 class Rejected:
     """A row that is not a molecule.
@@ -111,11 +138,13 @@ class Rejected:
         row: counted from 1, without the header.
         id: the name of the row.
         reason: one sentence.
+        status: `invalid`, or `too_large` for a molecule that is not given to RDKit.
     """
 
     row: int
     id: str
     reason: str
+    status: str = "invalid"
 
 
 def smiles_table(smiles: Sequence[str], names: Sequence[str] | None = None) -> Table:
@@ -133,7 +162,7 @@ def find_smiles_column(table: Table) -> str:
     whose name contains the word.
 
     Raises:
-        ValueError: no column or several columns match; the message lists them.
+        TableError: no column or several columns match; the message lists them.
     """
     normalised = {name: name.strip().lower().replace(" ", "_") for name in table.names}
     for matches in (
@@ -145,19 +174,19 @@ def find_smiles_column(table: Table) -> str:
         if len(candidates) == 1:
             return candidates[0]
         if candidates:
-            raise ValueError(
+            raise TableError(
                 f"{table.source}: {' and '.join(map(repr, candidates))} may each be the SMILES "
                 f"column, choose one ({_HOW_TO_NAME_IT})"
             )
     molecule = next((name for name in table.names if _looks_like_smiles(name)), "")
     if molecule:
-        raise ValueError(
+        raise TableError(
             f"{table.source}: expected column names in the first line, got the molecule "
             f"{molecule!r}; add a first line such as smiles,value"
         )
     likely = [name for name in dict.fromkeys(table.names) if _holds_smiles(table, name)]
     hint = f"; by its content it may be {' or '.join(map(repr, likely))}" if likely else ""
-    raise ValueError(
+    raise TableError(
         f"{table.source}: no column is called 'smiles', choose one ({_HOW_TO_NAME_IT}){hint}; "
         f"available: {table._column_list()}"
     )
@@ -195,13 +224,13 @@ def read_with_smiles(
         parsed once.
 
     Raises:
-        ValueError: there is no such column, or none can be found; or an SDF has a field `smiles`.
+        TableError: there is no such column, or none can be found; or an SDF has a field `smiles`.
     """
     if smiles is not None or table.blocks is None:
         name = smiles or find_smiles_column(table)
         return table.columns, name, read_molecules(table, smiles=name)
     if "smiles" in table.names:
-        raise ValueError(
+        raise TableError(
             f"{table.source}: there are mol blocks and a field 'smiles'; choose the field "
             f"({_HOW_TO_NAME_IT}) or rename it"
         )
@@ -243,7 +272,7 @@ def read_molecules(
         One item per row. Names may repeat.
 
     Raises:
-        ValueError: a column is missing or has another type.
+        TableError: a column is missing or has another type.
     """
     if table.blocks is not None and smiles is None:
         blocks = table.blocks
@@ -264,7 +293,7 @@ def _texts(table: Table, name: str) -> list[str]:
     cells = table.column(name).to_pylist()
     wrong = next((row for row, cell in enumerate(cells) if not isinstance(cell, str | None)), None)
     if wrong is not None:
-        raise ValueError(
+        raise TableError(
             f"{table.source}, {table.place(wrong)}: "
             f"got {cells[wrong]!r} in column {name!r}, expected text"
         )
@@ -275,7 +304,7 @@ def _list_column(table: Table, name: str | None, defaults: tuple[str, ...]) -> s
     """Return the name of a list column: the given one, or the first default that exists."""
     if name is not None:
         if not _is_list_of_numbers(table.column(name).type):
-            raise ValueError(
+            raise TableError(
                 f"{table.source}: column {name!r} should have a list of numbers in each row"
             )
         return name
@@ -358,4 +387,5 @@ def _each_row(
         try:
             yield read(row, name)
         except MoleculeError as error:
-            yield Rejected(number, name, str(error).removeprefix(f"{name}: "))
+            status = "too_large" if isinstance(error, TooLargeError) else "invalid"
+            yield Rejected(number, name, str(error).removeprefix(f"{name}: "), status)

@@ -1,5 +1,6 @@
 """Targets: the properties that a model predicts, their classes and the scaling of their labels."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -8,6 +9,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32, Float64, Int8, Num
 from scipy.special import expit, softmax
+
+from moleblend.errors import TableError
 
 Kind = Literal["regression", "binary", "multiclass"]
 
@@ -40,10 +43,17 @@ class Target:
 
     def __post_init__(self) -> None:
         """Check that the scale is positive and that a multi-class target has several classes."""
-        if not self.scale > 0:
-            raise ValueError(f"target {self.name}: got scale={self.scale}, expected above 0")
+        if not self.name:
+            raise TableError("a target has no name")
+        if not 0 < self.scale < math.inf:
+            raise TableError(f"target {self.name}: got scale={self.scale}, expected above 0")
+        if not (math.isfinite(self.mean) and math.isfinite(self.threshold)):
+            raise TableError(
+                f"target {self.name}: got mean={self.mean} and threshold={self.threshold}, "
+                "expected finite numbers"
+            )
         if self.kind == "multiclass" and len(self.classes) < 2:
-            raise ValueError(
+            raise TableError(
                 f"target {self.name}: got {len(self.classes)} classes, expected at least 2"
             )
 

@@ -9,6 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from moleblend.chem.fingerprints import is_readable, nearest_packed, packed_ecfp4
 from moleblend.chem.molecule import MoleculeError
+from moleblend.errors import ModelFileError, SettingError
 
 IN_DOMAIN = "in domain"
 """Distance and similarity are both within the range of 90 % of the validation molecules.
@@ -34,6 +35,8 @@ PREFIX = "domain."
 
 _BORDERLINE_QUANTILE, _OUT_OF_DOMAIN_QUANTILE = 0.9, 0.99
 _ARRAYS = ("embeddings", "fingerprints", "rows")
+_KINDS = (np.float16, np.uint8, np.int64)
+_N_BYTES = 256
 
 
 @dataclass(frozen=True)
@@ -153,17 +156,17 @@ class ApplicabilityDomain:
                 structures can partly be inferred from them.
 
         Raises:
-            ValueError: there are no training molecules or fewer than two validation molecules, or
+            SettingError: there are no training molecules or fewer than two validation molecules, or
                 an embedding is too large for half precision.
             MoleculeError: RDKit cannot read a SMILES.
         """
         if len(smiles) == 0 or len(validation_smiles) < 2:
-            raise ValueError(
+            raise SettingError(
                 "the applicability domain needs at least 1 training molecule and 2 validation "
                 f"molecules, got {len(smiles)} and {len(validation_smiles)}"
             )
         if not np.abs(embeddings).max() <= np.finfo(np.float16).max:
-            raise ValueError("a training embedding is NaN or too large for half precision")
+            raise SettingError("a training embedding is NaN or too large for half precision")
         stored, fingerprints = embeddings.astype(np.float16), packed_ecfp4(smiles)
         distance = _mean_distance(validation_embeddings, stored)
         similarity, _ = nearest_packed(packed_ecfp4(validation_smiles), fingerprints)
@@ -255,17 +258,35 @@ class ApplicabilityDomain:
         """Build the domain from the arrays of `tensors` and the thresholds.
 
         Raises:
-            ValueError: an array is missing, or the arrays have different numbers of molecules.
+            SettingError: an array is missing, or the arrays have different numbers of molecules.
         """
         missing = [PREFIX + name for name in _ARRAYS if PREFIX + name not in tensors]
         if missing:
-            raise ValueError(f"the model file lacks {', '.join(missing)}")
-        embeddings, fingerprints, rows = (tensors[PREFIX + name] for name in _ARRAYS)
+            raise SettingError(f"the model file lacks {', '.join(missing)}")
+        arrays = {name: tensors[PREFIX + name] for name in _ARRAYS}
+        for name, kind, n_axes in zip(_ARRAYS, _KINDS, (2, 2, 1), strict=True):
+            array = arrays[name]
+            if array.dtype != kind or array.ndim != n_axes:
+                raise ModelFileError(
+                    f"{PREFIX}{name}: got {array.ndim} axes of {array.dtype}, expected {n_axes} of "
+                    f"{np.dtype(kind)}"
+                )
+        embeddings, fingerprints, rows = arrays.values()
+        if not (len(rows) and fingerprints.shape[1] == _N_BYTES and rows.min() >= 0):
+            raise ModelFileError(
+                f"expected at least one training molecule, fingerprints of {_N_BYTES} bytes and "
+                f"rows from 0, got {len(rows)} molecules and {fingerprints.shape[1]} bytes"
+            )
+        if not np.isfinite(embeddings).all():
+            raise ModelFileError(f"{PREFIX}embeddings: a number is NaN or infinite")
         text = tensors.get(PREFIX + "smiles")
-        smiles = None if text is None else tuple(text.tobytes().decode().split("\n"))
+        try:
+            smiles = None if text is None else tuple(text.tobytes().decode().split("\n"))
+        except UnicodeDecodeError as error:
+            raise ModelFileError(f"{PREFIX}smiles: not a UTF-8 text ({error})") from error
         n_smiles = len(rows) if smiles is None else len(smiles)
         if not len(embeddings) == len(fingerprints) == len(rows) == n_smiles:
-            raise ValueError(
+            raise SettingError(
                 f"the model file has {len(embeddings)} training embeddings, {len(fingerprints)} "
                 f"fingerprints, {n_smiles} SMILES and {len(rows)} rows, expected equal numbers"
             )

@@ -16,6 +16,7 @@ from moleblend.chem.molecule import MoleculeError
 from moleblend.data.dataset import MoleculeDataset
 from moleblend.data.splits import Split
 from moleblend.data.targets import Kind, Target, output_slices
+from moleblend.errors import SettingError
 from moleblend.evaluation.metrics import Metrics, best_threshold, metrics_by_target
 
 N_TREES = 500
@@ -157,11 +158,11 @@ def forest_predictions(
         Values in the label's unit, the probability of class 1, or the probability of each class.
 
     Raises:
-        ValueError: there is no exact label.
+        SettingError: there is no exact label.
     """
     is_known = ~np.isnan(labels) & (censoring == 0)
     if not is_known.any():
-        raise ValueError(
+        raise SettingError(
             "none of its training labels is exact, and the forest cannot use censored labels"
         )
     counts, labels = counts[is_known], labels[is_known]

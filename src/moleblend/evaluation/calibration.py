@@ -6,7 +6,7 @@ deviation of the error of a regression target. Both store their fitted parameter
 the names of their fields are keys of its header.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +17,8 @@ from scipy.special import log_softmax, softmax
 from sklearn.isotonic import IsotonicRegression
 from sklearn.model_selection import RepeatedStratifiedKFold
 
+from moleblend.errors import SettingError, TableError
+
 Method = Literal["none", "temperature", "isotonic"]
 
 MIN_MOLECULES = 30
@@ -25,6 +27,7 @@ MIN_MOLECULES = 30
 MIN_MOLECULES_OF_A_CLASS = 5
 """Number of validation molecules of each class below which probabilities are not calibrated."""
 
+_ROUNDING = 1e-6
 _N_FOLDS, _N_REPEATS = 5, 4
 _MIN_PROBABILITY = 1e-6
 _TEMPERATURE_RANGE = (0.25, 20.0)
@@ -43,6 +46,16 @@ class Knots:
     given: tuple[float, ...]
     value: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        """Check that the knots are those of a function of probabilities."""
+        if not self.given or len(self.given) != len(self.value):
+            raise TableError(
+                f"got {len(self.given)} and {len(self.value)} numbers of knots, expected as many "
+                "given probabilities as calibrated ones"
+            )
+        check_ascending("given", self.given, highest=1.0)
+        check_ascending("value", self.value, highest=1.0)
+
 
 @dataclass(frozen=True)
 class ProbabilityCalibration:
@@ -59,6 +72,13 @@ class ProbabilityCalibration:
     reason: str
     temperature: float = 1.0
     knots: tuple[Knots, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check that the method has what it needs."""
+        if not 0 < self.temperature < np.inf:
+            raise TableError(f"got temperature={self.temperature}, expected a number above 0")
+        if (self.method == "isotonic") != bool(self.knots):
+            raise TableError(f"got method {self.method} and {len(self.knots)} isotonic functions")
 
     @classmethod
     def fit(
@@ -77,7 +97,7 @@ class ProbabilityCalibration:
             label: class numbers from 0; NaN where missing.
 
         Raises:
-            ValueError: a label is not a class number.
+            SettingError: a label is not a class number.
 
         Reference:
             Guo et al., ICML 2017, arXiv:1706.04599 (temperature); Zadrozny and Elkan, KDD 2002
@@ -122,7 +142,7 @@ class ProbabilityCalibration:
             probability: of class 1, or of every class, as in `fit`.
 
         Raises:
-            ValueError: the number of classes differs from that in `fit`.
+            SettingError: the number of classes differs from that in `fit`.
         """
         classes = by_class(probability)
         if self.method == "temperature":
@@ -132,7 +152,7 @@ class ProbabilityCalibration:
             classes = np.stack([1 - of_one, of_one], 1)
         elif self.method == "isotonic":
             if len(self.knots) != classes.shape[1]:
-                raise ValueError(
+                raise SettingError(
                     f"got probabilities of {classes.shape[1]} classes, expected "
                     f"{len(self.knots)} as in the calibration"
                 )
@@ -160,6 +180,14 @@ class StdCalibration:
     has_spread: bool
     n: int
 
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if not (0 < self.factor < np.inf and 0 <= self.floor < np.inf and self.n > 0):
+            raise TableError(
+                f"got factor={self.factor}, floor={self.floor} and n={self.n}, expected a factor "
+                "and a number of molecules above 0 and a floor of at least 0"
+            )
+
     @classmethod
     def fit(
         cls,
@@ -179,8 +207,8 @@ class StdCalibration:
             member_std: standard deviation over the members of an ensemble, in the label's unit.
 
         Raises:
-            ValueError: there is no label, every error is 0, or a standard deviation is negative or
-                missing.
+            SettingError: there is no label, every error is 0, or a standard deviation is negative
+                or missing.
 
         Reference:
             Levi et al., Sensors 2022, arXiv:1905.11659; Laves et al., MIDL 2020 (a single factor).
@@ -188,13 +216,13 @@ class StdCalibration:
         is_known = ~np.isnan(label) & ~np.isnan(predicted)
         error = (label - predicted)[is_known].astype(np.float64)
         if not error.any():
-            raise ValueError("no validation molecule has a label and an error other than 0")
+            raise SettingError("no validation molecule has a label and an error other than 0")
         constant = cls(float(np.sqrt((error**2).mean())), 0.0, has_spread=False, n=len(error))
         if member_std is None:
             return constant
         std = member_std[is_known].astype(np.float64)
         if np.isnan(std).any() or (std < 0).any():
-            raise ValueError(
+            raise SettingError(
                 "a standard deviation of the members is negative or missing where there is a "
                 "prediction"
             )
@@ -220,12 +248,12 @@ class StdCalibration:
             member_std: as in `fit`; not used if `has_spread` is false.
 
         Raises:
-            ValueError: `has_spread` is true and `member_std` is None.
+            SettingError: `has_spread` is true and `member_std` is None.
         """
         if not self.has_spread:
             return np.where(np.isnan(predicted), np.nan, self.factor)
         if member_std is None:
-            raise ValueError(
+            raise SettingError(
                 "got no standard deviation of the members, expected one: the calibration was "
                 "fitted with it"
             )
@@ -289,6 +317,18 @@ def _cross_validated(
     return total / _N_REPEATS
 
 
+def check_ascending(name: str, values: Sequence[float], highest: float = np.inf) -> None:
+    """Check stored numbers: ascending, and from 0 to `highest` but for rounding.
+
+    Raises:
+        TableError: the message starts with `name`.
+    """
+    array = np.array(values, np.float64)
+    is_in_range = (array >= -_ROUNDING) & (array <= highest + _ROUNDING) & np.isfinite(array)
+    if not (is_in_range.all() and (np.diff(array) >= 0).all()):
+        raise TableError(f"{name}: expected ascending numbers from 0 to {highest:g}")
+
+
 def by_class(probability: Float[np.ndarray, "n ..."]) -> Float64[np.ndarray, "n c"]:
     """Return probabilities with a column for each class.
 
@@ -296,12 +336,12 @@ def by_class(probability: Float[np.ndarray, "n ..."]) -> Float64[np.ndarray, "n 
         probability: of each class, or only p of class 1, which becomes the columns 1 - p and p.
 
     Raises:
-        ValueError: the array has another shape.
+        SettingError: the array has another shape.
     """
     if probability.ndim == 1:
         probability = np.stack([1 - probability, probability], 1)
     if probability.ndim != 2 or probability.shape[1] < 2:
-        raise ValueError(
+        raise SettingError(
             f"got probabilities of shape {probability.shape}, expected one column, or one for each "
             "of two or more classes"
         )
@@ -316,7 +356,7 @@ def _labelled(
     known = label[is_known]
     for value in known:
         if value != int(value) or not 0 <= value < classes.shape[1]:
-            raise ValueError(
+            raise SettingError(
                 f"got label {value:g}, expected a class number from 0 to {classes.shape[1] - 1}"
             )
     return classes[is_known], known.astype(np.int64)

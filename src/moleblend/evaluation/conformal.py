@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
-from moleblend.evaluation.calibration import by_class
+from moleblend.errors import SettingError
+from moleblend.evaluation.calibration import by_class, check_ascending
 
 # crepes computes 1 - confidence, and 1 - 0.9 is less than 0.1 by a rounding error. Without this
 # correction 9 molecules would not suffice for 90 %, and otherwise the next higher score would often
@@ -41,6 +42,10 @@ class IntervalCalibration:
     scores: tuple[float, ...]
     is_normalised: bool
 
+    def __post_init__(self) -> None:
+        """Check the scores."""
+        check_ascending("scores", self.scores)
+
     @classmethod
     def fit(
         cls,
@@ -56,7 +61,7 @@ class IntervalCalibration:
             std: standard deviation of each error, if it depends on the molecule.
 
         Raises:
-            ValueError: a standard deviation is not above 0.
+            SettingError: a standard deviation is not above 0.
 
         Reference:
             Papadopoulos et al., ECML 2002 (split); Lei et al., J. Am. Stat. Assoc. 2018,
@@ -66,7 +71,7 @@ class IntervalCalibration:
         error = np.abs(label - predicted)[is_known]
         if std is not None:
             if not (std[is_known] > 0).all():
-                raise ValueError("a standard deviation is not above 0")
+                raise SettingError("a standard deviation is not above 0")
             error = error / std[is_known]
         return cls(tuple(np.sort(error).tolist()), std is not None)
 
@@ -87,13 +92,13 @@ class IntervalCalibration:
             From minus to plus infinity if there are too few validation molecules; see `limitation`.
 
         Raises:
-            ValueError: `std` was given here but not in `fit`, or the reverse; or the confidence is
-                not between 0 and 1.
+            SettingError: `std` was given here but not in `fit`, or the reverse; or the confidence
+                is not between 0 and 1.
         """
         check_confidence(confidence)
         if (std is not None) != self.is_normalised:
             got, expected = ("no ", "them") if self.is_normalised else ("", "none")
-            raise ValueError(
+            raise SettingError(
                 f"got {got}standard deviations, expected {expected} as in the calibration"
             )
         intervals = np.full((len(predicted), 2), np.nan)
@@ -143,6 +148,11 @@ class SetCalibration:
 
     scores: tuple[tuple[float, ...], ...]
 
+    def __post_init__(self) -> None:
+        """Check the scores of each class."""
+        for k, of_class in enumerate(self.scores):
+            check_ascending(f"scores of class {k}", of_class, highest=1.0)
+
     @classmethod
     def fit(
         cls, probability: Float[np.ndarray, "n ..."], label: Float[np.ndarray, " n"]
@@ -177,7 +187,7 @@ class SetCalibration:
             confidence: fraction of the molecules of each class whose set contains that class.
 
         Raises:
-            ValueError: the number of classes differs from that in `fit`, or the confidence is not
+            SettingError: the number of classes differs from that in `fit`, or the confidence is not
                 between 0 and 1.
         """
         check_confidence(confidence)
@@ -185,7 +195,7 @@ class SetCalibration:
 
         classes = by_class(probability)
         if classes.shape[1] != len(self.scores):
-            raise ValueError(
+            raise SettingError(
                 f"got probabilities of {classes.shape[1]} classes, expected {len(self.scores)} as "
                 "in the calibration"
             )
@@ -246,7 +256,7 @@ def check_confidence(confidence: float) -> None:
     """Check that a confidence is a probability.
 
     Raises:
-        ValueError: it is not between 0 and 1.
+        SettingError: it is not between 0 and 1.
     """
     if not 0 < confidence < 1:
-        raise ValueError(f"got confidence={confidence}, expected a number between 0 and 1")
+        raise SettingError(f"got confidence={confidence}, expected a number between 0 and 1")

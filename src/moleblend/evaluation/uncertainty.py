@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int8
 
 from moleblend.data.targets import Target, exact_labels, output_slices
+from moleblend.errors import TableError
 from moleblend.evaluation.calibration import ProbabilityCalibration, StdCalibration, by_class
 from moleblend.evaluation.conformal import (
     IntervalCalibration,
@@ -198,6 +199,39 @@ class Uncertainty:
                 std = None if member_std is None else member_std[:, where.start]
                 values[name] = RegressionUncertainty.fit(predicted, label, std)
         return cls(values, classes, tuple(notes))
+
+    def check(self, targets: Sequence[Target], n_members: int) -> None:
+        """Check that the calibrations fit the targets of a model.
+
+        Args:
+            targets: of the model.
+            n_members: members of the ensemble.
+
+        Raises:
+            TableError: a calibration is of a target that the model does not have, or of another
+                kind, or has another number of classes, or needs an ensemble.
+        """
+        known = {target.name: target for target in targets}
+        for name in (*self.values, *self.classes):
+            kind = known[name].kind if name in known else "missing"
+            if (name in self.values) != (kind == "regression") or kind == "missing":
+                what = "regression" if name in self.values else "classification"
+                raise TableError(f"target {name!r} is {kind}, but there is a {what} calibration")
+        for name, of_values in self.values.items():
+            if of_values.spread.has_spread != of_values.intervals.is_normalised:
+                raise TableError(f"target {name!r}: standard deviation and intervals do not fit")
+            if of_values.spread.has_spread and n_members < 2:
+                raise TableError(f"target {name!r}: its calibration needs several members, got one")
+        for name, of_classes in self.classes.items():
+            n_classes = len(known[name].class_names)
+            n_functions = 1 if n_classes == 2 else n_classes
+            if len(of_classes.sets.scores) != n_classes or len(
+                of_classes.probability.knots
+            ) not in (
+                0,
+                n_functions,
+            ):
+                raise TableError(f"target {name!r}: expected a calibration of {n_classes} classes")
 
     def calibrate_probabilities(
         self, targets: Sequence[Target], mean: Float64[np.ndarray, "n o"]

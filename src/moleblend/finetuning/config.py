@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from moleblend.config import check_choices
+from moleblend.config import check_fields, check_finite
 from moleblend.data.labels.label_column import Task
+from moleblend.errors import SettingError
 from moleblend.evaluation.baseline import N_TREES
 from moleblend.model.checkpoint import PACKAGED
 from moleblend.model.encoder import EncoderConfig
@@ -116,38 +117,39 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check the values, alone and together."""
-        check_choices(self)
+        check_fields(self)
         self._check_lists()
         self._check_numbers()
         if self.folds and (self.folds < 3 or self.seeds > 1):
-            raise ValueError(
+            raise SettingError(
                 f"got folds={self.folds} and seeds={self.seeds}, expected at least 3 folds and one "
                 "seed"
             )
         if self.folds and self.search:
-            raise ValueError(
+            raise SettingError(
                 f"got search={self.search} and folds={self.folds}: they cannot be combined, since "
                 "the rows that select settings in one fold are test rows in another; search with "
                 "one test set, or leave out the search"
             )
+        check_finite(self)
 
     def _check_lists(self) -> None:
         for name in ("target", "log_scale", "features"):
             given = getattr(self, name)
             if len(set(given)) != len(given):
-                raise ValueError(f"{name} has duplicates: {', '.join(given)}")
+                raise SettingError(f"{name} has duplicates: {', '.join(given)}")
         if not self.features or (self.features[1:] and {"auto", "none"} & set(self.features)):
-            raise ValueError(
+            raise SettingError(
                 f"got features={', '.join(self.features) or 'nothing'}, expected auto, none, or "
                 "one or both of ecfp4 and descriptors"
             )
         if self.target and self.units and len(self.units) != len(self.target):
-            raise ValueError(
+            raise SettingError(
                 f"got {len(self.units)} units for {len(self.target)} targets, expected one for "
                 "each target, or none"
             )
         if not self.task:
-            raise ValueError("got no task, expected one value for all targets, or one for each")
+            raise SettingError("got no task, expected one value for all targets, or one for each")
 
     def _check_numbers(self) -> None:
         not_negative = ("conformers", "forest", "patience", "warmup_epochs", "weight_decay")
@@ -155,19 +157,19 @@ class TrainConfig:
         minimum |= dict.fromkeys((*not_negative, "search", "seed"), 0)
         for name, smallest in minimum.items():
             if getattr(self, name) < smallest:
-                raise ValueError(
+                raise SettingError(
                     f"got {name}={getattr(self, name)}, expected a number of at least {smallest}"
                 )
         for name in ("learning_rate", "clip_norm"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"got {name}={getattr(self, name)}, expected a positive number")
+                raise SettingError(f"got {name}={getattr(self, name)}, expected a positive number")
         if not 0 < self.layer_decay <= 1:
-            raise ValueError(
+            raise SettingError(
                 f"got layer_decay={self.layer_decay}, expected a number above 0 and at most 1"
             )
         for name in ("head_dropout", "ema"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(
+                raise SettingError(
                     f"got {name}={getattr(self, name)}, expected a number from 0 to below 1"
                 )
 

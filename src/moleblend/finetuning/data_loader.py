@@ -23,6 +23,7 @@ def make_train_loader(
     batch_size: int,
     seed: int,
     vectors: Sequence[Float32[Tensor, "c d"]] | None = None,
+    generator: torch.Generator | None = None,
 ) -> DataLoader:
     """Make the loader of the training set.
 
@@ -37,6 +38,7 @@ def make_train_loader(
         seed: seed of the random choices.
         vectors: molecule vectors of a frozen encoder, one for each geometry. The batch then holds
             these instead of molecules.
+        generator: from which the loader of torch draws a number in each epoch.
     """
     rng = np.random.default_rng(seed)
     labels = torch.from_numpy(scale_labels(training.labels, targets))
@@ -57,6 +59,7 @@ def make_train_loader(
         range(len(training)),  # ty: ignore[invalid-argument-type] (a sequence is all that is needed)
         batch_sampler=_ShuffledBatches(n_atoms, batch_size, rng),
         collate_fn=gather,
+        generator=generator,
     )
 
 

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from moleblend.config import to_dict
-from moleblend.files import alone_with, file_sha256, replacing
+from moleblend.errors import SettingError
+from moleblend.files import alone_with, file_sha256, replacing, write_json
 from moleblend.finetuning.callbacks import ShouldContinue
 from moleblend.finetuning.config import TrainConfig
 from moleblend.model.compat import upgrade_search_record
@@ -111,12 +112,12 @@ def require_optuna() -> None:
     """Check that Optuna is installed.
 
     Raises:
-        ValueError: Optuna is not installed.
+        SettingError: Optuna is not installed.
     """
     try:
         import optuna
     except ModuleNotFoundError as error:
-        raise ValueError("--search needs Optuna: pip install 'moleblend[search]'") from error
+        raise SettingError("--search needs Optuna: pip install 'moleblend[search]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
@@ -168,13 +169,13 @@ def search(
         resume: continue the trials in the run folder.
 
     Raises:
-        ValueError: Optuna is not installed, all settings are given, the trials in the folder have
+        SettingError: Optuna is not installed, all settings are given, the trials in the folder have
             other data or settings, or no trial is done.
     """
     require_optuna()
     space = _search_space(config, has_classes=has_classes, search_features=search_features)
     if not space:
-        raise ValueError("there is nothing to search: all settings differ from their defaults")
+        raise SettingError("there is nothing to search: all settings differ from their defaults")
     path = config.folder / TRIALS
     with alone_with(path):
         trials = _read_trials(config, model, space) if resume else []
@@ -200,7 +201,7 @@ def search(
             say(_describe_last(trials, config.search))
     done = [trial for trial in trials if trial.state == "done"]
     if not done:
-        raise ValueError(
+        raise SettingError(
             f"all {len(trials)} trials failed or were stopped; reason of the first: "
             f"{trials[0].reason}"
         )
@@ -349,8 +350,7 @@ def _origin(config: TrainConfig, model: Path | None, space: Iterable[str]) -> di
 
 
 def _write_origin(folder: Path, origin: dict[str, Any]) -> None:
-    with replacing(folder / ORIGIN) as temporary:
-        temporary.write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / ORIGIN, origin, indent=1)
 
 
 def _read_trials(
@@ -364,7 +364,7 @@ def _read_trials(
     origin = _origin(config, model, space)
     changed = [name for name in {**saved, **origin} if saved.get(name) != origin.get(name)]
     if changed:
-        raise ValueError(
+        raise SettingError(
             f"{config.folder}: the search cannot be resumed, since these settings differ: "
             f"{', '.join(changed)}; start a new search in another --out, without --resume"
         )

@@ -14,11 +14,13 @@ from torch.utils.data import DataLoader
 
 from moleblend.chem.molecule import Molecule
 from moleblend.data.dataset import MoleculeDataset
+from moleblend.errors import TrainingError
 from moleblend.finetuning.config import TrainConfig
 from moleblend.finetuning.data_loader import make_train_loader
 from moleblend.finetuning.loss import property_loss
 from moleblend.model.batch import Batch, pieces
 from moleblend.model.blending import Blend, ShownViews, show
+from moleblend.model.functional import replaying
 from moleblend.model.heads import Model
 from moleblend.prediction.inference import each_geometry, over_geometries
 from moleblend.training import warmup_cosine
@@ -39,6 +41,7 @@ class FineTuning(pl.LightningModule):
         weights: weight of class 1 of each target, see `property_loss`.
         vectors: known molecule vectors of a frozen encoder; new ones are added.
         max_pairs: atom pairs in one forward pass; larger batches are processed in pieces.
+        generator: source of the random numbers of dropout; by default seeded with `seed`.
     """
 
     def __init__(
@@ -52,12 +55,14 @@ class FineTuning(pl.LightningModule):
         weights: Float32[Tensor, " t"] | None = None,
         vectors: dict[Molecule, Float32[Tensor, "c d"]] | None = None,
         max_pairs: int = _MAX_PAIRS,
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.model, self.config, self.views = model, config, views
         self.training_set, self.seed, self.weights = training, seed, weights
         self.vectors = {} if vectors is None else vectors
         self.max_pairs = max_pairs
+        self.generator = generator or torch.Generator().manual_seed(seed)
         if config.freeze:
             model.encoder.requires_grad_(False)
 
@@ -85,6 +90,7 @@ class FineTuning(pl.LightningModule):
             self.config.batch_size,
             self.seed,
             self._vectors(self.training_set) if self.config.freeze else None,
+            generator=self.generator,
         )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -135,7 +141,7 @@ class FineTuning(pl.LightningModule):
 
     def diverged(self, what: str) -> FloatingPointError:
         """Make the error for a value that is not finite."""
-        return FloatingPointError(
+        return TrainingError(
             f"{what} of epoch {self.current_epoch + 1} is not finite: a learning_rate below "
             f"{self.config.learning_rate:g} may help"
         )
@@ -158,7 +164,8 @@ class FineTuning(pl.LightningModule):
             piece = molecules.subset(rows)
             piece_features = None if extra_features is None else extra_features[rows]
             inputs = (piece, show(piece, self.views), piece_features)
-            outputs.append(recomputed(self.model, *inputs, use_reentrant=False))
+            output = recomputed(self.model, *inputs, use_reentrant=False, context_fn=replaying)
+            outputs.append(output)
         return torch.cat(outputs)
 
     @torch.no_grad()

@@ -11,6 +11,7 @@ from jaxtyping import Int64
 from moleblend.chem.descriptors import molecule_features
 from moleblend.chem.fingerprints import is_readable
 from moleblend.chem.molecule import Molecule, MoleculeError
+from moleblend.config import check_choice
 from moleblend.data.dataset import MoleculeDataset
 from moleblend.data.duplicates import Duplicates, find_duplicates
 from moleblend.data.formats import read_table
@@ -18,6 +19,7 @@ from moleblend.data.labels.target_detection import TargetColumns, read_target_co
 from moleblend.data.splits import SPLITS, Split, folds, given_split
 from moleblend.data.table import Table, find_smiles_column, read_molecules
 from moleblend.data.targets import Target
+from moleblend.errors import SettingError
 from moleblend.evaluation.baseline import plan_forest
 from moleblend.finetuning.config import TrainConfig
 from moleblend.finetuning.resolved_settings import (
@@ -109,16 +111,17 @@ def prepare_run(
         say: prints notes on the file format, before any error of its content.
 
     Raises:
-        FileNotFoundError: the table or the source model does not exist.
-        ValueError: no target is detected, a column is missing, most of its cells are not labels, or
-            a set has no labels.
+        MissingFileError: the table or the source model does not exist.
+        SettingError: no target is detected, a column is missing, most of its cells are not labels,
+            or a set has no labels.
         MoleculeError: a row has no usable molecule and `errors` is "raise".
     """
+    check_choice("errors", errors, Literal["keep", "raise"])
     origin = None if config.source == "scratch" else checkpoint.locate(config.source)
     source = None if origin is None else checkpoint.load(origin)
     encoder = source.config.encoder if source else config.encoder
     if config.encoder not in (encoder, EncoderConfig()):
-        raise ValueError(
+        raise SettingError(
             f"{config.source}: got encoder settings that differ from those of the source model; "
             "leave them out"
         )
@@ -126,7 +129,7 @@ def prepare_run(
     for note in table.notes:
         say(note)
     if not len(table):
-        raise ValueError(f"{config.data}: the table has no rows")
+        raise SettingError(f"{config.data}: the table has no rows")
     smiles = (
         "" if table.blocks and not config.smiles else config.smiles or find_smiles_column(table)
     )
@@ -139,7 +142,7 @@ def prepare_run(
     rows = [_exclude_unlabelled(row, target_columns, k) for k, row in enumerate(rows)]
     usable = np.array([k for k, row in enumerate(rows) if row.molecule is not None], np.int64)
     if not len(usable):
-        raise ValueError(
+        raise SettingError(
             f"{config.data}: none of the {len(rows)} rows is usable; row 1 is {rows[0].status} "
             f"({rows[0].reason})"
         )
@@ -210,7 +213,7 @@ def _read_rows(
     """Read the molecules and resolve the views.
 
     Raises:
-        ValueError: the configuration wants 3D, and no row has or gets a geometry.
+        SettingError: the configuration wants 3D, and no row has or gets a geometry.
     """
     items = list(read_molecules(table, smiles=smiles or None, features=encoder.features))
     unused = [item.geometry_note for item in items if isinstance(item, Molecule)]
@@ -228,7 +231,7 @@ def _read_rows(
         has_3d = views == "2d" or config.conformers > 0
         if not (has_3d or any(isinstance(i, Molecule) and i.n_conformers for i in items)):
             reason = f" ({unused[0]})" if unused else ""
-            raise ValueError(
+            raise SettingError(
                 f"{table.source}: got --views {views}, but no row has a geometry{reason}; give a "
                 "file with geometries, or compute them with --conformers 1"
             )
@@ -288,14 +291,14 @@ def _make_splits(
     """Split the usable rows, once or into folds; no set may be empty."""
     smiles = [molecule.smiles for molecule in data.molecules]
     if config.folds and config.split not in SPLITS:
-        raise ValueError(
+        raise SettingError(
             f"got split={config.split} with folds={config.folds}, expected one of "
             f"{', '.join(SPLITS)}: a column cannot define folds"
         )
     if config.split in ("scaffold", "balanced", "cluster"):
         for row, text in zip(usable, smiles, strict=True):
             if not is_readable(text):
-                raise ValueError(
+                raise SettingError(
                     f"{table.source}, {table.place(int(row))}: RDKit cannot parse its own SMILES "
                     f"{text} of this molecule, which the {config.split} split needs; use --split "
                     "random or a split column"
@@ -310,7 +313,7 @@ def _make_splits(
         if not len(getattr(split, name)):
             is_by_group = config.split in SPLITS and config.split != "random" and len(usable) >= 10
             hint = "; --split random fills all sets" if is_by_group else ""
-            raise ValueError(
+            raise SettingError(
                 f"{config.data}: the {config.split} split leaves the {name} set empty "
                 f"({len(usable)} usable rows){hint}"
             )
@@ -326,7 +329,7 @@ def _read_set_names(table: Table, usable: Int64[np.ndarray, " n"], column: str) 
         try:
             given_split([name])
         except ValueError as error:
-            raise ValueError(
+            raise SettingError(
                 f"{table.source}, {table.place(int(row))}: got {name!r} in column {column!r}, "
                 "expected train, validation or test"
             ) from error

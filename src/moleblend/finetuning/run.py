@@ -14,6 +14,7 @@ from moleblend.data.dataset import MoleculeDataset
 from moleblend.data.labels.target_detection import TargetColumns
 from moleblend.data.splits import Split
 from moleblend.data.targets import Target, output_slices, unscale_outputs
+from moleblend.errors import SettingError
 from moleblend.evaluation.applicability_domain import (
     ApplicabilityDomain,
     DomainScores,
@@ -30,11 +31,13 @@ from moleblend.evaluation.uncertainty import Uncertainty
 from moleblend.evaluation.uncertainty_evaluation import UncertaintyEstimate, estimate_uncertainty
 from moleblend.finetuning.callbacks import EpochHistory, ShouldContinue
 from moleblend.finetuning.config import TrainConfig
+from moleblend.finetuning.finished_members import FinishedMembers
 from moleblend.finetuning.lightning_module import FineTuning
 from moleblend.finetuning.trainer import TrainedModel, fit
 from moleblend.model import checkpoint
 from moleblend.model.blending import ShownViews
 from moleblend.model.encoder import EncoderConfig
+from moleblend.model.functional import seeded
 from moleblend.model.heads import Model, ModelConfig, Readout
 from moleblend.prediction.outputs import mean_over_members, std_over_members
 
@@ -51,6 +54,7 @@ class Start:
         views: what the model sees of each molecule.
         target_columns: the targets.
         vectors: molecule vectors of the frozen source model; each is computed once.
+        finished: members that an interrupted run has trained; None keeps none.
     """
 
     source: Model | None
@@ -58,6 +62,7 @@ class Start:
     views: ShownViews
     target_columns: TargetColumns
     vectors: dict[Molecule, Float32[torch.Tensor, "c d"]] = field(default_factory=dict)
+    finished: FinishedMembers | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,8 +166,8 @@ def train_and_test(
         console: where epochs are printed.
 
     Raises:
-        ValueError: a target has no label in the training set.
-        FloatingPointError: the loss or a prediction is not finite.
+        SettingError: a target has no label in the training set.
+        TrainingError: the loss or a prediction is not finite.
         KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM was received.
     """
     training, validation, test = map(data.subset, (split.train, split.validation, split.test))
@@ -280,8 +285,10 @@ def train_model(
         features=config.extra_features,
         n_features=training.features.shape[1],
     )
-    torch.manual_seed(seed)
-    model = checkpoint.transfer(source, model_config) if source else Model(model_config)
+    with seeded(seed) as generator:
+        model = checkpoint.transfer(source, model_config) if source else Model(model_config)
+    if config.device != "cpu" and torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)
     _scale_features(model, training, config)
     module = FineTuning(
         model,
@@ -291,8 +298,11 @@ def train_model(
         seed=seed,
         weights=_class_weights(training, targets) if with_class_weights else None,
         vectors=start.vectors if source else None,
+        generator=generator,
     )
-    return fit(module, validation, console, should_continue)
+    if start.finished is None or should_continue is not None:  # trials of a search are not kept
+        return fit(module, validation, console, should_continue)
+    return start.finished.get(module, lambda: fit(module, validation, console))
 
 
 def _readout(config: TrainConfig, source: Model | None) -> Readout:
@@ -312,7 +322,7 @@ def _scale_targets(
         labels, is_exact = training.labels[:, k], training.censoring[:, k] == 0
         known = labels[~np.isnan(labels)]
         if not len(known):
-            raise ValueError(
+            raise SettingError(
                 f"{config.data}: target {label_column.name!r} has no label in the training set"
             )
         if label_column.kind != "regression":
@@ -324,8 +334,9 @@ def _scale_targets(
         used = exact if len(exact) and np.ptp(exact) > 0 else known
         log10 = label_column.name in config.log_scale
         used = np.log10(used) if log10 else used
-        scale = float(used.std()) if np.ptp(used) > 0 else 1.0
-        target = Target(label_column.name, "regression", unit, float(used.mean()), scale, log10)
+        mean, std = float(used.mean()), float(used.std())
+        scale = std if std > 0 and np.ptp(used) > 0 else 1.0
+        target = Target(label_column.name, "regression", unit, mean, scale, log10)
         targets.append(target)
     return tuple(targets)
 

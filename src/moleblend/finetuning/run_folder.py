@@ -1,6 +1,6 @@
 """Write the run folder of a fine-tuning command."""
 
-import json
+import shutil
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -17,7 +17,7 @@ from moleblend.data.labels.target_detection import TargetColumns
 from moleblend.data.targets import Target, output_slices
 from moleblend.evaluation.comparison import baseline_record
 from moleblend.evaluation.metrics import undefined_reasons
-from moleblend.files import alone_with, file_sha256, replacing
+from moleblend.files import alone_with, file_sha256, write_json
 from moleblend.finetuning.results import TrainResult
 from moleblend.model import checkpoint
 from moleblend.model.blending import ShownViews
@@ -25,6 +25,16 @@ from moleblend.model.heads import Model
 
 _PRIVATE_SETTINGS = ("duplicates", "notes")
 """Settings that name rows and labels of the table; they are left out of the model file."""
+
+
+RUN_FILES = (
+    *("model.safetensors", "config.json", "metrics.json", "environment.json", "log.csv"),
+    *("rows.csv", "report.html", "search.csv", "search.json"),
+)
+"""Files of a run folder; the last three are not in every one."""
+
+_NEW = ".new"
+"""Folder inside the run folder, for files that are not complete yet."""
 
 
 @contextmanager
@@ -50,15 +60,40 @@ def write_run_folder(
     views: ShownViews,
     environment: Mapping[str, object],
 ) -> None:
-    """Write the run folder; the model file is written last.
+    """Write the run folder.
+
+    All files are written to a folder beside it, the model first. When they are complete, they
+    replace those of an earlier run, whose report is removed. The JSON files have the hash of the
+    model file.
 
     Args:
         result: the result.
         target_columns: the targets, with the cells that are not labels.
         views: what the model sees of each molecule.
         environment: code, machine and duration, see `environment.describe_environment`.
+
+    Raises:
+        OutputError: the disk is full; the files of an earlier run are unchanged.
     """
-    config, out = result.config, result.config.folder
+    config, out = result.config, result.config.folder / _NEW
+    shutil.rmtree(out, ignore_errors=True)
+    try:
+        _write_files(result, target_columns, views, environment, out)
+        (config.folder / "report.html").unlink(missing_ok=True)  # it shows the earlier model
+        for path in sorted(out.iterdir()):
+            path.replace(config.folder / path.name)
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
+
+
+def _write_files(
+    result: TrainResult,
+    target_columns: TargetColumns,
+    views: ShownViews,
+    environment: Mapping[str, object],
+    out: Path,
+) -> None:
+    config = result.config
     settings, metrics = result.settings.to_dict(), _metrics(result)
     # A model file may be shared: it has file names without folders, and no single label.
     file_names = {name: Path(getattr(config, name)).name for name in ("data", "out", "source")}
@@ -74,18 +109,16 @@ def write_run_folder(
             "metrics": metrics | {"settings": public | {"source": file_names["source"]}},
         },
     )
-    _write_json(out / "config.json", to_dict(config) | {"settings": settings})
-    _write_json(out / "metrics.json", metrics | {"settings": settings})
-    _write_json(out / "environment.json", environment)
+    model = out / result.model.name
+    checkpoint.save(
+        _kept_models(result), model, card, uncertainty=result.uncertainty, domain=result.domain
+    )
+    made = {"model_sha256": file_sha256(model)}
+    write_json(out / "config.json", to_dict(config) | {"settings": settings} | made, indent=2)
+    write_json(out / "metrics.json", metrics | {"settings": settings} | made, indent=2)
+    write_json(out / "environment.json", dict(environment) | made, indent=2)
     write_table(pa.Table.from_pylist(_log(result)), out / "log.csv")
     write_table(_row_table(result, target_columns), out / "rows.csv")
-    checkpoint.save(
-        _kept_models(result),
-        result.model,
-        card,
-        uncertainty=result.uncertainty,
-        domain=result.domain,
-    )
 
 
 def _metrics(result: TrainResult) -> dict[str, Any]:
@@ -184,8 +217,3 @@ def _rescale(model: Model, old: Sequence[Target], new: Sequence[Target]) -> None
         last.bias[where] = (last.bias[where] * before.scale + before.mean - after.mean) / (
             after.scale
         )
-
-
-def _write_json(path: Path, values: object) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

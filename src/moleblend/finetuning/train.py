@@ -1,8 +1,11 @@
 """Fine-tuning: from a table of measured molecules to a model file and test metrics."""
 
+import secrets
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -13,8 +16,15 @@ from rich.console import Console
 from moleblend.chem.descriptors import molecule_features
 from moleblend.data.dataset import MoleculeDataset
 from moleblend.environment import describe_environment
+from moleblend.errors import OutputError, SettingError
+from moleblend.files import check_outputs
 from moleblend.finetuning.callbacks import ShouldContinue
 from moleblend.finetuning.config import TrainConfig
+from moleblend.finetuning.finished_members import (
+    FinishedMembers,
+    can_resume,
+    holds_finished_members,
+)
 from moleblend.finetuning.hyperparameter_search import (
     Search,
     finish,
@@ -26,7 +36,8 @@ from moleblend.finetuning.hyperparameter_search import (
 from moleblend.finetuning.preparation import PreparedRun, prepare_run
 from moleblend.finetuning.results import TrainResult, aggregate_runs
 from moleblend.finetuning.run import Run, train_and_test, train_model
-from moleblend.finetuning.run_folder import reserved, write_run_folder
+from moleblend.finetuning.run_folder import RUN_FILES, reserved, write_run_folder
+from moleblend.model.checkpoint import locate, save_model
 
 __all__ = ["Run", "TrainConfig", "TrainResult", "train"]
 
@@ -47,16 +58,17 @@ def train(
 
     Args:
         config: settings of the run.
-        resume: continue the trials of an interrupted search, or add trials.
+        resume: continue an interrupted run: its trained members are not trained again, and the
+            result is the same. With a search, continue its trials, or add trials.
         errors: exclude rows without a usable molecule (`keep`), or raise an error.
         console: where progress and the resolved settings are printed.
 
     Raises:
-        FileNotFoundError: the table or the source model does not exist.
-        ValueError: no target is detected, a column is missing, most of its cells are not labels, or
-            a set has no labels.
+        MissingFileError: the table or the source model does not exist.
+        SettingError: no target is detected, a column is missing, most of its cells are not labels,
+            or a set has no labels.
         MoleculeError: a row has no usable molecule and `errors` is "raise".
-        FloatingPointError: the loss or a prediction is not finite.
+        TrainingError: the loss or a prediction is not finite.
         KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM was received; no model is written.
     """
     console = console or Console(stderr=True)
@@ -69,7 +81,7 @@ def train(
     if config.search:
         require_optuna()
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("got device=cuda, but torch finds no GPU")
+        raise SettingError("got device=cuda, but torch finds no GPU")
     prepared = prepare_run(config, errors, say)
     has_auto_features = config.features == ("auto",) and bool(prepared.config.extra_features)
     config, data = prepared.config, prepared.data
@@ -84,7 +96,12 @@ def train(
             )
             config = search_result.config
             settings = replace(prepared.settings(config, data), search=search_result.summary())
-        runs = _train_runs(prepared, config, data, say, console)
+        finished = FinishedMembers(config, prepared.origin, say, resume=resume)
+        try:
+            started_from = replace(prepared, start=replace(prepared.start, finished=finished))
+            runs = _train_runs(started_from, config, data, say, console)
+        finally:
+            finished.remove_if_empty()
         result = replace(
             aggregate_runs(config, settings, runs, prepared, data), search=search_result
         )
@@ -94,15 +111,33 @@ def train(
         if search_result is None:
             remove_record(config.folder)
         seconds = round(time.monotonic() - started, 1)
-        write_run_folder(
-            result,
-            prepared.start.target_columns,
-            prepared.start.views,
-            {**environment, "seconds": seconds},
-        )
+        try:
+            write_run_folder(
+                result,
+                prepared.start.target_columns,
+                prepared.start.views,
+                {**environment, "seconds": seconds},
+            )
+        except OSError as error:
+            raise _not_written(error, finished, result) from error
+        finished.remove()
         if search_result is not None:
             finish(config.folder)
     return result
+
+
+def _not_written(error: OSError, finished: FinishedMembers, result: TrainResult) -> OutputError:
+    """Say where the weights of a run are whose files cannot be written."""
+    if not finished.n_missing:
+        return OutputError(
+            f"{error}; the trained weights are kept: --resume writes the files when there is room"
+        )
+    path = Path(tempfile.gettempdir()) / f"moleblend-{secrets.token_hex(4)}.safetensors"
+    try:
+        save_model([member.model for member in result.runs[0].members], path)
+    except OSError:
+        return OutputError(f"{error}; there is no room for the weights in {path.parent} either")
+    return OutputError(f"{error}; the weights of the first run are in {path}")
 
 
 def _train_runs(
@@ -184,19 +219,25 @@ def _check_run_folder(config: TrainConfig, *, resume: bool) -> None:
     """Refuse a run folder that cannot be used, before any work is done."""
     out = config.folder
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: expected a folder, got a file")
+        raise SettingError(f"{out}: expected a folder, got a file")
+    inputs = [config.data] if config.source == "scratch" else [config.data, locate(config.source)]
+    check_outputs([out / name for name in RUN_FILES], inputs)
     if (out / "state.ckpt").exists():
-        raise ValueError(f"{out} holds a pretraining run; use another --out")
+        raise SettingError(f"{out} holds a pretraining run; use another --out")
     if resume:
-        if not (config.search and (out / "search.csv").is_file()):
-            raise ValueError(f"{out}: there is no search to resume")
+        if not ((out / "search.csv").is_file() if config.search else can_resume(out)):
+            raise SettingError(f"{out}: there is no search to resume, and no interrupted run")
         return
+    if holds_finished_members(out):
+        raise OutputError(
+            f"{out} holds an unfinished run: continue it with --resume, or remove the folder"
+        )
     if is_unfinished(out):
-        raise ValueError(
+        raise SettingError(
             f"{out} holds an unfinished search: continue it with --resume, or remove the folder"
         )
     if not config.out and out.exists():
-        raise ValueError(
+        raise SettingError(
             f"{out} already exists; choose another folder with --out, or name this one to "
             "overwrite it"
         )

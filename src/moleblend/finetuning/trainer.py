@@ -13,6 +13,7 @@ from moleblend.finetuning.callbacks import (
     WeightAverage,
 )
 from moleblend.finetuning.lightning_module import FineTuning
+from moleblend.model.functional import drawing_from
 from moleblend.training import exit_as_interrupt, quiet_lightning
 
 
@@ -68,6 +69,6 @@ def fit(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        with exit_as_interrupt():
+        with exit_as_interrupt(), drawing_from(module.generator):
             trainer.fit(module)
     return TrainedModel(module, selection.history())

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
 
+from moleblend.config import check_fields, check_finite
+from moleblend.errors import SettingError
 from moleblend.model.batch import Batch
 
 VIEWS = ("path_length", "edge_path", "distance")
@@ -45,24 +47,26 @@ class BlendConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that are not probabilities, fractions, or a standard deviation."""
+        check_fields(self)
         for name in ("pair_probabilities", "atom_probabilities"):
             values = getattr(self, name)
             if min(values) < 0 or not math.isclose(sum(values), 1):
-                raise ValueError(
+                raise SettingError(
                     f"got {name}={values}, expected numbers of at least 0 that sum to 1"
                 )
         if not (min(self.unblended) >= 0 and sum(self.unblended) <= 1):
-            raise ValueError(
+            raise SettingError(
                 f"got unblended={self.unblended}, expected two fractions that sum to at most 1"
             )
         if not (min(self.masked) >= 0 and sum(self.masked) <= 1):
-            raise ValueError(
+            raise SettingError(
                 f"got masked={self.masked}, expected two fractions that sum to at most 1"
             )
         if not 0 <= self.masked_atoms <= 1:
-            raise ValueError(f"got masked_atoms={self.masked_atoms}, expected a probability")
+            raise SettingError(f"got masked_atoms={self.masked_atoms}, expected a probability")
         if not 0 <= self.noise < math.inf:
-            raise ValueError(f"got noise={self.noise}, expected a standard deviation in Å")
+            raise SettingError(f"got noise={self.noise}, expected a standard deviation in Å")
+        check_finite(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +134,7 @@ def draw_blend(batch: Batch, config: BlendConfig, generator: torch.Generator) ->
         generator: source of all random choices; the same state gives the same blend.
 
     Raises:
-        ValueError: a molecule has no positions, and the 2D views have probability 0.
+        SettingError: a molecule has no positions, and the 2D views have probability 0.
 
     Reference:
         Yu et al., ICLR 2024, arXiv:2307.06235, section 3.2.
@@ -211,7 +215,7 @@ def _choose(draw: Tensor, probabilities: tuple[float, ...], has_positions: Tenso
     """Turn uniform draws into view numbers; the last view needs positions."""
     in_2d = sum(probabilities[:-1])
     if in_2d == 0 and not bool(has_positions.all()):
-        raise ValueError(
+        raise SettingError(
             f"a molecule has no positions, and with the probabilities {probabilities} no 2D view "
             "is shown"
         )

@@ -1,7 +1,8 @@
 """Model files: one safetensors file holds the weights, and a JSON header describes them."""
 
-import json
-from collections.abc import Sequence
+import re
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -11,19 +12,24 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from moleblend.chem.descriptors import FEATURES
 from moleblend.config import from_dict, to_dict
+from moleblend.errors import MissingFileError, ModelFileError, OutputError
 from moleblend.evaluation.applicability_domain import PREFIX, ApplicabilityDomain, Thresholds
 from moleblend.evaluation.uncertainty import Uncertainty
-from moleblend.files import file_sha256, replacing
+from moleblend.files import check_outputs, file_sha256, replacing, to_json
 from moleblend.model.compat import upgrade_card, upgrade_header
 from moleblend.model.encoder import EncoderConfig
+from moleblend.model.functional import seeded
 from moleblend.model.growth import GROWING, copy_encoder
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
+from moleblend.model.integrity import HASH, UNKNOWN_HASH, check_hash, check_tensors, read_json, seal
 from moleblend.model.published_weights import check_names, from_reference, read_published
 
 __all__ = [
     "FORMAT_VERSION",
     "Card",
+    "ModelFile",
     "convert",
     "count_parameters",
     "from_reference",
@@ -34,6 +40,7 @@ __all__ = [
     "packaged",
     "read_card",
     "read_domain",
+    "read_model_file",
     "read_uncertainty",
     "save",
     "save_model",
@@ -112,16 +119,17 @@ def save(
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise ValueError(f"{path}: expected a file name that ends in .safetensors")
+        raise ModelFileError(f"{path}: expected a file name that ends in .safetensors")
     members = [model] if isinstance(model, Model) else list(model)
     if any(member.config != members[0].config for member in members):
-        raise ValueError(f"{path}: the members of an ensemble must have the same configuration")
+        raise ModelFileError(f"{path}: the members of an ensemble must have the same configuration")
     header = {
         "format": "moleblend",
         "format_version": str(FORMAT_VERSION),
-        "config": json.dumps(to_dict(members[0].config)),
-        "card": json.dumps(to_dict(card)),
+        "config": to_json(to_dict(members[0].config)),
+        "card": to_json(to_dict(card)),
         "members": str(len(members)),
+        HASH: UNKNOWN_HASH,
     }
     tensors = {
         f"{_prefix(k)}{name}": tensor.detach().contiguous()
@@ -129,14 +137,17 @@ def save(
         for name, tensor in member.state_dict().items()
     }
     if uncertainty is not None:
-        header["uncertainty"] = json.dumps(to_dict(uncertainty))
+        header["uncertainty"] = to_json(to_dict(uncertainty))
     if domain is not None:
-        header["domain"] = json.dumps(to_dict(domain.thresholds))
+        header["domain"] = to_json(to_dict(domain.thresholds))
         arrays = domain.tensors()
         tensors |= {name: torch.from_numpy(values.copy()) for name, values in arrays.items()}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata=header)
-        put_in_order(temporary)
+        try:
+            save_file(tensors, temporary, metadata=header)
+        except SafetensorError as error:
+            raise OutputError(f"{path}: cannot be written ({error})") from error
+        seal(temporary)
 
 
 def save_model(model: Model | Sequence[Model], path: Path | str, card: Card | None = None) -> None:
@@ -154,18 +165,6 @@ def save_model(model: Model | Sequence[Model], path: Path | str, card: Card | No
     save(model, path, card or Card(trained_by="save_model"))
 
 
-def put_in_order(path: Path) -> None:
-    """Sort the header of a safetensors file, so that the same model always gives the same bytes."""
-    with path.open("r+b") as file:
-        length = int.from_bytes(file.read(8), "little")
-        entries = json.loads(file.read(length))
-        text = json.dumps(entries, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        header = text.encode().ljust(length)
-        assert len(header) == length, "sorting must not change the length of the header"
-        file.seek(8)
-        file.write(header)
-
-
 def load_model(path: Path | str) -> Model:
     """Read a model, ready for prediction (in evaluation mode, on the CPU).
 
@@ -177,8 +176,8 @@ def load_model(path: Path | str) -> Model:
         averages them.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not a complete model file of this version.
+        MissingFileError: there is no such file.
+        ModelFileError: the file is not a complete model file of this version.
     """
     return load(locate(path))
 
@@ -192,94 +191,103 @@ def load_members(path: Path | str) -> list[Model]:
     """Read all members of a model file: one, or several of an ensemble.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, of another kind or version, or a weight does not fit the
-            architecture; the message names the weight, its shape and the expected shape.
+        MissingFileError: there is no such file.
+        ModelFileError: the file is truncated, damaged, of another kind or version, or a weight does
+            not fit the architecture; the message names the weight, its shape and the expected one.
     """
-    path = Path(path)
-    with _open(path) as file:
-        header = upgrade_header(file.metadata())
-        config = _read_header(ModelConfig, header, "config", path)
-        tensors = {name: file.get_tensor(name) for name in _names(file, of_domain=False)}
-        n_members = int(header["members"])
-    models = [Model(config) for _ in range(n_members)]
-    expected = {
-        f"{_prefix(k)}{name}": tensor
-        for k, model in enumerate(models)
-        for name, tensor in model.state_dict().items()
-    }
-    try:
-        check_names(tensors, expected)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    for name, tensor in tensors.items():
-        if tensor.shape != expected[name].shape:
-            raise ValueError(
-                f"{path}: weight {name} does not fit: got shape {tuple(tensor.shape)}, expected "
-                f"{tuple(expected[name].shape)}"
-            )
-    for k, model in enumerate(models):
-        model.load_state_dict({name: tensors[f"{_prefix(k)}{name}"] for name in model.state_dict()})
-        model.eval()
-    return models
+    with _opened(path) as (file, header):
+        return _read_members(file, header, Path(path))
 
 
 def read_card(path: Path | str) -> Card:
     """Read the description of a model file; notes of older files get today's keys (`compat`).
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, or of another kind or version.
+        MissingFileError: there is no such file.
+        ModelFileError: the file is truncated, damaged, or of another kind or version.
     """
-    path = Path(path)
-    with _open(path) as file:
-        return _read_header(Card, upgrade_header(file.metadata()), "card", path)
+    with _opened(path) as (_, header):
+        return _read_header(Card, header, "card", Path(path))
 
 
 def read_uncertainty(path: Path | str) -> Uncertainty:
     """Read the calibrated uncertainty of a model's predictions; empty if the file has none.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, or of another kind or version.
+        MissingFileError: there is no such file.
+        ModelFileError: the file is truncated, damaged, or of another kind or version.
     """
-    path = Path(path)
-    with _open(path) as file:
-        header = upgrade_header(file.metadata())
-        if "uncertainty" not in header:
-            return Uncertainty()
-        return _read_header(Uncertainty, header, "uncertainty", path)
+    with _opened(path) as (_, header):
+        return _read_uncertainty(header, Path(path))
 
 
 def read_domain(path: Path | str) -> ApplicabilityDomain | None:
     """Read the applicability domain (training molecules, thresholds); None if the file has none.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, of another kind or version, or an array is missing.
+        MissingFileError: there is no such file.
+        ModelFileError: the file is truncated, damaged, of another kind or version, or an array is
+            missing.
+    """
+    with _opened(path) as (file, header):
+        return _read_domain(file, header, Path(path))
+
+
+@dataclass(frozen=True, eq=False)
+class ModelFile:
+    """The content of a model file.
+
+    Attributes:
+        members: one model, or several of an ensemble.
+        card: description of the model.
+        uncertainty: of its predictions; empty if the file has none.
+        domain: the applicability domain; None if the file has none.
+    """
+
+    members: list[Model]
+    card: Card
+    uncertainty: Uncertainty
+    domain: ApplicabilityDomain | None
+
+
+def read_model_file(path: Path | str) -> ModelFile:
+    """Read all of a model file, and check that its parts fit each other.
+
+    Raises:
+        MissingFileError: there is no such file.
+        ModelFileError: the file is truncated, damaged, of another kind or version, or its parts do
+            not fit each other.
     """
     path = Path(path)
-    with _open(path) as file:
-        header = upgrade_header(file.metadata())
-        if "domain" not in header:
-            return None
-        thresholds = _read_header(Thresholds, header, "domain", path)
-        tensors = {name: file.get_tensor(name).numpy() for name in _names(file, of_domain=True)}
+    with _opened(path) as (file, header):
+        read = ModelFile(
+            members=_read_members(file, header, path),
+            card=_read_header(Card, header, "card", path),
+            uncertainty=_read_uncertainty(header, path),
+            domain=_read_domain(file, header, path),
+        )
+    config = read.members[0].config
     try:
-        return ApplicabilityDomain.from_tensors(tensors, thresholds)
+        read.uncertainty.check(config.targets, len(read.members))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ModelFileError(f"{path}: uncertainty: {error}") from error
+    if read.domain is not None and read.domain.embeddings.shape[1] != config.encoder.width:
+        raise ModelFileError(
+            f"{path}: the training embeddings have {read.domain.embeddings.shape[1]} numbers, "
+            f"expected {config.encoder.width}, the width of the encoder"
+        )
+    return read
 
 
 def packaged() -> Path:
     """Find the pretrained model that comes with the package; its card is in the same folder.
 
     Raises:
-        FileNotFoundError: this copy of the package comes without one.
+        MissingFileError: this copy of the package comes without one.
     """
     path = _ASSETS / "moleblend.safetensors"
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             "this copy of moleblend has no packaged model: give the path of a model file "
             "(`moleblend train --from scratch` starts without one)"
         )
@@ -290,7 +298,7 @@ def locate(name: Path | str) -> Path:
     """Resolve the name of a model: the path of a file or of a run folder, or `packaged`.
 
     Raises:
-        FileNotFoundError: the name is `packaged`, and this copy of the package has no model.
+        MissingFileError: the name is `packaged`, and this copy of the package has no model.
     """
     path = packaged() if str(name) == PACKAGED else Path(name)
     inside = path / "model.safetensors"
@@ -301,11 +309,11 @@ def sha256(name: Path | str) -> str:
     """Compute the SHA-256 of a model file; names as in `locate`.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        MissingFileError: there is no such file.
     """
     path = locate(name)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such model file")
+        raise MissingFileError(f"{path}: there is no such model file")
     return file_sha256(path)
 
 
@@ -320,15 +328,16 @@ def convert(source: Path | str, out: Path | str) -> Model:
         The model, ready for prediction.
 
     Raises:
-        FileNotFoundError: there is no such checkpoint.
+        MissingFileError: there is no such checkpoint.
         ValueError: it cannot be read, or its weights do not fit; then no file is written.
     """
     source = Path(source)
+    check_outputs([Path(out)], [source])
     published = read_published(source)
     try:
         model = from_reference(published)
     except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
+        raise ModelFileError(f"{source}: {error}") from error
     notes = {
         "source": source.name,
         "source_sha256": sha256(source),
@@ -363,7 +372,7 @@ def transfer(source: Model, config: ModelConfig) -> Model:
         and not (name in GROWING and not getattr(given, name))
     ]
     if differing:
-        raise ValueError(f"the trained encoder does not fit: {'; '.join(differing)}")
+        raise ModelFileError(f"the trained encoder does not fit: {'; '.join(differing)}")
     model = Model(config)
     copy_encoder(source.encoder, model.encoder)
     if _have_the_same_pair_heads(config.heads, source.config.heads):
@@ -402,30 +411,106 @@ def _names(file: safe_open, *, of_domain: bool) -> list[str]:
     return [name for name in file.keys() if name.startswith(PREFIX) == of_domain]  # noqa: SIM118 (no mapping)
 
 
-def _open(path: Path) -> safe_open:
+@contextmanager
+def _opened(path: Path | str) -> Generator[tuple[safe_open, dict[str, str]], None, None]:
+    """Open a model file; yield it and its header, both checked."""
+    path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such model file")
+        raise MissingFileError(f"{path}: there is no such model file")
     try:
-        return safe_open(path, framework="pt")
+        with safe_open(path, framework="pt") as file:
+            stored = file.metadata() or {}
+            _check_format(stored, path)
+            check_hash(path, stored)
+            yield file, upgrade_header(stored)
     except SafetensorError as error:
-        raise ValueError(f"{path}: not a model file, or truncated ({error})") from error
+        raise ModelFileError(f"{path}: not a model file, or truncated ({error})") from error
 
 
-def _read_header(kind: type[T], header: dict[str, str], key: str, path: Path) -> T:
-    """Read one entry of the header, after a check that the header is that of a model file."""
+def _check_format(header: Mapping[str, str], path: Path) -> None:
     if header.get("format") != "moleblend":
-        raise ValueError(
+        raise ModelFileError(
             f"{path}: a safetensors file, but not a moleblend model; `moleblend convert` reads "
             "published weights"
         )
     if header.get("format_version") != str(FORMAT_VERSION):
-        raise ValueError(
+        raise ModelFileError(
             f"{path}: written by another version of moleblend: got format "
             f"{header.get('format_version')}, this version ({version('moleblend')}) reads format "
             f"{FORMAT_VERSION}"
         )
+
+
+def _read_members(file: safe_open, header: dict[str, str], path: Path) -> list[Model]:
+    """Read the weights. Everything is compared before a model of the stated size is built."""
+    config = _read_header(ModelConfig, header, "config", path)
+    tensors = {name: file.get_tensor(name) for name in _names(file, of_domain=False)}
+    text = header["members"]
+    n_members = int(text) if re.fullmatch(r"\d{1,6}", text) else 0
+    for name, number in (("members", n_members), ("n_layers", config.encoder.n_layers)):
+        if not 1 <= number <= len(tensors):
+            raise ModelFileError(
+                f"{path}: got {name}={text if name == 'members' else number}, expected a number "
+                f"from 1 to {len(tensors)}, the number of weights"
+            )
+    n_features = sum(FEATURES[kind] for kind in config.features)
+    if config.n_features != n_features:
+        raise ModelFileError(
+            f"{path}: got n_features={config.n_features}, expected {n_features} for the features "
+            f"{', '.join(config.features) or 'none'}"
+        )
     try:
-        values = json.loads(header.get(key, ""))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: {key} is missing or damaged in the header ({error})") from error
-    return from_dict(kind, upgrade_card(values) if kind is Card else values, f"{path}: {key}")
+        with torch.device("meta"):  # shapes without memory
+            shapes = Model(config)
+    except (RuntimeError, OverflowError, TypeError) as error:
+        message = f"{path}: config: no model has these sizes ({_first_line(error)})"
+        raise ModelFileError(message) from error
+    of_one, trained = shapes.state_dict(), [name for name, _ in shapes.named_parameters()]
+    prefixes = [_prefix(k) for k in range(n_members)]
+    expected = {prefix + name: tensor for prefix in prefixes for name, tensor in of_one.items()}
+    try:
+        check_names(tensors, expected)
+    except ValueError as error:
+        raise ModelFileError(f"{path}: {error}") from error
+    check_tensors(tensors, expected, [p + name for p in prefixes for name in trained], path)
+    models = []
+    for prefix in prefixes:
+        with seeded(0):  # reading draws no random number of the user
+            model = Model(config)
+        model.load_state_dict({name: tensors[prefix + name] for name in of_one})
+        models.append(model.eval())
+    return models
+
+
+def _read_uncertainty(header: dict[str, str], path: Path) -> Uncertainty:
+    if "uncertainty" not in header:
+        return Uncertainty()
+    return _read_header(Uncertainty, header, "uncertainty", path)
+
+
+def _read_domain(file: safe_open, header: dict[str, str], path: Path) -> ApplicabilityDomain | None:
+    names = _names(file, of_domain=True)
+    if "domain" not in header:
+        if names:
+            raise ModelFileError(f"{path}: there is {names[0]}, but no entry domain in the header")
+        return None
+    thresholds = _read_header(Thresholds, header, "domain", path)
+    tensors = {name: file.get_tensor(name).numpy() for name in names}
+    try:
+        return ApplicabilityDomain.from_tensors(tensors, thresholds)
+    except ValueError as error:
+        raise ModelFileError(f"{path}: {error}") from error
+
+
+def _read_header(kind: type[T], header: dict[str, str], key: str, path: Path) -> T:
+    """Read one entry of the header; the notes of older cards may have NaN for a metric."""
+    is_card = kind is Card
+    values = read_json(header.get(key), f"{path}: {key}", is_strict=not is_card)
+    try:
+        return from_dict(kind, upgrade_card(values) if is_card else values, f"{path}: {key}")
+    except ValueError as error:
+        raise ModelFileError(str(error)) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -10,9 +10,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from moleblend.chem.molecule import FeatureVersion
+from moleblend.config import check_at_least, check_fields, check_finite, check_rates
+from moleblend.errors import SettingError
 from moleblend.model.batch import Batch, Packing
 from moleblend.model.blending import Blend
-from moleblend.model.functional import Dropout, dropout, softmax
+from moleblend.model.functional import Dropout, dropout, softmax, uniform_like
 from moleblend.model.pair_states import PairUpdate
 from moleblend.model.view_encodings import (
     AtomEmbedding,
@@ -76,16 +78,19 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit each other and rates outside [0, 1)."""
+        check_fields(self)
+        sizes = ("width", "ffn_width", "n_layers", "n_heads", "n_kernels", "n_degree_tables")
+        check_at_least(self, 1, *sizes, "longest_path", "most_bonds", "max_atoms")
         if self.width % self.n_heads:
-            raise ValueError(
+            raise SettingError(
                 f"got width={self.width} and n_heads={self.n_heads}, expected width to be a "
                 "multiple of n_heads"
             )
         if self.pair_width < 0:
-            raise ValueError(f"got pair_width={self.pair_width}, expected 0 or more")
-        for name in ("dropout", "attention_dropout", "activation_dropout", "stochastic_depth"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"got {name}={getattr(self, name)}, expected a rate in [0, 1)")
+            raise SettingError(f"got pair_width={self.pair_width}, expected 0 or more")
+        rates = ("dropout", "attention_dropout", "activation_dropout", "stochastic_depth")
+        check_rates(self, *rates)
+        check_finite(self)
 
     @classmethod
     def published(
@@ -163,7 +168,7 @@ class Encoder(nn.Module):
         self.virtual_bias = nn.Parameter(torch.zeros(config.n_heads))
         self.norm = nn.LayerNorm(config.width)
         self.dropout = Dropout(config.dropout)
-        rates = torch.linspace(0, config.stochastic_depth, config.n_layers).tolist()
+        rates = torch.linspace(0, config.stochastic_depth, config.n_layers, device="cpu").tolist()
         self.layers = nn.ModuleList(Layer(config, rate) for rate in rates)
         initialise(self)
         if config.kernel_start == "spread":
@@ -341,7 +346,7 @@ class Layer(nn.Module):
             return branch
         n_molecules, n_tokens = packing.is_real.shape
         n, group = (n_tokens, packing.column) if self.drops_tokens else (n_molecules, packing.row)
-        kept = torch.rand(n, device=branch.device) >= self.depth_rate
+        kept = uniform_like(branch.new_empty(n)) >= self.depth_rate
         return branch * (kept / (1 - self.depth_rate))[group, None]
 
 

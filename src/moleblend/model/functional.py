@@ -1,6 +1,9 @@
 """Fast implementations of plain formulas: Gaussians, dropout, softmax, pair cross entropy."""
 
 import math
+import threading
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +62,98 @@ def dropout(values: Float[Tensor, "*s"], rate: float) -> Float[Tensor, "*s"]:
     """
     if values.is_cuda or rate == 0:
         return F.dropout(values, rate)
-    return values * torch.rand_like(values).ge_(rate).mul_(1 / (1 - rate))
+    return values * uniform_like(values).ge_(rate).mul_(1 / (1 - rate))
+
+
+def uniform_like(values: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+    """Draw uniform numbers in [0, 1), see `drawing_from`."""
+    return torch.empty_like(values).uniform_(generator=_generator_of(values))
+
+
+_drawn_from = threading.local()
+
+
+@contextmanager
+def drawing_from(generator: torch.Generator | None) -> Generator[None, None, None]:
+    """Draw the random numbers of dropout from a generator, in this thread.
+
+    Without it they come from the global generator of torch, which all threads share. On a GPU, and
+    in a compiled graph, they always do.
+    """
+    before = getattr(_drawn_from, "generator", None)
+    _drawn_from.generator = generator
+    try:
+        yield
+    finally:
+        _drawn_from.generator = before
+
+
+def _generator_of(values: Tensor) -> torch.Generator | None:
+    if values.is_cuda or torch.compiler.is_compiling():
+        return None
+    return getattr(_drawn_from, "generator", None)
+
+
+def replaying() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Make contexts for a forward pass and its repetition, which draws the same numbers.
+
+    This is a `context_fn` of `torch.utils.checkpoint.checkpoint`, which itself repeats the numbers
+    of the global generator only.
+    """
+    states: list[Tensor] = []
+
+    @contextmanager
+    def first() -> Generator[None, None, None]:
+        generator = getattr(_drawn_from, "generator", None)
+        if generator is not None:
+            states.append(generator.get_state())
+        yield
+
+    @contextmanager
+    def again() -> Generator[None, None, None]:
+        generator = getattr(_drawn_from, "generator", None)
+        if generator is None:
+            yield
+            return
+        after = generator.get_state()
+        generator.set_state(states[0])
+        try:
+            yield
+        finally:
+            generator.set_state(after)
+
+    return first(), again()
+
+
+_global_generator = threading.RLock()
+
+
+@contextmanager
+def seeded(seed: int) -> Generator[torch.Generator, None, None]:
+    """Initialise weights from a seed; the global generator of torch keeps its state.
+
+    Initialisation in torch draws from the global generator, so one thread at a time may do it.
+
+    Yields:
+        A generator, which after the block continues where the initialisation ended.
+    """
+    generator = torch.Generator()
+    with _global_generator, torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        yield generator
+        generator.set_state(torch.random.get_rng_state())
+
+
+class BernoulliDropout(nn.Dropout):
+    """Dropout as torch computes it on a CPU, with the generator of `drawing_from`."""
+
+    def forward(self, input: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+        """Apply it."""
+        generator = _generator_of(input)
+        if generator is None or not self.training or self.p == 0:
+            return super().forward(input)
+        kept = torch.empty_like(input).bernoulli_(1 - self.p, generator=generator)
+        return input * kept.div_(1 - self.p)
 
 
 class Dropout(nn.Dropout):

@@ -8,11 +8,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from moleblend.chem.descriptors import FEATURES
 from moleblend.chem.molecule import ATOM_FEATURE_SIZES, N_DESCRIPTORS
+from moleblend.config import check_fields, check_finite, check_rates
 from moleblend.data.targets import Target
+from moleblend.errors import SettingError
 from moleblend.model.batch import Batch
 from moleblend.model.blending import Blend
 from moleblend.model.encoder import Encoded, Encoder, EncoderConfig, initialise
+from moleblend.model.functional import BernoulliDropout
 from moleblend.model.pair_heads import HeadsConfig, PairHeads, ViewPredictions
 
 _FARTHEST = 8.0
@@ -48,14 +52,27 @@ class ModelConfig:
     n_features: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse heads that read what the encoder does not have."""
+        """Refuse heads that read what the encoder does not have, and features without numbers."""
+        check_fields(self)
+        check_rates(self, "head_dropout")
+        if set(self.features) - set(FEATURES) or self.n_features < 0:
+            raise SettingError(
+                f"got features={self.features} and n_features={self.n_features}, expected kinds of "
+                f"{', '.join(FEATURES)} and a number of at least 0"
+            )
+        names = [target.name for target in self.targets]
+        if len(set(names)) != len(names):
+            raise SettingError(f"got targets={names}, expected different names")
         if self.heads and self.heads.pairs == "states":
             if not self.encoder.pair_width:
-                raise ValueError("heads that read pair states need an encoder with a pair_width")
+                raise SettingError("heads that read pair states need an encoder with a pair_width")
             if self.heads.geometry != "distance":
-                raise ValueError("heads that read pair states predict distances, not directions")
+                raise SettingError("heads that read pair states predict distances, not directions")
         if self.heads and self.heads.atom_features and not self.encoder.masks_features:
-            raise ValueError("heads that predict atom features need an encoder that masks_features")
+            raise SettingError(
+                "heads that predict atom features need an encoder that masks_features"
+            )
+        check_finite(self)
 
 
 class Model(nn.Module):
@@ -83,10 +100,10 @@ class Model(nn.Module):
             features: molecule features, if the model reads some.
 
         Raises:
-            ValueError: the model has no targets.
+            SettingError: the model has no targets.
         """
         if self.property_head is None:
-            raise ValueError("the model has no targets: it was pretrained, but not fine-tuned")
+            raise SettingError("the model has no targets: it was pretrained, but not fine-tuned")
         return self.property_head(self.embed(batch, blend), features)
 
     def embed(self, batch: Batch, blend: Blend) -> Float[Tensor, "b d"]:
@@ -104,7 +121,7 @@ class Model(nn.Module):
         """Predict all views of all pairs from the views that the blend shows.
 
         Raises:
-            ValueError: the model has no pretraining heads.
+            SettingError: the model has no pretraining heads.
         """
         encoded = self.encoder(batch, blend)
         views = self.require_pair_heads()(batch, blend, encoded)
@@ -119,10 +136,10 @@ class Model(nn.Module):
         """Return the pretraining heads.
 
         Raises:
-            ValueError: the model has no pretraining heads.
+            SettingError: the model has no pretraining heads.
         """
         if self.pair_heads is None:
-            raise ValueError("the model has no pretraining heads")
+            raise SettingError("the model has no pretraining heads")
         return self.pair_heads
 
 
@@ -202,7 +219,7 @@ class PropertyHead(nn.Module):
         super().__init__()
         width = config.encoder.width
         self.hidden = nn.Linear(width + config.n_features, width)
-        self.dropout = nn.Dropout(config.head_dropout)
+        self.dropout = BernoulliDropout(config.head_dropout)
         self.out = nn.Linear(width, sum(target.n_outputs for target in config.targets))
         initialise(self)
         if config.n_features:

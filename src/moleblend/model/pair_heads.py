@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from moleblend.config import check_at_least, check_fields, check_finite, check_rates
+from moleblend.errors import SettingError
 from moleblend.model.batch import Batch
 from moleblend.model.blending import Blend
 from moleblend.model.encoder import Encoded, EncoderConfig, initialise
@@ -51,6 +53,17 @@ class HeadsConfig:
     denoising_dropout: float = 0.1
     atom_features: bool = False
     descriptors: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse sizes below 1 and rates outside [0, 1)."""
+        check_fields(self)
+        check_at_least(self, 1, "hidden", "rank", "n_path_classes")
+        check_rates(self, "denoising_dropout")
+        if min(self.bond_vocabulary) < 1:
+            raise SettingError(
+                f"got bond_vocabulary={self.bond_vocabulary}, expected numbers of at least 1"
+            )
+        check_finite(self)
 
     @classmethod
     def published(cls) -> "HeadsConfig":

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from moleblend.chem.molecule import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES
+from moleblend.errors import MissingFileError, ModelFileError
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
 from moleblend.model.relations import N_HOPS
@@ -87,13 +88,13 @@ def read_published(path: Path | str) -> dict[str, Tensor]:
         The tensors by their names in the file, in float32.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is of another kind, truncated, or without weights; or it names a type
-            that is not known to be harmless, and the message names that type.
+        MissingFileError: there is no such file.
+        ModelFileError: the file is of another kind, truncated, or without weights; or it names a
+            type that is not known to be harmless, and the message names that type.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such checkpoint")
+        raise MissingFileError(f"{path}: there is no such checkpoint")
     loaded = _load_safetensors(path) if path.suffix == ".safetensors" else _load_torch(path)
     state = loaded.get("model", loaded) if isinstance(loaded, Mapping) else None
     tensors = {
@@ -102,7 +103,7 @@ def read_published(path: Path | str) -> dict[str, Tensor]:
         if isinstance(name, str) and isinstance(tensor, Tensor)
     }
     if not tensors:
-        raise ValueError(
+        raise ModelFileError(
             f"{path}: got no weights, expected named tensors, alone or under the key `model`"
         )
     return tensors
@@ -119,7 +120,7 @@ def from_reference(state: Mapping[str, Tensor]) -> Model:
         state: names and tensors, with or without the prefix `encoder.molecule_encoder.`.
 
     Raises:
-        ValueError: a tensor is missing, unknown, or of another shape; the message names it.
+        ModelFileError: a tensor is missing, unknown, or of another shape; the message names it.
 
     Reference:
         Yu et al., ICLR 2024, arXiv:2307.06235; the names are those of its released checkpoints.
@@ -261,7 +262,8 @@ def check_names(names: Iterable[str], expected: Iterable[str]) -> None:
     """Compare the names of weights.
 
     Raises:
-        ValueError: names are missing or unknown; the message gives their number and the first five.
+        ModelFileError: names are missing or unknown; the message gives their number and the first
+            five.
     """
     missing, unknown = sorted({*expected} - {*names}), sorted({*names} - {*expected})
     problems = [
@@ -270,7 +272,7 @@ def check_names(names: Iterable[str], expected: Iterable[str]) -> None:
         if listed
     ]
     if problems:
-        raise ValueError(f"the weights do not fit: {' and '.join(problems)}")
+        raise ModelFileError(f"the weights do not fit: {' and '.join(problems)}")
 
 
 def _used(tensor: Tensor, slot: Slot, shape: torch.Size) -> Tensor:
@@ -283,7 +285,7 @@ def _used(tensor: Tensor, slot: Slot, shape: torch.Size) -> Tensor:
         expected = f"{n_columns} columns and at least {n_rows} rows"
         fits = len(got) == 2 and got[0] >= n_rows and got[1] == n_columns
     if not fits:
-        raise ValueError(f"{slot.theirs} does not fit: got shape {got}, expected {expected}")
+        raise ModelFileError(f"{slot.theirs} does not fit: got shape {got}, expected {expected}")
     return tensor if slot.rows is None else tensor[slot.rows].view(shape)
 
 
@@ -292,12 +294,12 @@ def _config(named: Mapping[str, Tensor], has_heads: bool) -> ModelConfig:
 
     def length(name: str) -> int:
         if name not in named:
-            raise ValueError(
+            raise ModelFileError(
                 f"{name} is missing: these are not weights of MoleBLEND or Transformer-M"
             )
         if named[name].ndim != 1:
             shape = tuple(named[name].shape)
-            raise ValueError(f"{name} does not fit: got shape {shape}, expected a vector")
+            raise ModelFileError(f"{name} does not fit: got shape {shape}, expected a vector")
         return len(named[name])
 
     layers = {match[1] for name in named if (match := re.match(r"layers\.(\d+)\.", name))}
@@ -316,7 +318,7 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path}: not a safetensors file, or truncated ({error})") from error
+        raise ModelFileError(f"{path}: not a safetensors file, or truncated ({error})") from error
 
 
 def _load_torch(path: Path) -> Any:  # noqa: ANN401 (whatever the file holds)
@@ -325,18 +327,18 @@ def _load_torch(path: Path) -> Any:  # noqa: ANN401 (whatever the file holds)
         start = file.read(64)
     # A zip archive, or the number with which the older format begins.
     if not start.startswith((b"PK", pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2))):
-        raise ValueError(f"{path}: not a file written by torch.save")
+        raise ModelFileError(f"{path}: not a file written by torch.save")
     try:
         with torch.serialization.safe_globals([(_Ignored, name) for name in _IGNORED]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile file can fail in any way
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused:
-            raise ValueError(
+            raise ModelFileError(
                 f"{path}: refused, because it names the type {refused[1]}, which weights do not "
                 "need and which could execute code"
             ) from error
         reason = re.split(r"\. |\n", str(error))[0]
-        raise ValueError(
+        raise ModelFileError(
             f"{path}: truncated or damaged ({type(error).__name__}: {reason})"
         ) from error

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int16, Integer, UInt8
 
 from moleblend.chem.molecule import BOND_FEATURE_SIZES, Molecule
+from moleblend.errors import SettingError
 
 N_HOPS = 5
 """Number of bonds of a path that are kept (the published multi-hop limit)."""
@@ -108,7 +109,7 @@ def _shortest(
     # The longest path has n - 1 bonds, and the sum of two "too far" must not overflow.
     kind, atom_bits, too_far = (np.uint16, 8, 63) if n <= 63 else (np.uint32, 16, 16_383)
     if n > too_far:
-        raise ValueError(f"got a molecule with {n:,} atoms, expected at most {too_far:,}")
+        raise SettingError(f"got a molecule with {n:,} atoms, expected at most {too_far:,}")
     one = kind(1)
     tie, length_bits = one << kind(atom_bits), ~((one << kind(atom_bits + 1)) - one)
     length = np.where(codes > 0, one, kind(too_far))

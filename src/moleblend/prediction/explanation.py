@@ -34,12 +34,13 @@ from torch import Tensor
 from moleblend.chem.fingerprints import N_BITS, Environments, environments
 from moleblend.chem.molecule import Molecule
 from moleblend.data.targets import Target, unscale_outputs
+from moleblend.errors import SettingError
 from moleblend.model.batch import Batch, collate, pieces
 from moleblend.model.blending import Blend, ShownViews, show
 from moleblend.model.heads import Model
 from moleblend.model.relations import UNREACHABLE
 from moleblend.prediction.inference import n_geometries
-from moleblend.prediction.inputs import Row
+from moleblend.prediction.inputs import Row, exclude_not_finite
 from moleblend.prediction.predictor import Predictor, Source
 
 VIEW_GROUPS = ("bond graph", "geometry")
@@ -130,8 +131,8 @@ def explain(
         One record per row, in order.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the model has no such target, or no target; it has a multi-class target, or it
+        MissingFileError: there is no such file.
+        SettingError: the model has no such target, or no target; it has a multi-class target, or it
             reads descriptors; and as for `Predictor.predict`.
     """
     chosen = choose_targets(predictor, targets)
@@ -139,14 +140,16 @@ def explain(
     work = np.cumsum([0 if row.molecule is None else row.molecule.n_atoms**3 for row in rows])
     explanations = []
     for k, row in enumerate(rows):
-        explained = None
-        if row.molecule is not None:
+        if row.molecule is None:
+            explanations.append(Explanation(row, None))
+        else:
             each = [
                 contributions(member, row.molecule, used, chosen, predictor.device)
                 for member in predictor.members
             ]
             explained = _mean(each)
-        explanations.append(Explanation(row, explained))
+            (usable,) = exclude_not_finite([row], explained.prediction.astype(np.float32)[None])
+            explanations.append(Explanation(usable, explained if usable.molecule else None))
         if on_progress is not None:
             on_progress(k + 1, float(work[k] / work[-1]) if work[-1] else 1.0)
     return explanations
@@ -159,29 +162,29 @@ def choose_targets(predictor: Predictor, names: Sequence[str]) -> list[int]:
         The index of each among the targets of the model; all if no name is given.
 
     Raises:
-        ValueError: the model has no such target, or no target; it has a multi-class target, or it
+        SettingError: the model has no such target, or no target; it has a multi-class target, or it
             reads descriptors.
     """
     config = predictor.model.config
     known = [target.name for target in config.targets]
     if not known:
-        raise ValueError(
+        raise SettingError(
             f"{predictor.path}: the model has no targets: it was pretrained only, "
             "`moleblend train` fine-tunes it"
         )
     for name in names:
         if name not in known:
-            raise ValueError(
+            raise SettingError(
                 f"{predictor.path}: the model has no target {name!r}; available: {', '.join(known)}"
             )
     if "descriptors" in config.features:
-        raise ValueError(
+        raise SettingError(
             f"{predictor.path}: the model reads descriptors of the molecule, which cannot be "
             "attributed to atoms or pairs: its predictions cannot be explained"
         )
     odd = [target.name for target in config.targets if target.kind == "multiclass"]
     if odd:
-        raise ValueError(
+        raise SettingError(
             f"{predictor.path}: target {odd[0]!r} has several classes; only regression and binary "
             "targets can be explained"
         )

@@ -20,7 +20,9 @@ from torch.overrides import TorchFunctionMode
 
 from moleblend.chem.descriptors import molecule_features
 from moleblend.chem.parsing import read_smiles
-from moleblend.files import replacing
+from moleblend.config import check_choice
+from moleblend.errors import SettingError
+from moleblend.files import check_outputs, replacing
 from moleblend.model import checkpoint
 from moleblend.model.batch import Batch, collate
 from moleblend.model.blending import ShownViews, show
@@ -42,7 +44,7 @@ class Graph(nn.Module):
         views: which views are shown.
 
     Raises:
-        ValueError: a target has several classes.
+        SettingError: a target has several classes.
     """
 
     is_binary: Tensor
@@ -57,7 +59,7 @@ class Graph(nn.Module):
         targets = config.targets
         odd = next((t for t in targets if t.kind not in ("binary", "regression")), None)
         if odd is not None:
-            raise ValueError(
+            raise SettingError(
                 f"target {odd.name!r} is {odd.kind}; only regression and binary targets can be "
                 "exported"
             )
@@ -123,16 +125,19 @@ def export(model: str | Path, out: str | Path, views: ShownViews | None = None) 
         `out`.
 
     Raises:
-        FileNotFoundError: there is no such model.
-        ValueError: the file name has another ending, the model was not trained for these views, it
-            has a multi-class target, or a package is missing.
+        MissingFileError: there is no such model.
+        SettingError: the file name has another ending, the model was not trained for these views,
+            it has a multi-class target, or a package is missing.
     """
     out, path = Path(out), checkpoint.locate(model)
     if out.suffix not in (".pt2", ".onnx"):
-        raise ValueError(f"{out}: expected a file name that ends in .pt2 or .onnx")
+        raise SettingError(f"{out}: expected a file name that ends in .pt2 or .onnx")
+    check_outputs([out], [path])
+    if views is not None:
+        check_choice("views", views, ShownViews)
     members, card = checkpoint.load_members(path), checkpoint.read_card(path)
     if views is not None and card.views not in ("both", views):
-        raise ValueError(
+        raise SettingError(
             f"{path}: got views {views!r}, expected {card.views!r}: the model was trained on these "
             "only"
         )
@@ -181,7 +186,7 @@ def _write_onnx(
         import onnx
         import onnxscript  # noqa: F401 (torch.onnx needs it)
     except ImportError as error:
-        raise ValueError("an .onnx file needs: pip install 'moleblend[export]'") from error
+        raise SettingError("an .onnx file needs: pip install 'moleblend[export]'") from error
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -193,7 +198,7 @@ def _write_onnx(
             verbose=False,
         )
     if written is None:
-        raise ValueError("torch.onnx.export returned no program")
+        raise SettingError("torch.onnx.export returned no program")
     model = written.model_proto
     entry = model.metadata_props.add()
     entry.key, entry.value = "moleblend", json.dumps(metadata)

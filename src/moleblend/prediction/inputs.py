@@ -53,8 +53,8 @@ class Row:
     Attributes:
         molecule: None where the row cannot be used.
         status: `ok`, `ok_2d_only` (the model uses the geometry, this row has none), `invalid` (not
-            a molecule), `too_large`, or `no_3d` (the model uses nothing but the geometry, this row
-            has none).
+            a molecule), `too_large`, `no_3d` (the model uses nothing but the geometry, this row has
+            none), or `not_finite` (the model gives no finite number).
         reason: why the status is not `ok`; empty where it is.
         features: of the molecule; None where they are not needed, or where RDKit refuses the SMILES
             and the model can do without them.
@@ -109,7 +109,7 @@ def _prepare(
     add_positions: Callable[[Molecule], Molecule] | None,
 ) -> Row:
     if isinstance(item, Rejected):
-        return Row(None, "invalid", item.reason)
+        return Row(None, item.status, item.reason)
     if item.n_atoms > rules.max_atoms:
         reason = f"{item.n_atoms} atoms, the model takes at most {rules.max_atoms}"
         return Row(None, "too_large", reason)
@@ -133,6 +133,22 @@ def _prepare(
     if rules.views == "3d":
         return Row(None, "no_3d", reason)
     return Row(item, "ok_2d_only", reason, features)
+
+
+def exclude_not_finite(rows: Sequence[Row], results: Float32[np.ndarray, "n w"]) -> list[Row]:
+    """Give usable rows for which the model has computed NaN or infinity a status of their own.
+
+    Args:
+        rows: n rows.
+        results: what the model computed of each; NaN where a row cannot be used.
+    """
+    not_finite = np.flatnonzero((~np.isfinite(results)).any(1))
+    return [
+        row
+        if row.molecule is None or k not in not_finite
+        else Row(None, "not_finite", "the model computes NaN or infinity for this molecule")
+        for k, row in enumerate(rows)
+    ]
 
 
 def stack_features(rows: Sequence[Row], n_features: int) -> Float32[np.ndarray, "n f"]:

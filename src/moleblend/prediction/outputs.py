@@ -11,6 +11,7 @@ import pyarrow as pa
 from jaxtyping import Float64
 
 from moleblend.data.targets import Target, class_names, output_slices
+from moleblend.errors import SettingError
 from moleblend.evaluation.applicability_domain import ApplicabilityDomain, DomainScores
 from moleblend.evaluation.uncertainty import Uncertainty
 
@@ -169,7 +170,7 @@ def check_names(targets: Sequence[Target], n_members: int) -> None:
         n_members: members of the ensemble.
 
     Raises:
-        ValueError: the message names both targets and the column.
+        SettingError: the message names both targets and the column.
     """
     owners: dict[str, str] = {}
     for target in targets:
@@ -177,7 +178,7 @@ def check_names(targets: Sequence[Target], n_members: int) -> None:
         for column in columns:
             owner = owners.setdefault(column.name, target.name)
             if owner != target.name:
-                raise ValueError(
+                raise SettingError(
                     f"predictions of the targets {owner!r} and {target.name!r} could both have a "
                     f"column {column.name!r}: rename one of the two target columns"
                 )

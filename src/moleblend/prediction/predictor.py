@@ -14,10 +14,20 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from moleblend.chem.molecule import FeatureVersion, Molecule, MoleculeError
-from moleblend.data.dataframes import Frame, frame_table, is_frame, smiles_list, with_columns
+from moleblend.config import check_choice
+from moleblend.data.dataframes import (
+    Frame,
+    check_texts,
+    frame_table,
+    is_frame,
+    read_container,
+    smiles_list,
+    with_columns,
+)
 from moleblend.data.formats import read_table
-from moleblend.data.table import Rejected, Table, read_molecules, smiles_table
+from moleblend.data.table import Rejected, Table, plain_columns, read_molecules, smiles_table
 from moleblend.data.targets import unscale_outputs
+from moleblend.errors import ModelFileError, SettingError, SettingTypeError
 from moleblend.evaluation.applicability_domain import DomainScores
 from moleblend.evaluation.conformal import check_confidence
 from moleblend.evaluation.uncertainty import CONFIDENCE
@@ -29,13 +39,15 @@ from moleblend.prediction.inputs import (
     Errors,
     InputRules,
     Row,
+    exclude_not_finite,
     prepare,
     stack_features,
     stack_fingerprints,
 )
 from moleblend.prediction.outputs import domain_columns, domain_names, result_columns, result_names
 
-Source = str | Path | Table | Sequence[str] | Sequence[Molecule] | Frame
+Source = str | Path | Table | pa.Table | Iterable[str | None] | Iterable[Molecule | None] | Frame
+"""What `Predictor` reads: a file, a table, a list or an iterator of molecules, or a data frame."""
 
 
 class Predictor:
@@ -46,21 +58,27 @@ class Predictor:
         device: where to compute, `cpu` or `cuda`; by default the GPU if there is one.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not a model file of this version.
+        MissingFileError: there is no such file.
+        SettingError: it is not a model file of this version.
     """
 
     def __init__(self, path: str | Path, *, device: Literal["cpu", "cuda"] | None = None) -> None:
+        if device is not None:
+            check_choice("device", device, Literal["cpu", "cuda"])
         self.path = checkpoint.locate(path)
-        self.members = checkpoint.load_members(self.path)
-        self.model = self.members[0]
-        self.card = checkpoint.read_card(self.path)
-        self.uncertainty = checkpoint.read_uncertainty(self.path)
-        self.domain = checkpoint.read_domain(self.path)
+        file = checkpoint.read_model_file(self.path)
+        self.members, self.model, self.card = file.members, file.members[0], file.card
+        self.uncertainty, self.domain = file.uncertainty, file.domain
         if self.card.views not in get_args(ShownViews):
-            raise ValueError(
+            raise SettingError(
                 f"{self.path}: got a model with views {self.card.views!r}, expected one of "
                 f"{', '.join(get_args(ShownViews))}"
+            )
+        self.n_conformers = self.card.notes.get("conformers", 0)
+        if not isinstance(self.n_conformers, int) or not 0 <= self.n_conformers < 2**31:
+            raise ModelFileError(
+                f"{self.path}: got conformers={self.n_conformers!r} in the notes of the card, "
+                "expected a number of at least 0"
             )
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         for member in self.members:
@@ -78,8 +96,9 @@ class Predictor:
         """Predict the model's targets.
 
         Args:
-            source: SMILES, molecules, a data frame of pandas or polars, the path of a file, or the
-                result of `read_table`.
+            source: a list, array, Series or iterator of SMILES or of molecules (None where one is
+                missing), a data frame of pandas or polars, an Arrow table, the path of a file, or
+                the result of `read_table`.
             views: which views of each molecule are used; by default those of training.
             smiles: the SMILES column of a file; by default it is found by its name.
             errors: rows that cannot be used are kept with their reason, skipped, or raise an error.
@@ -91,17 +110,17 @@ class Predictor:
             where the row cannot be used. For a data frame, a data frame of the same kind.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: the model has no targets, the file cannot be read, it has a column whose
+            MissingFileError: there is no such file.
+            SettingError: the model has no targets, the file cannot be read, it has a column whose
                 name the output needs, the model was not trained for these views, or the confidence
                 is not between 0 and 1.
             MoleculeError: a row cannot be used and `errors` is "raise".
-            ChildProcessError: the process that computes conformers cannot start; a script needs
+            WorkerError: the process that computes conformers cannot start; a script needs
                 `if __name__ == "__main__":`.
         """
         targets = self.model.config.targets
         if not targets:
-            raise ValueError(
+            raise SettingError(
                 f"{self.path}: the model has no targets: it was pretrained only, "
                 "`moleblend train` fine-tunes it"
             )
@@ -127,6 +146,7 @@ class Predictor:
         n_outputs = sum(target.n_outputs for target in targets)
         width = config.encoder.width
         raw = self._run(rows, outputs, width + n_members * n_outputs, self._views(views))
+        rows, raw = _finite(table, rows, raw, errors)
         each = np.split(raw[:, width:], n_members, 1)
         values = np.stack([unscale_outputs(member, targets) for member in each])
         results = result_columns(values, targets, self.uncertainty, confidence)
@@ -151,8 +171,7 @@ class Predictor:
         An ensemble gives the vectors of its first member, because the vectors of different models
         cannot be averaged.
         """
-        _, rows = self._rows(source, views, smiles, errors)
-        return self._embed(rows, views)[_kept(rows, errors)]
+        return self.embed_table(source, views=views, smiles=smiles, errors=errors)[1]
 
     def embed_table(
         self,
@@ -164,8 +183,8 @@ class Predictor:
     ) -> tuple[pa.Table, Float32[np.ndarray, "n d"]]:
         """Return the input rows with their status, and the vectors. Arguments as of `predict`."""
         table, rows = self._rows(source, views, smiles, errors)
-        vectors = self._embed(rows, views)[_kept(rows, errors)]
-        return _with_results(table, rows, {}, errors), vectors
+        rows, vectors = _finite(table, rows, self._embed(rows, views), errors)
+        return _with_results(table, rows, {}, errors), vectors[_kept(rows, errors)]
 
     def read(
         self, source: Source, *, views: ShownViews | None = None, smiles: str | None = None
@@ -199,9 +218,11 @@ class Predictor:
 
     def _views(self, views: ShownViews | None) -> ShownViews:
         trained = cast(ShownViews, self.card.views)
+        if views is not None:
+            check_choice("views", views, ShownViews)
         if views is None or trained in ("both", views):
             return views or trained
-        raise ValueError(
+        raise SettingError(
             f"{self.path}: got views {views!r}, expected {trained!r}: the model was trained on "
             "these only"
         )
@@ -227,8 +248,12 @@ class Predictor:
             computed: kinds of features to compute.
         """
         config, used = self.model.config.encoder, self._views(views)
+        check_choice("errors", errors, Errors)
         if isinstance(source, str | Path):
             source = read_table(source)
+        elif isinstance(source, pa.Table):
+            columns = plain_columns(source.replace_schema_metadata(None))
+            source = Table(smiles_table([]).source, columns)
         elif is_frame(source):
             source = frame_table(source)
         items: Iterable[Molecule | Rejected]
@@ -236,13 +261,17 @@ class Predictor:
             table = source
             _check_names(table, ["status", "reason", *names])
             items = read_molecules(table, smiles=smiles, features=config.features)
-        elif all(isinstance(item, str) for item in source):
-            table = smiles_table([str(item) for item in source])
-            items = read_molecules(table, features=config.features)
         else:
-            items = molecules = [_checked(item, config.features) for item in source]
-            table = smiles_table([one.smiles for one in molecules], [one.id for one in molecules])
-        n_conformers = int(self.card.notes.get("conformers", 0))
+            given = read_container(source)
+            if any(isinstance(item, Molecule) for item in given):
+                items = [_checked(item, k, config.features) for k, item in enumerate(given)]
+                table = smiles_table(
+                    [item.smiles if isinstance(item, Molecule) else "" for item in items],
+                    [item.id for item in items],
+                )
+            else:
+                table = smiles_table(check_texts(given))
+                items = read_molecules(table, features=config.features)
         rules = InputRules(
             views=used,
             max_atoms=config.max_atoms,
@@ -250,11 +279,9 @@ class Predictor:
             computed=computed,
             has_fingerprint=self.domain is not None,
         )
-        rows = prepare(items, rules, n_conformers)
+        rows = prepare(items, rules, self.n_conformers)
         if errors == "raise":
-            for k, row in enumerate(rows):
-                if row.molecule is None:
-                    raise MoleculeError(f"{table.source}: {table.place(k)}: {row.reason}")
+            _check_usable(table, rows)
         return table, rows
 
     def _run(
@@ -294,11 +321,12 @@ def embed(
         errors: a molecule that cannot be used gets NaN, with a warning, or raises an error.
 
     Raises:
-        FileNotFoundError: there is no such model.
-        ValueError: `molecules` is not a list of SMILES, or the model was not trained for these
+        MissingFileError: there is no such model.
+        SettingError: `molecules` is not a list of SMILES, or the model was not trained for these
             views.
         MoleculeError: a molecule cannot be used and `errors` is "raise".
     """
+    check_choice("errors", errors, Literal["keep", "raise"])
     texts = smiles_list(molecules, smiles)
     table, vectors = open_predictor(model).embed_table(texts, views=views, errors=errors)
     lost = np.flatnonzero(np.isnan(vectors).any(1))
@@ -348,15 +376,38 @@ def _open_cached(
         return Predictor(path, device=device)
 
 
-def _checked(item: str | Molecule, features: FeatureVersion) -> Molecule:
+def _checked(item: object, place: int, features: FeatureVersion) -> Molecule | Rejected:
+    """Check one item of a list of molecules; a missing one is a row that cannot be used."""
+    name = f"row {place + 1}"
+    if item is None:
+        return Rejected(place + 1, name, "the molecule is missing")
     if not isinstance(item, Molecule):
-        raise TypeError(f"expected only SMILES or only molecules, got {item!r} among molecules")
+        raise SettingTypeError(
+            f"{name}: got {item!r} among molecules, expected only SMILES or only molecules"
+        )
     if item.features != features:
-        raise ValueError(
+        raise MoleculeError(
             f"{item.id}: got features {item.features}, expected {features}; read the molecule with "
             f"features={features!r}"
         )
     return item
+
+
+def _check_usable(table: Table, rows: Sequence[Row]) -> None:
+    for k, row in enumerate(rows):
+        if row.molecule is None:
+            raise MoleculeError(f"{table.source}: {table.place(k)}: {row.reason}")
+
+
+def _finite(
+    table: Table, rows: list[Row], results: Float32[np.ndarray, "n w"], errors: Errors
+) -> tuple[list[Row], Float32[np.ndarray, "n w"]]:
+    """Exclude rows without finite results; their results become NaN."""
+    rows = exclude_not_finite(rows, results)
+    if errors == "raise":
+        _check_usable(table, rows)
+    is_unusable = np.array([row.molecule is None for row in rows], bool)
+    return rows, np.where(is_unusable[:, None], np.float32(np.nan), results)
 
 
 def _kept(rows: list[Row], errors: Errors) -> Int64[np.ndarray, " k"]:
@@ -368,7 +419,7 @@ def _check_names(table: Table, names: Sequence[str]) -> None:
     """Refuse an input that has a column of the output."""
     for name in names:
         if name in table.names:
-            raise ValueError(
+            raise SettingError(
                 f"{table.source}: the input already has a column {name!r}, which the output adds; "
                 "rename it"
             )

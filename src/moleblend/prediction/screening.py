@@ -19,9 +19,10 @@ from moleblend.chem.parsing import RDKIT_VERSION
 from moleblend.data.formats import check_ending, read_pieces, write_tables
 from moleblend.data.table import Table
 from moleblend.environment import VERSION
+from moleblend.errors import SettingError
 from moleblend.evaluation.conformal import check_confidence
 from moleblend.evaluation.uncertainty import CONFIDENCE
-from moleblend.files import PartialOutput, alone_with, file_sha256, replacing
+from moleblend.files import PartialOutput, alone_with, check_outputs, file_sha256, replacing
 from moleblend.model import checkpoint
 from moleblend.model.blending import ShownViews
 from moleblend.parallel import Engine, map_in_order
@@ -92,12 +93,12 @@ def predict_file(
             source that is read, if known.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: as `Predictor.predict` and `write_table` raise it; or there is an interrupted
+        MissingFileError: there is no such file.
+        SettingError: as `Predictor.predict` and `write_table` raise it; or there is an interrupted
             run and `resume` is false, or there is none and it is true, or the interrupted run had
             other settings.
         MoleculeError: a row cannot be used and `errors` is "raise".
-        ChildProcessError: a process died.
+        WorkerError: a process died.
     """
     check_confidence(confidence)
     options = {"views": views, "smiles": smiles, "errors": errors, "confidence": confidence}
@@ -144,7 +145,7 @@ def write_embeddings(pieces: Iterable[tuple[pa.Table, Vectors]], path: str | Pat
             .npy (only the vectors, in float32; the rows are written to PATH.rows.csv).
 
     Raises:
-        ValueError: the path has another ending, or the rows already have a column of such a name.
+        SettingError: the path has another ending, or the rows already have a column of such a name.
     """
     path = Path(path)
     if path.suffix == ".npy":
@@ -153,6 +154,11 @@ def write_embeddings(pieces: Iterable[tuple[pa.Table, Vectors]], path: str | Pat
         is_list = path.suffix == ".parquet"
         tables = (_with_vectors(table, vectors, is_list, path) for table, vectors in pieces)
         write_tables(tables, path)
+
+
+def rows_file(path: Path) -> Path:
+    """Return the file with the rows of the vectors in an .npy file."""
+    return path.with_name(f"{path.name}.rows.csv")
 
 
 def _write_vectors(pieces: Iterator[tuple[pa.Table, Vectors]], path: Path) -> None:
@@ -173,7 +179,7 @@ def _write_vectors(pieces: Iterator[tuple[pa.Table, Vectors]], path: Path) -> No
 
         write_header()
         start = file.tell()
-        write_tables(rows(), path.with_name(f"{path.name}.rows.csv"))
+        write_tables(rows(), rows_file(path))
         file.seek(0)
         write_header()  # numpy reserves space in it for a larger number of rows
         if file.tell() != start:
@@ -192,7 +198,7 @@ def _with_vectors(table: pa.Table, vectors: Vectors, is_list: bool, path: Path) 
         added = {f"e{k}": pa.array(column, from_pandas=True) for k, column in enumerate(vectors.T)}
     for name, column in added.items():
         if name in table.column_names:
-            raise ValueError(f"{path}: the input already has a column {name!r}; rename it")
+            raise SettingError(f"{path}: the input already has a column {name!r}; rename it")
         table = table.append_column(name, column)
     return table
 
@@ -293,6 +299,8 @@ class _FileRun:
         on_progress: Callable[[int, float | None], None] | None,
     ) -> Generator[Iterator[_SavedResult], None, None]:
         """Compute the missing pieces and yield all; remove them after the output is written."""
+        beside = [rows_file(self.out)] if self.out.suffix == ".npy" else []
+        check_outputs([self.out, *beside], [self.source, self.model])
         if self.out.suffix != ".npy" or self.command == "predict":
             check_ending(self.out)
         pieces = read_pieces(self.source, _ROWS_IN_A_PIECE)

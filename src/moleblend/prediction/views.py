@@ -10,6 +10,9 @@ from jaxtyping import Float32, Int16, UInt8
 
 from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.chem.parsing import read_smiles
+from moleblend.config import check_choice
+from moleblend.data.dataframes import read_container
+from moleblend.errors import SettingError
 from moleblend.model import checkpoint
 from moleblend.model.batch import collate
 from moleblend.model.blending import ShownViews, show
@@ -66,25 +69,30 @@ def predict_views(
     Raises:
         MoleculeError: a SMILES cannot be read, or a molecule has no geometry although it is to be
             shown; the message names the molecule.
-        ValueError: the model has no pretraining heads, it predicts directions instead of distances,
-            or a molecule has more atoms than it takes.
-        FileNotFoundError: there is no such model file.
+        SettingError: the model has no pretraining heads, it predicts directions instead of
+            distances, or a molecule has more atoms than it takes.
+        MissingFileError: there is no such model file.
     """
+    check_choice("show", show, ShownViews)
     network = model if isinstance(model, Model) else checkpoint.load(checkpoint.locate(model))
     heads, encoder = network.config.heads, network.config.encoder
     if heads is None:
-        raise ValueError(f"{model}: the model has no pretraining heads, so it predicts no views")
+        raise SettingError(f"{model}: the model has no pretraining heads, so it predicts no views")
     if heads.geometry != "distance":
-        raise ValueError(f"{model}: the model predicts directions, distances are needed")
+        raise SettingError(f"{model}: the model predicts directions, distances are needed")
     records = [
         read_smiles(one, features=encoder.features) if isinstance(one, str) else one
-        for one in molecules
+        for one in read_container(molecules)
     ]
-    for molecule in records:
+    for place, molecule in enumerate(records):
+        if not isinstance(molecule, Molecule):
+            raise MoleculeError(
+                f"row {place + 1}: got {molecule!r}, expected a SMILES or a molecule"
+            )
         if show != "2d" and not molecule.n_conformers:
             raise MoleculeError(f"{molecule.id}: no geometry, but show={show!r} needs one")
         if molecule.n_atoms > encoder.max_atoms:
-            raise ValueError(
+            raise SettingError(
                 f"{molecule.id}: {molecule.n_atoms} atoms, the model takes at most "
                 f"{encoder.max_atoms}"
             )

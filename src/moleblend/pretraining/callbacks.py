@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import Tensor
 
 from moleblend.environment import describe_environment
+from moleblend.errors import OutputError
 from moleblend.model.heads import Model
 from moleblend.pretraining.config import PretrainConfig
 from moleblend.pretraining.csv_log import append, cut_after
@@ -191,7 +192,7 @@ class TrainingCallback(pl.Callback):
         except OSError as error:
             reason = error.strerror or error
             message = f"{path}: cannot be written ({reason}); {describe_last_state(self.out)}"
-            raise OSError(message) from error
+            raise OutputError(message) from error
 
     def _append(self, trainer: pl.Trainer, name: str, rows: list[dict[str, Any]]) -> None:
         """Append rows to a csv file of the run folder, in the first process."""

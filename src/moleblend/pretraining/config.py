@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from moleblend.config import check_fields, check_finite
+from moleblend.errors import SettingError
 from moleblend.model.blending import BlendConfig
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Readout
@@ -43,26 +45,33 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        check_fields(self)
         if self.steps < 1 or self.batch_size < 1:
-            raise ValueError(
+            raise SettingError(
                 f"got steps={self.steps} and batch_size={self.batch_size}, expected at least 1"
             )
+        if not all(0 <= beta < 1 for beta in self.betas) or self.weight_decay < 0:
+            raise SettingError(
+                f"got betas={self.betas} and weight_decay={self.weight_decay}, expected betas in "
+                "[0, 1) and a weight_decay of at least 0"
+            )
         if not 0 <= self.warmup_steps < self.steps:
-            raise ValueError(
+            raise SettingError(
                 f"got warmup_steps={self.warmup_steps}, expected 0 to {self.steps - 1} "
                 f"(below steps={self.steps})"
             )
         after = self.steps - self.warmup_steps
         if self.fall_steps is not None and not 1 <= self.fall_steps <= after:
-            raise ValueError(
+            raise SettingError(
                 f"got fall_steps={self.fall_steps}, expected 1 to {after}, the number of steps "
                 "after the warm-up"
             )
         if not (self.learning_rate > 0 and self.clip_norm > 0):
-            raise ValueError(
+            raise SettingError(
                 f"got learning_rate={self.learning_rate} and clip_norm={self.clip_norm}, "
                 "expected positive numbers"
             )
+        check_finite(self)
 
     def factor(self, step: int) -> float:
         """Compute the factor of the learning rate at a step."""
@@ -142,22 +151,23 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        check_fields(self)
         for name in (
             *("n_held_out", "validate_every", "save_every", "log_every"),
             *("devices", "nodes", "accumulate"),
         ):
             if getattr(self, name) != "auto" and getattr(self, name) < 1:
-                raise ValueError(f"got {name}={getattr(self, name)}, expected at least 1")
+                raise SettingError(f"got {name}={getattr(self, name)}, expected at least 1")
         if any(self.blend.masked) and not self.encoder.masks_features:
-            raise ValueError(
+            raise SettingError(
                 "blend.masked hides atom features, but encoder.masks_features is false"
             )
         if bool(self.labels) != (self.objective.labels > 0):
-            raise ValueError(
+            raise SettingError(
                 f"got labels={self.labels!r} and objective.labels={self.objective.labels:g}, "
                 "expected both a file and a weight above 0, or neither"
             )
         if self.seed < 0 or self.n_workers < 0:
-            raise ValueError(
+            raise SettingError(
                 f"got seed={self.seed} and n_workers={self.n_workers}, expected at least 0"
             )

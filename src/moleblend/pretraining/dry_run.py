@@ -15,6 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 from moleblend.environment import peak_mb
+from moleblend.errors import SettingError
 from moleblend.model import checkpoint
 from moleblend.pretraining.config import PretrainConfig
 from moleblend.pretraining.data_loader import MicroBatch, StepDataset, StepLoader, collate_for_heads
@@ -123,11 +124,11 @@ def dry_run(config: PretrainConfig) -> DryRun:
         config: configuration of the run; `out` is not used.
 
     Raises:
-        FileNotFoundError: the data do not exist.
-        ValueError: the data are not a store, or the run would be refused for another reason.
+        MissingFileError: the data do not exist.
+        SettingError: the data are not a store, or the run would be refused for another reason.
     """
     if not is_store(config):
-        raise ValueError(
+        raise SettingError(
             f"{config.data}: --dry-run needs a store; make one with: moleblend data build "
             f"{config.data} molecules.arrow"
         )

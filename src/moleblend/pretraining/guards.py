@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from torch import Tensor, nn
 
+from moleblend.errors import TrainingError
 from moleblend.pretraining.config import ScheduleConfig
 from moleblend.pretraining.data_loader import StepDataset
 from moleblend.pretraining.training_state import describe_last_state
@@ -29,7 +30,7 @@ class FiniteGuard:
         """Check a loss before its gradient reaches the weights.
 
         Raises:
-            FloatingPointError: it is not finite.
+            TrainingError: it is not finite.
         """
         if not bool(loss.isfinite()):
             raise self._error("the loss", step)
@@ -38,7 +39,7 @@ class FiniteGuard:
         """Check all weights of a model.
 
         Raises:
-            FloatingPointError: one is not finite.
+            TrainingError: one is not finite.
         """
         if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
             raise self._error("a weight", step)
@@ -48,7 +49,7 @@ class FiniteGuard:
         rows = self.dataset.rows_of(step - 1)
         ids = ", ".join(self.dataset.store[int(row)].id for row in rows[:8])
         more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
-        return FloatingPointError(
+        return TrainingError(
             f"{subject} of step {step} is not finite; the molecules of the step are {ids}{more}; "
             f"{describe_last_state(self.out)}"
         )

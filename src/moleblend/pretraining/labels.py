@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Float64
 
+from moleblend.errors import MissingFileError, TableError
+
 
 class LabelTable:
     """Labels of molecules, by the SMILES of the store.
@@ -24,19 +26,19 @@ class LabelTable:
         std: of each label; 0 for a binary label.
 
     Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: it is no Parquet file, or has no column `smiles` or no label.
+        MissingFileError: the file does not exist.
+        TableError: it is no Parquet file, or has no column `smiles` or no label.
     """
 
     def __init__(self, path: str | Path) -> None:
         if not Path(path).is_file():
-            raise FileNotFoundError(f"{path}: there is no such file of labels")
+            raise MissingFileError(f"{path}: there is no such file of labels")
         try:
             table = pq.read_table(path)
         except pa.ArrowInvalid as error:
-            raise ValueError(f"{path}: not a Parquet file of labels ({error})") from error
+            raise TableError(f"{path}: not a Parquet file of labels ({error})") from error
         if "smiles" not in table.column_names or table.num_columns < 2:
-            raise ValueError(
+            raise TableError(
                 f"{path}: got the columns {', '.join(table.column_names[:5])}, expected `smiles` "
                 "and at least one label"
             )

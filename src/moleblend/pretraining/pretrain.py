@@ -23,7 +23,8 @@ from moleblend.config import from_dict, to_dict
 from moleblend.data.build_store import build_store, count_unfinished
 from moleblend.data.store import MoleculeStore
 from moleblend.environment import peak_mb
-from moleblend.files import alone_with, replacing, sweep
+from moleblend.errors import SettingError
+from moleblend.files import alone_with, check_outputs, sweep, write_json
 from moleblend.model import checkpoint
 from moleblend.model.batch import Batch
 from moleblend.model.blending import Blend
@@ -41,7 +42,7 @@ from moleblend.pretraining.data_loader import (
 from moleblend.pretraining.labels import LabelTable
 from moleblend.pretraining.trackers import open_trackers, require_trackers
 from moleblend.pretraining.trainer import first_process_first, make_trainer
-from moleblend.pretraining.training_state import LAST, find_state, make_last
+from moleblend.pretraining.training_state import BEFORE, LAST, find_state, make_last
 from moleblend.pretraining.validation import Score, read_scores, score_table
 from moleblend.pretraining.validator import Validator
 from moleblend.training import exit_as_interrupt, quiet_lightning
@@ -101,15 +102,15 @@ def pretrain(
         console: where progress is shown.
 
     Raises:
-        FileNotFoundError: the data do not exist.
-        ValueError: the folder contains another run, another process uses it, all its states are
+        MissingFileError: the data do not exist.
+        SettingError: the folder contains another run, another process uses it, all its states are
             damaged, there are too few molecules, the devices do not exist, or a tracker is not
             installed.
         OSError: a file could not be written; the message names the last saved state.
-        FloatingPointError: the loss or a weight is not finite; the last saved state is kept.
+        TrainingError: the loss or a weight is not finite; the last saved state is kept.
         KeyboardInterrupt: Ctrl-C or SIGTERM. The current step is finished and saved first. A second
             Ctrl-C stops at once; the last saved state is kept.
-        ChildProcessError: the first process ended before this one started.
+        WorkerError: the first process ended before this one started.
     """
     trainer = make_trainer(config)
     is_first = trainer.is_global_zero
@@ -120,9 +121,11 @@ def pretrain(
     with ExitStack() as held:
         with first_process_first(trainer):
             if is_first and (out / "config.json").exists() and not resume:
-                raise ValueError(
+                raise SettingError(
                     f"{out} already contains a run: use --resume to continue it, or another --out"
                 )
+            if is_first:
+                _check_outputs(config)
             require_trackers(config)
             # Before slow work such as building a store.
             source_sha256 = checkpoint.sha256(config.source) if config.source else ""
@@ -189,6 +192,14 @@ def pretrain(
         peak_mb=peak_mb(),
         is_first=is_first,
     )
+
+
+def _check_outputs(config: PretrainConfig) -> None:
+    """Refuse a run that would overwrite its data or its source model."""
+    built = () if is_store(config) else ("data.arrow", "data.arrow.rejected.csv")
+    outputs = [Path(config.out) / name for name in (*_OUTPUTS, BEFORE, "starts.csv", *built)]
+    source = [checkpoint.locate(config.source)] if config.source else []
+    check_outputs(outputs, [Path(config.data), *source])
 
 
 class Pretraining(pl.LightningModule):
@@ -279,7 +290,7 @@ class Pretraining(pl.LightningModule):
 def is_store(config: PretrainConfig) -> bool:
     """Return whether the data are a store, not another file of molecules."""
     if not config.data:
-        raise ValueError("no data: --data must name a store or a file of molecules")
+        raise SettingError("no data: --data must name a store or a file of molecules")
     data = Path(config.data)
     return data.suffix == ".arrow" or data.is_dir()
 
@@ -308,12 +319,12 @@ def open_store(data: Path, config: PretrainConfig) -> MoleculeStore:
     """Open the molecules of a run.
 
     Raises:
-        FileNotFoundError: the store does not exist.
-        ValueError: the file is not a store, or has other features than the encoder.
+        MissingFileError: the store does not exist.
+        SettingError: the file is not a store, or has other features than the encoder.
     """
     store, features = MoleculeStore(data), config.encoder.features
     if store.features != features:
-        raise ValueError(
+        raise SettingError(
             f"{data}: got a store with features {store.features}, the encoder expects {features}: "
             f"build the store again with --features {features}"
         )
@@ -325,7 +336,7 @@ def hold_out(
 ) -> tuple[Int64[np.ndarray, " v"], Int64[np.ndarray, " m"]]:
     """Draw the rows of the held-out molecules; return them and the training rows."""
     if n_molecules <= config.n_held_out:
-        raise ValueError(
+        raise SettingError(
             f"{config.data}: got {n_molecules} molecules and n_held_out={config.n_held_out}, "
             "expected a smaller n_held_out"
         )
@@ -337,8 +348,8 @@ def new_model(config: PretrainConfig) -> Model:
     """Make the model that a run starts from.
 
     Raises:
-        FileNotFoundError: the source does not exist.
-        ValueError: the source is not a model file, or has another encoder.
+        MissingFileError: the source does not exist.
+        SettingError: the source is not a model file, or has another encoder.
     """
     torch.manual_seed(config.seed)
     wanted = ModelConfig(encoder=config.encoder, heads=config.heads, readout=config.readout)
@@ -403,7 +414,7 @@ def _write_config(
     if resume and path.is_file():
         stored = json.loads(path.read_text(encoding="utf-8"))
         if not {"config", "data_fingerprint"} <= stored.keys():
-            raise ValueError(f"{out} contains no pretraining run that can be resumed")
+            raise SettingError(f"{out} contains no pretraining run that can be resumed")
         before = from_dict(PretrainConfig, upgrade_pretrain_config(stored["config"]), str(path))
         comparable = replace(
             config,
@@ -417,7 +428,7 @@ def _write_config(
         )
         n_before = stored.get("n_processes", 1)
         if n_before != n_processes:
-            raise ValueError(
+            raise SettingError(
                 f"{out}: got {n_processes} processes, but the run was started with {n_before}; "
                 "dropout would differ"
             )
@@ -431,7 +442,7 @@ def _write_config(
             then, now = to_dict(before), to_dict(comparable)
             changed = [name for name in then if then[name] != now[name]]
             changed = changed or ["the source model" if is_other_source else "the data"]
-            raise ValueError(
+            raise SettingError(
                 f"{out}: a resumed run needs the same configuration; these differ: "
                 f"{', '.join(changed)}"
             )
@@ -445,5 +456,4 @@ def _write_config(
         "n_processes": n_processes,
         **({"source_sha256": source_sha256} if source_sha256 else {}),
     }
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_json(path, record, indent=2)

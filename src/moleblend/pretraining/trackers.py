@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from moleblend.config import to_dict
+from moleblend.errors import SettingError
 from moleblend.pretraining.config import PretrainConfig
 
 
@@ -17,11 +18,11 @@ def require_trackers(config: PretrainConfig) -> None:
     """Check that the trackers in `log_to` are installed.
 
     Raises:
-        ValueError: a tracker is not installed.
+        SettingError: a tracker is not installed.
     """
     for name in config.log_to:
         if find_spec(name) is None:
-            raise ValueError(f"log_to: {name} is not installed: pip install {name}")
+            raise SettingError(f"log_to: {name} is not installed: pip install {name}")
 
 
 def open_trackers(config: PretrainConfig, step: int) -> list[Logger]:

@@ -13,6 +13,7 @@ from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy, ParallelStra
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.distributed.fsdp import MixedPrecision as TorchMixedPrecision
 
+from moleblend.errors import SettingError, WorkerError
 from moleblend.model.encoder import Layer
 from moleblend.model.heads import Model
 from moleblend.pretraining.config import PretrainConfig
@@ -34,11 +35,11 @@ def make_trainer(config: PretrainConfig, n_steps: int | None = None) -> pl.Train
         n_steps: number of steps, for a dry run; all steps of the run if left out.
 
     Raises:
-        ValueError: the devices do not exist, or do not support the strategy or precision.
+        SettingError: the devices do not exist, or do not support the strategy or precision.
     """
     has_gpu = torch.cuda.is_available()
     if config.device == "cuda" and not has_gpu:
-        raise ValueError("got device=cuda, but there is no GPU that torch can use")
+        raise SettingError("got device=cuda, but there is no GPU that torch can use")
     on_gpu = has_gpu and config.device != "cpu"
     n_devices = config.devices
     if n_devices == "auto":
@@ -47,7 +48,7 @@ def make_trainer(config: PretrainConfig, n_steps: int | None = None) -> pl.Train
     strategy: str | Strategy = "auto"
     if config.strategy == "fsdp":
         if not on_gpu:
-            raise ValueError(
+            raise SettingError(
                 "got strategy=fsdp, which needs GPUs, but there is no GPU that torch can use"
             )
         strategy = fsdp_strategy()
@@ -80,7 +81,7 @@ def make_trainer(config: PretrainConfig, n_steps: int | None = None) -> pl.Train
                 limit_val_batches=0,
             )
     except (MisconfigurationException, ValueError) as error:
-        raise ValueError(f"{n_devices} devices: {' '.join(str(error).split())}") from error
+        raise SettingError(f"{n_devices} devices: {' '.join(str(error).split())}") from error
 
 
 def fsdp_strategy() -> FSDPStrategy:
@@ -119,7 +120,7 @@ def first_process_first(trainer: pl.Trainer) -> Generator[None, None, None]:
         try:
             strategy.barrier()
         except RuntimeError as error:
-            raise ChildProcessError(
+            raise WorkerError(
                 f"process {trainer.global_rank}: the first process ended before this one started"
             ) from error
     yield

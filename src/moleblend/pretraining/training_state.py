@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from moleblend.errors import ModelFileError
 from moleblend.files import replacing
 from moleblend.model.compat import upgrade_state
 
@@ -70,7 +71,7 @@ def find_state(out: Path) -> tuple[SavedState | None, list[str]]:
         The state, or None if none was saved yet; and a message for each damaged state.
 
     Raises:
-        ValueError: all saved states are damaged.
+        ModelFileError: all saved states are damaged.
     """
     damaged: list[str] = []
     for path in (out / LAST, out / BEFORE):
@@ -81,7 +82,7 @@ def find_state(out: Path) -> tuple[SavedState | None, list[str]]:
         except ValueError as error:
             damaged.append(str(error))
     if damaged:
-        raise ValueError(
+        raise ModelFileError(
             f"{'; '.join(damaged)}; there is no other state to resume from: delete "
             f"{'these files' if len(damaged) > 1 else 'this file'} to restart the run from step 0"
         )
@@ -121,4 +122,4 @@ def _read_step(path: Path) -> int:
 
 
 def _damaged(path: Path, reason: str) -> ValueError:
-    return ValueError(f"{path}: damaged, or not a saved state of a run ({reason})")
+    return ModelFileError(f"{path}: damaged, or not a saved state of a run ({reason})")

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int64
 from rich.table import Table
 from torch import Tensor
 
+from moleblend.errors import MissingFileError, SettingError
 from moleblend.model.batch import Batch
 from moleblend.model.blending import Blend, BlendConfig, draw_blend, show
 from moleblend.model.compat import upgrade_validation
@@ -85,11 +86,11 @@ def score_views(
         One score per view and entry of `SHOWN_AS`, in this order.
 
     Raises:
-        ValueError: the model has no pretraining heads.
+        SettingError: the model has no pretraining heads.
     """
     heads = model.config.heads
     if heads is None:
-        raise ValueError("this model has no pretraining heads: it cannot predict views")
+        raise SettingError("this model has no pretraining heads: it cannot predict views")
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
@@ -222,10 +223,10 @@ def read_validations(path: Path) -> dict[int, list[Score]]:
     """Read the scores of each validation in `validation.csv`, by step.
 
     Raises:
-        FileNotFoundError: the run has no validation yet.
+        MissingFileError: the run has no validation yet.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file; the run has no validation yet")
+        raise MissingFileError(f"{path}: there is no such file; the run has no validation yet")
     validations: dict[int, list[Score]] = {}
     with path.open(newline="", encoding="utf-8") as file:
         for row in map(upgrade_validation, DictReader(file)):

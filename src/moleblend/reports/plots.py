@@ -16,6 +16,8 @@ import numpy as np
 from jaxtyping import Float
 from markupsafe import Markup, escape
 
+from moleblend.errors import SettingError
+
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#e69f00", "#009e73", "#8a8f98"
 
 MOST_TARGETS_PLOTTED = 6
@@ -71,12 +73,12 @@ def require_matplotlib() -> None:
     """Make sure that plots can be drawn.
 
     Raises:
-        ValueError: matplotlib is not installed.
+        SettingError: matplotlib is not installed.
     """
     try:
         import matplotlib.figure  # noqa: F401
     except ModuleNotFoundError as error:
-        raise ValueError(
+        raise SettingError(
             "the plots of a report need matplotlib: pip install 'moleblend[report]'"
         ) from error
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from moleblend.errors import MissingFileError
 from moleblend.pretraining.validation import SHOWN_AS, Score, metric_label, read_validations
 from moleblend.reports.html_page import Table, flat_settings, format_number, write_page
 from moleblend.reports.plots import (
@@ -85,8 +86,8 @@ def write_pretrain_report(folder: Path, path: Path) -> Path:
         The path.
 
     Raises:
-        FileNotFoundError: the folder has no log or no validation yet.
-        ValueError: matplotlib is not installed.
+        MissingFileError: the folder has no log or no validation yet.
+        SettingError: matplotlib is not installed.
     """
     log, record = _read_csv(folder / "log.csv"), _read_record(folder)
     speed = np.array([float(row["molecules_per_s"]) for row in log])
@@ -153,7 +154,7 @@ def read_validation(folder: Path) -> Validation:
     """Read the validation scores of a run folder.
 
     Raises:
-        FileNotFoundError: the folder has none.
+        MissingFileError: the folder has none.
     """
     validations = read_validations(folder / "validation.csv")
     last = {(score.view, score.shown): score for score in validations[max(validations)]}
@@ -225,7 +226,7 @@ def loss_plots(folder: Path) -> list[Plot]:
 
 def _read_csv(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{path}: no such file; a report needs the log and the validation of the run"
         )
     with path.open(newline="", encoding="utf-8") as file:

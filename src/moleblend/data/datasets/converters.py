@@ -13,6 +13,7 @@ import pyarrow.csv
 from moleblend.chem.parsing import count_atoms
 from moleblend.data.datasets.archive import open_member
 from moleblend.data.table import Table
+from moleblend.errors import TableError
 
 EV_PER_HARTREE = 27.211386246
 """CODATA 2018."""
@@ -65,8 +66,8 @@ def moses_table(wheel: Path) -> pa.Table:
         `smiles` and `split` (train, test, test_scaffolds), in the order of the files.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: not this wheel.
+        MissingFileError: there is no such file.
+        TableError: not this wheel.
     """
     tables = []
     for name in _MOSES_SETS:
@@ -86,8 +87,8 @@ def qm9_table(wheel: Path) -> pa.Table:
         with hydrogens), and the properties in the units of `QM9_UNITS`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: not this wheel.
+        MissingFileError: there is no such file.
+        TableError: not this wheel.
     """
     names = ["Index", "SMILES", "Elements", "XYZ_Ang", *_QM9_COLUMNS.values()]
     # A block must hold the longest line, which contains all frequencies and coordinates.
@@ -136,12 +137,12 @@ def protocol_u_table(
         `smiles`, the labels as text (empty where not measured), `split`.
 
     Raises:
-        ValueError: the lists have another length, or the training set is missing.
+        TableError: the lists have another length, or the training set is missing.
     """
     rows = [(*row, name) for name, path in files.items() for row in _read_set(path, len(tasks))]
     if "train" not in files:
         if raw is None:
-            raise ValueError("the training set is missing, and no raw file is given")
+            raise TableError("the training set is missing, and no raw file is given")
         elsewhere = {row[0] for row in rows}
         columns = [raw.column(name).to_pylist() for name in ("smiles", *tasks)]
         train = [
@@ -161,7 +162,7 @@ def _read_set(path: Path, n_tasks: int) -> list[tuple[str, ...]]:
         for row in csv.DictReader(file):
             labels, masks = json.loads(row["labels"]), json.loads(row["masks"])
             if not len(labels) == len(masks) == n_tasks:
-                raise ValueError(
+                raise TableError(
                     f"{path}: {row['smiles']} has {len(labels)} labels, expected {n_tasks}"
                 )
             cells = (str(y) if mask else "" for y, mask in zip(labels, masks, strict=True))

@@ -12,6 +12,8 @@ import pooch
 import requests
 import urllib3
 
+from moleblend.errors import MoleblendError
+
 Progress = Callable[[int, int | None], None]
 """Called repeatedly with the number of bytes present, and the total if the server reports it."""
 
@@ -19,7 +21,7 @@ _TIMEOUT_S = 30
 _BLOCK = 1 << 18
 
 
-class DownloadError(OSError):
+class DownloadError(MoleblendError, OSError):
     """A download failed; the message names the file and the reason."""
 
 

@@ -30,6 +30,7 @@ from moleblend.data.datasets.download import (
 )
 from moleblend.data.formats import read_table, write_table
 from moleblend.data.table import Table
+from moleblend.errors import MissingFileError, TableError
 from moleblend.files import cache_folder, stream_sha256
 
 HashStatus = Literal["ok", "another content", "unknown"]
@@ -54,11 +55,11 @@ def dataset(name: str) -> Dataset:
     """Return the record of a data set.
 
     Raises:
-        ValueError: the name is unknown; the message lists the available ones.
+        TableError: the name is unknown; the message lists the available ones.
     """
     known = known_datasets()
     if name not in known:
-        raise ValueError(f"unknown data set {name!r}; available: {', '.join(known)}")
+        raise TableError(f"unknown data set {name!r}; available: {', '.join(known)}")
     return known[name]
 
 
@@ -72,8 +73,8 @@ def find(name: str) -> Path:
     """Find the file of a data set.
 
     Raises:
-        ValueError: the name is unknown.
-        FileNotFoundError: the file is missing; the message says how to get it.
+        TableError: the name is unknown.
+        MissingFileError: the file is missing; the message says how to get it.
     """
     known = dataset(name)
     for folder in folders():
@@ -83,7 +84,7 @@ def find(name: str) -> Path:
     get = f"run `moleblend data fetch {name}`"
     if known.kind == "conformers":
         get = "make it from its published form"
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"{name}: file not found; {get}, or put the file at {folders()[0] / known.file}"
     )
 
@@ -104,7 +105,7 @@ def describe_dataset(name: str) -> list[tuple[str, str]]:
         Headings and texts.
 
     Raises:
-        ValueError: the name is unknown.
+        TableError: the name is unknown.
     """
     known = dataset(name)
     place = folders()[0] / known.file
@@ -161,12 +162,12 @@ def read(name: str) -> Table:
     QM9 gets four more columns, see `atomisation_energies`.
 
     Raises:
-        ValueError: the name is unknown, or the set can only be streamed.
-        FileNotFoundError: the file is missing.
+        TableError: the name is unknown, or the set can only be streamed.
+        MissingFileError: the file is missing.
     """
     known = dataset(name)
     if known.kind != "table":
-        raise ValueError(
+        raise TableError(
             f"{name} is too large for one table; moleblend.data.datasets.streaming reads it in "
             "pieces"
         )
@@ -214,20 +215,20 @@ def fetch(name: str, folder: Path | None = None, on_progress: Progress | None = 
 
     Raises:
         DownloadError: the file is not available; the message says which file to put where.
-        ValueError: the name is unknown, the set cannot be fetched, or the hash differs (a
+        TableError: the name is unknown, the set cannot be fetched, or the hash differs (a
             downloaded file is then deleted, an existing one is kept).
     """
     known = dataset(name)
     folder = folder or cache_folder()
     path = folder / known.file
     if known.kind == "conformers":
-        raise ValueError(
+        raise TableError(
             f"{name} cannot be fetched: {known.note}; put the file made from it, SDF or Parquet, "
             f"at {path}"
         )
     if path.exists():
         if compare_hash(name, path) == "another content" and not known.differs:
-            raise ValueError(
+            raise TableError(
                 f"{path} is not the {name} of the catalogue (the hash differs); move the file away "
                 "to fetch the set"
             )
@@ -246,7 +247,7 @@ def fetch(name: str, folder: Path | None = None, on_progress: Progress | None = 
         write_table(convert(files), path)
     if compare_hash(name, path) == "another content" and not known.differs:
         path.unlink()
-        raise ValueError(
+        raise TableError(
             f"{name}: the file from {known.sources[0].url} is not the {name} of the catalogue (the "
             "hash differs), so it was deleted"
         )

@@ -19,6 +19,7 @@ from moleblend.data.datasets.streaming import pcqm4mv2_split, read_pcqm4mv2
 from moleblend.data.formats import read_pieces
 from moleblend.data.labels.cell_values import read_numbers
 from moleblend.data.table import Table, read_molecules
+from moleblend.errors import TableError
 from moleblend.parallel import map_in_order
 
 _ROWS_IN_A_PIECE = 512
@@ -82,8 +83,8 @@ def check(
         on_progress: called repeatedly with the number of parsed molecules and the total.
 
     Raises:
-        ValueError: the name is unknown, or the file cannot be read.
-        FileNotFoundError: the file is missing.
+        TableError: the name is unknown, or the file cannot be read.
+        MissingFileError: the file is missing.
     """
     known = dataset(name)
     path = find(name)
@@ -151,7 +152,7 @@ def _count_pcqm4mv2(
         n_labels += len(piece) - piece.column("gap").null_count
     rows = np.sort(np.concatenate(list(pcqm4mv2_split(path).values())))
     if not np.array_equal(rows, np.arange(n_rows)):
-        raise ValueError(
+        raise TableError(
             f"{path}: split_dict.pt has {len(rows):,} rows, data.csv.gz {n_rows:,}; expected each "
             "row in exactly one set"
         )

@@ -21,6 +21,7 @@ from moleblend.data.datasets.archive import open_member
 from moleblend.data.formats import read_pieces
 from moleblend.data.sdf import read_sdf
 from moleblend.data.table import Rejected, Table, read_molecules
+from moleblend.errors import TableError
 from moleblend.files import replacing
 
 _ROWS, _SPLIT = "pcqm4m-v2/raw/data.csv.gz", "pcqm4m-v2/split_dict.pt"
@@ -44,8 +45,8 @@ def read_pcqm4mv2(path: str | Path, n_rows: int = 50_000) -> Iterator[Table]:
         Tables of `index`, `smiles` and `gap` in eV (null in the test sets).
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: not this archive, or a damaged one; the pieces before the damage are yielded.
+        MissingFileError: there is no such file.
+        TableError: not this archive, or a damaged one; the pieces before the damage are yielded.
     """
     with (
         open_member(Path(path), _ROWS) as packed,
@@ -54,7 +55,7 @@ def read_pcqm4mv2(path: str | Path, n_rows: int = 50_000) -> Iterator[Table]:
         rows = csv.reader(file)
         header = next(rows, [])
         if header != _HEADER:
-            raise ValueError(f"{path}: {_ROWS} has the columns {header}, expected {_HEADER}")
+            raise TableError(f"{path}: {_ROWS} has the columns {header}, expected {_HEADER}")
         n_before = 0
         while piece := list(islice(rows, n_rows)):
             yield _piece(Path(path), piece, n_before)
@@ -70,7 +71,7 @@ def _piece(path: Path, rows: list[list[str]], n_before: int) -> Table:
             [float(cell) if cell else None for cell in gaps],
         ]
     except ValueError as error:
-        raise ValueError(
+        raise TableError(
             f"{path}: among rows {n_before + 1} to {n_before + len(rows)} of {_ROWS}, one is not "
             f"an index, a SMILES and a gap ({error})"
         ) from error
@@ -87,8 +88,8 @@ def pcqm4mv2_split(path: str | Path) -> dict[str, Int64[np.ndarray, " m"]]:
         Rows, counted from 0, of each set: train, valid, test-dev, test-challenge.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: not this archive, a damaged one, or one with a type that could run code.
+        MissingFileError: there is no such file.
+        TableError: not this archive, a damaged one, or one with a type that could run code.
     """
     import torch
 
@@ -108,15 +109,15 @@ def pcqm4mv2_split(path: str | Path) -> dict[str, Int64[np.ndarray, " m"]]:
             if refused
             else f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         )
-        raise ValueError(f"{path}: {_SPLIT} cannot be read ({reason})") from error
+        raise TableError(f"{path}: {_SPLIT} cannot be read ({reason})") from error
 
 
 def write_pcqm4mv2(path: str | Path, out: Path) -> None:
     """Write PCQM4Mv2 as one Parquet file: the columns of `read_pcqm4mv2`, and `split`.
 
     Raises:
-        FileNotFoundError: there is no such archive.
-        ValueError: not this archive, or a damaged one; `out` is not changed.
+        MissingFileError: there is no such archive.
+        TableError: not this archive, or a damaged one; `out` is not changed.
     """
     split = pcqm4mv2_split(path)
     n_rows = 1 + max(int(rows.max(initial=-1)) for rows in split.values())
@@ -129,7 +130,7 @@ def write_pcqm4mv2(path: str | Path, out: Path) -> None:
         for piece in read_pcqm4mv2(path):
             rows = set_of_row[piece.n_before : piece.n_before + len(piece)]
             if len(rows) < len(piece) or (rows < 0).any():
-                raise ValueError(f"{path}: a row of {_ROWS} is in no set of {_SPLIT}")
+                raise TableError(f"{path}: a row of {_ROWS} is in no set of {_SPLIT}")
             writer.write_table(piece.columns.append_column("split", names.take(pa.array(rows))))
 
 
@@ -145,8 +146,8 @@ def stream_pcqm4mv2_sdf(path: str | Path) -> Iterator[tuple[int, str]]:
         The row of `read_pcqm4mv2`, counted from 0, and the mol block for `read_mol_block`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged; the records before the damage are yielded.
+        MissingFileError: there is no such file.
+        TableError: it is damaged; the records before the damage are yielded.
     """
     return ((row, block) for row, (block, _) in enumerate(read_sdf(path)))
 
@@ -167,8 +168,8 @@ def read_conformers(
         molecule.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is empty, has another format, or is damaged.
+        MissingFileError: there is no such file.
+        TableError: it is empty, has another format, or is damaged.
     """
     conformers: list[Molecule] = []
     for piece in read_pieces(path, 1_000):

@@ -10,6 +10,7 @@ from jaxtyping import Float64, Int64
 
 from moleblend.chem.parse_errors import MISSING_WORDS, shown
 from moleblend.data.table import Table
+from moleblend.errors import TableError
 
 _PLUS_OR_MINUS = re.compile(r"'?[(]?([+\-]+)[)]?'?")
 _SCORE = re.compile(r"[+\-]+|[+]/-|±")
@@ -20,6 +21,11 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _WITH_COMMA = re.compile(r"[+-]?\d+(,\d+)+(\.\d+)?(e[+-]?\d+)?", re.IGNORECASE)
 _LIKE_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}")
 _FORMULA = re.compile(r"\s*=.*[+*/(-].*", re.DOTALL)
+
+LARGEST_LABEL = 1e30
+"""Larger numbers mark missing values; the square of the largest float is not a number."""
+
+_TOO_LARGE = f"is not below {LARGEST_LABEL:g}, which no label is; such numbers mark missing values"
 
 COMMA = "has a comma, expected a decimal point and no separators"
 """The problem of 1,5 and of 1,000 where commas are not clearly decimal commas."""
@@ -92,7 +98,7 @@ def read_column_values(table: Table, name: str) -> ColumnValues | None:
         None if the column holds lists or records.
 
     Raises:
-        ValueError: there is no such column, or several.
+        TableError: there is no such column, or several.
     """
     column = table.column(name)
     if pa.types.is_nested(column.type):
@@ -132,19 +138,22 @@ def read_numbers(table: Table, name: str) -> Float64[np.ndarray, " n"]:
         NaN where the cell is missing or the row is malformed.
 
     Raises:
-        ValueError: there is no such column, it holds lists, or a cell is not a finite number (the
+        TableError: there is no such column, it holds lists, or a cell is not a finite number (the
             message contains the row and the cell).
     """
     column = table.column(name)
     if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
         values = column.to_numpy().astype(np.float64)
         values[list(table.flaws)] = np.nan
-        is_bad = np.isinf(values)
-        problems = {int(row): f"'{values[row]}' is infinite" for row in np.flatnonzero(is_bad)[:1]}
+        is_bad = np.abs(values) >= LARGEST_LABEL
+        problems = {
+            int(row): f"'{values[row]}' {'is infinite' if np.isinf(values[row]) else _TOO_LARGE}"
+            for row in np.flatnonzero(is_bad)[:1]
+        }
     else:
         cells = read_column_values(table, name)
         if cells is None:
-            raise ValueError(f"{table.source}: column {name!r} holds lists, expected numbers")
+            raise TableError(f"{table.source}: column {name!r} holds lists, expected numbers")
         parsed = [read_number(text) for text in cells.texts]
         values = np.array([*(one.value for one in parsed), np.nan])[cells.which]
         is_bad = np.array([*(bool(one.problem) for one in parsed), False])[cells.which]
@@ -153,7 +162,7 @@ def read_numbers(table: Table, name: str) -> Float64[np.ndarray, " n"]:
         }
     for row, problem in problems.items():
         place = f"{table.source}, {table.place(row)}"
-        raise ValueError(f"{place}: column {name!r} should hold numbers, but {problem}")
+        raise TableError(f"{place}: column {name!r} should hold numbers, but {problem}")
     return values
 
 
@@ -233,6 +242,8 @@ def read_number(text: str) -> ParsedValue:
     if not _NUMBER.fullmatch(digits):
         return ParsedValue(problem=f"{shown(text)!r} {_why_not_a_number(text, digits)}")
     value = float(digits)
+    if abs(value) >= LARGEST_LABEL and np.isfinite(value):
+        return ParsedValue(problem=f"{shown(text)!r} {_TOO_LARGE}")
     if np.isinf(value) or (value == 0 and re.search(r"[^\W0]", digits.lower().split("e")[0])):
         return ParsedValue(problem=f"{shown(text)!r} is outside the range of a 64-bit float")
     return ParsedValue(value, *read_qualifier(qualifier))

@@ -18,8 +18,11 @@ from moleblend.data.labels.cell_values import (
 )
 from moleblend.data.table import Table
 from moleblend.data.targets import Kind
+from moleblend.errors import TableError
 
 Task = Literal["auto", "regression", "binary", "multiclass"]
+
+_SMALLEST_RANGE = 1e-100
 
 MOST_CLASSES = 20
 """Largest number of classes: a text column with more distinct texts is not a target."""
@@ -90,21 +93,27 @@ def read_label_column(
         log10: the model will be trained on log10 of the values, so only positive values are labels.
 
     Raises:
-        ValueError: there is no such column, it is empty or holds lists, or more than half of its
+        TableError: there is no such column, it is empty or holds lists, or more than half of its
             cells are not labels of this kind.
     """
     table, cells = table_cells.table, table_cells[name]
     if cells is None:
-        raise ValueError(
+        raise TableError(
             f"{table.source}: column {name!r} holds lists, expected one label in each row"
         )
     if not cells.texts:
-        raise ValueError(f"{table.source}: column {name!r} has no labels, all its cells are empty")
+        raise TableError(f"{table.source}: column {name!r} has no labels, all its cells are empty")
     parsed = [read_number(text) for text in cells.texts]
-    is_number = np.array([not one.problem for one in parsed])
+    # A number beyond the range of labels is no label, but does not make its column one of classes.
+    is_number = np.array(
+        [
+            not one.problem or is_plain_number(text)
+            for text, one in zip(cells.texts, parsed, strict=True)
+        ]
+    )
     number_fraction = cells.counts[is_number].sum() / cells.counts.sum()
     values = {one.value for one in parsed if not one.problem}
-    is_binary = values <= {0.0, 1.0} and not any(one.censoring for one in parsed)
+    is_binary = bool(values) and values <= {0.0, 1.0} and not any(one.censoring for one in parsed)
     if task == "auto":
         if number_fraction >= 0.5:
             task = "binary" if is_binary else "regression"
@@ -113,10 +122,10 @@ def read_label_column(
     if task == "regression":
         return _regression(table, name, cells, parsed, log10)
     if log10:
-        raise ValueError(f"{table.source}: column {name!r} holds classes, which have no logarithm")
+        raise TableError(f"{table.source}: column {name!r} holds classes, which have no logarithm")
     if task == "binary":
         return _binary(table, name, cells, parsed if number_fraction >= 0.5 else None)
-    return _multiclass(table, name, cells, parsed if is_number.all() else None)
+    return _multiclass(table, name, cells, None if any(one.problem for one in parsed) else parsed)
 
 
 def _regression(
@@ -135,6 +144,11 @@ def _regression(
     if cells.has_commas:
         notes.append(f"{name!r}: commas are read as decimal commas")
     known = values[~np.isnan(values)]
+    if not log10 and 0 < np.ptp(known) < _SMALLEST_RANGE:
+        raise TableError(
+            f"{table.source}: the labels in column {name!r} differ by {np.ptp(known):g} at most, "
+            f"whose square is not a number above 0; use another unit or --log-scale {_quoted(name)}"
+        )
     if not log10 and known.min() > 0 and known.max() / known.min() > 1000:
         decades = np.log10(known.max() / known.min())
         notes.append(
@@ -166,7 +180,7 @@ def _binary(
         elif len(order) == 2:
             notes = [f"{name!r}: class 1 is {_written(order[1])}, class 0 {_written(order[0])}"]
         else:
-            raise ValueError(
+            raise TableError(
                 f"{table.source}: binary target {name!r} needs two classes, got the labels "
                 f"{', '.join(map(_written, order[:5]))}"
             )
@@ -180,7 +194,7 @@ def _binary(
         by_count = [texts[k] for k in np.argsort(-cells.counts, kind="stable")]
         pair = tuple(sorted(dict.fromkeys(by_count))) if len(set(texts)) == 2 else ()
         if len(pair) != 2:
-            raise ValueError(
+            raise TableError(
                 f"{table.source}: binary target {name!r} needs two classes, got the labels "
                 f"{', '.join(map(repr, list(dict.fromkeys(by_count))[:5]))}"
             )
@@ -204,7 +218,7 @@ def _multiclass(
         classes, keys = list(written.values()), list(written)
         places = [keys.index(text) for text in texts]
     if not 2 <= len(classes) <= MOST_CLASSES:
-        raise ValueError(
+        raise TableError(
             f"{table.source}: column {name!r} has {len(classes):,} distinct labels; a multi-class "
             f"target has 2 to {MOST_CLASSES}"
         )
@@ -250,7 +264,7 @@ def _problems(
     n_known = int((cells.which >= 0).sum())
     if 2 * len(rows) > n_known:
         first = int(rows[0])
-        raise ValueError(
+        raise TableError(
             f"{table.source}, {table.place(first)}: column {name!r} should hold {expected}, but "
             f"{problems[cells.which[first]]} ({len(rows):,} of {n_known:,} cells are not labels)"
         )

@@ -16,6 +16,7 @@ from moleblend.data.labels.cell_values import (
 )
 from moleblend.data.labels.column_names import is_logarithm, may_be_negative_log, unit_of, words_of
 from moleblend.data.labels.label_column import LabelColumn
+from moleblend.errors import TableError
 
 _SPELLINGS = {
     **{"gt": ">", "ge": ">=", "gte": ">=", "lt": "<", "le": "<=", "lte": "<=", "eq": "="},
@@ -54,14 +55,14 @@ def read_qualifiers(
         The labels; the column of qualifiers by target; messages for the user.
 
     Raises:
-        ValueError: the column is missing, most of its cells are not qualifiers or contradict the
+        TableError: the column is missing, most of its cells are not qualifiers or contradict the
             labels, or it was named for several targets or for classes.
     """
     by_name = {label_column.name: label_column for label_column in label_columns}
     if qualifier_column not in ("auto", "none"):
         if len(by_name) > 1 or label_columns[0].kind != "regression":
             kinds = ", ".join(f"{m.name!r} ({m.kind})" for m in label_columns)
-            raise ValueError(
+            raise TableError(
                 f"--qualifier {qualifier_column!r} needs exactly one regression target, got "
                 f"{kinds}; with several targets, write qualifiers into the cells of the labels, "
                 "such as >10000"
@@ -228,7 +229,7 @@ def _censored(table_cells: TableCells, label_column: LabelColumn, name: str) -> 
     cells, own_cells = table_cells[name], table_cells[label_column.name]
     if cells is None or own_cells is None or not holds_qualifiers(cells):
         content = "lists" if cells is None else ", ".join(repr(shown(t)) for t in cells.texts[:5])
-        raise ValueError(
+        raise TableError(
             f"{table.source}: column {name!r} should hold qualifiers such as >, = and <, got "
             f"{content or 'no values'}"
         )
@@ -255,7 +256,7 @@ def _censored(table_cells: TableCells, label_column: LabelColumn, name: str) -> 
         n_approximate += is_approximate
     if 2 * len(problems) > len(labelled):
         first, problem = next(iter(problems.items()))
-        raise ValueError(
+        raise TableError(
             f"{table.source}, {table.place(first)}: labels of {label_column.name!r} and their "
             f"qualifiers in {name!r} do not match ({problem}), in {len(problems):,} of "
             f"{len(labelled):,} labels; --qualifier none ignores {name!r}"

@@ -26,6 +26,7 @@ from moleblend.data.labels.label_column import (
 )
 from moleblend.data.labels.qualifier_columns import holds_qualifiers, read_qualifiers, read_units
 from moleblend.data.table import Table
+from moleblend.errors import TableError
 
 _IDENTIFIERS = frozenset(
     [
@@ -179,7 +180,7 @@ def read_target_columns(
         not_targets: columns with another purpose: the SMILES, the split.
 
     Raises:
-        ValueError: no target is found, or several and the choice is ambiguous; a column is
+        TableError: no target is found, or several and the choice is ambiguous; a column is
             missing; or more than half of its cells are not labels.
     """
     table_cells = TableCells(table)
@@ -191,12 +192,12 @@ def read_target_columns(
         targets, left_out, notes = find_targets(table_cells, not_targets)
     for argument, given in (("units", units), ("tasks", tasks if len(tasks) > 1 else ())):
         if given and len(given) != len(targets):
-            raise ValueError(
+            raise TableError(
                 f"got {len(given)} {argument} for {len(targets)} targets, expected one for each"
             )
     unknown = [name for name in log_scale if name not in targets]
     if unknown:
-        raise ValueError(
+        raise TableError(
             f"--log-scale: {unknown[0]!r} is not a target; targets: {_listed(targets)}"
         )
     each_task = tasks if len(tasks) > 1 else [*tasks] * len(targets)
@@ -254,7 +255,7 @@ def find_targets(
         The targets; the reason why each other column is not a target; messages for the user.
 
     Raises:
-        ValueError: there is no candidate, or the choice among several is ambiguous.
+        TableError: there is no candidate, or the choice among several is ambiguous.
     """
     table = table_cells.table
     left_out: dict[str, str] = {}
@@ -277,7 +278,7 @@ def find_targets(
         return (few[0],), left_out, notes
     if not candidates:
         reasons = [f"{name!r} {why}" for name, why in list(left_out.items())[:_MOST_NAMED]]
-        raise ValueError(
+        raise TableError(
             f"{table.source}: no column looks measured "
             f"({'; '.join(reasons) or 'there is no other column'}); --target COLUMN names it"
         )
@@ -293,7 +294,7 @@ def find_targets(
         return (measured[0],), left_out, notes
     n_more = len(candidates) - len(measured) if measured else 0
     more = f" (and {n_more:,} with less specific names)" if n_more else ""
-    raise ValueError(
+    raise TableError(
         f"{table.source}: {len(candidates)} columns could be the target: "
         f"{_listed(measured or list(candidates))}{more}; select with --target COLUMN ..."
     )

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from moleblend.errors import SettingError
 from moleblend.model.batch import Batch
 from moleblend.model.blending import Blend
 from moleblend.model.heads import Model, ModelConfig
@@ -27,7 +28,7 @@ Make = Callable[[ObjectiveConfig, ModelConfig, MoleculeTargets | None], Objectiv
 
 def _heads(model: ModelConfig) -> HeadsConfig:
     if model.heads is None:
-        raise ValueError("the model has no pretraining heads")
+        raise SettingError("the model has no pretraining heads")
     return model.heads
 
 
@@ -56,7 +57,7 @@ class CombinedObjective(Objective):
         targets: further targets of the molecule's vector, predicted by the first objective.
 
     Raises:
-        ValueError: the model has no pretraining heads, or an objective has no term with a weight.
+        SettingError: the model has no pretraining heads, or an objective has no term with a weight.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class CombinedObjective(Objective):
         )
         empty = [name for name, objective in self._named() if not objective.weights]
         if empty:
-            raise ValueError(f"the objective {empty[0]} has no loss with a weight above 0")
+            raise SettingError(f"the objective {empty[0]} has no loss with a weight above 0")
 
     def forward(
         self, model: Model, batch: Batch, blend: Blend, generator: torch.Generator

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from moleblend.config import check_fields, check_finite
+from moleblend.errors import SettingError
 from moleblend.model.heads import HeadsConfig
 
 ObjectiveName = Literal[
@@ -30,8 +32,9 @@ class MaskedViewConfig:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        check_fields(self)
         if not 0 < self.fraction <= 1:
-            raise ValueError(f"got fraction={self.fraction}, expected a number in (0, 1]")
+            raise SettingError(f"got fraction={self.fraction}, expected a number in (0, 1]")
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,9 @@ class ContrastConfig:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        check_fields(self)
         if self.temperature <= 0 or self.width < 1:
-            raise ValueError(
+            raise SettingError(
                 f"got temperature={self.temperature} and width={self.width}, expected positive "
                 "numbers"
             )
@@ -103,16 +107,18 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         """Refuse negative weights, and objectives that are missing or given twice."""
+        check_fields(self)
         weights = (
             *(self.path_length, self.bonds, self.geometry, self.denoising, self.descriptors),
             *(self.atom_features, self.fingerprints, self.labels),
         )
         if min(weights) < 0:
-            raise ValueError(f"got {self}, expected weights of at least 0")
+            raise SettingError(f"got {self}, expected weights of at least 0")
         if not self.names or len(set(self.names)) < len(self.names):
-            raise ValueError(f"got names={self.names}, expected different objectives")
+            raise SettingError(f"got names={self.names}, expected different objectives")
         if self.noise_3d <= 0:
-            raise ValueError(f"got noise_3d={self.noise_3d}, expected a standard deviation in Å")
+            raise SettingError(f"got noise_3d={self.noise_3d}, expected a standard deviation in Å")
+        check_finite(self)
 
     @classmethod
     def published(cls) -> "ObjectiveConfig":

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from moleblend.errors import SettingError
 from moleblend.model.batch import Batch
 from moleblend.model.encoder import initialise
 from moleblend.model.objectives.loss import LossTerm
@@ -62,7 +63,7 @@ class MoleculeTargets(nn.Module):
         """Compute the terms from the molecule's vector.
 
         Raises:
-            ValueError: the batch has no fingerprints or labels.
+            SettingError: the batch has no fingerprints or labels.
         """
         terms = {}
         with torch.autocast(molecule.device.type, enabled=False):
@@ -105,5 +106,5 @@ def _head(width: int, n_out: int) -> nn.Sequential:
 
 def _required(values: Tensor | None, name: str) -> Tensor:
     if values is None:
-        raise ValueError(f"the objective predicts {name}, but `Batch.{name}` is None")
+        raise SettingError(f"the objective predicts {name}, but `Batch.{name}` is None")
     return values

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from moleblend.chem.molecule import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES
+from moleblend.errors import SettingError
 from moleblend.model.batch import Batch
 from moleblend.model.blending import Blend
 from moleblend.model.encoder import Encoded
@@ -46,7 +47,7 @@ def view_terms(
             or hidden.
 
     Raises:
-        ValueError: the model has no pretraining heads, or the batch has no descriptors.
+        SettingError: the model has no pretraining heads, or the batch has no descriptors.
     """
     heads, chosen = model.require_pair_heads(), model.config.heads
     assert chosen is not None
@@ -148,7 +149,7 @@ def view_scored(
             case "atom_features":
                 return _masked_atoms(batch, blend).sum() * _N_MASKED_FEATURES
             case _:
-                raise ValueError(f"got the loss {term!r}, expected a loss of a predicted view")
+                raise SettingError(f"got the loss {term!r}, expected a loss of a predicted view")
 
     return {term: count(term).float() for term in terms}
 
@@ -253,10 +254,10 @@ def descriptors_of(batch: Batch) -> Float[Tensor, "b f"]:
     """Return the descriptors of a batch.
 
     Raises:
-        ValueError: the batch has none.
+        SettingError: the batch has none.
     """
     if batch.descriptors is None:
-        raise ValueError("the heads predict descriptors, but `Batch.descriptors` is None")
+        raise SettingError("the heads predict descriptors, but `Batch.descriptors` is None")
     return batch.descriptors
 
 
