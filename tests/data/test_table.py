@@ -91,12 +91,12 @@ def test_wrong_columns_are_refused_before_the_first_row():
 
 
 def test_geometry_with_hydrogens_from_list_columns():
-    # H2O as QM9 has it, the hydrogens first here
+    water_xyz = [1.21, 0, 0, 0.01, 0.93, 0, 0.25, 0, 0]  # the hydrogens first
     table = in_memory(
         smiles=["O", "O", "O", "C"],
         atomic_numbers=pa.array([[1, 1, 8]] * 4, pa.list_(pa.uint8())),
         coordinates=pa.array(
-            [[1, 0, 0, 0, 1, 0, 0.25, 0, 0], [1, 0], None, [1, 0, 0, 0, 1, 0, 0.25, 0, 0]],
+            [water_xyz, [1, 0], None, water_xyz],
             pa.list_(pa.float32()),
         ),
     )
@@ -108,10 +108,10 @@ def test_geometry_with_hydrogens_from_list_columns():
 
 
 def test_geometry_of_heavy_atoms_in_milli_angstrom_follows_the_atoms():
-    lists = pa.array([[0, 0, 0, 1400, 0, 0, 2000, 1000, -500]], pa.list_(pa.int16()))
+    lists = pa.array([[0, 0, 0, 1400, 0, 0, 1900, 1000, -500]], pa.list_(pa.int16()))
     table = in_memory(smiles=["OCN"], coordinates_mA=lists)
     (molecule,) = read(table)
-    expected = np.array([[0, 0, 0], [1.4, 0, 0], [2, 1, -0.5]], np.float32)
+    expected = np.array([[0, 0, 0], [1.4, 0, 0], [1.9, 1, -0.5]], np.float32)
     np.testing.assert_allclose(molecule.positions[0], expected[molecule.source_atoms])
     elements = np.array([8, 6, 7])[molecule.source_atoms]
     np.testing.assert_array_equal(molecule.atoms[:, 0] + 1, elements)

@@ -78,6 +78,8 @@ class Molecule:
             different force fields cannot be compared.
         geometry_note: why coordinates of the input are not used, as a clause for messages; empty if
             they are, or if there are none.
+        stereo_identity: canonical CXSMILES of a molecule whose stereo the features do not represent
+            completely, see `identity`; empty for other molecules.
     """
 
     atoms: UInt8[np.ndarray, "n 9"]
@@ -91,6 +93,7 @@ class Molecule:
     energies: Float32[np.ndarray, " c"] | None = None
     force_field: str = ""
     geometry_note: str = ""
+    stereo_identity: str = ""
 
     def __post_init__(self) -> None:
         """Check the number of atoms, the atoms of the bonds and the positions."""
@@ -107,6 +110,11 @@ class Molecule:
     def n_atoms(self) -> int:
         """Number of atoms."""
         return len(self.atoms)
+
+    @property
+    def has_any_atom(self) -> bool:
+        """Tell whether an atom is a dummy (`*`), which stands for any atom or group."""
+        return bool((self.atoms[:, 0] == ATOM_FEATURE_SIZES[0] - 1).any())
 
     @property
     def n_conformers(self) -> int:

@@ -19,6 +19,7 @@ from rdkit import Chem, rdBase
 
 from moleblend.chem.featurizer import atom_rows, bond_rows, label_stereo, list_atoms
 from moleblend.chem.geometry_check import check_geometry, has_all_hydrogens
+from moleblend.chem.identity import check_specific, read_stereo_groups
 from moleblend.chem.molecule import FeatureVersion, Molecule, MoleculeError, check_positions
 from moleblend.chem.parse_errors import RdkitErrorCollector, invalid_character, shown
 from moleblend.chem.size import check_block_size, check_smiles_size
@@ -115,6 +116,7 @@ def read_mol_block(block: str, *, id: str = "", features: FeatureVersion = "cip-
         )
     if with_hydrogens.GetNumAtoms() == 0:
         raise MoleculeError(f"{name or 'mol block'}: the mol block has no atoms")
+    check_specific(with_hydrogens, name or "mol block")
     with_hydrogens, note = _checked_geometry(with_hydrogens, block, name or "mol block")
     mol, source = remove_hydrogens(with_hydrogens, name or "mol block")
     return build_record(mol, source, name, features, geometry_note=note)
@@ -249,6 +251,8 @@ def parse_with_sources(text: str, name: str) -> tuple[Chem.Mol, list[int]]:
     if mol is None:
         quoted = "" if text == name else f" {shown(text)}"
         raise MoleculeError(f"{name}: not a valid SMILES{quoted}: {_rdkit_errors.reason(text)}")
+    if "|" in text:
+        check_specific(mol, name)
     return remove_hydrogens(mol, name) if writes_hydrogen else (mol, list(range(mol.GetNumAtoms())))
 
 
@@ -288,6 +292,9 @@ def build_record(
         written: the SMILES that `mol` was parsed from; empty for other inputs.
         geometry_note: why coordinates of the input are not used.
     """
+    mol, identity = read_stereo_groups(mol) if not written or "|" in written else (mol, "")
+    if identity:
+        written = ""  # it has stereo marks that the record does not have
     positions = np.zeros((0, mol.GetNumAtoms(), 3), np.float32)
     if mol.GetNumConformers() and mol.GetConformer().Is3D():
         geometry = mol.GetConformer().GetPositions()
@@ -328,6 +335,7 @@ def build_record(
         source_atoms=np.array(source, np.int32),
         features=features,
         geometry_note=geometry_note,
+        stereo_identity=identity,
     )
     _last_read.record, _last_read.mol = record, parsed
     return record

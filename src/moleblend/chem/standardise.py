@@ -10,7 +10,7 @@ from rdkit.Chem import inchi
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
 from moleblend.chem.molecule import MoleculeError
-from moleblend.chem.parsing import parse
+from moleblend.chem.parsing import parse, read_smiles
 
 MOST_TAUTOMERS = 1_000
 """Largest number of tautomers, and of transformations, that are enumerated for a molecule."""
@@ -23,6 +23,22 @@ def canonical(smiles: str) -> str:
         MoleculeError: the SMILES is invalid.
     """
     return Chem.MolToSmiles(parse(smiles))
+
+
+def identity(smiles: str) -> str:
+    """Return what must agree for two rows to be the same molecule, see `chem.identity`.
+
+    Raises:
+        MoleculeError: the SMILES or CXSMILES is invalid.
+
+    Example:
+        >>> identity("C[C@H](N)O") == identity("C[C@H](N)O |&1:1|")
+        False
+    """
+    if "|" not in smiles:
+        return canonical(smiles)
+    record = read_smiles(smiles)
+    return record.stereo_identity or record.smiles
 
 
 def largest_fragment(smiles: str) -> str:

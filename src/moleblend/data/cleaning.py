@@ -172,7 +172,7 @@ class Cleaned:
 class _Row:
     """A row during cleaning.
 
-    `molecule` is the canonical SMILES by which rows are compared; empty if there is none.
+    `molecule` is the identity by which rows are compared; empty if there is none.
     """
 
     action: Action
@@ -343,6 +343,12 @@ def _standardise(item: Molecule | Rejected, text: str | None, config: CleaningCo
     if isinstance(item, Rejected):
         return _Row("invalid", text or "", text or "", "", notes=(item.reason,))
     before, start = text or item.smiles, standardise.canonical(item.smiles)
+    if item.stereo_identity:
+        wanted = any(getattr(config, name) for name in _STEPS)
+        note = "has stereo groups or axial stereo, which the steps would lose"
+        action: Action = "failed" if wanted else "unchanged"
+        notes = (note,) if wanted else ()
+        return _Row(action, before, before, item.stereo_identity, notes=notes)
     steps, smiles = [], start
     for name, step in _STEPS.items():
         if not getattr(config, name):

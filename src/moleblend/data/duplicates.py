@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int8, Int64
 
 from moleblend.chem.molecule import MoleculeError
-from moleblend.chem.standardise import canonical
+from moleblend.chem.standardise import identity
 from moleblend.data.splits import Split
 
 _MAX_IN_SENTENCE = 5
@@ -126,17 +126,17 @@ def find_duplicates(
     targets: dict[str, tuple[str, ...]],
     splits: Sequence[Split] = (),
 ) -> Duplicates:
-    """Find molecules with several rows, by their canonical SMILES.
+    """Find molecules with several rows, by their identity (`chem.identity`).
 
     Args:
-        smiles: of each usable row.
+        smiles: SMILES or CXSMILES of each usable row.
         rows: the row of the file for each of them, counted from 0.
         labels: NaN if missing.
         censoring: 1 if the true value is at least the label, -1 if at most, else 0.
         targets: names of the targets and of their classes; no classes for a regression target.
         splits: in positions among the usable rows; several splits are folds.
     """
-    molecules = same_molecules([_canonical(text) for text in smiles])
+    molecules = same_molecules([_identity(text) for text in smiles])
     lowest = np.where(np.isnan(labels) | (censoring == -1), -np.inf, labels)
     highest = np.where(np.isnan(labels) | (censoring == 1), np.inf, labels)
     contradictions = []
@@ -199,10 +199,10 @@ def contradict(
     return low - high - tolerance > 1e-12 * size
 
 
-def _canonical(smiles: str) -> str:
-    """Return the canonical SMILES; the text itself if RDKit cannot read it (from a mol block)."""
+def _identity(smiles: str) -> str:
+    """Return the identity; the text itself if RDKit cannot read it (from a mol block)."""
     try:
-        return canonical(smiles)
+        return identity(smiles)
     except MoleculeError:
         return smiles
 

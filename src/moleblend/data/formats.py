@@ -4,6 +4,7 @@ import codecs
 import csv
 import gzip
 import io
+import re
 import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -32,7 +33,14 @@ _ENCODING, _LATIN_1 = "utf-8-sig", "moleblend-latin-1"
 _PARQUET_ROWS_AT_ONCE = 16_384
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
-_READABLE = ".csv, .tsv, .smi, .sdf (each also with .gz), .sdf.tar.gz and .parquet"
+_LINES_TO_JUDGE, _REGULAR = 50, 0.9
+"""First lines by which the delimiter is found, and the fraction of them that must agree."""
+
+_MOST_LINES_OF_A_CELL = 50
+"""Lines that a quoted cell of a file with tabs may have."""
+
+_SMILES_LINE = re.compile(r"(\S+(?:\s+\|[^|]*\|)?)\s*(.*)")
+_READABLE = ".csv, .tsv, .smi, .cxsmiles, .sdf (each also with .gz), .sdf.tar.gz and .parquet"
 _WRITABLE = ".csv, .tsv and .parquet"
 
 
@@ -78,7 +86,7 @@ def read_pieces(path: str | Path, n_rows: int | None) -> Iterator[Table]:
     elif ending == ".sdf":
         pieces = _sdf_pieces(path, n_rows)
     else:
-        read = _smi_pieces if ending == ".smi" else _csv_pieces
+        read = _csv_pieces if ending in _DELIMITERS else _smi_pieces
         pieces = read(path, _sniff(path), n_rows)
     return _while_unchanged(path, before, pieces)
 
@@ -163,7 +171,7 @@ def _ending(path: Path) -> str:
     ending = Path(name.stem).suffix if name.suffix == ".gz" else name.suffix
     if name.name.endswith(".sdf.tar.gz"):
         ending = ".sdf"
-    if ending not in (".csv", ".tsv", ".smi", ".sdf") and name.suffix != ".parquet":
+    if ending not in (".csv", ".tsv", ".smi", ".cxsmiles", ".sdf") and name.suffix != ".parquet":
         hint = "; save a sheet as .csv" if name.suffix in (".xlsx", ".xls", ".ods") else ""
         raise TableError(f"{path}: unknown ending; available: {_READABLE}{hint}")
     if path.stat().st_size == 0:
@@ -256,29 +264,54 @@ def _open_lines(
 
 
 def _delimiter(path: Path) -> str:
-    """Return the delimiter; a .csv without a comma in its first line may have `;` or tabs."""
+    """Return the delimiter; a .csv may have `;` or tabs.
+
+    It is the one that divides the first lines into most cells, and nearly all of them, the header
+    included, into the same number; with the same number of cells it is not the comma, which
+    numbers contain. Quotes are respected.
+    """
     default = _DELIMITERS[_ending(path)]
+    if default != ",":
+        return default
     with _open_lines(path, newline="") as (lines, _):
-        first = next((line for line in lines if line.strip()), "")
-    others = [delimiter for delimiter in (";", "\t") if _n_cells(first, delimiter) > 1]
-    return others[0] if default == "," and default not in first and others else default
+        first = list(islice((line for line in lines if line.strip()), _LINES_TO_JUDGE))
+    best, most = default, 1
+    for delimiter in (",", ";", "\t"):
+        counts = [_n_cells(line, delimiter) for line in first]
+        n_header = counts[0] if counts else 0
+        is_regular = sum(n == n_header for n in counts) >= _REGULAR * len(counts)
+        if is_regular and n_header > 1 and n_header >= most:
+            best, most = delimiter, n_header
+    if most > 1 or not first:
+        return best
+    others = [delimiter for delimiter in (";", "\t") if _n_cells(first[0], delimiter) > 1]
+    return others[0] if default not in first[0] and others else default
 
 
 def _n_cells(line: str, delimiter: str) -> int:
     """Count the cells of a line; 0 if it cannot be parsed."""
+    return len(_parsed(line, delimiter))
+
+
+def _parsed(line: str, delimiter: str) -> list[str]:
+    """Divide a line into cells; none if it cannot be parsed."""
     try:
-        return len(next(csv.reader([line], delimiter=delimiter), []))
+        return next(csv.reader([line], delimiter=delimiter), [])
     except csv.Error:
-        return 0
+        return []
 
 
-def _csv_pieces(path: Path, notes: tuple[str, ...], n_rows: int | None) -> Iterator[Table]:
-    default, delimiter = _DELIMITERS[_ending(path)], _delimiter(path)
+def _csv_pieces(
+    path: Path, notes: tuple[str, ...], n_rows: int | None, delimiter: str = ""
+) -> Iterator[Table]:
+    default = delimiter or _DELIMITERS[_ending(path)]
+    delimiter = delimiter or _delimiter(path)
     if delimiter != default:
         name = {";": "semicolons", "\t": "tabs"}[delimiter]
         notes = (*notes, f"{path}: read with {name} as delimiters")
     with _open_lines(path, newline="") as (lines, share_read):
-        records = _csv_records(lines, delimiter)
+        is_tabs = delimiter == "\t"
+        records = _tab_records(lines) if is_tabs else _csv_records(lines, delimiter)
         header = next(records, None)
         if header is None:
             raise TableError(f"{path}: the file is empty")
@@ -318,6 +351,65 @@ class _Record:
     line: int
     cells: list[str]
     flaw: str = ""
+
+
+def _tab_records(lines: Iterable[str]) -> Iterator[_Record]:
+    """Parse rows of cells divided by tabs.
+
+    Programs write tabs without quoting, so a quote is part of the cell unless it encloses the
+    complete cell. Such a cell may contain line breaks if the lines that continue it are no rows of
+    their own.
+    """
+    numbered = enumerate(lines, start=1)
+    waiting: deque[tuple[int, str]] = deque()
+    n_header = 0
+    while item := waiting.popleft() if waiting else next(numbered, None):
+        number, line = item
+        text = line.rstrip("\r\n")
+        if not text.strip(" "):
+            continue
+        cells = text.split("\t")
+        if n_header and cells[-1].startswith('"') and cells[-1].count('"') % 2:
+            cells = _continued(line, waiting, numbered, n_header) or cells
+        if n_header and len(cells) != n_header and '"' in text:  # a quoted cell with a tab
+            quoted = _parsed(text, "\t")
+            if len(quoted) == n_header:
+                yield _Record(number, quoted)
+                continue
+        n_header = n_header or len(cells)
+        yield _Record(number, [_unquoted(cell) for cell in cells])
+
+
+def _continued(
+    line: str, waiting: deque[tuple[int, str]], numbered: Iterator[tuple[int, str]], n_header: int
+) -> list[str]:
+    """Return the cells of a row whose last cell goes on in the next lines; empty if it does not."""
+    text = line
+    for k in range(_MOST_LINES_OF_A_CELL):
+        if len(waiting) <= k:
+            item = next(numbered, None)
+            if item is None:
+                return []
+            waiting.append(item)
+        following = waiting[k][1]
+        if following.count("\t") >= max(n_header - 1, 1):
+            return []  # a row of its own
+        text += following
+        if following.count('"') % 2:
+            cells = text.rstrip("\r\n").split("\t")
+            if len(cells) != n_header or _unquoted(cells[-1]) == cells[-1]:
+                return []
+            for _ in range(k + 1):
+                waiting.popleft()
+            return cells
+    return []
+
+
+def _unquoted(cell: str) -> str:
+    """Remove quotes that enclose a cell; quotes inside it are doubled."""
+    inner = cell[1:-1]
+    is_quoted = len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inner.replace('""', "")
+    return inner.replace('""', '"') if is_quoted else cell
 
 
 class _Lines:
@@ -379,9 +471,13 @@ def _explain(error: csv.Error) -> str:
 
 
 def _smi_pieces(path: Path, notes: tuple[str, ...], n_rows: int | None) -> Iterator[Table]:
+    if _has_tab_header(path):
+        note = f"{path}: read as a table with tabs and a header"
+        yield from _csv_pieces(path, (*notes, note), n_rows, delimiter="\t")
+        return
     with _open_lines(path, newline=None) as (lines, share_read):
         numbered_words = (
-            (number, line.strip().split(maxsplit=1))
+            (number, _smiles_and_name(line.strip()))
             for number, line in enumerate(lines, start=1)
             if line.strip()
         )
@@ -396,6 +492,25 @@ def _smi_pieces(path: Path, notes: tuple[str, ...], n_rows: int | None) -> Itera
                 n_before=n_before,
                 share_read=share_read(),
             )
+
+
+def _has_tab_header(path: Path) -> bool:
+    """Tell whether the first line has tabs and starts with a word for SMILES."""
+    with _open_lines(path, newline=None) as (lines, _):
+        first = next((line for line in lines if line.strip()), "")
+    cells = [cell.strip().lower() for cell in first.split("\t")]
+    return len(cells) > 1 and any("smiles" in cell for cell in cells)
+
+
+def _smiles_and_name(line: str) -> list[str]:
+    """Divide a line into the SMILES, with its extension in bars (CXSMILES), and the name.
+
+    With tabs, the name ends at the next tab.
+    """
+    matched = _SMILES_LINE.match(line)
+    assert matched is not None
+    smiles, name = matched.group(1), matched.group(2).split("\t")[0].strip()
+    return [smiles, name] if name else [smiles]
 
 
 def _sdf_pieces(path: Path, n_rows: int | None) -> Iterator[Table]:

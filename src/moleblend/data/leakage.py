@@ -10,13 +10,13 @@ from jaxtyping import Float64, Int64
 
 from moleblend.chem.fingerprints import nearest, scaffold
 from moleblend.chem.molecule import MoleculeError
-from moleblend.chem.standardise import canonical, inchikey
+from moleblend.chem.standardise import canonical, identity, inchikey
 from moleblend.data.splits import Split
 
 Kind = Literal["molecule", "skeleton", "scaffold"]
-"""`molecule`: the same canonical SMILES. `skeleton`: the same first block of the InChIKey, which
-stereoisomers, isotopes, protonated forms and most tautomers share. `scaffold`: the same
-Bemis-Murcko scaffold with its chirality; all molecules without a ring have the same one."""
+"""`molecule`: the same identity, see `chem.identity`. `skeleton`: the same first block of the
+InChIKey, which stereoisomers, isotopes, protonated forms and most tautomers share. `scaffold`: the
+same Bemis-Murcko scaffold with its chirality; all molecules without a ring have the same one."""
 
 QUANTILES = {"5%": 0.05, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95, "largest": 1.0}
 """Quantiles of the similarities in a report."""
@@ -124,7 +124,7 @@ def leakage(smiles: Sequence[str], split: Split) -> Leakage:
             # A molecule without an InChIKey is compared by its SMILES, which is never a key.
             skeleton = inchikey(text)[:14] or canonical(text)
             keys[row] = {
-                "molecule": canonical(text),
+                "molecule": identity(text),
                 "skeleton": skeleton,
                 "scaffold": scaffold(text),
             }

@@ -385,7 +385,10 @@ def _each_row(
             yield Rejected(number, name, table.flaws[row])
             continue
         try:
-            yield read(row, name)
+            molecule = read(row, name)
+            if molecule.has_any_atom:
+                raise MoleculeError("stands for many molecules: an atom is `*`, any atom or group")
+            yield molecule
         except MoleculeError as error:
             status = "too_large" if isinstance(error, TooLargeError) else "invalid"
             yield Rejected(number, name, str(error).removeprefix(f"{name}: "), status)

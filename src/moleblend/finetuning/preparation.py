@@ -157,7 +157,15 @@ def prepare_run(
     classes = {
         label_column.name: label_column.classes for label_column in target_columns.label_columns
     }
-    duplicates = find_duplicates(canonical, usable, data.labels, data.censoring, classes, splits)
+    identities = [molecule.stereo_identity or molecule.smiles for molecule in molecules]
+    n_stereo = sum(bool(molecule.stereo_identity) for molecule in molecules)
+    if n_stereo:
+        say(
+            f"{n_stereo:,} of {len(molecules):,} molecules have stereo that the model does not "
+            "represent (racemates, one of two enantiomers, hindered rotation): they are compared "
+            "as different molecules, and their centres count as unspecified"
+        )
+    duplicates = find_duplicates(identities, usable, data.labels, data.censoring, classes, splits)
     kinds = [label_column.kind for label_column in target_columns.label_columns]
     n_trees, baseline_note = plan_forest(config.forest, kinds, data, splits, config.seeds)
     return PreparedRun(
