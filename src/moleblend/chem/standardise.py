@@ -1,4 +1,4 @@
-"""Standardisation of molecules: fragments, charges, tautomers, hydrogens, InChIKey.
+"""Standardisation of molecules: fragments, groups, charges, tautomers, hydrogens, InChIKey.
 
 Each step takes a SMILES and returns a canonical SMILES.
 """
@@ -6,11 +6,29 @@ Each step takes a SMILES and returns a canonical SMILES.
 from collections.abc import Callable
 
 from rdkit import Chem
-from rdkit.Chem import inchi
+from rdkit.Chem import inchi, rdMolDescriptors
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
+from moleblend.chem.counterions import is_counterion
+from moleblend.chem.featurizer import list_atoms, list_bonds
 from moleblend.chem.molecule import MoleculeError
 from moleblend.chem.parsing import parse, read_smiles
+
+_GROUPS = """\
+Sulfoxide\t[#6:1][S+;X3:2]([#6:3])[O-:4]>>[#6:1][S+0:2]([#6:3])=[O+0:4]
+Phosphine oxide\t[P+;X4:1][O-:2]>>[P+0:1]=[O+0:2]
+Azide\t[*:1][N-:2][N+:3]#[N+0:4]>>[*:1][N+0:2]=[N+:3]=[N-:4]
+"""
+"""Groups that RDKit's transformations leave as they are, or write with charges."""
+
+_METALS = frozenset((3, 11, 19, 37, 55, 12, 20, 38, 56))
+"""Atomic numbers of Li, Na, K, Rb, Cs, Mg, Ca, Sr and Ba."""
+
+_BOUND_TO_METALS = frozenset((7, 8, 9, 16, 17, 35, 53))
+"""Atomic numbers of atoms to which a bond of such a metal is ionic."""
+
+_SMALL = 5
+"""Number of heavy atoms up to which a removed fragment is not mentioned."""
 
 MOST_TAUTOMERS = 1_000
 """Largest number of tautomers, and of transformations, that are enumerated for a molecule."""
@@ -42,17 +60,90 @@ def identity(smiles: str) -> str:
 
 
 def largest_fragment(smiles: str) -> str:
-    """Keep the largest fragment: organic before inorganic, then most atoms, then heaviest.
+    """Keep the parent of a salt or mixture.
+
+    Alkali and alkaline earth metals are disconnected first. Fragments that are known counter-ions
+    (`counterions.COUNTERIONS`) go before others. Of the rest, organic fragments are preferred, then
+    the most heavy atoms, then the heaviest.
 
     Raises:
         MoleculeError: the SMILES is invalid, or RDKit cannot standardise it.
 
     Example:
-        >>> largest_fragment("CC(=O)[O-].[Na+]")
-        'CC(=O)[O-]'
+        >>> largest_fragment("CC(=O)[O-].[Na+]"), largest_fragment("CC(=O)O[Na]")
+        ('CC(=O)[O-]', 'CC(=O)[O-]')
     """
-    chooser = rdMolStandardize.LargestFragmentChooser(preferOrganic=True)
-    return _apply(smiles, chooser.choose)
+    return _apply(smiles, _parent)
+
+
+def removed_fragments(smiles: str) -> list[str]:
+    """List the fragments of more than five heavy atoms that `largest_fragment` removes.
+
+    Raises:
+        MoleculeError: the SMILES is invalid, or RDKit cannot standardise it.
+    """
+    kept = largest_fragment(smiles)
+    fragments = [Chem.MolToSmiles(f) for f in Chem.GetMolFrags(_disconnected(parse(smiles)), True)]
+    if kept in fragments:
+        fragments.remove(kept)
+    return [text for text in fragments if parse(text).GetNumHeavyAtoms() > _SMALL]
+
+
+def normalise(smiles: str) -> str:
+    """Write each functional group in one way: S=O and not [S+][O-], azides, nitro groups.
+
+    Raises:
+        MoleculeError: the SMILES is invalid, or RDKit cannot standardise it.
+
+    Reference:
+        RDKit's transformations after MolVS (Matt Swain).
+
+    Example:
+        >>> normalise("C[S+](C)[O-]")
+        'CS(C)=O'
+    """
+
+    def change(mol: Chem.Mol) -> Chem.Mol:
+        usual = rdMolStandardize.Normalizer().normalize(mol)
+        parameters = rdMolStandardize.CleanupParameters()
+        return rdMolStandardize.NormalizerFromData(_GROUPS, parameters).normalize(usual)
+
+    return _apply(smiles, change)
+
+
+def _parent(mol: Chem.Mol) -> Chem.Mol:
+    """Choose the parent fragment."""
+    fragments = list(Chem.GetMolFrags(_disconnected(mol), asMols=True))
+    if len(fragments) == 1:
+        return fragments[0]
+    others = [fragment for fragment in fragments if not is_counterion(fragment)]
+
+    def rank(fragment: Chem.Mol) -> tuple[bool, int, float, str]:
+        is_organic = any(atom.GetAtomicNum() == 6 for atom in list_atoms(fragment))
+        weight = rdMolDescriptors.CalcExactMolWt(fragment)
+        return is_organic, fragment.GetNumHeavyAtoms(), weight, Chem.MolToSmiles(fragment)
+
+    organic = [fragment for fragment in others if rank(fragment)[0]]
+    return max(organic or fragments, key=rank)
+
+
+def _disconnected(mol: Chem.Mol) -> Chem.Mol:
+    """Break bonds of alkali and alkaline earth metals to N, O, F, S and halogens."""
+    if not any(atom.GetAtomicNum() in _METALS for atom in list_atoms(mol)):
+        return mol
+    broken = Chem.RWMol(mol)
+    for bond in list_bonds(mol):
+        ends = bond.GetBeginAtom(), bond.GetEndAtom()
+        for metal, other in (ends, ends[::-1]):
+            if metal.GetAtomicNum() in _METALS and other.GetAtomicNum() in _BOUND_TO_METALS:
+                i, j = metal.GetIdx(), other.GetIdx()
+                broken.RemoveBond(i, j)
+                for index, charge in ((i, 1), (j, -1)):
+                    atom = broken.GetAtomWithIdx(index)
+                    atom.SetFormalCharge(atom.GetFormalCharge() + charge)
+                    atom.SetNoImplicit(True)
+    Chem.SanitizeMol(broken)
+    return broken.GetMol()
 
 
 def neutralise(smiles: str) -> str:

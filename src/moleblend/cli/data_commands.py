@@ -143,6 +143,7 @@ def _split(
     fractions: tuple[float, float, float] | None = None,
     seed: int = 0,
     column: str = "split",
+    dates: str = "",
     smiles: str | None = None,
 ) -> None:
     """Add a column with train, validation or test, for train --split COLUMN.
@@ -152,21 +153,36 @@ def _split(
         out: csv, tsv or parquet file to write, with all rows of IN. Rows that cannot be split have
             an empty cell, and a reason in the column COLUMN_reason.
         by: scaffold (largest groups first, deterministic), balanced (scaffolds in random order),
-            cluster (Butina on ECFP4), random, or a column whose equal values stay in one set.
+            cluster (Butina on ECFP4), random, time (oldest rows first, with --dates COLUMN), or a
+            column whose equal values stay in one set.
         folds: number of folds; writes one column for each, split_1, split_2, ...
         fractions: fractions of train, validation and test; 0.8 0.1 0.1 by default.
         seed: random seed.
         column: name of the new column.
+        dates: the column of dates of a split by time.
         smiles: the SMILES column; detected by name by default.
     """
     from moleblend.data.formats import read_table, write_table
-    from moleblend.data.splits import split_table
+    from moleblend.data.splits import SPLITS, split_table
+    from moleblend.data.time_split import looks_like_dates
 
     check_out(out, source, (".csv", ".tsv", ".parquet"))
     table = read_table(source)
     columns, splits, reasons = split_table(
-        table, by, n_folds=folds, fractions=fractions, seed=seed, column=column, smiles=smiles
+        table,
+        by,
+        n_folds=folds,
+        fractions=fractions,
+        seed=seed,
+        column=column,
+        dates=dates,
+        smiles=smiles,
     )
+    if by not in (*SPLITS, "time") and looks_like_dates(table.column(by).to_pylist()):
+        say(
+            f"column {by!r} has dates, and each date is a group of its own here; --by time --dates "
+            f"{by!r} trains on the oldest rows and tests on the newest"
+        )
     write_table(columns, out)
     for note in table.notes:
         say(note)

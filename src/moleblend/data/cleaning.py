@@ -31,6 +31,7 @@ Action = Literal["unchanged", "changed", "failed", "invalid", "merged", "dropped
 
 _STEPS: dict[str, Callable[[str], str]] = {
     "largest_fragment": standardise.largest_fragment,
+    "normalise": standardise.normalise,
     "neutralise": standardise.neutralise,
     "tautomer": standardise.canonical_tautomer,
     "explicit_hydrogens": standardise.explicit_hydrogens,
@@ -52,8 +53,10 @@ class CleaningConfig:
     """Cleaning steps; by default none.
 
     Attributes:
-        largest_fragment: keep the largest fragment (organic before inorganic) of salts and
-            mixtures.
+        largest_fragment: keep the parent of salts and mixtures: known counter-ions go first, then
+            the organic fragment with the most heavy atoms is kept. Alkali and alkaline earth metals
+            are disconnected.
+        normalise: write each functional group in one way (S=O and not [S+][O-]).
         neutralise: remove charges by adding and removing hydrogens, where possible.
         tautomer: write one canonical tautomer of each molecule; stereo is kept where possible.
         explicit_hydrogens: write hydrogens as atoms.
@@ -73,6 +76,7 @@ class CleaningConfig:
     """
 
     largest_fragment: bool = False
+    normalise: bool = False
     neutralise: bool = False
     tautomer: bool = False
     explicit_hydrogens: bool = False
@@ -349,7 +353,7 @@ def _standardise(item: Molecule | Rejected, text: str | None, config: CleaningCo
         action: Action = "failed" if wanted else "unchanged"
         notes = (note,) if wanted else ()
         return _Row(action, before, before, item.stereo_identity, notes=notes)
-    steps, smiles = [], start
+    steps, removed, smiles = [], [], start
     for name, step in _STEPS.items():
         if not getattr(config, name):
             continue
@@ -360,9 +364,12 @@ def _standardise(item: Molecule | Rejected, text: str | None, config: CleaningCo
             return _Row("failed", before, before, start, notes=(f"{name}: {reason}",))
         if after != smiles:
             steps.append(name)
+            if name == "largest_fragment":
+                removed += standardise.removed_fragments(smiles)
             smiles = after
     if steps:
-        return _Row("changed", before, smiles, smiles, tuple(steps))
+        notes = (f"removed {' and '.join(removed)}",) if removed else ()
+        return _Row("changed", before, smiles, smiles, tuple(steps), notes)
     return _Row("unchanged", before, before, smiles)
 
 

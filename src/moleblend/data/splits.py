@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 
 from moleblend.chem.fingerprints import cluster, scaffold
 from moleblend.chem.molecule import MoleculeError
 from moleblend.data.table import Rejected, Table, read_molecules, read_with_smiles
+from moleblend.data.time_split import read_dates
 from moleblend.errors import TableError
 
 Fractions = tuple[float, float, float]
@@ -18,6 +19,7 @@ Fractions = tuple[float, float, float]
 
 _SET_NAMES = {
     "train": "train",
+    "training": "train",
     "valid": "validation",
     "validation": "validation",
     "val": "validation",
@@ -187,6 +189,55 @@ def given_split(column: Sequence[str]) -> Split:
     return Split(**{name: _rows(rows) for name, rows in sets.items()})
 
 
+def with_validation(split: Split, smiles: Sequence[str]) -> Split:
+    """Draw a validation set from the training set by scaffold, if the split has none.
+
+    A tenth of the training rows is drawn: those of the smallest scaffolds.
+
+    Args:
+        split: with training rows.
+        smiles: of all rows.
+    """
+    if len(split.validation) or len(split.train) < 2:
+        return split
+    groups = scaffolds([smiles[row] for row in split.train])
+    drawn = _fill(_largest_first(_group_rows(groups)), len(split.train), (0.9, 0.1, 0.0))
+    kept = split.train[drawn.train]
+    left = np.sort(split.train[np.concatenate([drawn.validation, drawn.test])])
+    return Split(kept, left, split.test, split.excluded)
+
+
+def time_split(days: Float64[np.ndarray, " n"], fractions: Fractions = (0.8, 0.1, 0.1)) -> Split:
+    """Split by date: the oldest rows train, the newest test; rows of one day stay together.
+
+    Args:
+        days: date of each row, see `time_split.read_dates`; none is NaN.
+        fractions: of the training, validation and test sets.
+    """
+    _check_fractions(fractions)
+    order = np.argsort(days, kind="stable")
+    ends = np.round(np.cumsum(fractions)[:2] * len(days)).astype(int)
+    # A set ends after the last row of its last day.
+    cuts = [
+        int(np.searchsorted(days[order], days[order][max(end - 1, 0)], "right")) for end in ends
+    ]
+    parts = np.split(order, cuts)
+    return Split(*(np.sort(part) for part in parts))
+
+
+def set_columns(table: Table) -> list[str]:
+    """List the columns whose cells name the sets of a split, `train` and `test` among them."""
+    found = []
+    for name in table.names:
+        if table.names.count(name) > 1:
+            continue
+        values = {str(cell).strip().lower() for cell in table.column(name).to_pylist()}
+        sets = {_SET_NAMES.get(value) for value in values - {"", "none"}}
+        if None not in sets and {"train", "test"} <= sets:
+            found.append(name)
+    return found
+
+
 SPLITS: dict[str, Callable[[Sequence[str], Fractions, int], Split]] = {
     "random": lambda smiles, fractions, seed: random_split(len(smiles), fractions, seed),
     "scaffold": lambda smiles, fractions, _: scaffold_split(smiles, fractions),
@@ -272,18 +323,21 @@ def split_table(
     fractions: Fractions | None = None,
     seed: int = 0,
     column: str = "split",
+    dates: str = "",
     smiles: str | None = None,
 ) -> tuple[pa.Table, dict[str, Split], dict[int, str]]:
     """Add a column with the set of each row to a table.
 
     Args:
         table: the rows.
-        by: one of `SPLITS`, or a column: rows with the same value stay in one set.
+        by: one of `SPLITS`; `time`, oldest rows first; or a column: rows with the same value stay
+            in one set.
         n_folds: makes one column per fold, named `column` with the suffix _1, _2, ...
         fractions: of the training, validation and test sets, by default 0.8, 0.1 and 0.1; not
             with folds.
         seed: for random splits.
         column: name of the new column; the column `column`_reason is added, too.
+        dates: the column of dates of the split by `time`.
         smiles: the SMILES column; found by name by default.
 
     Returns:
@@ -306,7 +360,12 @@ def split_table(
                 f"{table.source}: there is a column {name!r} already, choose another name for the "
                 "new one"
             )
-    given = None if by in SPLITS else table.column(by).to_pylist()
+    if (by == "time") != bool(dates):
+        raise TableError(
+            f"got by={by!r} and dates={dates!r}, expected the column of dates with `time` only"
+        )
+    given = None if by in SPLITS else table.column(dates or by).to_pylist()
+    days = read_dates(given) if given is not None and dates else None
     texts: list[str] = []
     groups: list[object] = []
     rows: list[int] = []
@@ -316,12 +375,16 @@ def split_table(
         if isinstance(item, Rejected):
             reasons[row] = item.reason
         elif given is not None and (group is None or not str(group).strip()):
-            reasons[row] = f"column {by!r} is empty"
+            reasons[row] = f"column {dates or by!r} is empty"
         else:
             rows.append(row)
             texts.append(item.smiles)
             groups.append(str(group).strip())
-    if n_folds is not None:
+    if days is not None:
+        if n_folds is not None:
+            raise TableError("a split by time has no folds")
+        usable_splits = (time_split(days[rows], fractions),)
+    elif n_folds is not None:
         usable_splits = (
             folds(by, texts, n_folds, seed)
             if given is None

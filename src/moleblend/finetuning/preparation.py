@@ -16,7 +16,14 @@ from moleblend.data.dataset import MoleculeDataset
 from moleblend.data.duplicates import Duplicates, find_duplicates
 from moleblend.data.formats import read_table
 from moleblend.data.labels.target_detection import TargetColumns, read_target_columns
-from moleblend.data.splits import SPLITS, Split, folds, given_split
+from moleblend.data.splits import (
+    SPLITS,
+    Split,
+    folds,
+    given_split,
+    set_columns,
+    with_validation,
+)
 from moleblend.data.table import Table, find_smiles_column, read_molecules
 from moleblend.data.targets import Target
 from moleblend.errors import SettingError
@@ -153,7 +160,7 @@ def prepare_run(
     data = MoleculeDataset(
         molecules, target_columns.values[usable], target_columns.censoring[usable], features
     )
-    splits = _make_splits(table, usable, data, config)
+    splits = _make_splits(table, usable, data, config, say)
     classes = {
         label_column.name: label_column.classes for label_column in target_columns.label_columns
     }
@@ -294,9 +301,16 @@ def _exclude_unlabelled(row: Row, target_columns: TargetColumns, k: int) -> Row:
 
 
 def _make_splits(
-    table: Table, usable: Int64[np.ndarray, " n"], data: MoleculeDataset, config: TrainConfig
+    table: Table,
+    usable: Int64[np.ndarray, " n"],
+    data: MoleculeDataset,
+    config: TrainConfig,
+    say: Callable[[str], None],
 ) -> tuple[Split, ...]:
-    """Split the usable rows, once or into folds; no set may be empty."""
+    """Split the usable rows, once or into folds; no set may be empty.
+
+    A split column without validation rows gets some of the training rows.
+    """
     smiles = [molecule.smiles for molecule in data.molecules]
     if config.folds and config.split not in SPLITS:
         raise SettingError(
@@ -311,12 +325,23 @@ def _make_splits(
                     f"{text} of this molecule, which the {config.split} split needs; use --split "
                     "random or a split column"
                 )
+    if config.split in SPLITS and (named := set_columns(table)):
+        say(
+            f"column {named[0]!r} names the sets of a split, which this run does not use; --split "
+            f"{named[0]} uses it"
+        )
     if config.folds:
         return folds(config.split, smiles, config.folds, config.seed)
     if config.split in SPLITS:
         split = SPLITS[config.split](smiles, (0.8, 0.1, 0.1), config.seed)
     else:
-        split = given_split(_read_set_names(table, usable, config.split))
+        given = given_split(_read_set_names(table, usable, config.split))
+        split = with_validation(given, smiles)
+        if len(split.validation) > len(given.validation):
+            say(
+                f"column {config.split!r} has no validation rows: {len(split.validation):,} of "
+                f"{len(given.train):,} training rows are drawn for it by scaffold"
+            )
     for name in _SETS:
         if not len(getattr(split, name)):
             is_by_group = config.split in SPLITS and config.split != "random" and len(usable) >= 10
