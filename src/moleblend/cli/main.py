@@ -32,6 +32,10 @@ ViewsFlag = Literal["2d", "3d", "both"]
 ErrorsFlag = Literal["keep", "skip", "raise"]
 
 
+NOTHING_USABLE = 1
+"""Exit code after an output without a single usable row."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. With `--debug`, an error is printed with its traceback.
 
@@ -39,7 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: command-line arguments; by default those of the process.
 
     Returns:
-        The exit code: 0; 1 after a defect of the package; 2 after an error in the input or the
+        The exit code: 0; 1 after a defect of the package, or if no row of the input could be used;
+        2 after an error in the input or the
         arguments, or if the system does not allow something; 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -443,6 +448,9 @@ def _print_account(account: "FileAccount", out: Path) -> None:
         say(f"{account.n_resumed:,} rows were written by the interrupted run")
     counts = ", ".join(f"{count:,} {status}" for status, count in account.statuses.items())
     say(f"{account.n_rows:,} rows written to {out}" + (f": {counts}" if counts else ""))
+    if account.n_rows and not {"ok", "ok_2d_only"} & account.statuses.keys():
+        say(f"moleblend: no row could be used; the column 'reason' of {out} says why")
+        raise SystemExit(NOTHING_USABLE)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from moleblend.chem.molecule import FeatureVersion, Molecule, MoleculeError
+from moleblend.chem.parsing import count_atoms
 from moleblend.config import check_choice
 from moleblend.data.dataframes import (
     Frame,
@@ -96,9 +97,9 @@ class Predictor:
         """Predict the model's targets.
 
         Args:
-            source: a list, array, Series or iterator of SMILES or of molecules (None where one is
-                missing), a data frame of pandas or polars, an Arrow table, the path of a file, or
-                the result of `read_table`.
+            source: a SMILES; a list, array, Series or iterator of SMILES or of molecules (None
+                where one is missing); a data frame of pandas or polars; an Arrow table; the path of
+                a file; or the result of `read_table`.
             views: which views of each molecule are used; by default those of training.
             smiles: the SMILES column of a file; by default it is found by its name.
             errors: rows that cannot be used are kept with their reason, skipped, or raise an error.
@@ -249,6 +250,8 @@ class Predictor:
         """
         config, used = self.model.config.encoder, self._views(views)
         check_choice("errors", errors, Errors)
+        if isinstance(source, str) and _is_smiles(source):
+            source = [source]
         if isinstance(source, str | Path):
             source = read_table(source)
         elif isinstance(source, pa.Table):
@@ -301,6 +304,11 @@ class Predictor:
 
         results[usable] = over_geometries(molecules, views, of_batch, width, self.device)
         return results
+
+
+def _is_smiles(text: str) -> bool:
+    """Tell whether a text is one molecule and not the path of a file."""
+    return not Path(text).exists() and Path(text).suffix == "" and count_atoms(text) > 0
 
 
 def embed(

@@ -47,6 +47,9 @@ from moleblend.pretraining.validation import Score, read_scores, score_table
 from moleblend.pretraining.validator import Validator
 from moleblend.training import exit_as_interrupt, quiet_lightning
 
+_FEWEST = 5
+"""Smallest number of molecules of a run."""
+
 _OUTPUTS = ("config.json", LAST, "log.csv", "validation.csv", "model.safetensors", "report.html")
 
 
@@ -172,6 +175,19 @@ def pretrain(
         )
         validator = Validator(store, held_out, config, source_sha256)
         callback = TrainingCallback(model, dataset, validator, config, console, constant)
+        if len(held_out) < config.n_held_out:
+            console.print(
+                f"--n-held-out is {config.n_held_out:,}, but there are {len(store):,} molecules: "
+                f"{len(held_out):,} of them are held out"
+            )
+        if validator.card.views == "2d":
+            console.print(
+                "no molecule has a geometry: only the losses of the 2D views are learned; "
+                "moleblend data build IN OUT.arrow --conformers 1 computes geometries",
+                style="yellow",
+                soft_wrap=True,
+                highlight=False,
+            )
         n_epochs = config.schedule.steps * config.schedule.batch_size / len(train_rows)
         console.print(
             f"{checkpoint.count_parameters(model):,} parameters; {len(train_rows):,} molecules, "
@@ -334,14 +350,19 @@ def open_store(data: Path, config: PretrainConfig) -> MoleculeStore:
 def hold_out(
     n_molecules: int, config: PretrainConfig
 ) -> tuple[Int64[np.ndarray, " v"], Int64[np.ndarray, " m"]]:
-    """Draw the rows of the held-out molecules; return them and the training rows."""
-    if n_molecules <= config.n_held_out:
+    """Draw the rows of the held-out molecules; return them and the training rows.
+
+    With fewer molecules than `n_held_out`, a fifth of them is held out.
+    """
+    if n_molecules < _FEWEST:
         raise SettingError(
-            f"{config.data}: got {n_molecules} molecules and n_held_out={config.n_held_out}, "
-            "expected a smaller n_held_out"
+            f"{config.data}: got {n_molecules} molecules, expected at least {_FEWEST}: a fifth of "
+            "them is held out (--n-held-out)"
         )
+    is_small = n_molecules <= config.n_held_out
+    n_held_out = n_molecules // 5 if is_small else config.n_held_out
     order = np.random.default_rng(config.seed).permutation(n_molecules)
-    return np.sort(order[: config.n_held_out]), np.sort(order[config.n_held_out :])
+    return np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
 
 
 def new_model(config: PretrainConfig) -> Model:
