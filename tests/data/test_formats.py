@@ -374,3 +374,41 @@ def test_an_unclosed_quote_costs_one_row(tmp_path, n_rows):
 def test_a_header_that_cannot_be_read(tmp_path):
     text = reason(read_table, write_file(tmp_path / "t.csv", '"smiles,y\nC,1\n'))
     assert text.startswith(f"{tmp_path / 't.csv'}, line 1: cannot be read: ")
+
+
+def test_quotes_of_a_file_with_tabs_are_part_of_the_cells(tmp_path) -> None:
+    path = tmp_path / "in.tsv"
+    rows = ["smiles\tname\ty", 'C\t5"-methyl\t1', 'CC\t"a" b\t2', 'CCC\t"whole ""cell"""\t3']
+    rows += ['CCCC\t"open\t4', 'CCCCC\tclose"\t5', "CCCCCC\tlast\t6"]
+    path.write_text("\n".join(rows) + "\n")
+    table = read_table(path)
+    names = ['5"-methyl', '"a" b', 'whole "cell"', '"open', 'close"', "last"]
+    assert table.column("name").to_pylist() == names
+    assert table.column("y").to_pylist() == list("123456")
+    assert not table.flaws
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("smiles;solubility, mg/L\nC;5,3\nCC;6,1\n", ["smiles", "solubility, mg/L"]),
+        ("smiles;y (pH 7,4);z\nC;5.3;1\nCC;6.1;2\n", ["smiles", "y (pH 7,4)", "z"]),
+        ("smiles\ty, %\nC\t1\nCC\t2\n", ["smiles", "y, %"]),
+        ('smiles,name,y\nC,"a;b",1\nCC,"c;d",2\n', ["smiles", "name", "y"]),
+    ],
+)
+def test_the_delimiter_is_judged_by_several_lines(tmp_path, text: str, names: list[str]) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text(text)
+    assert read_table(path).names == names
+
+
+@pytest.mark.parametrize("ending", [".smi", ".cxsmiles"])
+def test_the_extension_belongs_to_the_smiles(tmp_path, ending: str) -> None:
+    path = tmp_path / f"in{ending}"
+    path.write_text("C[C@H](F)O |&1:1| first one\nCC second\nCCC\n")
+    table = read_table(path)
+    assert table.column("smiles").to_pylist() == ["C[C@H](F)O |&1:1|", "CC", "CCC"]
+    assert table.column("name").to_pylist() == ["first one", "second", ""]
+    path.write_text("SMILES\tid\tMW\nC[C@H](F)O |&1:1|\tZ1\t64\n")
+    assert read_table(path).names == ["SMILES", "id", "MW"]

@@ -325,7 +325,8 @@ def _make_splits(
                     f"{text} of this molecule, which the {config.split} split needs; use --split "
                     "random or a split column"
                 )
-    if config.split in SPLITS and (named := set_columns(table)):
+    # Without named targets, the search for targets has said so.
+    if config.target and config.split in SPLITS and (named := set_columns(table)):
         say(
             f"column {named[0]!r} names the sets of a split, which this run does not use; --split "
             f"{named[0]} uses it"

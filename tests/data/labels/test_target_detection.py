@@ -7,6 +7,7 @@ from moleblend.data.formats import read_table
 from moleblend.data.labels.cell_values import TableCells
 from moleblend.data.labels.target_detection import find_targets, notes_of_cells, read_target_columns
 from moleblend.data.table import Table, find_smiles_column
+from moleblend.errors import TableError
 
 N = 12
 VALUES = [f"{0.37 * k + 1 / (k + 1):.3f}" for k in range(N)]
@@ -183,3 +184,29 @@ def test_raw_published_files(
     )
     assert {m.kind for m in target_columns.label_columns} == {kind}
     assert not any(m.problems for m in target_columns.label_columns)
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"target": ["EGFR", "HER2"] * 4, "value": [f"{k}.5" for k in range(8)]}, ("value",)),
+        (
+            {"mean": [f"{k}.5" for k in range(8)], "mean_sd": [f"0.{k}" for k in range(8)]},
+            ("mean",),
+        ),
+        ({"target": [str(k * k) for k in (3, 1, 2, 5, 4, 9, 7, 8)]}, ("target",)),
+    ],
+    ids=["proteins", "errors", "numbers called target"],
+)
+def test_columns_that_name_what_was_tested_are_no_targets(columns, expected):
+    table = Table(Path("in.csv"), pa.table({"smiles": ["C" * k for k in range(1, 9)], **columns}))
+    found = read_target_columns(table, not_targets=["smiles"])
+    assert tuple(column.name for column in found.label_columns) == expected
+
+
+def test_numbers_of_proteins_are_asked_for():
+    columns = {"target": [str(3000 + k) for k in range(8)], "v": [f"{9 - k}.5" for k in range(8)]}
+    columns["target"][0] = "4000"
+    table = Table(Path("in.csv"), pa.table({"smiles": ["C" * k for k in range(1, 9)], **columns}))
+    with pytest.raises(TableError, match="'target', 'v'; select with --target"):
+        read_target_columns(table, not_targets=["smiles"])

@@ -113,6 +113,9 @@ _MEASURED = re.compile(
 )
 """Names of columns that were measured, or are meant as targets."""
 
+_ERRORS = frozenset(["sd", "std", "stdev", "sem", "stderr", "error", "err", "variance", "rsd"])
+"""Words in the names of columns that hold the error of another column."""
+
 _SET_NAMES = frozenset(["train", "valid", "val", "validation", "test"])
 _HOLDS_SETS = "holds the words train, valid and test"
 _FEW_TEXTS = "is text with few distinct values"
@@ -265,12 +268,22 @@ def find_targets(
             left_out[name] = reason
         else:
             candidates[name] = _is_binary(cells)
+    proteins = _protein_columns(table_cells, candidates)
+    left_out |= dict.fromkeys(proteins, "names what was tested, not the result")
+    errors = [name for name in candidates if _ERRORS & set(words_of(name))]
+    if len(errors) < len(candidates):
+        left_out |= dict.fromkeys(errors, "has the name of the error of another column")
+    candidates = {name: pair for name, pair in candidates.items() if name not in left_out}
     notes = [
         f"column {name!r} {reason}; --split {name} uses it as the split"
         for name, reason in left_out.items()
         if reason == _HOLDS_SETS
     ]
-    measured = [name for name in candidates if _MEASURED.search(name.lower())]
+    measured = [
+        name
+        for name in candidates
+        if _MEASURED.search(name.lower()) and not _may_be_numbers_of_proteins(table_cells, name)
+    ]
     few = [name for name, reason in left_out.items() if reason == _FEW_TEXTS]
     if not candidates and len(few) == 1:
         del left_out[few[0]]
@@ -298,6 +311,40 @@ def find_targets(
         f"{table.source}: {len(candidates)} columns could be the target: "
         f"{_listed(measured or list(candidates))}{more}; select with --target COLUMN ..."
     )
+
+
+def _protein_columns(table_cells: TableCells, candidates: Collection[str]) -> list[str]:
+    """List columns called `target` that name proteins: words or a few whole numbers.
+
+    They are listed only if there is a candidate with more different numbers.
+    """
+    distinct = {}
+    for name in candidates:
+        cells = table_cells[name]
+        texts = [] if cells is None else cells.texts
+        distinct[name] = {text for text in texts if not read_number(text).problem}
+    found = []
+    for name in candidates:
+        cells = table_cells[name]
+        if words_of(name)[:1] != ["target"] or cells is None:
+            continue
+        are_names = not distinct[name] or all(text.isdecimal() for text in distinct[name])
+        others = [len(values) for other, values in distinct.items() if other != name]
+        if are_names and not _is_zero_one(cells) and max(others, default=0) > len(cells.texts):
+            found.append(name)
+    return found
+
+
+def _may_be_numbers_of_proteins(table_cells: TableCells, name: str) -> bool:
+    """Check for a column called `target` of whole numbers other than 0 and 1."""
+    cells = table_cells[name]
+    if cells is None or words_of(name)[:1] != ["target"] or _is_zero_one(cells):
+        return False
+    return all(text.isdecimal() for text in cells.texts)
+
+
+def _is_zero_one(cells: ColumnValues) -> bool:
+    return set(cells.texts) <= {"0", "1"}
 
 
 def measured_columns(table_cells: TableCells, others: Collection[str]) -> list[str]:
