@@ -23,6 +23,7 @@ from moleblend.chem.identity import check_specific, read_stereo_groups
 from moleblend.chem.molecule import FeatureVersion, Molecule, MoleculeError, check_positions
 from moleblend.chem.parse_errors import RdkitErrorCollector, invalid_character, shown
 from moleblend.chem.size import check_block_size, check_smiles_size
+from moleblend.config import check_type
 
 _WRITTEN_HYDROGEN = re.compile(r"\[\d*H")
 """Matches a bracket that may be a hydrogen atom; Hg, Ho, ... match too, which only costs time."""
@@ -76,6 +77,7 @@ def read_smiles(smiles: str, *, id: str = "", features: FeatureVersion = "cip-1"
         >>> read_smiles("OCC").smiles, read_smiles("OCC").source_atoms.tolist()
         ('CCO', [2, 1, 0])
     """
+    check_type("smiles", smiles, str)
     text = smiles.strip()
     name = id or (text if len(text) <= _LONGEST_SMILES else f"{text[:40]}...") or "molecule"
     mol, source = parse_with_sources(text, name)
@@ -106,6 +108,7 @@ def read_mol_block(block: str, *, id: str = "", features: FeatureVersion = "cip-
     Raises:
         MoleculeError: RDKit cannot read the block; the message has its reason.
     """
+    check_type("block", block, str)
     name = id or block.split("\n", 1)[0].strip()
     check_block_size(block, name or "mol block")
     _rdkit_errors.clear()
