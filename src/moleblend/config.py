@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import cattrs
 from cattrs.cols import homogenous_tuple_structure_factory, mapping_structure_factory
 
-from moleblend.errors import SettingError, SettingTypeError
+from moleblend.errors import MissingFileError, SettingError, SettingTypeError
 
 T = TypeVar("T")
 
