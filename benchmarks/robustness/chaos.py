@@ -89,6 +89,7 @@ class Options:
         settings: odd values in every setting.
         objects: odd objects in every argument.
         limit_s: seconds after which a trial counts as hanging.
+        commands: commands that are killed or find the disk full; all by default.
         results: csv file that the counts are appended to; none without a name.
     """
 
@@ -99,6 +100,7 @@ class Options:
     settings: bool = True
     objects: bool = True
     limit_s: float = 120.0
+    commands: tuple[str, ...] = ()
     results: Path | None = RESULTS / "chaos.csv"
 
 
@@ -447,7 +449,7 @@ def kill_trials(
     n: int, rng: random.Random, work: Path, limit_s: float, commands: tuple[Command, ...] = COMMANDS
 ) -> Iterator[Trial]:
     """Kill a command, run it again, and compare its outputs."""
-    known = references(work, commands, limit_s)
+    known = references(work, commands[:n], limit_s)
     for k in range(n):
         command = commands[k % len(commands)]
         expected, seconds = known[command.name]
@@ -482,7 +484,7 @@ def full_trials(
     n: int, rng: random.Random, work: Path, limit_s: float, commands: tuple[Command, ...] = COMMANDS
 ) -> Iterator[Trial]:
     """Run a command on a full disk."""
-    known = references(work, commands, limit_s)
+    known = references(work, commands[:n], limit_s)
     for k in range(n):
         command = commands[k % len(commands)]
         limit = int(10 ** rng.uniform(0, 6))
@@ -618,10 +620,12 @@ def main(options: Options) -> Counter[tuple[str, str]]:
     with tempfile.TemporaryDirectory(prefix="chaos-") as name:
         work = Path(name)
         rng, limit_s = random.Random(options.seed), options.limit_s
+        names = options.commands or tuple(command.name for command in COMMANDS)
+        chosen = tuple(command for command in COMMANDS if command.name in names)
         trials: list[Iterator[Trial]] = [
             damage_trials(options.damage, rng, work, limit_s),
-            kill_trials(options.kills, rng, work / "kills", limit_s) if options.kills else iter(()),
-            full_trials(options.full, rng, work / "full", limit_s) if options.full else iter(()),
+            kill_trials(options.kills, rng, work / "kills", limit_s, chosen),
+            full_trials(options.full, rng, work / "full", limit_s, chosen),
             setting_trials(limit_s) if options.settings else iter(()),
             object_trials(work, limit_s) if options.objects else iter(()),
         ]
