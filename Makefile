@@ -16,7 +16,7 @@ endif
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check docs clean
+.PHONY: help demo test test-slow test-lowest test-newest audit check docs clean
 
 help: ## say what each target does
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -31,6 +31,15 @@ test: $(INSTALLED) ## run every test but the slow ones
 test-slow: $(INSTALLED) ## run the tests that take more than a minute each
 	$(BIN)/pytest -m slow -rs
 
+test-lowest: ## run the tests with the lowest versions that pyproject.toml allows
+	.ci/versions lowest
+
+test-newest: ## run the tests with the newest versions that pyproject.toml allows
+	.ci/versions newest
+
+audit: $(INSTALLED) ## known vulnerabilities of the installed packages; list of components in sbom.json
+	.ci/audit
+
 check: $(INSTALLED) ## format, lint, import directions, types, documentation
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -44,7 +53,7 @@ docs: $(INSTALLED) ## build the documentation: site/index.html
 	$(BIN)/mkdocs build --strict
 
 clean: ## remove what the other targets made, except .venv
-	rm -rf demo site build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv-lowest .venv-newest .venv-audit sbom.json demo site build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(INSTALLED): pyproject.toml
 	@echo "Installing into .venv, which takes some minutes the first time."

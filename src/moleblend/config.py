@@ -13,11 +13,12 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import cattrs
 from cattrs.cols import homogenous_tuple_structure_factory, mapping_structure_factory
 
-from moleblend.errors import MissingFileError, SettingError
+from moleblend.errors import MissingFileError, SettingError, SettingTypeError
 
 T = TypeVar("T")
 
 _LARGEST_INTEGER = 2**31
+_MOST_SHOWN = 200
 _EXPECTED = {
     float: (Real, "a number"),
     int: (Integral, "an integer"),
@@ -68,6 +69,24 @@ def check_choice(name: str, value: object, kind: object) -> None:
         _one_of(value, kind)
     except ValueError as error:
         raise SettingError(f"{name}: {error}") from error
+
+
+def check_type(name: str, value: object, kind: Any) -> None:  # noqa: ANN401 (a union is no type)
+    """Check the type of an argument.
+
+    Raises:
+        SettingTypeError: the message names the argument, the value and what was expected.
+    """
+    try:
+        _check_type(value, kind)
+    except (TypeError, ValueError) as error:
+        raise SettingTypeError(f"{name}: {error}") from error
+
+
+def shown_value(value: object) -> str:
+    """Describe a value in one short line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 def check_fields(config: object) -> None:
@@ -143,23 +162,25 @@ def _check_type(value: object, kind: Any) -> None:  # noqa: ANN401 (dict[str, in
                 problems.append(str(error).partition("expected ")[2])
             else:
                 return
-        raise TypeError(f"got {value!r}, expected {' or '.join(problems)}")
+        raise TypeError(f"got {shown_value(value)}, expected {' or '.join(problems)}")
     elif kind is type(None):
         if value is not None:
-            raise TypeError(f"got {value!r}, expected None")
+            raise TypeError(f"got {shown_value(value)}, expected None")
     elif kind in _EXPECTED:
         accepted, expected = _EXPECTED[kind]
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-            raise TypeError(f"got {value!r}, expected {expected}")
+            raise TypeError(f"got {shown_value(value)}, expected {expected}")
         if isinstance(value, Integral) and abs(int(value)) >= _LARGEST_INTEGER:
-            raise SettingError(f"got {value!r}, expected {expected} below {_LARGEST_INTEGER:,}")
-    elif isinstance(kind, type) and is_dataclass(kind) and not isinstance(value, kind):
-        raise TypeError(f"got {value!r}, expected {kind.__name__}")
+            raise SettingError(
+                f"got {shown_value(value)}, expected {expected} below {_LARGEST_INTEGER:,}"
+            )
+    elif isinstance(kind, type) and not isinstance(value, kind):
+        raise TypeError(f"got {shown_value(value)}, expected {kind.__name__}")
 
 
 def _check_tuple(value: object, kinds: tuple[Any, ...]) -> None:
     if not isinstance(value, tuple | list):
-        raise TypeError(f"got {value!r}, expected a tuple")
+        raise TypeError(f"got {shown_value(value)}, expected a tuple")
     if kinds[-1] is ...:
         kinds = kinds[:1] * len(value)
     if len(value) != len(kinds):
@@ -198,7 +219,7 @@ def _checked(accepted: type | tuple[type, ...], expected: str, structure: _Struc
     def check(value: object, kind: object) -> object:
         # In Python True is an int, but in a recipe it is not a number.
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-            raise TypeError(f"got {value!r}, expected {expected}")
+            raise TypeError(f"got {shown_value(value)}, expected {expected}")
         return structure(value, kind)
 
     return check
@@ -209,9 +230,11 @@ def _number(value: Any, kind: Any) -> object:  # noqa: ANN401 (a checked number)
     try:
         number = kind(value)
     except OverflowError as error:
-        raise SettingError(f"got {value!r}, expected a number in the range of a float") from error
+        raise SettingError(
+            f"got {shown_value(value)}, expected a number in the range of a float"
+        ) from error
     if isinstance(number, float) and not math.isfinite(number):
-        raise SettingError(f"got {value!r}, expected a finite number")
+        raise SettingError(f"got {shown_value(value)}, expected a finite number")
     return number
 
 
@@ -235,13 +258,15 @@ def _tuple_structure(kind: Any) -> _Structure:  # noqa: ANN401 (tuple[int, ...] 
 def _one_of(value: object, kind: object) -> object:
     choices = get_args(kind)
     if not any(isinstance(value, type(one)) and value == one for one in choices):
-        raise SettingError(f"got {value!r}, expected one of {', '.join(map(repr, choices))}")
+        raise SettingError(
+            f"got {shown_value(value)}, expected one of {', '.join(map(repr, choices))}"
+        )
     return value
 
 
 def _number_or_auto(value: object, _: object) -> object:
     if value != "auto" and (not isinstance(value, int) or isinstance(value, bool)):
-        raise TypeError(f"got {value!r}, expected an integer or 'auto'")
+        raise TypeError(f"got {shown_value(value)}, expected an integer or 'auto'")
     return value
 
 

@@ -44,6 +44,14 @@ class OutputError(MoleblendError, OSError, ValueError):
     """An output that cannot be written, or would overwrite an input or another run."""
 
 
+class NotAFolderError(OutputError, NotADirectoryError):
+    """A file that stands where a folder is expected."""
+
+
+class ReadOnlyError(OutputError, PermissionError):
+    """A folder in which nothing can be written."""
+
+
 class TrainingError(MoleblendError, FloatingPointError):
     """A loss, a gradient or a prediction that is not finite."""
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from moleblend.errors import OutputError
+from moleblend.errors import NotAFolderError, OutputError, ReadOnlyError
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -103,9 +103,9 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path | str]) -> None
                 raise OutputError(f"{path}: the output would overwrite its input {source}")
         place = next(parent for parent in path.absolute().parents if parent.exists())
         if not place.is_dir():
-            raise OutputError(f"{path}: cannot be written, since {place} is not a folder")
+            raise NotAFolderError(f"{path}: cannot be written, since {place} is not a folder")
         if not os.access(place, os.W_OK):
-            raise OutputError(f"{path}: cannot be written, since {place} is read-only")
+            raise ReadOnlyError(f"{path}: cannot be written, since {place} is read-only")
 
 
 def sweep(folder: Path, names: Iterable[str]) -> None:

@@ -14,6 +14,7 @@ from moleblend.reports.plots import (
     draw_matrix,
     finish_plot,
     new_axes,
+    or_a_note,
     scatter,
 )
 from tests.helpers.html import read_page
@@ -89,3 +90,21 @@ def test_numbers_and_sentences() -> None:
     ]
     assert as_sentence("a rule.") == "A rule."
     assert as_sentence("logP: a rule", starts_with_name=True) == "logP: a rule."
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("too <many> bins"), OverflowError(), ZeroDivisionError()]
+)
+def test_a_failing_plot_is_left_out_and_said(error: Exception) -> None:
+    @or_a_note
+    def one() -> Plot:
+        raise error
+
+    @or_a_note
+    def several() -> list[Plot]:
+        raise error
+
+    (plot,) = several()
+    assert one().svg == plot.svg
+    assert "A plot is left out" in plot.svg
+    assert "<many>" not in plot.svg

@@ -14,6 +14,7 @@ from rdkit.Chem import Descriptors, Mol, rdMolDescriptors
 
 from moleblend.chem.fingerprints import N_BITS, count_ecfp4_of, packed_ecfp4_of
 from moleblend.chem.molecule import N_DESCRIPTORS, Molecule, MoleculeError
+from moleblend.chem.parse_errors import rdkit_refusals
 from moleblend.chem.parsing import parse, parse_record
 
 DESCRIPTORS = (
@@ -81,8 +82,9 @@ def features_and_fingerprint(
     Raises:
         MoleculeError: RDKit cannot read the SMILES of the record.
     """
-    mol = parse_record(molecule)
-    return _features_of(mol, kinds), packed_ecfp4_of(mol)
+    with rdkit_refusals(molecule.id):
+        mol = parse_record(molecule)
+        return _features_of(mol, kinds), packed_ecfp4_of(mol)
 
 
 def _features_of(mol: Mol, kinds: Sequence[str]) -> Float32[np.ndarray, " f"]:

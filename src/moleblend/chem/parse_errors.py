@@ -4,6 +4,10 @@ import logging
 import re
 import threading
 import unicodedata
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from moleblend.errors import MoleblendError, MoleculeError
 
 MISSING_WORDS = frozenset(
     [
@@ -114,6 +118,25 @@ class RdkitErrorCollector(logging.Handler):
         if message == "syntax error" and 0 < position <= len(smiles):
             return f"{message} at character {position}, {smiles[position - 1]!r}"
         return message
+
+
+@contextmanager
+def rdkit_refusals(name: str) -> Generator[None, None, None]:
+    """Turn an exception of RDKit about one molecule into the error of that molecule.
+
+    RDKit raises `ValueError` and `RuntimeError` where it finds later that it cannot use a molecule
+    that it has read.
+
+    Raises:
+        MoleculeError: the message starts with `name`.
+    """
+    try:
+        yield
+    except MoleblendError:
+        raise
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise MoleculeError(f"{name}: RDKit cannot use the molecule: {reason}") from error
 
 
 def shown(text: str) -> str:

@@ -21,8 +21,14 @@ from moleblend.chem.featurizer import atom_rows, bond_rows, label_stereo, list_a
 from moleblend.chem.geometry_check import check_geometry, has_all_hydrogens
 from moleblend.chem.identity import check_specific, read_stereo_groups
 from moleblend.chem.molecule import FeatureVersion, Molecule, MoleculeError, check_positions
-from moleblend.chem.parse_errors import RdkitErrorCollector, invalid_character, shown
+from moleblend.chem.parse_errors import (
+    RdkitErrorCollector,
+    invalid_character,
+    rdkit_refusals,
+    shown,
+)
 from moleblend.chem.size import check_block_size, check_smiles_size
+from moleblend.config import check_type
 
 _WRITTEN_HYDROGEN = re.compile(r"\[\d*H")
 """Matches a bracket that may be a hydrogen atom; Hg, Ho, ... match too, which only costs time."""
@@ -76,10 +82,12 @@ def read_smiles(smiles: str, *, id: str = "", features: FeatureVersion = "cip-1"
         >>> read_smiles("OCC").smiles, read_smiles("OCC").source_atoms.tolist()
         ('CCO', [2, 1, 0])
     """
+    check_type("smiles", smiles, str)
     text = smiles.strip()
     name = id or (text if len(text) <= _LONGEST_SMILES else f"{text[:40]}...") or "molecule"
-    mol, source = parse_with_sources(text, name)
-    return build_record(mol, source, name, features, written=text)
+    with rdkit_refusals(name):
+        mol, source = parse_with_sources(text, name)
+        return build_record(mol, source, name, features, written=text)
 
 
 def count_atoms(smiles: str) -> int:
@@ -106,20 +114,22 @@ def read_mol_block(block: str, *, id: str = "", features: FeatureVersion = "cip-
     Raises:
         MoleculeError: RDKit cannot read the block; the message has its reason.
     """
+    check_type("block", block, str)
     name = id or block.split("\n", 1)[0].strip()
     check_block_size(block, name or "mol block")
-    _rdkit_errors.clear()
-    with_hydrogens = Chem.MolFromMolBlock(block, removeHs=False)
-    if with_hydrogens is None:
-        raise MoleculeError(
-            f"{name or 'mol block'}: not a valid mol block: {_rdkit_errors.reason()}"
-        )
-    if with_hydrogens.GetNumAtoms() == 0:
-        raise MoleculeError(f"{name or 'mol block'}: the mol block has no atoms")
-    check_specific(with_hydrogens, name or "mol block")
-    with_hydrogens, note = _checked_geometry(with_hydrogens, block, name or "mol block")
-    mol, source = remove_hydrogens(with_hydrogens, name or "mol block")
-    return build_record(mol, source, name, features, geometry_note=note)
+    with rdkit_refusals(name or "mol block"):
+        _rdkit_errors.clear()
+        with_hydrogens = Chem.MolFromMolBlock(block, removeHs=False)
+        if with_hydrogens is None:
+            raise MoleculeError(
+                f"{name or 'mol block'}: not a valid mol block: {_rdkit_errors.reason()}"
+            )
+        if with_hydrogens.GetNumAtoms() == 0:
+            raise MoleculeError(f"{name or 'mol block'}: the mol block has no atoms")
+        check_specific(with_hydrogens, name or "mol block")
+        with_hydrogens, note = _checked_geometry(with_hydrogens, block, name or "mol block")
+        mol, source = remove_hydrogens(with_hydrogens, name or "mol block")
+        return build_record(mol, source, name, features, geometry_note=note)
 
 
 def _checked_geometry(mol: Chem.Mol, block: str, name: str) -> tuple[Chem.Mol, str]:

@@ -268,7 +268,8 @@ def _clean(arguments: list[str]) -> None:
         check_out(out, source, (".csv", ".tsv", ".parquet"), beside=[account])
         table = read_table(source)
         cleaned = clean(table, config, target, smiles=smiles)
-        write_table(cleaned.account_table(), account)
+        accounts = cleaned.account_table()
+        write_table(accounts, account, accounts.column_names[0])
         write_table(cleaned.columns, out)
         for line in (*table.notes, *cleaned.notes, *cleaned.summary()):
             say(line)

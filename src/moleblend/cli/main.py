@@ -22,7 +22,7 @@ from moleblend.cli.terminal import (
     unknown_command,
 )
 from moleblend.environment import VERSION
-from moleblend.errors import MoleblendError, SettingError
+from moleblend.errors import MoleblendError, OutputError, SettingError
 from moleblend.parallel import Engine
 
 if TYPE_CHECKING:
@@ -314,6 +314,10 @@ def _explain(arguments: list[str]) -> None:
             smiles: the SMILES column. By default it is detected by its name.
         """
         atoms = out.with_suffix(".csv")
+        if atoms.resolve() == source.resolve():
+            raise OutputError(
+                f"{atoms}: the atom table of {out} would overwrite the input; use another name"
+            )
         check_out(out, source, (".html",), beside=[atoms])
         predictor = Predictor(model)
         known, places = predictor.model.config.targets, choose_targets(predictor, target)

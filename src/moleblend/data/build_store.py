@@ -349,7 +349,7 @@ def _settle_account(shards: _Shards, source: Path, out: Path, n_resumed: int) ->
                 }
             )
 
-    write_tables(lost(), _rejected_file(out))
+    write_tables(lost(), _rejected_file(out), "row")
     if n_written == 0:  # raised before a store is written
         first = next((account.lost[0][2] for account in shards.accounts()), None)
         shutil.rmtree(shards.folder)

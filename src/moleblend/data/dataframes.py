@@ -1,12 +1,12 @@
-"""Molecules in lists, arrays, iterators, Series and data frames of pandas, polars or Arrow."""
+"""Molecules in data frames of pandas or polars."""
 
-from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
 
+from moleblend.data.containers import check_texts, read_container
 from moleblend.data.table import Table, find_smiles_column, plain_columns, smiles_table
 from moleblend.errors import TableError
 
@@ -56,42 +56,6 @@ def with_columns(frame: Frame, rows: Int64[np.ndarray, " k"], added: pa.Table) -
     return frame.iloc[rows].assign(**columns)
 
 
-def read_container(molecules: Any) -> list[Any]:  # noqa: ANN401
-    """Read a list, an array, a Series or an iterator once, into a list.
-
-    Args:
-        molecules: any iterable with an order; of a 2-D array with one column, that column.
-
-    Returns:
-        The items; a missing value (None, NaN, `pandas.NA`) becomes None.
-
-    Raises:
-        TableError: the object is one molecule, has no order (a set), or has keys (a dict).
-    """
-    if isinstance(molecules, str):
-        raise TableError(f"got one SMILES, expected a list such as [{molecules!r}]")
-    kind = type(molecules).__name__
-    if isinstance(molecules, Mapping):
-        raise TableError(f"got a {kind}, expected a list of molecules such as list(d.values())")
-    if isinstance(molecules, Set):
-        raise TableError(f"got a {kind}, which has no order, expected a list of molecules")
-    if isinstance(molecules, bytes | bytearray | memoryview) or not isinstance(molecules, Iterable):
-        raise TableError(f"got a {kind}, expected a list of molecules")
-    if isinstance(molecules, pa.Array | pa.ChunkedArray):
-        molecules = molecules.to_pylist()
-    if isinstance(molecules, np.ndarray):
-        shape, items = molecules.shape, list(molecules.ravel())
-    else:
-        items = list(molecules)
-        shape = (len(items),)
-        lengths = {len(item) if isinstance(item, list | tuple) else 0 for item in items}
-        if len(lengths) == 1 and lengths != {0}:  # the rows of a 2-D array
-            shape, items = (len(items), *lengths), [cell for row in items for cell in row]
-    if len(shape) != 1 and (len(shape) != 2 or shape[1] != 1):
-        raise TableError(f"got shape {shape}, expected one SMILES for each molecule")
-    return [None if _is_missing(item) else item for item in items]
-
-
 def smiles_list(molecules: Any, column: str | None = None) -> list[str]:  # noqa: ANN401
     """Convert a container of SMILES to a list; a missing SMILES becomes "".
 
@@ -107,25 +71,6 @@ def smiles_list(molecules: Any, column: str | None = None) -> list[str]:  # noqa
         name = column or (table.names[0] if len(table.names) == 1 else find_smiles_column(table))
         molecules = table.column(name)
     return check_texts(read_container(molecules))
-
-
-def check_texts(cells: list[Any]) -> list[str]:
-    """Check that the items of `read_container` are texts; a missing one becomes "".
-
-    Raises:
-        TableError: an item is something else; the message names its row.
-    """
-    for row, cell in enumerate(cells):
-        if not isinstance(cell, str | None):
-            raise TableError(f"row {row + 1}: got {cell!r}, expected a SMILES")
-    return ["" if cell is None else str(cell) for cell in cells]
-
-
-def _is_missing(cell: object) -> bool:
-    """Check for None, NaN and the missing values of pandas."""
-    if cell is None or type(cell).__name__ in ("NAType", "NaTType"):
-        return True
-    return isinstance(cell, float | np.floating) and bool(np.isnan(cell))
 
 
 def _library(value: object) -> str:

@@ -28,6 +28,9 @@ _Item = TypeVar("_Item")
 # needed for unclosed quotes.
 csv.field_size_limit(1 << 24)
 
+_FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(inf|nan)", re.IGNORECASE)
+
 _BYTES_AT_ONCE = 1 << 20
 _ENCODING, _LATIN_1 = "utf-8-sig", "moleblend-latin-1"
 _PARQUET_ROWS_AT_ONCE = 16_384
@@ -105,15 +108,21 @@ def _while_unchanged(
         raise TableError(f"{path}: the file was changed while it was read; read it again")
 
 
-def write_table(columns: pa.Table, path: str | Path) -> None:
+def write_table(columns: pa.Table, path: str | Path, own_from: str | None = None) -> None:
     """Write a csv, tsv or Parquet file atomically; the ending determines the format.
 
     Missing folders are created. In text files a null is an empty cell, and a list is in brackets.
 
+    Args:
+        columns: the rows.
+        path: of the file.
+        own_from: the first column that is not the user's. Texts in this and the following columns,
+            and their names, are written so that no spreadsheet takes them for formulas.
+
     Raises:
         TableError: the ending is unknown.
     """
-    write_tables([columns], path)
+    write_tables([columns], path, own_from)
 
 
 def check_ending(path: Path) -> str:
@@ -130,7 +139,7 @@ def check_ending(path: Path) -> str:
     return ending
 
 
-def write_tables(pieces: Iterable[pa.Table], path: str | Path) -> None:
+def write_tables(pieces: Iterable[pa.Table], path: str | Path, own_from: str | None = None) -> None:
     """Write the rows of one or more tables with the same columns, as `write_table` does."""
     path = Path(path)
     ending = check_ending(path)
@@ -144,10 +153,24 @@ def write_tables(pieces: Iterable[pa.Table], path: str | Path) -> None:
             return
         with temporary.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(_UnixLines(file), delimiter=_DELIMITERS[ending])
-            writer.writerow(first.column_names)
+            names = first.column_names
+            n_given = names.index(own_from) if own_from in names else len(names)
+            writer.writerow([*names[:n_given], *map(without_formula, names[n_given:])])
             for piece in chain([first], remaining):
                 for batch in piece.to_batches(max_chunksize=10_000):
-                    writer.writerows(zip(*map(_cells, batch.columns), strict=True))
+                    given = map(_cells, batch.columns[:n_given])
+                    own = (map(without_formula, _cells(one)) for one in batch.columns[n_given:])
+                    writer.writerows(zip(*given, *own, strict=True))
+
+
+def without_formula(cell: object) -> object:
+    """Put an apostrophe before a text that a spreadsheet would take for a formula.
+
+    A single sign, a number and other values are not changed.
+    """
+    if not isinstance(cell, str) or cell[:1] not in _FORMULA_SIGNS or len(cell) < 2:
+        return cell
+    return cell if _NUMBER.fullmatch(cell) else f"'{cell}"
 
 
 class _UnixLines:

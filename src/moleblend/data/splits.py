@@ -10,6 +10,8 @@ from jaxtyping import Float64, Int64
 
 from moleblend.chem.fingerprints import cluster, scaffold
 from moleblend.chem.molecule import MoleculeError
+from moleblend.config import check_type
+from moleblend.data.containers import read_container
 from moleblend.data.table import Rejected, Table, read_molecules, read_with_smiles
 from moleblend.data.time_split import read_dates
 from moleblend.errors import TableError
@@ -85,7 +87,7 @@ def scaffold_split(
     rows: list[int] = []
     excluded: list[int] = []
     groups: list[str] = []
-    for row, text in enumerate(smiles):
+    for row, text in enumerate(read_container(smiles)):
         try:
             groups.append(scaffold(text if isinstance(text, str) else ""))
         except MoleculeError:
@@ -500,6 +502,7 @@ def _renumbered(split: Split, rows: Sequence[int], excluded: Sequence[int]) -> S
 
 def _check_fractions(fractions: Fractions) -> None:
     """Check that the fractions are not negative and sum to 1."""
+    check_type("fractions", fractions, tuple[float, float, float])
     if min(fractions) < 0 or not math.isclose(sum(fractions), 1):
         raise TableError(
             f"fractions must be at least 0 and sum to 1, got {fractions}, sum {sum(fractions):g}"

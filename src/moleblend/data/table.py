@@ -11,6 +11,7 @@ import pyarrow as pa
 from jaxtyping import Num
 
 from moleblend.chem.molecule import ATOM_FEATURE_SIZES, FeatureVersion, Molecule, MoleculeError
+from moleblend.chem.parse_errors import rdkit_refusals
 from moleblend.chem.parsing import count_atoms, read_mol_block, read_smiles
 from moleblend.chem.xyz import read_xyz
 from moleblend.errors import TableError, TooLargeError
@@ -385,7 +386,8 @@ def _each_row(
             yield Rejected(number, name, table.flaws[row])
             continue
         try:
-            molecule = read(row, name)
+            with rdkit_refusals(name):
+                molecule = read(row, name)
             if molecule.has_any_atom:
                 raise MoleculeError("stands for many molecules: an atom is `*`, any atom or group")
             yield molecule

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
+from moleblend.config import check_type
 from moleblend.errors import SettingError
 from moleblend.evaluation.calibration import by_class, check_ascending
 
@@ -258,5 +259,6 @@ def check_confidence(confidence: float) -> None:
     Raises:
         SettingError: it is not between 0 and 1.
     """
+    check_type("confidence", confidence, float)
     if not 0 < confidence < 1:
         raise SettingError(f"got confidence={confidence}, expected a number between 0 and 1")

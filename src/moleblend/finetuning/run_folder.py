@@ -118,7 +118,7 @@ def _write_files(
     write_json(out / "metrics.json", metrics | {"settings": settings} | made, indent=2)
     write_json(out / "environment.json", dict(environment) | made, indent=2)
     write_table(pa.Table.from_pylist(_log(result)), out / "log.csv")
-    write_table(_row_table(result, target_columns), out / "rows.csv")
+    write_table(_row_table(result, target_columns), out / "rows.csv", "row")
 
 
 def _metrics(result: TrainResult) -> dict[str, Any]:

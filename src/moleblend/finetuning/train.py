@@ -14,6 +14,7 @@ from jaxtyping import Float32
 from rich.console import Console
 
 from moleblend.chem.descriptors import molecule_features
+from moleblend.config import check_type
 from moleblend.data.dataset import MoleculeDataset
 from moleblend.environment import describe_environment
 from moleblend.errors import OutputError, SettingError
@@ -71,6 +72,7 @@ def train(
         TrainingError: the loss or a prediction is not finite.
         KeyboardInterrupt: Ctrl-C was pressed, or SIGTERM was received; no model is written.
     """
+    check_type("config", config, TrainConfig)
     console = console or Console(stderr=True)
     environment, started = describe_environment(), time.monotonic()
 

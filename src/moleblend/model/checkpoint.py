@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from moleblend.chem.descriptors import FEATURES
-from moleblend.config import from_dict, to_dict
-from moleblend.errors import MissingFileError, ModelFileError, OutputError
+from moleblend.config import check_type, from_dict, shown_value, to_dict
+from moleblend.errors import MissingFileError, ModelFileError, OutputError, SettingTypeError
 from moleblend.evaluation.applicability_domain import PREFIX, ApplicabilityDomain, Thresholds
 from moleblend.evaluation.uncertainty import Uncertainty
 from moleblend.files import check_outputs, file_sha256, replacing, to_json
@@ -117,10 +117,15 @@ def save(
         ValueError: the name does not end in .safetensors, or the members of an ensemble differ in
             their configuration.
     """
+    check_type("path", path, str | Path)
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ModelFileError(f"{path}: expected a file name that ends in .safetensors")
-    members = [model] if isinstance(model, Model) else list(model)
+    members = [model] if isinstance(model, Model) else model
+    if not (isinstance(members, Sequence) and members):
+        raise SettingTypeError(f"got {shown_value(model)}, expected a model or a list of models")
+    for member in members:
+        check_type("model", member, Model)
     if any(member.config != members[0].config for member in members):
         raise ModelFileError(f"{path}: the members of an ensemble must have the same configuration")
     header = {
@@ -300,6 +305,7 @@ def locate(name: Path | str) -> Path:
     Raises:
         MissingFileError: the name is `packaged`, and this copy of the package has no model.
     """
+    check_type("model", name, str | Path)
     path = packaged() if str(name) == PACKAGED else Path(name)
     inside = path / "model.safetensors"
     return inside if inside.is_file() else path

@@ -5,6 +5,7 @@ The inputs of the exported graph are the tensors of a padded batch, with the nam
 blending.
 """
 
+import io
 import json
 import logging
 import warnings
@@ -167,9 +168,11 @@ def export(model: str | Path, out: str | Path, views: ShownViews | None = None) 
     }
     with replacing(out) as temporary:
         if out.suffix == ".pt2":
-            with temporary.open("wb") as file:
-                extra = {"moleblend.json": json.dumps(metadata)}
-                torch.export.save(program, file, extra_files=extra)
+            # Through memory: on a full disk torch itself would raise an unclear error.
+            content = io.BytesIO()
+            extra = {"moleblend.json": json.dumps(metadata)}
+            torch.export.save(program, content, extra_files=extra)
+            temporary.write_bytes(content.getbuffer())
         else:
             _write_onnx(program, temporary, metadata)
     return out

@@ -15,16 +15,9 @@ from torch import Tensor
 
 from moleblend.chem.molecule import FeatureVersion, Molecule, MoleculeError
 from moleblend.chem.parsing import count_atoms
-from moleblend.config import check_choice
-from moleblend.data.dataframes import (
-    Frame,
-    check_texts,
-    frame_table,
-    is_frame,
-    read_container,
-    smiles_list,
-    with_columns,
-)
+from moleblend.config import check_choice, shown_value
+from moleblend.data.containers import check_texts, read_container
+from moleblend.data.dataframes import Frame, frame_table, is_frame, smiles_list, with_columns
 from moleblend.data.formats import read_table
 from moleblend.data.table import Rejected, Table, plain_columns, read_molecules, smiles_table
 from moleblend.data.targets import unscale_outputs
@@ -391,7 +384,8 @@ def _checked(item: object, place: int, features: FeatureVersion) -> Molecule | R
         return Rejected(place + 1, name, "the molecule is missing")
     if not isinstance(item, Molecule):
         raise SettingTypeError(
-            f"{name}: got {item!r} among molecules, expected only SMILES or only molecules"
+            f"{name}: got {shown_value(item)} among molecules, "
+            "expected only SMILES or only molecules"
         )
     if item.features != features:
         raise MoleculeError(

@@ -105,7 +105,7 @@ def predict_file(
     work = _FileRun("predict", model, source, out, options)
     with work.finished_pieces(engine, n_processes, address, resume, on_progress) as pieces:
         summary = _Summary(pieces)
-        write_tables((table for table, _ in summary), out)
+        write_tables((table for table, _ in summary), out, "status")
     return summary.account(work.n_resumed)
 
 
@@ -153,7 +153,7 @@ def write_embeddings(pieces: Iterable[tuple[pa.Table, Vectors]], path: str | Pat
     else:
         is_list = path.suffix == ".parquet"
         tables = (_with_vectors(table, vectors, is_list, path) for table, vectors in pieces)
-        write_tables(tables, path)
+        write_tables(tables, path, "status")
 
 
 def rows_file(path: Path) -> Path:
@@ -179,7 +179,7 @@ def _write_vectors(pieces: Iterator[tuple[pa.Table, Vectors]], path: Path) -> No
 
         write_header()
         start = file.tell()
-        write_tables(rows(), rows_file(path))
+        write_tables(rows(), rows_file(path), "status")
         file.seek(0)
         write_header()  # numpy reserves space in it for a larger number of rows
         if file.tell() != start:

@@ -10,8 +10,8 @@ from jaxtyping import Float32, Int16, UInt8
 
 from moleblend.chem.molecule import Molecule, MoleculeError
 from moleblend.chem.parsing import read_smiles
-from moleblend.config import check_choice
-from moleblend.data.dataframes import read_container
+from moleblend.config import check_choice, shown_value
+from moleblend.data.containers import read_container
 from moleblend.errors import SettingError
 from moleblend.model import checkpoint
 from moleblend.model.batch import collate
@@ -87,7 +87,7 @@ def predict_views(
     for place, molecule in enumerate(records):
         if not isinstance(molecule, Molecule):
             raise MoleculeError(
-                f"row {place + 1}: got {molecule!r}, expected a SMILES or a molecule"
+                f"row {place + 1}: got {shown_value(molecule)}, expected a SMILES or a molecule"
             )
         if show != "2d" and not molecule.n_conformers:
             raise MoleculeError(f"{molecule.id}: no geometry, but show={show!r} needs one")

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from moleblend.chem.descriptors import N_FINGERPRINT_BITS, compute_descriptors
-from moleblend.config import from_dict, to_dict
+from moleblend.config import check_type, from_dict, to_dict
 from moleblend.data.build_store import build_store, count_unfinished
 from moleblend.data.store import MoleculeStore
 from moleblend.environment import peak_mb
@@ -115,6 +115,7 @@ def pretrain(
             Ctrl-C stops at once; the last saved state is kept.
         WorkerError: the first process ended before this one started.
     """
+    check_type("config", config, PretrainConfig)
     trainer = make_trainer(config)
     is_first = trainer.is_global_zero
     console = console or Console(stderr=True)

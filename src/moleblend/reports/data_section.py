@@ -21,6 +21,7 @@ from moleblend.reports.plots import (
     add_legend,
     finish_plot,
     new_axes,
+    or_a_note,
 )
 
 _MOST_REASONS = 3
@@ -145,6 +146,7 @@ def _class_table(
     return Table(("target", "class", *sets), rows) if rows else None
 
 
+@or_a_note
 def _histogram(target: Target, labels: dict[str, np.ndarray]) -> Plot:
     """Draw the fraction of each set's labels in bins that the sets have in common."""
     values = np.concatenate(list(labels.values()))

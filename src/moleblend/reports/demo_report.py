@@ -23,6 +23,7 @@ from moleblend.reports.plots import (
     draw_matrix,
     finish_plot,
     new_axes,
+    or_a_note,
 )
 from moleblend.reports.pretrain_report import loss_plots, read_validation
 from moleblend.reports.train_report import parity_plot, validation_metric
@@ -170,6 +171,7 @@ def _absolute_errors(run: TrainResult) -> Float64[np.ndarray, " m"]:
     return np.abs(run.predictions.predicted[:, 0] - run.predictions.labels[:, 0])
 
 
+@or_a_note
 def _comparison_plots(shown: Demonstration) -> list[Plot]:
     target = shown.from_pretrained.targets[0]
     runs = (
@@ -199,6 +201,7 @@ def _comparison_plots(shown: Demonstration) -> list[Plot]:
     return plots
 
 
+@or_a_note
 def _example_plots(example: Example) -> list[Plot]:
     """Draw the views of the molecule, their blend and the predicted distances."""
     molecule = example.molecule

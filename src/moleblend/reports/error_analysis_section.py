@@ -24,7 +24,7 @@ from moleblend.evaluation.uncertainty_evaluation import (
 )
 from moleblend.reports.html_page import error_unit, format_number, in_parentheses
 from moleblend.reports.molecules import Drawing, NearestMolecule, draw_molecule, nearest_molecule
-from moleblend.reports.plots import BLUE, Plot, finish_plot, new_axes
+from moleblend.reports.plots import BLUE, Plot, finish_plot, new_axes, or_a_note
 
 _MOST_TARGETS = 3
 _MOST_MOLECULES = 4
@@ -157,6 +157,7 @@ def _target_errors(target: Target, k: int, columns: slice, tested: TestedMolecul
     )
 
 
+@or_a_note
 def _trends(target: Target, scores: DomainScores, error: Float64[np.ndarray, " m"]) -> list[Plot]:
     """Draw the error over similarity and over distance, where there are enough molecules."""
     metric = "MAE" if target.kind == "regression" else "Brier score"
@@ -172,6 +173,7 @@ def _trends(target: Target, scores: DomainScores, error: Float64[np.ndarray, " m
     ]
 
 
+@or_a_note
 def _trend(title: str, x: str, y: str, trend: ErrorTrend) -> Plot:
     axes = new_axes(x, y)
     axes.errorbar(

@@ -210,7 +210,7 @@ def write_atom_table(explained: Explained, path: Path) -> Path:
     all_values = np.concatenate([np.zeros((0, len(explained.targets))), *values])
     for target, column in zip(explained.targets, all_values.T, strict=True):
         columns[f"{target.name}_contribution"] = pa.array(column, from_pandas=True)
-    write_table(pa.table(columns), path)
+    write_table(pa.table(columns), path, "row")
     return path
 
 

@@ -5,12 +5,13 @@ and dark windows and on paper.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from hashlib import sha256
 from io import StringIO
 from textwrap import fill
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, cast
 
 import numpy as np
 from jaxtyping import Float
@@ -21,6 +22,9 @@ from moleblend.errors import SettingError
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#e69f00", "#009e73", "#8a8f98"
 
 MOST_TARGETS_PLOTTED = 6
+
+_P = ParamSpec("_P")
+_Plots = TypeVar("_Plots")
 
 _INK, _AXIS = "#1d2330", "#9aa1ad"
 _VARIABLES = {
@@ -67,6 +71,27 @@ class Plot:
     title: str
     caption: str
     is_on_white: bool = False
+
+
+def or_a_note(draw: Callable[_P, _Plots]) -> Callable[_P, _Plots]:
+    """Decorate a function that draws a plot or several: a failing one is left out, and said.
+
+    One plot that numbers or matplotlib refuse (all labels nearly equal, a logarithm that is too
+    large) must not cost the report.
+    """
+
+    @wraps(draw)
+    def drawn(*args: _P.args, **kwargs: _P.kwargs) -> _Plots:
+        try:
+            return draw(*args, **kwargs)
+        except (ValueError, ArithmeticError, RuntimeError, IndexError) as error:
+            reason = " ".join(str(error).split())
+            note = Markup('<p class="warning">A plot is left out: {}.</p>').format(reason)
+            plot = Plot(note, getattr(draw, "__name__", "plot").strip("_").replace("_", " "), "")
+            is_list = "list" in str(draw.__annotations__.get("return", ""))
+            return cast("_Plots", [plot] if is_list else plot)
+
+    return drawn
 
 
 def require_matplotlib() -> None:

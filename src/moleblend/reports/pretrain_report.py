@@ -21,6 +21,7 @@ from moleblend.reports.plots import (
     add_legend,
     finish_plot,
     new_axes,
+    or_a_note,
 )
 
 _LOG_COLUMNS = ("step", "learning_rate", "loss", "molecules_per_s")
@@ -112,6 +113,7 @@ def write_pretrain_report(folder: Path, path: Path) -> Path:
     )
 
 
+@or_a_note
 def _speed_plot(log: list[dict[str, str]], speed: np.ndarray) -> Plot:
     axes = new_axes("step", "molecules/s")
     axes.plot([int(row["step"]) for row in log], speed, color=GREY)
@@ -173,6 +175,7 @@ def _score_cell(score: Score | None) -> ScoreCell:
     return ScoreCell(format_number(score.value), "" if lookup is None else format_number(lookup))
 
 
+@or_a_note
 def _validation_plots(validations: dict[int, list[Score]], folder: Path) -> list[Plot]:
     """Plot the validation score of each view over the steps."""
     plots = []
@@ -198,6 +201,7 @@ def _validation_plots(validations: dict[int, list[Score]], folder: Path) -> list
     return plots
 
 
+@or_a_note
 def loss_plots(folder: Path) -> list[Plot]:
     """Plot the loss of each view and the learning rate over the steps of a run."""
     log = _read_csv(folder / "log.csv")

@@ -4,7 +4,16 @@ from dataclasses import dataclass
 
 from moleblend.finetuning.hyperparameter_search import NOTE, SCORE, Search, Trial
 from moleblend.reports.html_page import Table, format_number
-from moleblend.reports.plots import BLUE, GREY, ORANGE, Plot, add_legend, finish_plot, new_axes
+from moleblend.reports.plots import (
+    BLUE,
+    GREY,
+    ORANGE,
+    Plot,
+    add_legend,
+    finish_plot,
+    new_axes,
+    or_a_note,
+)
 
 _MOST_TRIALS = 10
 
@@ -78,6 +87,7 @@ def _setting(trial: Trial, name: str) -> str:
     return format_number(value) if isinstance(value, float) else str(value)
 
 
+@or_a_note
 def _plot(search: Search, finished: list[Trial]) -> Plot:
     """Draw the validation score of each trial, and the best score so far."""
     axes = new_axes("trial", "validation score")

@@ -33,6 +33,7 @@ from moleblend.reports.plots import (
     add_legend,
     finish_plot,
     new_axes,
+    or_a_note,
     scatter,
 )
 from moleblend.reports.search_section import search_section
@@ -244,6 +245,7 @@ def _constant_metrics(test: Metrics, regression: Metrics | None) -> Metrics:
     }
 
 
+@or_a_note
 def _prediction_plots(result: TrainResult) -> list[Plot]:
     """Plot predicted over measured values, or ROC and precision-recall curves, of some targets."""
     plots = []
@@ -265,6 +267,7 @@ def _prediction_plots(result: TrainResult) -> list[Plot]:
     return plots
 
 
+@or_a_note
 def parity_plot(
     predicted: Float64[np.ndarray, " m"],
     label: Float64[np.ndarray, " m"],
@@ -290,6 +293,7 @@ def parity_plot(
     return finish_plot(axes, title, caption)
 
 
+@or_a_note
 def _ranking_plots(
     scores: Mapping[str, Float64[np.ndarray, " m"]],
     label: Float64[np.ndarray, " m"],
@@ -327,6 +331,7 @@ def _ranking_plots(
     ]
 
 
+@or_a_note
 def _training_plots(result: TrainResult) -> list[Plot]:
     """Plot the curves of the first run, and thin curves of all other runs and members."""
     histories = [history.epochs for history in result.histories]

@@ -18,6 +18,7 @@ from moleblend.reports.plots import (
     add_legend,
     finish_plot,
     new_axes,
+    or_a_note,
 )
 
 _RANKED_BY = {
@@ -91,6 +92,7 @@ def target_uncertainty(
     )
 
 
+@or_a_note
 def _reliability(name: str, before: Reliability, after: Reliability) -> Plot:
     axes = new_axes("predicted probability", "observed frequency", height=3.6)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
@@ -104,6 +106,7 @@ def _reliability(name: str, before: Reliability, after: Reliability) -> Plot:
     return finish_plot(axes, f"{name}: calibration of probabilities", caption)
 
 
+@or_a_note
 def _quantiles(name: str, curve: QuantileCurve) -> Plot:
     axes = new_axes("predicted quantile", "fraction of labels below it", height=3.6)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
@@ -115,6 +118,7 @@ def _quantiles(name: str, curve: QuantileCurve) -> Plot:
     return finish_plot(axes, f"{name}: calibration of quantiles", caption)
 
 
+@or_a_note
 def _errors(name: str, curve: ErrorCurve, y: str, ranked_by: str) -> Plot:
     x = "fraction of molecules kept, the most certain first"
     axes = new_axes(x, y, height=3.6)
