@@ -132,3 +132,18 @@ def test_the_default_extra_features(
     assert run.settings(run.config, run.data).features == expected
     assert ("no fingerprints are used" in output) == bool(note)
     assert note in output
+
+
+def test_targets_without_labels_in_training_are_left_out(tmp_path):
+    rows = ["smiles,a,b,part"]
+    for k in range(1, 31):
+        part = "train" if k <= 20 else "valid" if k <= 25 else "test"
+        rows.append(f"{'C' * k}O,{k % 2},{k % 2 if k > 20 else ''},{part}")
+    path = tmp_path / "in.csv"
+    path.write_text("\n".join(rows) + "\n")
+    messages = []
+    config = TrainConfig(data=str(path), target=("a", "b"), split="part", forest=0)
+    prepared = prepare_run(config, "keep", messages.append)
+    assert [column.name for column in prepared.start.target_columns.label_columns] == ["a"]
+    assert prepared.data.labels.shape == (30, 1)
+    assert "1 column is left out: 'b' has no label in the training set" in messages

@@ -15,7 +15,7 @@ from moleblend.config import check_choice
 from moleblend.data.dataset import MoleculeDataset
 from moleblend.data.duplicates import Duplicates, find_duplicates
 from moleblend.data.formats import read_table
-from moleblend.data.labels.target_detection import TargetColumns, read_target_columns
+from moleblend.data.labels.target_detection import TargetColumns, left_out_note, read_target_columns
 from moleblend.data.splits import (
     SPLITS,
     Split,
@@ -161,6 +161,7 @@ def prepare_run(
         molecules, target_columns.values[usable], target_columns.censoring[usable], features
     )
     splits = _make_splits(table, usable, data, config, say)
+    target_columns, data = _leave_out_unlabelled(target_columns, data, splits, say)
     classes = {
         label_column.name: label_column.classes for label_column in target_columns.label_columns
     }
@@ -190,6 +191,31 @@ def prepare_run(
         features_note=features_note,
         baseline_note=baseline_note,
     )
+
+
+def _leave_out_unlabelled(
+    target_columns: TargetColumns,
+    data: MoleculeDataset,
+    splits: tuple[Split, ...],
+    say: Callable[[str], None],
+) -> tuple[TargetColumns, MoleculeDataset]:
+    """Leave out targets that have no label, or one class, in a training set, if others remain."""
+    reasons = {}
+    for k, column in enumerate(target_columns.label_columns):
+        for split in splits:
+            known = data.labels[split.train, k]
+            known = known[~np.isnan(known)]
+            if not len(known):
+                reasons[column.name] = "has no label in the training set"
+            elif column.kind != "regression" and np.ptp(known) == 0:
+                reasons.setdefault(column.name, "has one class in the training set")
+    n_targets = len(target_columns.label_columns)
+    if not reasons or len(reasons) == n_targets or n_targets == 1:
+        return target_columns, data
+    say(left_out_note(reasons))
+    kept = [k for k, c in enumerate(target_columns.label_columns) if c.name not in reasons]
+    labels, censoring = data.labels[:, kept], data.censoring[:, kept]
+    return target_columns.without(reasons), replace(data, labels=labels, censoring=censoring)
 
 
 def _read_targets(table: Table, smiles: str, config: TrainConfig) -> TargetColumns:

@@ -210,3 +210,22 @@ def test_numbers_of_proteins_are_asked_for():
     table = Table(Path("in.csv"), pa.table({"smiles": ["C" * k for k in range(1, 9)], **columns}))
     with pytest.raises(TableError, match="'target', 'v'; select with --target"):
         read_target_columns(table, not_targets=["smiles"])
+
+
+def test_columns_without_anything_to_learn_are_left_out_in_one_go():
+    columns = {
+        "a": list("01010101"),
+        "b": ["1"] * 8,
+        "c": [""] * 8,
+        "passed": ["True"] * 8,
+        "d": list("00110011"),
+    }
+    table = Table(Path("in.csv"), pa.table({"smiles": ["C" * k for k in range(1, 9)], **columns}))
+    found = read_target_columns(table, not_targets=["smiles"])
+    assert [column.name for column in found.label_columns] == ["a", "d"]
+    assert found.left_out["b"] == found.left_out["passed"] == "has one value only"
+    named = read_target_columns(table, ["a", "b", "c", "d"], units=["", "x", "y", ""])
+    assert [column.name for column in named.label_columns] == ["a", "d"]
+    assert "2 columns are left out: 'b' has one value only; 'c' has no labels" in named.notes
+    with pytest.raises(TableError, match="column 'b' has one value only, there is nothing to"):
+        read_target_columns(table, ["b"])

@@ -1,8 +1,8 @@
 """Target detection: which columns of a table are targets, their kinds, units and labels."""
 
 import re
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -142,6 +142,16 @@ class TargetColumns:
     relations: dict[str, str]
     units_from: tuple[str, ...]
 
+    def without(self, names: Collection[str]) -> "TargetColumns":
+        """Leave out some targets."""
+        kept = [k for k, column in enumerate(self.label_columns) if column.name not in names]
+        return replace(
+            self,
+            label_columns=tuple(self.label_columns[k] for k in kept),
+            units=tuple(self.units[k] for k in kept),
+            units_from=tuple(self.units_from[k] for k in kept),
+        )
+
     @property
     def values(self) -> Float64[np.ndarray, "n t"]:
         """Labels; NaN where missing."""
@@ -193,6 +203,10 @@ def read_target_columns(
         not_targets = [*not_targets, qualifier]
     if not targets:
         targets, left_out, notes = find_targets(table_cells, not_targets)
+    hopeless = _nothing_to_learn(table_cells, targets)
+    if hopeless and len(hopeless) == len(targets):
+        name, reason = next(iter(hopeless.items()))
+        raise TableError(f"{table.source}: column {name!r} {reason}, there is nothing to learn")
     for argument, given in (("units", units), ("tasks", tasks if len(tasks) > 1 else ())):
         if given and len(given) != len(targets):
             raise TableError(
@@ -207,7 +221,12 @@ def read_target_columns(
     label_columns = tuple(
         read_label_column(table_cells, name, task, log10=name in log_scale)
         for name, task in zip(targets, each_task, strict=True)
+        if name not in hopeless
     )
+    if hopeless:
+        units = [unit for unit, name in zip(units, targets, strict=True) if name not in hopeless]
+        targets = [name for name in targets if name not in hopeless]
+        notes.append(left_out_note(hopeless))
     for label_column in label_columns:
         notes += label_column.notes
 
@@ -225,6 +244,26 @@ def read_target_columns(
     for label_column in label_columns:
         notes += _decimal_point_notes(table_cells, label_column)
     return TargetColumns(label_columns, target_units, left_out, tuple(notes), relations, units_from)
+
+
+def _nothing_to_learn(table_cells: TableCells, targets: Sequence[str]) -> dict[str, str]:
+    """Return why targets cannot be learned: they have no label, or one value only."""
+    reasons = {}
+    for name in targets:
+        cells = table_cells[name]
+        if cells is not None and len(cells.texts) < 2 and (cells.texts or len(targets) > 1):
+            reasons[name] = "has one value only" if cells.texts else "has no labels"
+    return reasons
+
+
+def left_out_note(reasons: Mapping[str, str]) -> str:
+    """Name the targets that are left out, by their reason."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        by_reason.setdefault(reason, []).append(name)
+    parts = [f"{_listed(names)} {reason}" for reason, names in by_reason.items()]
+    count = "1 column is" if len(reasons) == 1 else f"{len(reasons):,} columns are"
+    return f"{count} left out: {'; '.join(parts)}"
 
 
 def _decimal_point_notes(table_cells: TableCells, label_column: LabelColumn) -> list[str]:
@@ -375,6 +414,8 @@ def why_no_target(name: str, cells: ColumnValues) -> str:
         return _HOLDS_SETS
     if holds_qualifiers(cells):
         return "holds qualifiers such as > and <"
+    if len(cells.texts) == 1:
+        return "has one value only"
     if not words or words[-1] in _IDENTIFIERS or words[0] in ("id", "unnamed", "index"):
         return "identifies the rows"
     if squeezed in _IDENTIFIERS:
