@@ -1,5 +1,6 @@
 import gzip
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -9,9 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moleblend.chem.molecule import Molecule
+from moleblend.chem.parsing import read_smiles
 from moleblend.data.formats import read_pieces, read_table, write_table
 from moleblend.data.labels.cell_values import read_numbers
+from moleblend.data.store import write_store
 from moleblend.data.table import Rejected, find_smiles_column, read_molecules
+from moleblend.errors import TableError
 from tests.helpers.tables import read, reason, write_file
 
 METHANOL = """methanol
@@ -412,3 +416,28 @@ def test_the_extension_belongs_to_the_smiles(tmp_path, ending: str) -> None:
     assert table.column("name").to_pylist() == ["first one", "second", ""]
     path.write_text("SMILES\tid\tMW\nC[C@H](F)O |&1:1|\tZ1\t64\n")
     assert read_table(path).names == ["SMILES", "id", "MW"]
+
+
+@pytest.mark.parametrize("n_rows", [None, 2])
+def test_stores_are_read_back_with_their_geometry(tmp_path, n_rows):
+    two = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
+    molecules = [
+        replace(read_smiles("CCO", id="a"), positions=np.ones((2, 3, 3), np.float32)),
+        read_smiles("C", id="b"),
+        replace(
+            read_smiles("OC", id="c"), positions=np.arange(6, dtype=np.float32).reshape(1, 2, 3)
+        ),
+    ]
+    path = tmp_path / "in.arrow"
+    write_store(molecules, path, features="cip-1", batch_size=2)
+    pieces = list(read_pieces(path, n_rows))
+    assert [len(piece) for piece in pieces] == ([3] if n_rows is None else [2, 1])
+    columns = pa.concat_tables([piece.columns for piece in pieces])
+    assert columns.column("name").to_pylist() == ["a", "b", "c"]
+    assert columns.column("smiles").to_pylist() == ["CCO", "C", "CO"]
+    assert columns.column("coordinates").to_pylist() == [[1.0] * 9, None, [0, 1, 2, 3, 4, 5]]
+    pq.write_table(pa.ipc.open_file(path).read_all(), tmp_path / "shard.parquet")
+    assert read_table(tmp_path / "shard.parquet").columns.equals(columns.combine_chunks())
+    (tmp_path / "bad.arrow").write_bytes(b"no")
+    with pytest.raises(TableError, match="not an Arrow file"):
+        read_table(tmp_path / "bad.arrow")

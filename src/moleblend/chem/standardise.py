@@ -50,7 +50,7 @@ def identity(smiles: str) -> str:
         MoleculeError: the SMILES or CXSMILES is invalid.
 
     Example:
-        >>> identity("C[C@H](N)O") == identity("C[C@H](N)O |&1:1|")
+        >>> identity("C[C@H]1CO1") == identity("C[C@H]1CO1 |&1:1|")
         False
     """
     if "|" not in smiles:
@@ -90,7 +90,7 @@ def removed_fragments(smiles: str) -> list[str]:
 
 
 def normalise(smiles: str) -> str:
-    """Write each functional group in one way: S=O and not [S+][O-], azides, nitro groups.
+    """Write each functional group in one way: `S=O` and not `[S+][O-]`, azides, nitro groups.
 
     Raises:
         MoleculeError: the SMILES is invalid, or RDKit cannot standardise it.
@@ -99,8 +99,8 @@ def normalise(smiles: str) -> str:
         RDKit's transformations after MolVS (Matt Swain).
 
     Example:
-        >>> normalise("C[S+](C)[O-]")
-        'CS(C)=O'
+        >>> normalise("C[N-][N+]#N")
+        'CN=[N+]=[N-]'
     """
 
     def change(mol: Chem.Mol) -> Chem.Mol:

@@ -56,7 +56,7 @@ class CleaningConfig:
         largest_fragment: keep the parent of salts and mixtures: known counter-ions go first, then
             the organic fragment with the most heavy atoms is kept. Alkali and alkaline earth metals
             are disconnected.
-        normalise: write each functional group in one way (S=O and not [S+][O-]).
+        normalise: write each functional group in one way (`S=O` and not `[S+][O-]`).
         neutralise: remove charges by adding and removing hydrogens, where possible.
         tautomer: write one canonical tautomer of each molecule; stereo is kept where possible.
         explicit_hydrogens: write hydrogens as atoms.
