@@ -424,9 +424,7 @@ def test_stores_are_read_back_with_their_geometry(tmp_path, n_rows):
     molecules = [
         replace(read_smiles("CCO", id="a"), positions=np.ones((2, 3, 3), np.float32)),
         read_smiles("C", id="b"),
-        replace(
-            read_smiles("OC", id="c"), positions=np.arange(6, dtype=np.float32).reshape(1, 2, 3)
-        ),
+        replace(read_smiles("OC", id="c"), positions=two),
     ]
     path = tmp_path / "in.arrow"
     write_store(molecules, path, features="cip-1", batch_size=2)

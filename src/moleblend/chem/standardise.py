@@ -97,10 +97,6 @@ def normalise(smiles: str) -> str:
 
     Reference:
         RDKit's transformations after MolVS (Matt Swain).
-
-    Example:
-        >>> normalise("C[N-][N+]#N")
-        'CN=[N+]=[N-]'
     """
 
     def change(mol: Chem.Mol) -> Chem.Mol:
