@@ -43,7 +43,11 @@ def scaffold(smiles: str) -> str:
         >>> scaffold("CC(=O)Oc1ccccc1C(=O)O"), scaffold("CCO")
         ('c1ccccc1', '')
     """
-    return MurckoScaffold.MurckoScaffoldSmiles(mol=parse(smiles), includeChirality=True)
+    mol = parse(smiles)
+    # RDKit removes the atoms of a chain one after the other, in cubic time.
+    if mol.GetRingInfo().NumRings() == 0:
+        return ""
+    return MurckoScaffold.MurckoScaffoldSmiles(mol=mol, includeChirality=True)
 
 
 def framework(smiles: str) -> str:

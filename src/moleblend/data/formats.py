@@ -18,6 +18,7 @@ from moleblend.data.text_files import (
     DELIMITERS,
     csv_pieces,
     grouped,
+    scan_encoding,
     smi_pieces,
     sniff,
     text_ending,
@@ -194,10 +195,11 @@ def _ending(path: Path) -> str:
 
 
 def _sdf_pieces(path: Path, n_rows: int | None) -> Iterator[Table]:
+    notes = scan_encoding(path)[1] if path.suffix.lower() == ".sdf" else ()
     if n_rows is None:
         records = list(read_sdf(path))
         names = dict.fromkeys(name for _, properties in records for name in properties)
-        yield _sdf_table(path, records, names)
+        yield _sdf_table(path, records, names, notes)
         return
     n_all, names = 0, {}
     for _, properties in read_sdf(path):  # read twice, because any record may add a property
@@ -205,12 +207,15 @@ def _sdf_pieces(path: Path, n_rows: int | None) -> Iterator[Table]:
         names.update(dict.fromkeys(properties))
     for n_before, records in grouped(read_sdf(path), n_rows):
         fraction = (n_before + len(records)) / max(n_all, 1)
-        table = _sdf_table(path, records, names)
+        table = _sdf_table(path, records, names, notes)
         yield replace(table, n_before=n_before, share_read=fraction)
 
 
 def _sdf_table(
-    path: Path, records: list[tuple[str, dict[str, str]]], names: Iterable[str]
+    path: Path,
+    records: list[tuple[str, dict[str, str]]],
+    names: Iterable[str],
+    notes: tuple[str, ...],
 ) -> Table:
     blocks = tuple(block for block, _ in records)
     titles = [block.split("\n", 1)[0].strip() for block in blocks]
@@ -218,7 +223,7 @@ def _sdf_table(
     for name in names:
         cells = [properties.get(name) for _, properties in records]
         columns[name] = pa.array(cells, pa.string())
-    return Table(path, pa.table(columns), blocks=blocks)
+    return Table(path, pa.table(columns), blocks=blocks, notes=notes)
 
 
 def _cells(column: pa.Array) -> list[object]:

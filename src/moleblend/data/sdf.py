@@ -1,12 +1,12 @@
 """Streaming of the records of SDF files, including invalid ones."""
 
+import codecs
 import gzip
 import io
 import re
 import tarfile
 import zlib
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,28 @@ from moleblend.errors import MissingFileError, TableError
 LONGEST_LINE = 1 << 25
 """Characters of the longest line, and of the longest record of several lines."""
 
+ENCODING, LATIN_1 = "utf-8-sig", "moleblend-latin-1"
+"""Encoding of text files, and the name of the handler of bytes that are not UTF-8."""
+
 _FIELD = re.compile(r">.*<.*>")
+
+
+def _as_latin_1(error: UnicodeError) -> tuple[str, int]:
+    """Decode the bytes that are not UTF-8 as Latin-1; valid UTF-8 is not changed."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return error.object[error.start : error.end].decode("latin-1"), error.end
+
+
+codecs.register_error(LATIN_1, _as_latin_1)
 
 
 def read_sdf(path: str | Path) -> Iterator[tuple[str, dict[str, str]]]:
     """Read the records of an SDF file one after the other, including invalid ones.
 
     Args:
-        path: .sdf, .sdf.gz, or .sdf.tar.gz, of which the first .sdf file in the archive is read.
+        path: .sdf, .sdf.gz, or .sdf.tar.gz, of which all .sdf and .sdf.gz files are read in their
+            order. Bytes that are not UTF-8 are read as Latin-1.
 
     Yields:
         The unchanged mol block of each record, for `read_mol_block`, and its data fields. If a file
@@ -39,7 +53,7 @@ def read_sdf(path: str | Path) -> Iterator[tuple[str, dict[str, str]]]:
     lines: list[str] = []
     damage: Exception | None = None
     try:
-        with _open_sdf(path) as file:
+        for file in _open_files(path):
             n_characters = 0
             for line in bounded_lines(file, path):
                 n_characters = 0 if line.rstrip() == "$$$$" else n_characters + len(line)
@@ -52,6 +66,9 @@ def read_sdf(path: str | Path) -> Iterator[tuple[str, dict[str, str]]]:
                     lines = []
                 else:
                     lines.append(line.rstrip("\n"))
+            if any(line.strip() for line in lines):
+                yield _split_record(lines)
+            lines = []
     except (EOFError, OSError, tarfile.TarError, zlib.error) as error:
         damage = error
     if any(line.strip() for line in lines):
@@ -74,23 +91,33 @@ def bounded_lines(file: io.TextIOBase, path: Path) -> Iterator[str]:
         number += 1
 
 
-@contextmanager
-def _open_sdf(path: Path) -> Generator[io.TextIOBase, None, None]:
-    """Open the text of an SDF file for streaming; nothing is unpacked to disk."""
+def _open_files(path: Path) -> Iterator[io.TextIOBase]:
+    """Open the SDF files at a path one after the other; nothing is unpacked to disk."""
     if not path.name.lower().endswith(".tar.gz"):
-        opened = gzip.open if path.suffix == ".gz" else open
-        with opened(path, "rt", encoding="utf-8", errors="backslashreplace") as file:
+        opened = gzip.open if path.suffix.lower() == ".gz" else open
+        with opened(path, "rt", encoding=ENCODING, errors=LATIN_1) as file:
             yield file
         return
+    n_files = 0
     with tarfile.open(path, "r|gz") as archive:
-        members = (item for item in archive if item.isfile() and item.name.endswith(".sdf"))
-        member = next(members, None)
-        raw = archive.extractfile(member) if member else None
-        if raw is None:
-            raise TableError(f"{path}: there is no .sdf file in the archive")
-        stream = io.BufferedReader(_ForwardOnly(raw))
-        with io.TextIOWrapper(stream, encoding="utf-8", errors="backslashreplace") as file:
-            yield file
+        for member in archive:
+            name = member.name.lower()
+            raw = archive.extractfile(member) if member.isfile() else None
+            if raw is None or _is_resource_fork(name) or not name.endswith((".sdf", ".sdf.gz")):
+                continue
+            n_files += 1
+            stream: io.BufferedIOBase = io.BufferedReader(_ForwardOnly(raw))
+            if name.endswith(".gz"):
+                stream = gzip.GzipFile(fileobj=stream)
+            with io.TextIOWrapper(stream, encoding=ENCODING, errors=LATIN_1) as file:
+                yield file
+    if not n_files:
+        raise TableError(f"{path}: there is no .sdf file in the archive")
+
+
+def _is_resource_fork(name: str) -> bool:
+    """Tell whether a file of an archive holds metadata of macOS."""
+    return name.startswith("__macosx/") or name.rpartition("/")[2].startswith("._")
 
 
 class _ForwardOnly(io.RawIOBase):

@@ -14,7 +14,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 from moleblend.data.delimited_rows import csv_records, parse_line, tab_records
-from moleblend.data.sdf import bounded_lines
+from moleblend.data.sdf import ENCODING, LATIN_1, bounded_lines
 from moleblend.data.table import Table
 from moleblend.errors import TableError
 
@@ -24,7 +24,6 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 """Delimiters of text tables by the ending of the file."""
 
 _BYTES_AT_ONCE = 1 << 20
-_ENCODING, _LATIN_1 = "utf-8-sig", "moleblend-latin-1"
 
 _LINES_TO_JUDGE, _REGULAR = 50, 0.9
 """First lines by which the delimiter is found, and the fraction of them that must agree."""
@@ -44,7 +43,19 @@ def sniff(path: Path) -> tuple[str, ...]:
     Raises:
         TableError: the file is blank, is UTF-16, or is a damaged gzip file.
     """
-    decoder = codecs.getincrementaldecoder(_ENCODING)()
+    is_blank, notes = scan_encoding(path)
+    if is_blank:
+        raise TableError(f"{path}: the file is empty")
+    return notes
+
+
+def scan_encoding(path: Path) -> tuple[bool, tuple[str, ...]]:
+    """Read a text file once; return whether it is blank, and messages about its encoding.
+
+    Raises:
+        TableError: the file is UTF-16, or is a damaged gzip file.
+    """
+    decoder = codecs.getincrementaldecoder(ENCODING)()
     is_utf8 = is_blank = True
     with path.open("rb") as stored:
         file, data, line = _unpacked(path, stored), b"begin", 1
@@ -65,21 +76,8 @@ def sniff(path: Path) -> tuple[str, ...]:
                     line += error.object[: error.start].count(b"\n")
                 else:
                     line += data.count(b"\n")
-    if is_blank:
-        raise TableError(f"{path}: the file is empty")
-    if is_utf8:
-        return ()
-    return (f"{path} is not UTF-8 from line {line} on; invalid bytes are read as Latin-1",)
-
-
-def _as_latin_1(error: UnicodeError) -> tuple[str, int]:
-    """Decode the bytes that are not UTF-8 as Latin-1; valid UTF-8 is not changed."""
-    if not isinstance(error, UnicodeDecodeError):
-        raise error
-    return error.object[error.start : error.end].decode("latin-1"), error.end
-
-
-codecs.register_error(_LATIN_1, _as_latin_1)
+    note = f"{path} is not UTF-8 from line {line} on; invalid bytes are read as Latin-1"
+    return is_blank, () if is_utf8 else (note,)
 
 
 def _unpacked(path: Path, stored: io.BufferedReader) -> io.BufferedReader | gzip.GzipFile:
@@ -96,7 +94,7 @@ def _open_lines(
     n_bytes = path.stat().st_size
     with (
         path.open("rb") as stored,
-        io.TextIOWrapper(_unpacked(path, stored), _ENCODING, _LATIN_1, newline) as lines,
+        io.TextIOWrapper(_unpacked(path, stored), ENCODING, LATIN_1, newline) as lines,
     ):
         yield bounded_lines(lines, path), lambda: min(stored.tell() / n_bytes, 1.0)
 
