@@ -4,6 +4,7 @@ import pytest
 from moleblend.data.targets import Target
 from moleblend.evaluation.uncertainty import Uncertainty
 from moleblend.evaluation.uncertainty_evaluation import (
+    ClassificationEstimate,
     concatenate_estimates,
     estimate_uncertainty,
     evaluate_uncertainty,
@@ -84,3 +85,19 @@ def test_a_single_model_is_ranked_by_the_distance_or_not_at_all() -> None:
             estimate_uncertainty(uncertainty, TARGETS, mean, None, labels, censoring, distance)
         )["dose"]
         assert (metrics.ranked_by, metrics.errors is not None) == ("distance", is_ranked)
+
+
+def test_confidence_without_information_does_not_rank_wrong_classes() -> None:
+    """Accuracy is 0.8 whatever the confidence, so neither number departs from no information."""
+    rng = np.random.default_rng(0)
+    n = 4000
+    confidence = rng.uniform(0.5, 1, n)
+    predicted = rng.integers(0, 2, n)
+    label = np.where(rng.random(n) < 0.8, predicted, 1 - predicted).astype(np.float64)
+    probability = np.where(predicted == 1, confidence, 1 - confidence)
+    estimate = ClassificationEstimate(
+        raw=probability, calibrated=probability, sets=np.ones((n, 2), bool), label=label
+    )
+    summary = evaluate_uncertainty({"active": estimate})["active"].summary()
+    assert abs(summary["rank_correlation"]) < 0.05
+    assert abs(summary["error_roc_auc"] - 0.5) < 0.03

@@ -19,6 +19,7 @@ from moleblend.evaluation.uncertainty_metrics import (
     QuantileCurve,
     Reliability,
     error_curve,
+    error_roc_auc,
     interval_coverage,
     quantile_curve,
     reliability,
@@ -80,7 +81,11 @@ class UncertaintyMetrics:
         ranked_by: the uncertainty by which `errors` are ranked: `std` of the error; `distance` to
             the training set, if the standard deviation is the same for all molecules; or
             `probability`.
-        errors: None without a label, or without an uncertainty to rank by.
+        errors: None without a label, or without an uncertainty to rank by. The error of a class is
+            0 or 1, so this is the risk-coverage curve.
+        error_auc: ROC-AUC of the uncertainty for wrong predictions of a class: the probability that
+            a wrong prediction is more uncertain than a correct one, 0.5 without information. None
+            for regression, and if all or no predictions are wrong.
         quantiles: for regression.
         before: reliability of the uncalibrated probabilities, for classification.
         after: reliability of the calibrated probabilities, for classification.
@@ -90,6 +95,7 @@ class UncertaintyMetrics:
     size: float
     ranked_by: Literal["std", "distance", "probability"]
     errors: ErrorCurve | None
+    error_auc: float | None = None
     quantiles: QuantileCurve | None = None
     before: Reliability | None = None
     after: Reliability | None = None
@@ -98,7 +104,8 @@ class UncertaintyMetrics:
         """Return the numbers that metrics.json stores.
 
         `coverage`; `median_width` or `mean_set_size`; `rank_correlation` of error and uncertainty
-        and what it is `ranked_by`; for regression `quantile_error`; for classification the expected
+        and what it is `ranked_by`; for regression `quantile_error`; for classification
+        `error_roc_auc` of wrong predictions, the expected
         calibration error `ECE_before` and `ECE_after` calibration, and what it would be for correct
         probabilities, on average (`..._if_right`) and exceeded in 5 % of draws
         (`..._if_right_95`).
@@ -109,6 +116,8 @@ class UncertaintyMetrics:
         numbers["ranked_by"] = self.ranked_by
         if self.quantiles is not None:
             numbers["quantile_error"] = self.quantiles.error
+        else:
+            numbers["error_roc_auc"] = self.error_auc
         for name, curve in (("before", self.before), ("after", self.after)):
             if curve is not None:
                 numbers[f"ECE_{name}"] = curve.error
@@ -235,19 +244,24 @@ def _evaluate_regression(estimate: RegressionEstimate) -> UncertaintyMetrics:
 
 
 def _evaluate_classification(estimate: ClassificationEstimate) -> UncertaintyMetrics:
-    """Error: 1 - probability of the true class; uncertainty: 1 - greatest probability."""
+    """Error: 1 where the class of greatest probability is wrong; uncertainty: 1 - that probability.
+
+    1 - the probability of the true class is no error to rank by: it depends on the uncertainty
+    itself, so it correlates with it where confidence says nothing about accuracy.
+    """
     calibrated = estimate.calibrated
     classes: Float[np.ndarray, "n c"] = (
         np.stack([1 - calibrated, calibrated], 1) if calibrated.ndim == 1 else calibrated
     )
-    is_known = ~np.isnan(estimate.label)
-    true_class = np.where(is_known, estimate.label, 0).astype(np.int64)
-    of_true = np.take_along_axis(classes, true_class[:, None], 1)[:, 0]
+    is_known = ~np.isnan(estimate.label) & ~np.isnan(classes).any(1)
+    is_correct = (classes.argmax(1) == estimate.label).astype(np.float64)
+    uncertainty = 1 - classes.max(1)
     return UncertaintyMetrics(
         coverage=set_coverage(estimate.sets, estimate.label, CONFIDENCE),
         size=float(estimate.sets.sum(1).mean()),
         ranked_by="probability",
-        errors=error_curve(of_true, 1 - classes.max(1), np.where(is_known, 1.0, np.nan)),
+        errors=error_curve(is_correct, uncertainty, np.where(is_known, 1.0, np.nan)),
+        error_auc=error_roc_auc(is_correct[is_known] == 0, uncertainty[is_known]),
         before=reliability(estimate.raw, estimate.label),
         after=reliability(calibrated, estimate.label),
     )

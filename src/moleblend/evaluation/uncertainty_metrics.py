@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.stats import binomtest, norm, spearmanr
+from sklearn.metrics import roc_auc_score
 
 MAX_BINS = 10
 MIN_BIN_SIZE = 20
@@ -220,6 +221,26 @@ def error_curve(
         rank_correlation=float(spearmanr(error, uncertainty).statistic) if varies else None,
         n=n,
     )
+
+
+def error_roc_auc(
+    is_wrong: Bool[np.ndarray, " n"], uncertainty: Float[np.ndarray, " n"]
+) -> float | None:
+    """Compute the ROC-AUC of the uncertainty for wrong predictions of a class.
+
+    Args:
+        is_wrong: whether the predicted class is wrong.
+        uncertainty: any quantity to rank by, greater where the prediction is less certain.
+
+    Returns:
+        0.5 if the uncertainty has no information; None if all or no predictions are wrong.
+
+    Reference:
+        Hendrycks and Gimpel, ICLR 2017, arXiv:1610.02136.
+    """
+    if is_wrong.all() or not is_wrong.any():
+        return None
+    return float(roc_auc_score(is_wrong, uncertainty))
 
 
 def interval_coverage(

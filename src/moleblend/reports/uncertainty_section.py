@@ -85,7 +85,11 @@ def target_uncertainty(
     if metrics.quantiles is not None:
         plots.append(_quantiles(target.name, metrics.quantiles))
     if metrics.errors is not None:
-        y = f"mean absolute error{in_parentheses(error_unit(target))}"
+        y = (
+            "fraction of wrong classes"
+            if metrics.ranked_by == "probability"
+            else f"mean absolute error{in_parentheses(error_unit(target))}"
+        )
         plots.append(_errors(target.name, metrics.errors, y, ranked_by))
     return TargetUncertainty(
         target.name, metrics, error_unit(target), ranked_by, calibration, plots
