@@ -1,4 +1,4 @@
-"""What makes two rows the same molecule, and structures that stand for many."""
+"""What makes two rows the same molecule, and structures that represent many."""
 
 import pytest
 from rdkit import Chem
@@ -69,7 +69,7 @@ def test_mol_blocks_that_stand_for_many() -> None:
     end = lines.index("M  END")
     listed = [*lines[:end], "M  ALS   1  2 F N   O   ", *lines[end:]]
     for text, words in (
-        ("\n".join(listed), "stands for many molecules: atom 1"),
+        ("\n".join(listed), "represents many molecules: atom 1"),
         (block.replace(" C   0", " R#  0", 1), "R group"),
         (block.replace("  1  2  1  0", "  1  2  8  0"), "query bond"),
         (block.replace(" C   0", " Ac  0", 1), "acetyl"),

@@ -66,7 +66,7 @@ def read_stereo_groups(mol: Chem.Mol) -> tuple[Chem.Mol, str]:
 
 
 def check_specific(mol: Chem.Mol, name: str) -> None:
-    """Refuse a structure that stands for many molecules.
+    """Refuse a structure that represents many molecules.
 
     Raises:
         MoleculeError: an atom or bond is a query (a list, any atom, an R group), a part is a
@@ -78,21 +78,21 @@ def check_specific(mol: Chem.Mol, name: str) -> None:
         if number == 0 or (has_query and atom.HasQuery()):
             kind = "an R group or any atom" if number == 0 else "a query or a list"
             raise MoleculeError(
-                f"{name}: stands for many molecules: atom {atom.GetIdx() + 1} is {kind}"
+                f"{name}: represents many molecules: atom {atom.GetIdx() + 1} is {kind}"
             )
         if number in _ABBREVIATIONS and atom.GetDegree() == 1 and not atom.GetFormalCharge():
             raise MoleculeError(
                 f"{name}: atom {atom.GetIdx() + 1} is {atom.GetSymbol()}, which may be the element "
-                f"or stand for {_ABBREVIATIONS[number]}; draw the group with its atoms"
+                f"or mean {_ABBREVIATIONS[number]}; draw the group with its atoms"
             )
     for bond in list_bonds(mol) if has_query else ():
         if bond.HasQuery():
             raise MoleculeError(
-                f"{name}: stands for many molecules: bond {bond.GetIdx() + 1} is a query bond"
+                f"{name}: represents many molecules: bond {bond.GetIdx() + 1} is a query bond"
             )
     for group in Chem.GetMolSubstanceGroups(mol):
         kind = group.GetProp("TYPE") if group.HasProp("TYPE") else ""
         if kind in _POLYMERS:
             raise MoleculeError(
-                f"{name}: stands for many molecules: it has a polymer or mixture ({kind})"
+                f"{name}: represents many molecules: it has a polymer or mixture ({kind})"
             )

@@ -113,7 +113,7 @@ class Molecule:
 
     @property
     def has_any_atom(self) -> bool:
-        """Tell whether an atom is a dummy (`*`), which stands for any atom or group."""
+        """Tell whether an atom is a dummy (`*`), which is any atom or group."""
         return bool((self.atoms[:, 0] == ATOM_FEATURE_SIZES[0] - 1).any())
 
     @property

@@ -389,7 +389,7 @@ def _each_row(
             with rdkit_refusals(name):
                 molecule = read(row, name)
             if molecule.has_any_atom:
-                raise MoleculeError("stands for many molecules: an atom is `*`, any atom or group")
+                raise MoleculeError("represents many molecules: an atom is `*`, any atom or group")
             yield molecule
         except MoleculeError as error:
             status = "too_large" if isinstance(error, TooLargeError) else "invalid"
