@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from moleblend.chem import parsing
-from moleblend.data import formats, sdf
+from moleblend.data import delimited_rows, sdf
 from moleblend.data.formats import read_pieces, read_table, without_formula, write_table
 from moleblend.data.table import Rejected, plain_columns, read_molecules
 from moleblend.errors import TableError
@@ -62,7 +62,7 @@ def test_a_record_without_end_does_not_fill_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sdf, "LONGEST_LINE", 1000)
-    monkeypatch.setattr(formats, "LONGEST_LINE", 1000)
+    monkeypatch.setattr(delimited_rows, "LONGEST_LINE", 1000)
     path = tmp_path / "in.sdf"
     path.write_text("C\n" * 2000)
     with pytest.raises(TableError, match="a record has more than 1,000 characters"):

@@ -154,7 +154,7 @@ def _drawing_reason(
     i, j = np.nonzero(orders)
     lengths = np.linalg.norm(positions[i] - positions[j], axis=1)
     expected = (radii[i] + radii[j]) * np.interp(orders[i, j], *_ORDER_FACTORS)
-    if len(lengths) == 1 and has_all_hydrogens(mol):  # H2, F2 and others with unusual lengths
+    if len(lengths) == 1:  # nothing shows a drawing, and H2, F2 and others have unusual lengths
         return ""
     is_usual = np.abs(lengths / np.median(lengths) - 1) < _UNIFORM
     usual = expected[is_usual]

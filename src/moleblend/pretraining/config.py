@@ -90,8 +90,6 @@ class PretrainConfig:
 
     Attributes:
         data: a store, or any file of molecules, from which a store is built in the run folder.
-        labels: Parquet file with measured labels of molecules in `data`: a column `smiles`, and one
-            column per label. They are predicted if `objective.labels` is above 0.
         out: the run folder.
         seed: random seed. Every random draw is a function of the seed and the step, so a resumed
             run is identical to an uninterrupted one.
@@ -113,6 +111,8 @@ class PretrainConfig:
         compile: compile the encoder with torch, which takes about a minute at first.
         source: model file to start from, or `packaged` for the packaged model. Its heads are used
             if their configuration is the same. Random weights if left out.
+        labels: Parquet file with measured labels of molecules in `data`: a column `smiles`, and one
+            column per label. They are predicted if `objective.labels` is above 0.
         readout: molecule vector that predicts the descriptors, see `heads.ModelConfig`. The model
             file stores it, and fine-tuning uses the same.
         accumulate: micro-batches per device and step, computed one after the other. More
@@ -125,7 +125,6 @@ class PretrainConfig:
     """
 
     data: str = ""
-    labels: str = ""
     out: str = "runs/pretrain"
     seed: int = 0
     n_held_out: int = 2_000
@@ -141,6 +140,7 @@ class PretrainConfig:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
     source: Annotated[str, tyro.conf.arg(name="from")] = ""
+    labels: str = ""
     readout: Readout = "mean"
     accumulate: int = 1
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
