@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.table import Table as RichTable
@@ -24,6 +24,9 @@ from moleblend.cli.terminal import (
 )
 from moleblend.errors import SettingError
 from moleblend.parallel import Engine
+
+if TYPE_CHECKING:
+    from moleblend.data.table import Table
 
 ShardFormatFlag = Literal["arrow", "parquet"]
 
@@ -135,6 +138,18 @@ def _build(arguments: list[str]) -> None:
     call(run, "data build", arguments)
 
 
+def _geometry_notes(table: "Table", out: Path) -> list[str]:
+    """Tell that the geometry of mol blocks is not in a table of SMILES."""
+    headers = [block.split("\n", 2)[1:2] for block in table.blocks or ()]
+    n_marked = sum(bool(header) and header[0][20:22].upper() == "3D" for header in headers)
+    if not n_marked:
+        return []
+    return [
+        f"{n_marked:,} of {len(headers):,} mol blocks are marked 3D: their coordinates are not in "
+        f"{out}, and a model trained on it sees 2D only"
+    ]
+
+
 def _split(
     source: Annotated[Argument[Path], tyro.conf.arg(name="in", metavar="IN")],
     out: Annotated[Argument[Path], tyro.conf.arg(metavar="OUT.csv")],
@@ -184,7 +199,7 @@ def _split(
             f"{by!r} trains on the oldest rows and tests on the newest"
         )
     write_table(columns, out)
-    for note in table.notes:
+    for note in (*table.notes, *_geometry_notes(table, out)):
         say(note)
     for name, split in splits.items():
         sizes = f"{len(split.train):,} train, {len(split.validation):,} validation"
@@ -271,7 +286,8 @@ def _clean(arguments: list[str]) -> None:
         accounts = cleaned.account_table()
         write_table(accounts, account, accounts.column_names[0])
         write_table(cleaned.columns, out)
-        for line in (*table.notes, *cleaned.notes, *cleaned.summary()):
+        notes = (*table.notes, *_geometry_notes(table, out), *cleaned.notes)
+        for line in (*notes, *cleaned.summary()):
             say(line)
         say(f"the table is in {out}, the account of its rows in {account}")
 

@@ -229,3 +229,15 @@ def test_columns_without_anything_to_learn_are_left_out_in_one_go():
     assert "2 columns are left out: 'b' has one value only; 'c' has no labels" in named.notes
     with pytest.raises(TableError, match="column 'b' has one value only, there is nothing to"):
         read_target_columns(table, ["b"])
+
+
+@pytest.mark.parametrize(
+    ("types", "is_mixed"),
+    [(["Ki", "IC50"], True), (["IC50", "IC50"], False), (["Ki", "B"], False)],
+)
+def test_types_of_measurement_in_one_column_are_mentioned(types, is_mixed):
+    columns = {"type": types * 4, "pIC50": [f"{k}.5" for k in range(8)]}
+    table = Table(Path("in.csv"), pa.table({"smiles": ["C" * k for k in range(1, 9)], **columns}))
+    found = read_target_columns(table, not_targets=["smiles"])
+    text = "column 'type' names several types of measurement: Ki (4 rows), IC50 (4 rows)"
+    assert any(note.startswith(text) for note in found.notes) == is_mixed

@@ -24,6 +24,7 @@ from moleblend.data.labels.label_column import (
     is_pair,
     read_label_column,
 )
+from moleblend.data.labels.measurement_types import mixed_type_notes
 from moleblend.data.labels.qualifier_columns import holds_qualifiers, read_qualifiers, read_units
 from moleblend.data.table import Table
 from moleblend.errors import TableError
@@ -241,6 +242,7 @@ def read_target_columns(
         table_cells, label_columns, units, not_targets, other_measured
     )
     notes += [*qualifier_notes, *unit_notes]
+    notes += mixed_type_notes(table_cells, {*targets, *not_targets})
     for label_column in label_columns:
         notes += _decimal_point_notes(table_cells, label_column)
     return TargetColumns(label_columns, target_units, left_out, tuple(notes), relations, units_from)
