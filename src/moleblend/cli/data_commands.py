@@ -144,10 +144,11 @@ def _geometry_notes(table: "Table", out: Path) -> list[str]:
     n_marked = sum(bool(header) and header[0][20:22].upper() == "3D" for header in headers)
     if not n_marked:
         return []
-    return [
+    note = (
         f"{n_marked:,} of {len(headers):,} mol blocks are marked 3D: their coordinates are not in "
         f"{out}, and a model trained on it sees 2D only"
-    ]
+    )
+    return [note]
 
 
 def _split(
