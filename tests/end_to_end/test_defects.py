@@ -138,7 +138,7 @@ KINDS = [
     Kind("too large", "C" * 201, status="too_large", reason="201 atoms, the model takes at most 2"),
     taken("no-break space at the end", "CCO\u00a0", "CCO"),
     taken("blanks around", "  OCC ", "CCO"),
-    taken("wildcard atom", "*CC", "*CC"),
+    refused("wildcard atom", "*CC", "represents many molecules: an atom is `*`"),
     taken("salt", "CC(=O)[O-].[Na+]", "CC(=O)[O-].[Na+]"),
     taken("metal", "[Fe]", "[Fe]"),
     taken("metal complex", "Cl[Pt](Cl)(<-N)<-N", "[NH3]->[Pt](<-[NH3])([Cl])[Cl]"),
@@ -413,7 +413,9 @@ def test_rows_without_a_geometry_beside_rows_with_one(
     tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    strained = Kind("no geometry", "C1#CC1", status="ok_2d_only", reason="finds no geometry")
+    strained = Kind(
+        "no geometry", "C1C[C@@H]2C[C@@H]1C2", status="ok_2d_only", reason="finds no geometry"
+    )
     rows = planted([strained, *(kind for kind in KINDS if not kind.line)], 200)
     (tmp_path / "defects.csv").write_bytes(text_of(rows, ","))
     run("train", "defects.csv", *TINY, "--conformers", "1", "--out", "run")

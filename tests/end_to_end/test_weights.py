@@ -237,7 +237,7 @@ def spoil(run: Path) -> None:
         (cut_log, "the run is not finished: got step"),
         (change_data, "model.safetensors and config.json have different data"),
         (change_list, "belongs to data cdcdcdcdcdcdcdcd, the run to abababababababab"),
-        (spoil, "a weight is not finite"),
+        (spoil, "weight encoder.virtual_bias is damaged"),
     ],
 )
 def test_a_run_that_cannot_be_published(

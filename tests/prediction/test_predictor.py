@@ -148,7 +148,12 @@ def test_awkward_molecules_are_answered(make: Make, awkward: list[str]) -> None:
     table = make("2d").predict(awkward)
     statuses = table.column("status").to_pylist()
     sizes = [read_smiles(smiles).n_atoms for smiles in awkward]
-    assert statuses == ["too_large" if size > 40 else "ok" for size in sizes]
+    expected = ["too_large" if size > 40 else "ok" for size in sizes]
+    any_atom = [
+        "invalid" if "*" in smiles else status
+        for smiles, status in zip(awkward, expected, strict=True)
+    ]
+    assert statuses == any_atom
     known = [value for value in table.column("gap_pred").to_pylist() if value is not None]
     assert len(known) == statuses.count("ok")
     assert np.isfinite(known).all()

@@ -14,7 +14,7 @@ from rdkit import Chem
 
 from moleblend.chem.featurizer import list_atoms, list_bonds
 
-_RADII = np.array([Chem.GetPeriodicTable().GetRcovalent(number) for number in range(119)])
+_RADII = np.array([Chem.GetPeriodicTable().GetRcovalent(max(k, 1)) for k in range(119)])
 """Covalent radii in Å (Cordero et al., Dalton Trans. 2008, doi:10.1039/b801115j)."""
 
 _ORDER_FACTORS = ((1.0, 1.5, 2.0, 3.0), (1.0, 0.92, 0.87, 0.79))

@@ -71,7 +71,8 @@ def _continued(
         text += following
         if following.count('"') % 2:
             cells = text.rstrip("\r\n").split("\t")
-            if len(cells) != n_header or _unquoted(cells[-1]) == cells[-1]:
+            place = line.count("\t")
+            if len(cells) != n_header or _unquoted(cells[place]) == cells[place]:
                 return []
             for _ in range(k + 1):
                 waiting.popleft()

@@ -57,7 +57,7 @@ def seal(path: Path) -> None:
     """
     header = put_in_order(path)
     digest = _hash(path, UNKNOWN_HASH)
-    sealed = header.replace(UNKNOWN_HASH.encode(), digest.encode(), 1)
+    sealed = header.replace(_entry(UNKNOWN_HASH), _entry(digest), 1)
     with path.open("r+b") as file:
         file.seek(8)
         file.write(sealed)
@@ -89,12 +89,17 @@ def check_hash(path: Path, header: Mapping[str, str]) -> None:
         )
 
 
+def _entry(digest: str) -> bytes:
+    """The entry of the hash as the header has it; inside the card quotes would be escaped."""
+    return f'"{HASH}":"{digest}"'.encode()
+
+
 def _hash(path: Path, written: str) -> str:
     """Compute the hash of a file, in which the written hash counts as `UNKNOWN_HASH`."""
     with path.open("rb") as file:
         start = file.read(8)
         header = file.read(int.from_bytes(start, "little"))
-        blank = header.replace(written.encode(), UNKNOWN_HASH.encode(), 1)
+        blank = header.replace(_entry(written), _entry(UNKNOWN_HASH), 1)
         digest = hashlib.sha256(start + blank)
         while content := file.read(_HASHED_AT_ONCE):
             digest.update(content)

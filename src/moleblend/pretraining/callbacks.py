@@ -190,7 +190,8 @@ class TrainingCallback(pl.Callback):
         try:
             yield
         except OSError as error:
-            reason = error.strerror or error
+            cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+            reason = cause.strerror or cause
             message = f"{path}: cannot be written ({reason}); {describe_last_state(self.out)}"
             raise OutputError(message) from error
 

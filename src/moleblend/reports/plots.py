@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from markupsafe import Markup, escape
 
-from moleblend.errors import SettingError
+from moleblend.errors import MoleblendError, SettingError
 
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#e69f00", "#009e73", "#8a8f98"
 
@@ -84,6 +84,8 @@ def or_a_note(draw: Callable[_P, _Plots]) -> Callable[_P, _Plots]:
     def drawn(*args: _P.args, **kwargs: _P.kwargs) -> _Plots:
         try:
             return draw(*args, **kwargs)
+        except MoleblendError:  # such as a missing matplotlib, which concerns all plots
+            raise
         except (ValueError, ArithmeticError, RuntimeError, IndexError) as error:
             reason = " ".join(str(error).split())
             note = Markup('<p class="warning">A plot is left out: {}.</p>').format(reason)

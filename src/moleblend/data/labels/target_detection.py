@@ -253,8 +253,12 @@ def _nothing_to_learn(table_cells: TableCells, targets: Sequence[str]) -> dict[s
     reasons = {}
     for name in targets:
         cells = table_cells[name]
-        if cells is not None and len(cells.texts) < 2 and (cells.texts or len(targets) > 1):
-            reasons[name] = "has one value only" if cells.texts else "has no labels"
+        if cells is None or (len(targets) == 1 and not cells.texts):
+            continue
+        if not cells.texts:
+            reasons[name] = "has no labels"
+        elif _is_one_text(cells) or (len(targets) > 1 and _is_one_class(cells)):
+            reasons[name] = "has one value only"
     return reasons
 
 
@@ -314,6 +318,9 @@ def find_targets(
     errors = [name for name in candidates if _ERRORS & set(words_of(name))]
     if len(errors) < len(candidates):
         left_out |= dict.fromkeys(errors, "has the name of the error of another column")
+    constant = [name for name in candidates if _has_one_class(table_cells, name)]
+    if len(constant) < len(candidates):
+        left_out |= dict.fromkeys(constant, "has one value only")
     candidates = {name: pair for name, pair in candidates.items() if name not in left_out}
     notes = [
         f"column {name!r} {reason}; --split {name} uses it as the split"
@@ -384,6 +391,19 @@ def _may_be_numbers_of_proteins(table_cells: TableCells, name: str) -> bool:
     return all(text.isdecimal() for text in cells.texts)
 
 
+def _has_one_class(table_cells: TableCells, name: str) -> bool:
+    cells = table_cells[name]
+    return cells is not None and _is_one_class(cells)
+
+
+def _is_one_text(cells: ColumnValues) -> bool:
+    return len(cells.texts) == 1 and bool(read_number(cells.texts[0]).problem)
+
+
+def _is_one_class(cells: ColumnValues) -> bool:
+    return len(cells.texts) == 1 and _is_zero_one(cells)
+
+
 def _is_zero_one(cells: ColumnValues) -> bool:
     return set(cells.texts) <= {"0", "1"}
 
@@ -416,7 +436,7 @@ def why_no_target(name: str, cells: ColumnValues) -> str:
         return _HOLDS_SETS
     if holds_qualifiers(cells):
         return "holds qualifiers such as > and <"
-    if len(cells.texts) == 1:
+    if _is_one_text(cells):
         return "has one value only"
     if not words or words[-1] in _IDENTIFIERS or words[0] in ("id", "unnamed", "index"):
         return "identifies the rows"
