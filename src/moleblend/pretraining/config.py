@@ -162,11 +162,6 @@ class PretrainConfig:
             raise SettingError(
                 "blend.masked hides atom features, but encoder.masks_features is false"
             )
-        if bool(self.labels) != (self.objective.labels > 0):
-            raise SettingError(
-                f"got labels={self.labels!r} and objective.labels={self.objective.labels:g}, "
-                "expected both a file and a weight above 0, or neither"
-            )
         if self.seed < 0 or self.n_workers < 0:
             raise SettingError(
                 f"got seed={self.seed} and n_workers={self.n_workers}, expected at least 0"

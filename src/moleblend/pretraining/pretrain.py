@@ -380,7 +380,16 @@ def new_model(config: PretrainConfig) -> Model:
 
 
 def new_objective(config: PretrainConfig, labels: LabelTable | None) -> CombinedObjective:
-    """Make the objectives of a run; the weights of their own layers depend on the seed."""
+    """Make the objectives of a run; the weights of their own layers depend on the seed.
+
+    Raises:
+        SettingError: there is a file of labels and no weight for them, or a weight and no file.
+    """
+    if (labels is not None) != (config.objective.labels > 0):
+        raise SettingError(
+            f"got labels={config.labels!r} and objective.labels={config.objective.labels:g}, "
+            "expected both a file and a weight above 0, or neither"
+        )
     torch.manual_seed(config.seed)
     wanted = ModelConfig(encoder=config.encoder, heads=config.heads, readout=config.readout)
     targets, weights = None, config.objective
