@@ -28,10 +28,9 @@ def test_a_recipe_asks_for_labels_and_the_command_line_names_the_file(
         "[heads]\nrank = 2\n[schedule]\nsteps = 2\nbatch_size = 8\nwarmup_steps = 1\n"
     )
     common = ["pretrain", str(recipe), "--data", config.data, "--out", str(tmp_path / "labelled")]
-    main([*common, "--labels", str(table)])
+    assert main([*common, "--labels", str(table)]) == 0
     assert "labels" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main([*common[:-1], str(tmp_path / "unlabelled")])
+    assert main([*common[:-1], str(tmp_path / "unlabelled")]) != 0
     assert "expected both a file and a weight above 0" in capsys.readouterr().err
 
 
