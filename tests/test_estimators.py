@@ -34,7 +34,7 @@ from tests.helpers.runs import TINY
 
 SMILES = ["C" * k + end for k in range(1, 9) for end in "ONF"]
 LENGTHS = np.array([float(len(text)) for text in SMILES])
-QUICK = {"model": "scratch", "encoder": TINY, "epochs": 1, "device": "cpu"}
+QUICK = {"model": "scratch", "encoder": TINY, "epochs": 1, "forest": 0, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +65,15 @@ def test_a_regressor_learns_and_repeats() -> None:
 
 
 def test_a_regressor_predicts_what_the_command_predicts(tmp_path: Path) -> None:
-    ours = MoleBlendRegressor(**QUICK).fit(SMILES, LENGTHS)
+    ours = MoleBlendRegressor(**QUICK | {"forest": 10}).fit(SMILES, LENGTHS)
     ours.save(tmp_path / "model.safetensors")
+    assert checkpoint.read_model_file(tmp_path / "model.safetensors").tree_models
     table = Predictor(tmp_path / "model.safetensors").predict(SMILES)
     np.testing.assert_array_equal(table["y0_pred"].to_numpy(), ours.predict(SMILES))
 
 
 def test_members_and_a_frozen_encoder(packaged: Path, tmp_path: Path) -> None:
-    given = {"epochs": 1, "device": "cpu"}
+    given = {"epochs": 1, "forest": 0, "device": "cpu"}
     ours = MoleBlendRegressor(**given, freeze=True, ensemble=2).fit(SMILES, LENGTHS)
     ours.save(tmp_path / "model.safetensors")
     first, second = checkpoint.load_members(tmp_path / "model.safetensors")
@@ -245,7 +246,7 @@ def test_no_model_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.usefixtures("packaged")
 def test_the_packaged_model_is_where_training_starts() -> None:
-    settings = {"epochs": 1, "learning_rate": 1e-12, "device": "cpu"}
+    settings = {"epochs": 1, "learning_rate": 1e-12, "forest": 0, "device": "cpu"}
     ours = MoleBlendRegressor(**settings).fit(SMILES, LENGTHS)
     found = checkpoint.read_card(checkpoint.packaged())
     assert found.trained_by == "pretrain"

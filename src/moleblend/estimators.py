@@ -29,6 +29,7 @@ from moleblend.model.blending import ShownViews
 from moleblend.model.checkpoint import PACKAGED
 from moleblend.model.encoder import EncoderConfig
 from moleblend.prediction.predictor import embed, open_predictor
+from moleblend.trees.training import N_TREES
 
 
 class _SmilesEstimator(BaseEstimator):
@@ -65,9 +66,13 @@ class _FineTuned(_SmilesEstimator):
         smiles: str | None = None,
         views: Literal["auto", "2d", "3d", "both"] = "auto",
         conformers: int = 0,
-        features: tuple[Literal["auto", "none", "ecfp4", "descriptors"], ...] = ("auto",),
+        features: tuple[Literal["auto", "none", "ecfp4", "descriptors", "properties"], ...] = (
+            "auto",
+        ),
         freeze: bool = False,
         ensemble: int = 1,
+        members: Literal["both", "network", "trees"] = "both",
+        forest: int = N_TREES,
         validation_fraction: float = 0.1,
         epochs: int = 30,
         patience: int = 0,
@@ -86,6 +91,8 @@ class _FineTuned(_SmilesEstimator):
         self.features = features
         self.freeze = freeze
         self.ensemble = ensemble
+        self.members = members
+        self.forest = forest
         self.validation_fraction = validation_fraction
         self.epochs = epochs
         self.patience = patience
@@ -134,7 +141,8 @@ class _FineTuned(_SmilesEstimator):
                 batch_size=self.batch_size,
                 learning_rate=self.learning_rate,
                 head_dropout=self.head_dropout,
-                forest=0,
+                members=self.members,
+                forest=self.forest,
                 seed=self.random_state,
                 device=self.device,
                 encoder=self.encoder or EncoderConfig(),
@@ -199,7 +207,9 @@ class MoleBlendRegressor(RegressorMixin, _FineTuned):
         conformers: number of geometries to compute for each molecule.
         features: extra features for the property head, see `finetuning.config.TrainConfig`.
         freeze: train the property head only, on molecule vectors that are computed once.
-        ensemble: number of models that differ in their seed. The prediction is their mean.
+        ensemble: number of networks that differ in their seed. The prediction is their mean.
+        members: what the prediction averages: the network and trees (`both`), or one of them.
+        forest: number of trees of each tree model; 0 for none.
         validation_fraction: fraction of the molecules in the validation set. It is a scaffold
             split, or a random split if the set would be empty or more than twice as large. The set
             calibrates probabilities and intervals and, with patience, selects the epoch.

@@ -5,11 +5,9 @@ from sklearn.metrics import roc_auc_score, root_mean_squared_error
 
 from moleblend.chem.parsing import read_smiles
 from moleblend.data.dataset import MoleculeDataset
-from moleblend.data.splits import Split, random_split
 from moleblend.data.targets import Target
-from moleblend.evaluation.baseline import BaselineResult, describe_forest, plan_forest, train_forest
+from moleblend.evaluation.baseline import BaselineResult
 from moleblend.evaluation.comparison import compare_with_baseline, summarise
-from moleblend.evaluation.metrics import regression_metrics
 
 CHAINS = [read_smiles("C" * n + end) for n in range(1, 11) for end in ("", "O", "N", "F")]
 VALUE, TOXIC = Target("y", "regression", "nM"), Target("t", "binary")
@@ -38,14 +36,14 @@ def test_a_difference_is_significant_if_its_interval_excludes_0() -> None:
     assert won.model == pytest.approx(np.sqrt((0.01 * noise**2).mean()))
     assert won.forest == pytest.approx(np.sqrt((other**2).mean()))
     assert won.is_significant
-    assert won.sentence().startswith("y: the model is better than a random forest on ECFP4: RMSE")
+    assert won.sentence().startswith("y: the model is better than a random forest: RMSE")
     lost = compared(VALUE, label + other, label + 0.1 * noise, label)
     assert (lost.improvement, lost.low, lost.high) == pytest.approx(
         (-won.improvement, -won.high, -won.low)
     )
     (summary,) = summarise([lost])
     assert summary.is_baseline_better
-    assert summary.text.startswith("y: a random forest on ECFP4 is better than the model: RMSE")
+    assert summary.text.startswith("y: a random forest is better than the model: RMSE")
     assert (
         f"difference {-lost.improvement:.3g} (95 % bootstrap interval {-lost.high:.3g} to "
         f"{-lost.low:.3g}, n = 60)"
@@ -157,58 +155,10 @@ def test_many_targets_are_summarised_in_one_sentence() -> None:
     lost = [compared(TOXIC, wrong, right, label)] * 4
     (summary,) = summarise([*won, *lost])
     assert (
-        "of 6 targets, the model is better than a random forest on ECFP4 for 2 (2 significantly)"
+        "of 6 targets, the model is better than a random forest for 2 (2 significantly)"
     ) in summary.text
     assert (
         "the forest is better for 4 (4 significantly, by 95 % bootstrap intervals)" in summary.text
     )
     assert "; mean ROC-AUC 0.3333 (model), 0.6667 (forest)" in summary.text
     assert summary.is_baseline_better
-
-
-def test_the_forest_is_evaluated_as_the_model_is() -> None:
-    """Values, classes with a threshold of their own, several classes, and censored labels."""
-    length = np.array([molecule.n_atoms for molecule in CHAINS], np.float64)
-    third = np.arange(40) % 4 % 3
-    labels = np.stack([length, length > 6, third, length], 1)
-    censoring = np.zeros(labels.shape, np.int8)
-    censoring[:, 3] = 1
-    labels[5, 0] = np.nan
-    data = MoleculeDataset(CHAINS, labels, censoring, np.zeros((40, 0), np.float32))
-    split = random_split(40, (0.6, 0.2, 0.2))
-    targets = (VALUE, TOXIC, SEVERAL, Target("b", "regression"))
-    training, validation, test = (
-        data.subset(rows) for rows in (split.train, split.validation, split.test)
-    )
-    baseline = train_forest(20, targets, training, validation, test, 0)
-    assert baseline.predicted.shape == (8, 6)
-    assert np.isnan(baseline.predicted[:, 5]).all()
-    assert list(baseline.test) == ["y", "t", "c"]
-    assert "cannot use censored labels" in baseline.not_trained["b"]
-    assert baseline.n_censored == 24
-    assert "Censored labels are left out" in describe_forest(targets, baseline)
-    expected = regression_metrics(baseline.predicted[:, 0], test.labels[:, 0], test.censoring[:, 0])
-    assert baseline.test["y"] == expected
-    assert baseline.test["y"]["RMSE"] < np.std(length)
-    again = train_forest(20, targets, training, validation, test, 0)
-    assert np.array_equal(again.predicted, baseline.predicted, equal_nan=True)
-    assert train_forest(0, targets, training, validation, test, 0).test == {}
-
-
-def test_a_forest_that_would_take_too_long_is_not_trained() -> None:
-    kinds = ["regression"]
-    data, splits = labelled(np.arange(40.0)), [random_split(40)]
-    assert plan_forest(500, kinds, data, splits, 1) == (500, "")
-    assert plan_forest(0, kinds, data, splits, 1) == (0, "")
-    n_trees, note = plan_forest(500, kinds, data, splits, 200)
-    assert 50 <= n_trees < 500
-    assert f"has {n_trees} trees instead of 500" in note
-    n_trees, note = plan_forest(500, kinds, data, splits, 1000)
-    assert (n_trees, "it would take too long for 32,000 labels" in note) == (0, True)
-    rows = np.arange(50_001)
-    many = MoleculeDataset(
-        [CHAINS[0]] * 50_001, np.full((50_001, 1), np.nan), np.zeros((50_001, 1), np.int8),
-        np.zeros((50_001, 0), np.float32),
-    )  # fmt: skip
-    split = Split(rows, rows[:0], rows[:0])
-    assert "50,001 training molecules are more than" in plan_forest(1, kinds, many, [split], 1)[1]

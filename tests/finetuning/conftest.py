@@ -27,6 +27,7 @@ def config(table: Path, tmp_path: Path) -> TrainConfig:
         batch_size=16,
         learning_rate=5e-3,
         forest=10,
+        members="network",
         device="cpu",
         encoder=TINY,
     )

@@ -2,12 +2,24 @@ import numpy as np
 import pyarrow.csv
 import pytest
 
+from moleblend.chem.descriptors import molecule_features
 from moleblend.chem.fingerprints import nearest
 from moleblend.chem.standardise import canonical
-from moleblend.evaluation.baseline import count_matrix, forest_predictions
+from moleblend.trees.training import METHODS, train_tree_model
 from tests.helpers.molecules import CHAINS, N_CARBONS, PARTS
 from tests.helpers.runs import trained
 from tests.helpers.tables import write
+
+
+def of_forest(result, name, smiles, labels, rows, asked):
+    """Predict as the random forest of this name."""
+    inputs = tuple(name.removeprefix("random forest on ").split(" and "))
+    (method,) = [one for one in METHODS if one.inputs == inputs and not one.is_boosted]
+    x, exact = molecule_features(smiles, inputs), np.zeros(len(rows), np.int8)
+    target = result.targets[0]
+    trees = train_tree_model(target, method, x[rows], labels[rows], exact, n_trees=10)
+    return trees.predict(x[asked], target)
+
 
 RINGS = [f"C1{'C' * n}C1{end}" for n in range(1, 9) for end in ("", "O", "N")]
 
@@ -15,16 +27,10 @@ RINGS = [f"C1{'C' * n}C1{end}" for n in range(1, 9) for end in ("", "O", "N")]
 def test_the_forest_has_the_same_parts_and_stands_in_the_record(tmp_path):
     write(tmp_path / "table.csv", smiles=CHAINS, y=N_CARBONS, set=PARTS)
     result, _, metrics = trained(tmp_path, split="set")
-    counts, labels = count_matrix(CHAINS), np.array(N_CARBONS)
+    labels = np.array(N_CARBONS)
     train_rows, test_rows = result.table.split.train, result.table.split.test
-    expected = forest_predictions(
-        result.targets[0],
-        counts[train_rows],
-        labels[train_rows],
-        np.zeros(len(train_rows), np.int8),
-        counts[test_rows],
-        n_trees=10,
-    )
+    name = result.baseline.forest.chosen["y"]
+    expected = of_forest(result, name, CHAINS, labels, train_rows, test_rows)
     assert result.baseline.forest.predicted == pytest.approx(expected)
     found = metrics["baseline"]
     error = expected[:, 0] - labels[test_rows]
@@ -47,18 +53,10 @@ def test_folds_have_a_forest_each_and_all_stands_in_the_order_of_the_file(tmp_pa
     write(tmp_path / "table.csv", smiles=["nonsense", *RINGS], y=[1, *labels])
     result, _, metrics = trained(tmp_path, folds=3, split="random")
     assert list(result.predictions.smiles) == [canonical(text) for text in RINGS]
-    counts = count_matrix(RINGS)
     errors = []
     for run in result.runs:
         rows, asked = run.split.train, run.split.test
-        expected = forest_predictions(
-            run.targets[0],
-            counts[rows],
-            np.array(labels)[rows],
-            np.zeros(len(rows), np.int8),
-            counts[asked],
-            n_trees=10,
-        )
+        expected = of_forest(run, run.baseline.chosen["y"], RINGS, np.array(labels), rows, asked)
         assert result.baseline.forest.predicted[asked] == pytest.approx(expected)
         errors.append(np.sqrt(((expected[:, 0] - np.array(labels)[asked]) ** 2).mean()))
         similarity, place = nearest([RINGS[k] for k in asked], [RINGS[k] for k in rows])

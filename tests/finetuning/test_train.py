@@ -46,6 +46,10 @@ def test_what_a_run_leaves_behind(config: TrainConfig, table: Path) -> None:
             for set_name, of_target in result.uncertainty_metrics.items()
         },
         "baseline": metrics["baseline"],
+        "members": {
+            member.name: {"weights": member.weights, "test": member.test}
+            for member in result.members
+        },
         "model_sha256": file_sha256(result.model),
         "std": {"over": "seeds", "n": 1},
         "settings": json.loads(json.dumps(result.settings.to_dict())),

@@ -14,9 +14,10 @@ TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)
 
 
 def trained(tmp_path: Path, **flags) -> tuple[TrainResult, str, dict]:
-    """Train on what is in the table; also give what was said and metrics.json."""
+    """Train a network on what is in the table; also give what was said and metrics.json."""
     told = io.StringIO()
-    settings = {"epochs": 1, "batch_size": 16, "forest": 10, "device": "cpu", "encoder": TINY}
+    settings = {"epochs": 1, "batch_size": 16, "forest": 10, "members": "network"}
+    settings |= {"device": "cpu", "encoder": TINY}
     config = TrainConfig(
         data=str(tmp_path / "table.csv"),
         source="scratch",

@@ -8,6 +8,12 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from sklearn.ensemble import (
+    GradientBoostingClassifier,
+    GradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
 
 from moleblend.chem.descriptors import FEATURES, molecule_features
 from moleblend.chem.parsing import read_smiles
@@ -18,8 +24,9 @@ from moleblend.model.batch import Batch, collate
 from moleblend.model.blending import ShownViews, show
 from moleblend.model.heads import Model, ModelConfig
 from moleblend.prediction.export import INPUTS_2D, INPUTS_3D, export
-from moleblend.prediction.outputs import mean_over_members
 from moleblend.prediction.predictor import Predictor
+from moleblend.trees.averaging import MemberValues
+from moleblend.trees.tree_model import TreeModel
 from tests.helpers.runs import TINY
 
 TARGETS = (Target("gap", "regression", "eV", 1.5, 2.0), Target("toxic", "binary"))
@@ -70,7 +77,7 @@ def expected(path: Path, batch: Batch, views: ShownViews) -> np.ndarray:
     if not targets:
         return members[0].embed(batch, blend).numpy()
     found = [unscale_outputs(member(batch, blend).numpy(), targets) for member in members]
-    return mean_over_members(np.stack(found), targets)
+    return MemberValues.of_networks(np.stack(found)).mean(targets)
 
 
 def test_onnx_for_every_shape(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -135,6 +142,39 @@ def test_a_graph_of_a_model_that_reads_features(
     assert json.loads(extra["moleblend.json"])["features"] == list(features)
     found = program.module()(*given.values(), features=torch.from_numpy(array))
     np.testing.assert_allclose(found.detach().numpy(), right, atol=5e-5)
+
+
+@pytest.mark.parametrize("features", [(), ("descriptors",)])
+def test_a_graph_averages_networks_and_trees(tmp_path: Path, features: tuple[str, ...]) -> None:
+    targets = (*TARGETS, Target("IC50", "regression", "nM", 2.0, 0.7, log10=True))
+    model, smiles = saved(tmp_path, targets, "2d", 2, features), ["CCO", "c1ccccc1N", "C"]
+    inputs = ("ecfp4", "properties")
+    x = molecule_features([*smiles, "CCN", "CCCC"], inputs)
+    y, c = np.arange(5.0), np.array([0, 1, 0, 1, 1])
+    trained = [
+        (RandomForestRegressor(5, random_state=0).fit(x, y), targets[0], 0.3),
+        (GradientBoostingRegressor(n_estimators=5).fit(x, y), targets[0], 0.4),
+        (RandomForestClassifier(5, random_state=0).fit(x, c), targets[1], 0.2),
+        (GradientBoostingClassifier(n_estimators=5).fit(x, c), targets[1], 0.5),
+        (GradientBoostingRegressor(n_estimators=5).fit(x, y), targets[2], 0.6),
+    ]
+    tree_models = [
+        TreeModel.from_sklearn(one, target, inputs).with_weight(w) for one, target, w in trained
+    ]
+    file = checkpoint.read_model_file(model)
+    checkpoint.save(file.members, model, file.card, tree_models=tree_models)
+    table = Predictor(model).predict(smiles)
+    names = ("gap_pred", "toxic_prob", "IC50_pred")
+    right = np.stack([table[name].to_numpy() for name in names], 1)
+    batch = collate([read_smiles(one) for one in smiles])
+    given = {name: getattr(batch, name) for name in INPUTS_2D}
+    array = molecule_features(smiles, tuple(dict.fromkeys([*features, *inputs])))
+    session = onnxruntime.InferenceSession(export(model, tmp_path / "model.onnx"))
+    arrays = {name: tensor.numpy() for name, tensor in given.items()} | {"features": array}
+    np.testing.assert_allclose(session.run(["predictions"], arrays)[0], right, rtol=2e-4)
+    program = torch.export.load(export(model, tmp_path / "model.pt2"))
+    found = program.module()(*given.values(), features=torch.from_numpy(array))
+    np.testing.assert_allclose(found.detach().numpy(), right, rtol=2e-4)
 
 
 def test_what_cannot_be_exported(tmp_path: Path) -> None:

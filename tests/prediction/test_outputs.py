@@ -7,13 +7,12 @@ from moleblend.data.targets import Target, class_names, output_slices, unscale_o
 from moleblend.evaluation.uncertainty import Uncertainty
 from moleblend.prediction.outputs import (
     check_names,
-    mean_over_members,
     possible_columns,
     result_columns,
     result_names,
-    std_over_members,
     target_columns,
 )
+from moleblend.trees.averaging import MemberValues
 
 TARGETS = (
     Target("gap", "regression", "eV", mean=7.0, scale=2.0),
@@ -34,7 +33,7 @@ def values():
 
 def fitted(values):
     rng = np.random.default_rng(1)
-    mean = mean_over_members(values, TARGETS)
+    mean = MemberValues.of_networks(values).mean(TARGETS)
     labels = [
         mean[:, 0] + rng.normal(size=60),
         mean[:, 1] * 10 ** rng.normal(size=60),
@@ -42,7 +41,7 @@ def fitted(values):
         rng.integers(0, 3, 60),
     ]
     labels = np.stack(labels, 1).astype(np.float64)
-    std = std_over_members(values, TARGETS)
+    std = MemberValues.of_networks(values).std(TARGETS)
     return Uncertainty.fit(TARGETS, mean, std, labels, np.zeros((60, 4), np.int8))
 
 
@@ -50,7 +49,9 @@ def fitted(values):
 @pytest.mark.parametrize("is_calibrated", [False, True])
 def test_names_and_values_agree(values, n_members, is_calibrated):
     uncertainty = fitted(values) if is_calibrated else Uncertainty()
-    columns = result_columns(values[:n_members], TARGETS, uncertainty, 0.9)
+    columns = result_columns(
+        MemberValues.of_networks(values[:n_members]), TARGETS, uncertainty, 0.9
+    )
     assert list(columns) == result_names(TARGETS, n_members, uncertainty)
     low, high = (columns[f"gap_{end}"] for end in ("low", "high")) if is_calibrated else (0, 0)
     if is_calibrated:
@@ -63,7 +64,7 @@ def test_names_and_values_agree(values, n_members, is_calibrated):
 
 
 def test_the_uncertainty_has_the_names_of_the_columns(values):
-    uncertainty, mean = fitted(values), mean_over_members(values, TARGETS)
+    uncertainty, mean = fitted(values), MemberValues.of_networks(values).mean(TARGETS)
     for target, where in zip(TARGETS, output_slices(TARGETS), strict=True):
         given = list(uncertainty.output_columns(target, mean[:, where], None, 0.9))
         listed = [column.name for column in target_columns(target, 1, uncertainty)]

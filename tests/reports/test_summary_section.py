@@ -20,7 +20,9 @@ CLEAN = DataFacts(
     n_unreadable_cells=0,
     domain=[IN_DOMAIN] * 9,
 )
-BETTER = Comparison("log<S>", "RMSE", "mol/L", 0.5, 0.8, 0.3, 0.1, 0.5, 100)
+BETTER = Comparison(
+    "log<S>", "random forest on ecfp4", "RMSE", "mol/L", 0.5, 0.8, 0.3, 0.1, 0.5, 100
+)
 QUANTILES = QuantileCurve((0.5,), (0.5,), 0.0, 100)
 
 

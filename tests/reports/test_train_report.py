@@ -163,7 +163,9 @@ def test_a_training_report_plots_each_target_that_can_be_plotted(result, tmp_pat
     assert parity.split("PathCollection")[1].split("matplotlib.axis")[0].count("use ") == 3
 
 
-COMPARISON = Comparison("toxic", "ROC-AUC", "", 0.5, 0.75, -0.25, -0.4, -0.1, 40)
+COMPARISON = Comparison(
+    "toxic", "random forest on ecfp4", "ROC-AUC", "", 0.5, 0.75, -0.25, -0.4, -0.1, 40
+)
 
 
 def test_a_training_report_compares_with_the_random_forest(result, tmp_path):
@@ -173,7 +175,7 @@ def test_a_training_report_compares_with_the_random_forest(result, tmp_path):
         7,
         predicted,
         {TARGETS[0].name: forest, "toxic": binary_metrics(predicted[:, 1], LABELS[:, 1])},
-        {"one class": "of a reason"},
+        not_trained={"one class": "of a reason"},
     )
     shown = replace(result, baseline=BaselineComparison(baseline, (COMPARISON,), "fewer trees"))
     page = write_train_report(shown, tmp_path / "report.html")
@@ -184,7 +186,7 @@ def test_a_training_report_compares_with_the_random_forest(result, tmp_path):
     assert ["toxic", "ROC-AUC", "0.5", "0.5", "1", "0.5", "4"] in rows
     assert ["one class", "accuracy", "1", "1", "–", "1", "3"] in rows
     text = words(page)
-    assert "toxic: a random forest on ECFP4 is better than the model: ROC-AUC 0.5" in text
+    assert "toxic: a random forest on ecfp4 is better than the model: ROC-AUC 0.5" in text
     assert 'class="warning"' in page.read_text()
     assert "Fewer trees." in text
     assert "No random forest for one class: of a reason." in text

@@ -122,6 +122,7 @@ def _pretrain(arguments: list[str]) -> None:
 def _train(arguments: list[str]) -> None:
     from moleblend.evaluation.comparison import summarise
     from moleblend.finetuning.train import TrainConfig, train
+    from moleblend.finetuning.tree_members import describe_members
     from moleblend.reports.train_report import write_train_report
 
     @dataclass(frozen=True)
@@ -151,6 +152,8 @@ def _train(arguments: list[str]) -> None:
         )
         over = "folds" if config.folds else "seeds"
         say(f"test, mean and standard deviation over {len(result.runs)} {over}  {target}  {text}")
+    for sentence in describe_members(result.targets, result.members):
+        say(sentence)
     _print_metrics("test, random forest", result.baseline.forest.test)
     for summary in summarise(result.baseline.comparisons):
         say(("note: " if summary.is_baseline_better else "comparison: ") + summary.text)

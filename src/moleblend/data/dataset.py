@@ -17,12 +17,14 @@ class MoleculeDataset:
         labels: in the unit of the file, or class numbers; NaN if missing.
         censoring: 1 if the true value is at least the label, -1 if at most, else 0.
         features: additional inputs of the property head, see `descriptors.molecule_features`.
+        tree_inputs: inputs of trees; None if none are trained.
     """
 
     molecules: list[Molecule]
     labels: Float64[np.ndarray, "n t"]
     censoring: Int8[np.ndarray, "n t"]
     features: Float32[np.ndarray, "n f"]
+    tree_inputs: Float32[np.ndarray, "n g"] | None = None
 
     def __len__(self) -> int:
         """Number of molecules."""
@@ -31,6 +33,11 @@ class MoleculeDataset:
     def subset(self, rows: Int64[np.ndarray, " m"]) -> "MoleculeDataset":
         """Return the molecules of these rows, with their labels and features."""
         molecules = [self.molecules[row] for row in rows]
+        inputs = self.tree_inputs
         return MoleculeDataset(
-            molecules, self.labels[rows], self.censoring[rows], self.features[rows]
+            molecules,
+            self.labels[rows],
+            self.censoring[rows],
+            self.features[rows],
+            None if inputs is None else inputs[rows],
         )

@@ -16,6 +16,7 @@ from scipy.stats import rankdata
 from moleblend.data.dataset import MoleculeDataset
 from moleblend.data.targets import Target, output_slices
 from moleblend.evaluation.baseline import BaselineResult, describe_forest
+from moleblend.evaluation.metrics import main_metric
 
 _N_RESAMPLES = 1000
 _N_AT_ONCE = 500_000
@@ -34,6 +35,7 @@ class Comparison:
 
     Attributes:
         target: its name.
+        baseline: what the forest reads, such as `random forest on ecfp4`.
         metric: `RMSE`, `RMSE log10`, `ROC-AUC` or `macro ROC-AUC`.
         unit: of the metric; empty if it has none.
         model: metric of the model.
@@ -46,6 +48,7 @@ class Comparison:
     """
 
     target: str
+    baseline: str
     metric: str
     unit: str
     model: float
@@ -77,13 +80,13 @@ class Comparison:
             if self.improvement:
                 difference += f" in favour of the {'model' if is_model else 'forest'}"
             return (
-                f"{self.target}: no significant difference between the model and a random forest "
-                f"on ECFP4: {values}, {difference} ({interval} includes 0, n = {self.n:,})"
+                f"{self.target}: no significant difference between the model and a "
+                f"{self.baseline}: {values}, {difference} ({interval} includes 0, n = {self.n:,})"
             )
         better = (
-            "the model is better than a random forest on ECFP4"
+            f"the model is better than a {self.baseline}"
             if is_model
-            else "a random forest on ECFP4 is better than the model"
+            else f"a {self.baseline} is better than the model"
         )
         return f"{self.target}: {better}: {values}, {difference} ({interval}, n = {self.n:,})"
 
@@ -125,6 +128,7 @@ def compare_with_baseline(
     comparisons = []
     for k, (target, where) in enumerate(zip(targets, output_slices(targets), strict=True)):
         by_test_set, n, rng = [], 0, np.random.default_rng(0)
+        names = {baseline.chosen.get(target.name, "random forest") for baseline in baselines}
         for predicted, baseline, test in zip(predictions, baselines, test_sets, strict=True):
             label = test.labels[:, k]
             is_known = ~np.isnan(label) & (test.censoring[:, k] == 0)
@@ -152,7 +156,8 @@ def compare_with_baseline(
         comparisons.append(
             Comparison(
                 target=target.name,
-                metric=_metric_name(target),
+                baseline=names.pop() if len(names) == 1 else "random forest",
+                metric=main_metric(target),
                 unit=target.unit if is_regression and not target.log10 else "",
                 model=float(model[0]),
                 forest=float(forest[0]),
@@ -177,7 +182,7 @@ def summarise(comparisons: Sequence[Comparison]) -> list[ComparisonSummary]:
     n_significantly_better = sum(one.improvement > 0 for one in significant)
     n_significantly_worse = len(significant) - n_significantly_better
     text = (
-        f"of {len(comparisons):,} targets, the model is better than a random forest on ECFP4 for "
+        f"of {len(comparisons):,} targets, the model is better than a random forest for "
         f"{n_better:,} ({n_significantly_better:,} significantly) and the forest is better for "
         f"{n_worse:,} ({n_significantly_worse:,} significantly, by 95 % bootstrap intervals)"
     )
@@ -216,13 +221,6 @@ def baseline_record(
             for comparison in comparisons
         },
     }
-
-
-def _metric_name(target: Target) -> str:
-    """Name of the metric by which model and forest are compared."""
-    if target.kind == "regression":
-        return "RMSE log10" if target.log10 else "RMSE"
-    return "ROC-AUC" if target.kind == "binary" else "macro ROC-AUC"
 
 
 def _bootstrap(

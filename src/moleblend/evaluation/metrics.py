@@ -86,6 +86,13 @@ def target_metrics(
     return multiclass_metrics(predicted, label)
 
 
+def main_metric(target: Target) -> str:
+    """Name the metric by which models are compared."""
+    if target.kind == "regression":
+        return "RMSE log10" if target.log10 else "RMSE"
+    return "ROC-AUC" if target.kind == "binary" else "macro ROC-AUC"
+
+
 def regression_metrics(
     predicted: Float[np.ndarray, " n"],
     label: Float[np.ndarray, " n"],

@@ -157,8 +157,8 @@ class Uncertainty:
 
         Args:
             targets: of the model.
-            mean: predictions, see `outputs.mean_over_members`.
-            member_std: standard deviation over the members, see `outputs.std_over_members`.
+            mean: predictions, see `averaging.MemberValues.mean`.
+            member_std: standard deviation over the members, see `averaging.MemberValues.std`.
             labels: in the unit of the file, or the number of a class; NaN where missing.
             censoring: +1 true value at least the label, -1 at most, 0 exact.
         """
@@ -240,7 +240,7 @@ class Uncertainty:
 
         Args:
             targets: of the model.
-            mean: predictions, see `outputs.mean_over_members`.
+            mean: predictions, see `averaging.MemberValues.mean`.
         """
         calibrated = mean.copy()
         for target, where in zip(targets, output_slices(targets), strict=True):

@@ -9,9 +9,9 @@ import tyro
 from moleblend.config import check_fields, check_finite
 from moleblend.data.labels.label_column import Task
 from moleblend.errors import SettingError
-from moleblend.evaluation.baseline import N_TREES
 from moleblend.model.checkpoint import PACKAGED
 from moleblend.model.encoder import EncoderConfig
+from moleblend.trees.training import N_TREES
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class TrainConfig:
         ensemble: number of models that differ in their seed. The prediction is their mean.
         readout: how atom vectors become a molecule vector, see `heads.ModelConfig`. `auto` is that
             of the source model.
-        features: extra features for the property head: `ecfp4` (counts), `descriptors` (of RDKit),
-            both, or `none`. `auto` is `ecfp4`, or `none` if the model sees 3D only or if RDKit
-            cannot parse the SMILES of a usable row.
+        features: extra features for the property head: `ecfp4` (counts), `descriptors` (30 of
+            RDKit), `properties` (121 of RDKit), several of them, or `none`. `auto` is `ecfp4`, or
+            `none` if the model sees 3D only or if RDKit cannot parse the SMILES of a usable row.
         freeze: train the property head only, on molecule vectors that are computed once.
         search: number of hyperparameter search trials. The best trial on the validation set is
             kept. Settings that differ from their defaults are not searched.
@@ -59,8 +59,12 @@ class TrainConfig:
         keep_training_smiles: store the SMILES of the training molecules in the model file, so that
             `predict` can name the nearest one. Without them fingerprints and embeddings are still
             stored.
-        forest: number of trees of the random forest baseline on ECFP4, which is trained and tested
-            on the same split. Large tables get fewer trees; 0 trains no baseline.
+        forest: number of trees of each tree model. For each target are trained: gradient boosting
+            and a random forest on ECFP4 and properties of RDKit, and a random forest on ECFP4.
+            Large tables get fewer; 0 trains none.
+        members: what the prediction averages: the network and the trees (`both`), with weights
+            fitted to the validation set; or one of them, `network` or `trees`. The trees are then
+            only a baseline, or the network is not trained.
         epochs: number of training epochs; the maximum if patience is set.
         patience: number of epochs without a better validation score after which training stops and
             the best epoch is kept. 0 trains all epochs and keeps the last one.
@@ -95,12 +99,13 @@ class TrainConfig:
     seeds: int = 1
     ensemble: int = 1
     readout: Literal["auto", "mean", "layers", "cls"] = "auto"
-    features: tuple[Literal["auto", "none", "ecfp4", "descriptors"], ...] = ("auto",)
+    features: tuple[Literal["auto", "none", "ecfp4", "descriptors", "properties"], ...] = ("auto",)
     freeze: bool = False
     search: int = 0
     pos_weight: Literal["off", "on", "try"] = "off"
     keep_training_smiles: bool = True
     forest: int = N_TREES
+    members: Literal["both", "network", "trees"] = "both"
     epochs: int = 30
     patience: int = 0
     batch_size: int = 32
@@ -141,7 +146,7 @@ class TrainConfig:
         if not self.features or (self.features[1:] and {"auto", "none"} & set(self.features)):
             raise SettingError(
                 f"got features={', '.join(self.features) or 'nothing'}, expected auto, none, or "
-                "one or both of ecfp4 and descriptors"
+                "some of ecfp4, descriptors and properties"
             )
         if self.target and self.units and len(self.units) != len(self.target):
             raise SettingError(

@@ -27,7 +27,6 @@ from moleblend.data.splits import (
 from moleblend.data.table import Table, find_smiles_column, read_molecules
 from moleblend.data.targets import Target
 from moleblend.errors import SettingError
-from moleblend.evaluation.baseline import plan_forest
 from moleblend.finetuning.config import TrainConfig
 from moleblend.finetuning.resolved_settings import (
     ResolvedSettings,
@@ -35,11 +34,14 @@ from moleblend.finetuning.resolved_settings import (
     resolve_settings,
 )
 from moleblend.finetuning.run import Start
+from moleblend.finetuning.tree_members import TREE_KINDS
 from moleblend.model import checkpoint
 from moleblend.model.blending import ShownViews
 from moleblend.model.encoder import EncoderConfig
 from moleblend.prediction.inputs import InputRules, Row, prepare
 from moleblend.prediction.outputs import check_names
+from moleblend.trees.averaging import feature_columns
+from moleblend.trees.training import TreePlan, plan_trees
 
 _SETS = ("train", "validation", "test")
 
@@ -59,9 +61,8 @@ class PreparedRun:
         data: molecules and labels of these rows.
         splits: one split, or one for each fold; they count among the usable rows.
         duplicates: molecules in several rows.
-        n_trees: trees of the random forest baseline.
+        tree_plan: methods and number of trees, and why it is less than was asked for.
         features_note: why no features are added; may be empty.
-        baseline_note: comment on the number of trees; may be empty.
     """
 
     config: TrainConfig
@@ -74,9 +75,8 @@ class PreparedRun:
     data: MoleculeDataset
     splits: tuple[Split, ...]
     duplicates: Duplicates
-    n_trees: int
+    tree_plan: TreePlan
     features_note: str
-    baseline_note: str
 
     def settings(self, config: TrainConfig, data: MoleculeDataset) -> ResolvedSettings:
         """Resolve the settings of a run.
@@ -91,7 +91,7 @@ class PreparedRun:
         )
         more_notes = (
             *self.duplicates.sentences(),
-            *(note for note in (self.features_note, self.baseline_note) if note),
+            *(note for note in (self.features_note, self.tree_plan.note) if note),
         )
         return replace(
             settings,
@@ -155,8 +155,7 @@ def prepare_run(
         )
     molecules = [row.molecule for row in rows if row.molecule is not None]
     config, features_note = _resolve_features(config, views, molecules)
-    canonical = [molecule.smiles for molecule in molecules]
-    features = molecule_features(canonical, config.extra_features)
+    features = np.zeros((len(molecules), 0), np.float32)
     data = MoleculeDataset(
         molecules, target_columns.values[usable], target_columns.censoring[usable], features
     )
@@ -175,7 +174,15 @@ def prepare_run(
         )
     duplicates = find_duplicates(identities, usable, data.labels, data.censoring, classes, splits)
     kinds = [label_column.kind for label_column in target_columns.label_columns]
-    n_trees, baseline_note = plan_forest(config.forest, kinds, data, splits, config.seeds)
+    tree_plan = plan_trees(config.forest, kinds, data, splits, config.seeds)
+    if tree_plan.n_trees and views == "3d":
+        tree_plan = TreePlan(note="no trees are trained: the model sees 3D only")
+    data, unreadable = _add_features(data, config, with_trees=tree_plan.n_trees > 0)
+    if unreadable:
+        tree_plan = TreePlan(note=f"no trees are trained: {unreadable}")
+    if config.members == "trees" and not tree_plan.n_trees:
+        reason = tree_plan.note or "forest=0 asks for no trees"
+        raise SettingError(f"got members=trees, but {reason}")
     return PreparedRun(
         config=config,
         start=Start(source, encoder, views, target_columns),
@@ -187,10 +194,32 @@ def prepare_run(
         data=data,
         splits=splits,
         duplicates=duplicates,
-        n_trees=n_trees,
+        tree_plan=tree_plan,
         features_note=features_note,
-        baseline_note=baseline_note,
     )
+
+
+def _add_features(
+    data: MoleculeDataset, config: TrainConfig, *, with_trees: bool
+) -> tuple[MoleculeDataset, str]:
+    """Compute the features of the property head and the inputs of the trees.
+
+    Returns:
+        The molecules with their features, and why the trees have no inputs; empty if they have.
+    """
+    smiles, kinds = [molecule.smiles for molecule in data.molecules], config.extra_features
+    all_kinds = tuple(dict.fromkeys([*kinds, *TREE_KINDS])) if with_trees else kinds
+    try:
+        features = molecule_features(smiles, all_kinds)
+    except MoleculeError as error:  # the SMILES of a mol block that RDKit reads, but not its SMILES
+        if not with_trees:
+            raise
+        return replace(data, features=molecule_features(smiles, kinds)), str(error)
+    if not with_trees:
+        return replace(data, features=features), ""
+    of_network = features[:, feature_columns(all_kinds, kinds)] if kinds else features[:, :0]
+    inputs = features[:, feature_columns(all_kinds, TREE_KINDS)]
+    return replace(data, features=of_network, tree_inputs=inputs), ""
 
 
 def _leave_out_unlabelled(

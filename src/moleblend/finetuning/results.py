@@ -1,5 +1,6 @@
 """The result of a fine-tuning command: one run, or several runs aggregated."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,8 +31,11 @@ from moleblend.finetuning.hyperparameter_search import Search
 from moleblend.finetuning.preparation import PreparedRun
 from moleblend.finetuning.resolved_settings import ResolvedSettings, UncertaintySettings
 from moleblend.finetuning.run import Evaluation, Run, with_thresholds
+from moleblend.finetuning.tree_members import MemberEvaluation
 from moleblend.prediction.inputs import Row
 from moleblend.prediction.outputs import domain_names, result_names
+from moleblend.trees.averaging import count_members
+from moleblend.trees.tree_model import TreeModel
 
 MetricStatistics = dict[str, dict[str, dict[str, float | None]]]
 """`mean` and `std` (of the sample) over runs, of each metric of each target."""
@@ -65,10 +69,10 @@ class LabelledPredictions:
 
 @dataclass(frozen=True, eq=False)
 class BaselineComparison:
-    """The random forest baseline and how the model compares with it.
+    """The random forests as a baseline, and how the model compares with them.
 
     Attributes:
-        forest: the random forest, aggregated like the predictions of the model.
+        forest: for each target the better forest, aggregated like the predictions of the model.
         comparisons: model against forest, per target; with several seeds of the first.
         note: comment on the number of trees; may be empty.
     """
@@ -118,6 +122,8 @@ class TrainResult:
         baseline: the random forest baseline.
         table: the rows of the table.
         histories: epochs of each member of each run.
+        tree_models: trees of the model file.
+        members: networks and trees, each alone; weights and metrics are means over folds.
         runs: one for each seed or fold.
         search: the hyperparameter search; None without one.
     """
@@ -135,6 +141,8 @@ class TrainResult:
     baseline: BaselineComparison
     table: TableSummary
     histories: tuple[EpochHistory, ...]
+    tree_models: tuple[TreeModel, ...] = ()
+    members: tuple[MemberEvaluation, ...] = ()
     runs: tuple[Run, ...] = ()
     search: Search | None = None
 
@@ -184,7 +192,8 @@ def aggregate_runs(
         domain = replace(domain, rows=prepared.usable[first.split.train[domain.rows]])
     tested = np.concatenate([run.split.test for run in reported])
     order = np.argsort(tested)
-    n_members = sum(len(run.members) for run in reported)
+    tree_models = _merge_tree_models(reported, targets)
+    n_members = count_members(sum(len(run.members) for run in reported), tree_models)
     columns = result_names(targets, n_members, uncertainty) + domain_names(domain)
     return TrainResult(
         config=config,
@@ -215,8 +224,10 @@ def aggregate_runs(
                 [run.baseline for run in reported],
                 [data.subset(run.split.test) for run in reported],
             ),
-            note=prepared.baseline_note,
+            note=prepared.tree_plan.note,
         ),
+        tree_models=tree_models,
+        members=_merge_evaluations(reported),
         table=TableSummary(
             rows=prepared.rows,
             labels=prepared.start.target_columns.values,
@@ -277,6 +288,40 @@ def _merge_forests(
         test=_mean_metrics(_forest_metrics(runs)) if config.folds else first.test,
         n_censored=sum(run.baseline.n_censored for run in runs),
     )
+
+
+def _merge_tree_models(runs: Sequence[Run], targets: tuple[Target, ...]) -> tuple[TreeModel, ...]:
+    """Collect the trees of the model file; with folds the first trees of the forests of each.
+
+    A fold's share of the trees and of the weights is one over the number of folds.
+    """
+    if len(runs) == 1:
+        return runs[0].tree_models
+    models = [
+        model.first_trees(math.ceil(model.header.n_trees / len(runs))).with_weight(
+            model.weight / len(runs)
+        )
+        for run in runs
+        for model in run.tree_models
+    ]
+    order = {target.name: k for k, target in enumerate(targets)}
+    return tuple(sorted(models, key=lambda model: order[model.target]))
+
+
+def _merge_evaluations(runs: Sequence[Run]) -> tuple[MemberEvaluation, ...]:
+    """Average the test metrics and weights of each member over folds."""
+    merged: dict[str, list[MemberEvaluation]] = {}
+    for run in runs:
+        for one in run.member_evaluations:
+            merged.setdefault(one.name, []).append(one)
+    evaluations = []
+    for name, several in merged.items():
+        common = set.intersection(*(set(one.test) for one in several))
+        tests = [{k: v for k, v in one.test.items() if k in common} for one in several]
+        weights = {k: float(np.mean([one.weights[k] for one in several])) for k in tests[0]}
+        test = _mean_metrics(tests) if len(tests) > 1 else tests[0]
+        evaluations.append(MemberEvaluation(name, weights, test))
+    return tuple(evaluations)
 
 
 def _forest_metrics(runs: Sequence[Run]) -> list[dict[str, Metrics]]:

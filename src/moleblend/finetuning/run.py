@@ -20,7 +20,7 @@ from moleblend.evaluation.applicability_domain import (
     DomainScores,
     domain_scores,
 )
-from moleblend.evaluation.baseline import BaselineResult, train_forest
+from moleblend.evaluation.baseline import BaselineResult
 from moleblend.evaluation.metrics import (
     Metrics,
     best_threshold,
@@ -34,12 +34,21 @@ from moleblend.finetuning.config import TrainConfig
 from moleblend.finetuning.finished_members import FinishedMembers
 from moleblend.finetuning.lightning_module import FineTuning
 from moleblend.finetuning.trainer import TrainedModel, fit
+from moleblend.finetuning.tree_members import (
+    TREE_KINDS,
+    MemberEvaluation,
+    evaluate_members,
+    train_trees,
+    weigh,
+)
 from moleblend.model import checkpoint
 from moleblend.model.blending import ShownViews
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.functional import seeded
 from moleblend.model.heads import Model, ModelConfig, Readout
-from moleblend.prediction.outputs import mean_over_members, std_over_members
+from moleblend.trees.averaging import MemberValues
+from moleblend.trees.training import TreePlan
+from moleblend.trees.tree_model import TreeModel
 
 _MAX_CLASS_WEIGHT = 100
 
@@ -129,7 +138,9 @@ class Run:
         notes: what is missing in uncertainty and domain, and why.
         evaluation: metrics.
         predictions: on the validation and the test set.
-        baseline: the random forest.
+        tree_models: trees that the model averages with the networks.
+        member_evaluations: test metrics of the networks and of the trees of each method alone.
+        baseline: for each target the better random forest.
     """
 
     seed: int
@@ -142,6 +153,8 @@ class Run:
     notes: tuple[str, ...]
     evaluation: Evaluation
     predictions: RunPredictions
+    tree_models: tuple[TreeModel, ...]
+    member_evaluations: tuple[MemberEvaluation, ...]
     baseline: BaselineResult
 
 
@@ -151,10 +164,10 @@ def train_and_test(
     start: Start,
     data: MoleculeDataset,
     split: Split,
-    n_trees: int,
+    plan: TreePlan,
     console: Console,
 ) -> Run:
-    """Train one model or the members of an ensemble, then evaluate the test set.
+    """Train networks and trees, fit the weights of their average, then evaluate the test set.
 
     Args:
         config: settings of the run.
@@ -162,7 +175,7 @@ def train_and_test(
         start: what all runs have in common.
         data: the usable rows.
         split: rows of each set among the usable rows.
-        n_trees: trees of the random forest baseline; 0 for none.
+        plan: methods and number of trees.
         console: where epochs are printed.
 
     Raises:
@@ -175,20 +188,32 @@ def train_and_test(
     modules = [member.module for member in members]
     targets = modules[0].model.config.targets
 
-    def predict(
-        dataset: MoleculeDataset,
-    ) -> tuple[Float64[np.ndarray, "m o"], Float64[np.ndarray, "m o"] | None]:
-        values = np.stack([unscale_outputs(module.outputs(dataset), targets) for module in modules])
-        return mean_over_members(values, targets), std_over_members(values, targets)
+    def networks(dataset: MoleculeDataset) -> Float64[np.ndarray, "e m o"]:
+        return np.stack([unscale_outputs(module.outputs(dataset), targets) for module in modules])
 
-    mean, std = predict(validation)
+    of_validation = networks(validation)
+    trained = train_trees(plan, targets, training, seed)
+    trained = weigh(trained, plan, config.members, of_validation, targets, validation)
+
+    def average(
+        values: Float64[np.ndarray, "e m o"], dataset: MoleculeDataset
+    ) -> tuple[Float64[np.ndarray, "m o"], Float64[np.ndarray, "m o"] | None]:
+        joined = MemberValues.of(values, trained.members, dataset.tree_inputs, TREE_KINDS, targets)
+        return joined.mean(targets), joined.std(targets)
+
+    mean, std = average(of_validation, validation)
     uncertainty = Uncertainty.fit(targets, mean, std, validation.labels, validation.censoring)
     domain, domain_notes = _fit_domain(modules[0], training, validation, config)
     calibrated = uncertainty.calibrate_probabilities(targets, mean)
     final = with_thresholds(targets, calibrated, validation.labels)
     for module in modules:
         module.model.config = replace(module.model.config, targets=final)
-    test_mean, test_std = predict(test)
+    of_test = networks(test)
+    test_mean, test_std = average(of_test, test)
+    each = tuple(MemberValues.of_networks(one).mean(final) for one in (of_validation, of_test))
+    evaluations, baseline = evaluate_members(
+        trained, None if config.members == "trees" else each, final, validation, test
+    )
     predicted = uncertainty.calibrate_probabilities(final, test_mean)
     validation_scores, test_scores = (
         _score_domain(domain, modules[0], dataset) for dataset in (validation, test)
@@ -217,7 +242,9 @@ def train_and_test(
             constant_baseline=_score_training_mean(final, test),
         ),
         predictions=RunPredictions(mean, predicted, test_mean, estimates, test_scores),
-        baseline=train_forest(n_trees, final, training, validation, test, seed),
+        tree_models=trained.members,
+        member_evaluations=evaluations,
+        baseline=baseline,
     )
 
 
@@ -274,7 +301,11 @@ def train_model(
     with_class_weights: bool,
     should_continue: ShouldContinue | None = None,
 ) -> TrainedModel:
-    """Train one model; it then has the weights of the kept epoch."""
+    """Train one network; it then has the weights of the kept epoch.
+
+    If the model has trees alone, it is not trained: it gives the vectors of the applicability
+    domain.
+    """
     source, targets = start.source, _scale_targets(training, start.target_columns, config)
     model_config = ModelConfig(
         encoder=start.encoder,
@@ -300,6 +331,8 @@ def train_model(
         vectors=start.vectors if source else None,
         generator=generator,
     )
+    if config.members == "trees" and should_continue is None:
+        return TrainedModel(module, EpochHistory((), 0, 0.0))
     if start.finished is None or should_continue is not None:  # trials of a search are not kept
         return fit(module, validation, console, should_continue)
     return start.finished.get(module, lambda: fit(module, validation, console))
@@ -353,11 +386,11 @@ def _class_weights(training: MoleculeDataset, targets: Sequence[Target]) -> torc
 
 
 def _scale_features(model: Model, training: MoleculeDataset, config: TrainConfig) -> None:
-    """Standardise descriptors by the training set; fingerprint counts are not changed."""
+    """Standardise all features but fingerprint counts by the training set."""
     start = 0
     for kind in config.extra_features:
         columns = slice(start, start := start + FEATURES[kind])
-        if kind == "descriptors" and model.property_head is not None:
+        if kind != "ecfp4" and model.property_head is not None:
             descriptors = torch.from_numpy(training.features[:, columns])
             std = descriptors.std(0, correction=0)
             model.property_head.feature_mean[columns] = descriptors.mean(0)

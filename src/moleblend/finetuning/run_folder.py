@@ -111,7 +111,12 @@ def _write_files(
     )
     model = out / result.model.name
     checkpoint.save(
-        _kept_models(result), model, card, uncertainty=result.uncertainty, domain=result.domain
+        _kept_models(result),
+        model,
+        card,
+        uncertainty=result.uncertainty,
+        domain=result.domain,
+        tree_models=result.tree_models,
     )
     made = {"model_sha256": file_sha256(model)}
     write_json(out / "config.json", to_dict(config) | {"settings": settings} | made, indent=2)
@@ -145,6 +150,10 @@ def _metrics(result: TrainResult) -> dict[str, Any]:
             result.baseline.comparisons,
             result.baseline.note,
         ),
+        "members": {
+            member.name: {"weights": member.weights, "test": member.test}
+            for member in result.members
+        },
         "std": {
             "over": "folds" if result.config.folds else "seeds",
             "n": len(result.runs),

@@ -158,7 +158,9 @@ def _train_runs(
                 say(fold if config.folds else f"seed {config.seed + repeat}")
             seed = config.seed + repeat * config.ensemble
             runs.append(
-                train_and_test(config, seed, prepared.start, data, split, prepared.n_trees, console)
+                train_and_test(
+                    config, seed, prepared.start, data, split, prepared.tree_plan, console
+                )
             )
     return runs
 

@@ -25,6 +25,9 @@ from moleblend.model.growth import GROWING, copy_encoder
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
 from moleblend.model.integrity import HASH, UNKNOWN_HASH, check_hash, check_tensors, read_json, seal
 from moleblend.model.published_weights import check_names, from_reference, read_published
+from moleblend.trees.averaging import check_trees, count_members
+from moleblend.trees.tree_model import PREFIX as TREE_PREFIX
+from moleblend.trees.tree_model import TreeHeader, TreeModel, tree_tensors, trees_from_tensors
 
 __all__ = [
     "FORMAT_VERSION",
@@ -55,6 +58,9 @@ FORMAT_VERSION = 1
 
 PACKAGED = "packaged"
 """Name of the model that comes with the package, accepted in place of a path."""
+
+_PREFIXES = (PREFIX, TREE_PREFIX)
+"""Prefixes of the tensors that are not weights."""
 
 _ASSETS = Path(__file__).parents[1] / "assets"
 
@@ -101,6 +107,7 @@ def save(
     *,
     uncertainty: Uncertainty | None = None,
     domain: ApplicabilityDomain | None = None,
+    tree_models: Sequence[TreeModel] = (),
 ) -> None:
     """Write a model to one file.
 
@@ -112,6 +119,7 @@ def save(
         card: description of the model.
         uncertainty: calibrated uncertainty of the predictions.
         domain: the training molecules and the thresholds of the applicability domain.
+        tree_models: trees whose predictions are averaged with those of the networks.
 
     Raises:
         ValueError: the name does not end in .safetensors, or the members of an ensemble differ in
@@ -147,6 +155,10 @@ def save(
         header["domain"] = to_json(to_dict(domain.thresholds))
         arrays = domain.tensors()
         tensors |= {name: torch.from_numpy(values.copy()) for name, values in arrays.items()}
+    if tree_models:
+        header["trees"] = to_json([to_dict(one.header) for one in tree_models])
+        arrays = tree_tensors(tree_models)
+        tensors |= {name: torch.from_numpy(values) for name, values in arrays.items()}
     with replacing(path) as temporary:
         try:
             save_file(tensors, temporary, metadata=header)
@@ -171,14 +183,14 @@ def save_model(model: Model | Sequence[Model], path: Path | str, card: Card | No
 
 
 def load_model(path: Path | str) -> Model:
-    """Read a model, ready for prediction (in evaluation mode, on the CPU).
+    """Read a network, ready for prediction (in evaluation mode, on the CPU).
 
     Args:
         path: a model file, a run folder, or `packaged` for the model that comes with the package.
 
     Returns:
-        The model. Of an ensemble it is the first member; `load_members` gives all, and `Predictor`
-        averages them.
+        The network. Of an ensemble it is the first member; `load_members` gives all. `Predictor`
+        averages them with the trees of the file.
 
     Raises:
         MissingFileError: there is no such file.
@@ -247,12 +259,14 @@ class ModelFile:
         card: description of the model.
         uncertainty: of its predictions; empty if the file has none.
         domain: the applicability domain; None if the file has none.
+        tree_models: trees whose predictions are averaged with those of the networks.
     """
 
     members: list[Model]
     card: Card
     uncertainty: Uncertainty
     domain: ApplicabilityDomain | None
+    tree_models: tuple[TreeModel, ...] = ()
 
 
 def read_model_file(path: Path | str) -> ModelFile:
@@ -270,10 +284,16 @@ def read_model_file(path: Path | str) -> ModelFile:
             card=_read_header(Card, header, "card", path),
             uncertainty=_read_uncertainty(header, path),
             domain=_read_domain(file, header, path),
+            tree_models=_read_trees(file, header, path),
         )
     config = read.members[0].config
     try:
-        read.uncertainty.check(config.targets, len(read.members))
+        check_trees(read.tree_models, config.targets)
+    except ValueError as error:
+        raise ModelFileError(f"{path}: {error}") from error
+    n_members = count_members(len(read.members), read.tree_models)
+    try:
+        read.uncertainty.check(config.targets, n_members)
     except ValueError as error:
         raise ModelFileError(f"{path}: uncertainty: {error}") from error
     if read.domain is not None and read.domain.embeddings.shape[1] != config.encoder.width:
@@ -412,9 +432,11 @@ def _prefix(member: int) -> str:
     return f"members.{member}." if member else ""
 
 
-def _names(file: safe_open, *, of_domain: bool) -> list[str]:
-    """List the tensors of the applicability domain, or all the others: the weights."""
-    return [name for name in file.keys() if name.startswith(PREFIX) == of_domain]  # noqa: SIM118 (no mapping)
+def _names(file: safe_open, prefix: str) -> list[str]:
+    """List the tensors with a prefix of `_PREFIXES`; without one, all the others: the weights."""
+    prefixes = prefix or _PREFIXES
+    names = file.keys()
+    return [name for name in names if name.startswith(prefixes) == bool(prefix)]
 
 
 @contextmanager
@@ -450,7 +472,7 @@ def _check_format(header: Mapping[str, str], path: Path) -> None:
 def _read_members(file: safe_open, header: dict[str, str], path: Path) -> list[Model]:
     """Read the weights. Everything is compared before a model of the stated size is built."""
     config = _read_header(ModelConfig, header, "config", path)
-    tensors = {name: file.get_tensor(name) for name in _names(file, of_domain=False)}
+    tensors = {name: file.get_tensor(name) for name in _names(file, "")}
     text = header["members"]
     n_members = int(text) if re.fullmatch(r"\d{1,6}", text) else 0
     for name, number in (("members", n_members), ("n_layers", config.encoder.n_layers)):
@@ -495,7 +517,7 @@ def _read_uncertainty(header: dict[str, str], path: Path) -> Uncertainty:
 
 
 def _read_domain(file: safe_open, header: dict[str, str], path: Path) -> ApplicabilityDomain | None:
-    names = _names(file, of_domain=True)
+    names = _names(file, PREFIX)
     if "domain" not in header:
         if names:
             raise ModelFileError(f"{path}: there is {names[0]}, but no entry domain in the header")
@@ -504,6 +526,20 @@ def _read_domain(file: safe_open, header: dict[str, str], path: Path) -> Applica
     tensors = {name: file.get_tensor(name).numpy() for name in names}
     try:
         return ApplicabilityDomain.from_tensors(tensors, thresholds)
+    except ValueError as error:
+        raise ModelFileError(f"{path}: {error}") from error
+
+
+def _read_trees(file: safe_open, header: dict[str, str], path: Path) -> tuple[TreeModel, ...]:
+    tensors = {name: file.get_tensor(name).numpy() for name in _names(file, TREE_PREFIX)}
+    if "trees" not in header and not tensors:
+        return ()
+    entries = read_json(header.get("trees"), f"{path}: trees", is_strict=True)
+    if not isinstance(entries, list):
+        raise ModelFileError(f"{path}: trees: got {shown_value(entries)}, expected a list")
+    try:
+        headers = [from_dict(TreeHeader, entry, f"{path}: trees") for entry in entries]
+        return trees_from_tensors(tensors, headers)
     except ValueError as error:
         raise ModelFileError(f"{path}: {error}") from error
 

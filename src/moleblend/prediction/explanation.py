@@ -14,9 +14,12 @@ model on molecules with hidden views, so hiding a view is a valid input.
 Pairs: integrated gradients along the straight path from hidden to shown relations. They distribute
 the contribution of the views over the pairs of atoms.
 
-A model may also read ECFP4 counts. An environment is present while all its atoms are. Environments
-of more than one atom belong to the bond graph; their contribution to the pairs is distributed
-evenly over the bonds inside the environment.
+A model may average networks and trees. Contributions to the networks are scaled by the weight of
+the networks; those to the trees are computed by `tree_explanation` and added.
+
+A network may also read ECFP4 counts. An environment is present while all its atoms are.
+Environments of more than one atom belong to the bond graph; their contribution to the pairs is
+distributed evenly over the bonds inside the environment.
 
 References:
     Chen et al., ICLR 2019, arXiv:1808.02610 (Shapley values from neighbourhoods); Sundararajan et
@@ -29,6 +32,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Float64
+from scipy.special import expit
 from torch import Tensor
 
 from moleblend.chem.fingerprints import N_BITS, Environments, environments
@@ -42,6 +46,8 @@ from moleblend.model.relations import UNREACHABLE
 from moleblend.prediction.inference import n_geometries
 from moleblend.prediction.inputs import Row, exclude_not_finite
 from moleblend.prediction.predictor import Predictor, Source
+from moleblend.prediction.tree_explanation import N_PROPERTIES, explain_trees
+from moleblend.trees.averaging import SMALLEST_SHARE
 
 VIEW_GROUPS = ("bond graph", "geometry")
 """Groups of views in `Contributions.views`: path length, edge path and degree; distance and
@@ -65,9 +71,9 @@ class Contributions:
     the model is trained on logarithms, the logarithm is explained, `prediction` included, and the
     unit of the target says so. For an ensemble all values are means over its members.
 
-    `base_value` and all `atoms` sum to `output`. So do `base_value`, `unrelated_atoms` and all
-    `views`. The `pairs` (i, j) with i <= j sum to the sum of `views`, within the error of the
-    numerical integration.
+    `base_value`, all `atoms` and `whole` sum to `output`. So do `base_value`, `unrelated_atoms`,
+    all `views` and `trees`. The `pairs` (i, j) with i <= j sum to the sum of `views`, within the
+    error of the numerical integration.
 
     Attributes:
         targets: the explained targets.
@@ -79,6 +85,10 @@ class Contributions:
         views: contributions of the bond graph and of the geometry (`VIEW_GROUPS`).
         pairs: contribution of the relation of two atoms, the same for (i, j) and (j, i); on the
             diagonal that of the degree and the centrality of the atom.
+        whole: contribution of what the trees read and belongs to no atom: `properties`, and
+            circular environments that the molecule does not have.
+        trees: contribution of the trees, which is also in `atoms` and `whole`.
+        properties: contribution of each property, see `descriptors.PROPERTY_NAMES`.
     """
 
     targets: tuple[Target, ...]
@@ -89,6 +99,9 @@ class Contributions:
     unrelated_atoms: Float64[np.ndarray, " t"]
     views: Float64[np.ndarray, "2 t"]
     pairs: Float64[np.ndarray, "n n t"]
+    whole: Float64[np.ndarray, " t"]
+    trees: Float64[np.ndarray, " t"]
+    properties: Float64[np.ndarray, "p t"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +160,7 @@ def explain(
                 contributions(member, row.molecule, used, chosen, predictor.device)
                 for member in predictor.members
             ]
-            explained = _mean(each)
+            explained = _with_trees(_mean(each), row.molecule, predictor, chosen)
             (usable,) = exclude_not_finite([row], explained.prediction.astype(np.float32)[None])
             explanations.append(Explanation(usable, explained if usable.molecule else None))
         if on_progress is not None:
@@ -177,9 +190,9 @@ def choose_targets(predictor: Predictor, names: Sequence[str]) -> list[int]:
             raise SettingError(
                 f"{predictor.path}: the model has no target {name!r}; available: {', '.join(known)}"
             )
-    if "descriptors" in config.features:
+    if {"descriptors", "properties"} & set(config.features):
         raise SettingError(
-            f"{predictor.path}: the model reads descriptors of the molecule, which cannot be "
+            f"{predictor.path}: the network reads descriptors of the molecule, which cannot be "
             "attributed to atoms or pairs: its predictions cannot be explained"
         )
     odd = [target.name for target in config.targets if target.kind == "multiclass"]
@@ -196,6 +209,55 @@ def _mean(several: Sequence[Contributions]) -> Contributions:
     names = [field.name for field in fields(Contributions) if field.name != "targets"]
     means = {name: np.mean([getattr(one, name) for one in several], 0) for name in names}
     return replace(several[0], **means)
+
+
+def _with_trees(
+    network: Contributions, molecule: Molecule, predictor: Predictor, targets: Sequence[int]
+) -> Contributions:
+    """Average the contributions to the networks' prediction with those to the trees'."""
+    if not predictor.tree_models:
+        return network
+    known = predictor.model.config.targets
+    each = [
+        explain_trees(
+            [model for model in predictor.tree_models if model.target == known[k].name],
+            molecule,
+            known[k],
+        )
+        for k in targets
+    ]
+    of_trees = {
+        model.target: sum(m.weight for m in predictor.tree_models if m.target == model.target)
+        for model in predictor.tree_models
+    }
+    weight = np.array([1 - of_trees.get(known[k].name, 0.0) for k in targets])
+    is_class = np.array([known[k].kind == "binary" for k in targets])
+    largest = np.where(is_class, np.log(1 / SMALLEST_SHARE - 1), np.inf)  # as in `to_average`
+    clipped = np.clip(network.output, -largest, largest)
+    ratio = np.divide(
+        clipped, network.output, out=np.ones_like(clipped), where=clipped != network.output
+    )
+    factor = weight * ratio  # the base value of a class is 0
+    trees, whole = (
+        np.array([one.total for one in each]),
+        np.array([one.properties.sum() + one.absent for one in each]),
+    )
+    base_value = factor * network.base_value + np.array([one.base_value for one in each])
+    atoms = factor * network.atoms + np.stack([one.atoms for one in each], 1)
+    output = base_value + atoms.sum(0) + whole
+    return replace(
+        network,
+        prediction=np.where(is_class, expit(output), output),
+        output=output,
+        base_value=base_value,
+        atoms=atoms,
+        unrelated_atoms=factor * network.unrelated_atoms,
+        views=factor * network.views,
+        pairs=factor * network.pairs,
+        whole=whole,
+        trees=trees,
+        properties=np.stack([one.properties for one in each], 1),
+    )
 
 
 def explained_target(target: Target) -> Target:
@@ -283,6 +345,9 @@ def _of_geometry(
         unrelated_atoms=none,
         views=views,
         pairs=_integrated_gradients(model, batch, shown, known, targets) * scale,
+        whole=np.zeros(len(targets)),
+        trees=np.zeros(len(targets)),
+        properties=np.zeros((N_PROPERTIES, len(targets))),
     )
 
 

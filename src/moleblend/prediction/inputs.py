@@ -152,11 +152,12 @@ def exclude_not_finite(rows: Sequence[Row], results: Float32[np.ndarray, "n w"])
 
 
 def stack_features(rows: Sequence[Row], n_features: int) -> Float32[np.ndarray, "n f"]:
-    """Give the features of usable rows as one array."""
+    """Give the first features of usable rows as one array; 0 for rows without."""
     stacked = np.zeros((len(rows), n_features), np.float32)
     for k, row in enumerate(rows):
         if row.features is not None:
-            stacked[k, row.features.places] = row.features.values
+            end = np.searchsorted(row.features.places, n_features)
+            stacked[k, row.features.places[:end]] = row.features.values[:end]
     return stacked
 
 

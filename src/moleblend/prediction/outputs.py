@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float64
 
 from moleblend.data.targets import Target, class_names, output_slices
 from moleblend.errors import SettingError
 from moleblend.evaluation.applicability_domain import ApplicabilityDomain, DomainScores
 from moleblend.evaluation.uncertainty import Uncertainty
+from moleblend.trees.averaging import MemberValues
 
 
 @dataclass(frozen=True)
@@ -184,41 +184,8 @@ def check_names(targets: Sequence[Target], n_members: int) -> None:
                 )
 
 
-def mean_over_members(
-    values: Float64[np.ndarray, "m n o"], targets: Sequence[Target]
-) -> Float64[np.ndarray, "n o"]:
-    """Average the values of the members; logarithms where the model is trained on them.
-
-    Args:
-        values: of m members, as `targets.unscale_outputs` gives them.
-        targets: of the model.
-    """
-    mean = values.mean(0)
-    for target, where in zip(targets, output_slices(targets), strict=True):
-        if target.log10:
-            mean[:, where] = 10.0 ** np.log10(values[..., where]).mean(0)
-    return mean
-
-
-def std_over_members(
-    values: Float64[np.ndarray, "m n o"], targets: Sequence[Target]
-) -> Float64[np.ndarray, "n o"] | None:
-    """Compute the standard deviation over the members; None for a single member.
-
-    Arguments as of `mean_over_members`. Where the model is trained on logarithms, it is that of the
-    logarithms.
-    """
-    if len(values) == 1:
-        return None
-    std = values.std(0)
-    for target, where in zip(targets, output_slices(targets), strict=True):
-        if target.log10:
-            std[:, where] = np.log10(values[..., where]).std(0)
-    return std
-
-
 def result_columns(
-    values: Float64[np.ndarray, "m n o"],
+    members: MemberValues,
     targets: Sequence[Target],
     uncertainty: Uncertainty,
     confidence: float,
@@ -226,17 +193,17 @@ def result_columns(
     """Compute the columns that `result_names` lists.
 
     Args:
-        values: of m members, as `targets.unscale_outputs` gives them.
+        members: predictions of the members.
         targets: of the model.
         uncertainty: of the model.
         confidence: of the intervals and sets, between 0 and 1.
     """
-    raw, stds = mean_over_members(values, targets), std_over_members(values, targets)
+    raw, stds = members.mean(targets), members.std(targets)
     means = uncertainty.calibrate_probabilities(targets, raw)
     columns: list[pa.Array] = []
     for target, where in zip(targets, output_slices(targets), strict=True):
-        mean, each = means[:, where], values[..., where]
-        std = each.std(0)
+        mean, each = means[:, where], members.of_target(where)
+        std = each.std_of(each.values)
         if target.kind != "regression":
             is_multiclass = target.kind == "multiclass"
             chosen = (
@@ -248,14 +215,17 @@ def result_columns(
         columns += [pa.array(column, from_pandas=True) for column in mean.T]
         if target.log10:
             columns.append(pa.array(np.log10(mean[:, 0]), from_pandas=True))
-        if len(values) > 1 and target.name not in uncertainty.values:
+        n_members = len(members.values)
+        if n_members > 1 and target.name not in uncertainty.values:
             columns.append(pa.array(std[:, 0], from_pandas=True))
             if target.log10:
-                columns.append(pa.array(np.log10(each).std(0)[:, 0], from_pandas=True))
+                of_log = each.std_of(np.log10(each.values))[:, 0]
+                columns.append(pa.array(of_log, from_pandas=True))
         used = None if stds is None else stds[:, where]
         calibrated = uncertainty.output_columns(target, raw[:, where], used, confidence)
         columns += [pa.array(column, from_pandas=True) for column in calibrated.values()]
-    return dict(zip(result_names(targets, len(values), uncertainty), columns, strict=True))
+    names = result_names(targets, len(members.values), uncertainty)
+    return dict(zip(names, columns, strict=True))
 
 
 def domain_columns(domain: ApplicabilityDomain, scores: DomainScores) -> dict[str, pa.Array]:

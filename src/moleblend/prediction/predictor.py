@@ -10,9 +10,10 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
+from moleblend.chem.descriptors import FEATURES
 from moleblend.chem.molecule import FeatureVersion, Molecule, MoleculeError
 from moleblend.chem.parsing import count_atoms
 from moleblend.config import check_choice, shown_value
@@ -39,6 +40,7 @@ from moleblend.prediction.inputs import (
     stack_fingerprints,
 )
 from moleblend.prediction.outputs import domain_columns, domain_names, result_columns, result_names
+from moleblend.trees.averaging import MemberValues, count_members, feature_kinds
 
 Source = str | Path | Table | pa.Table | Iterable[str | None] | Iterable[Molecule | None] | Frame
 """What `Predictor` reads: a file, a table, a list or an iterator of molecules, or a data frame."""
@@ -63,6 +65,8 @@ class Predictor:
         file = checkpoint.read_model_file(self.path)
         self.members, self.model, self.card = file.members, file.members[0], file.card
         self.uncertainty, self.domain = file.uncertainty, file.domain
+        self.tree_models = file.tree_models
+        self.feature_kinds = feature_kinds(self.model.config.features, self.tree_models)
         if self.card.views not in get_args(ShownViews):
             raise SettingError(
                 f"{self.path}: got a model with views {self.card.views!r}, expected one of "
@@ -119,10 +123,11 @@ class Predictor:
                 "`moleblend train` fine-tunes it"
             )
         check_confidence(confidence)
-        n_members, config = len(self.members), self.model.config
+        n_networks, config = len(self.members), self.model.config
+        n_members = count_members(n_networks, self.tree_models)
         names = result_names(targets, n_members, self.uncertainty) + domain_names(self.domain)
         table, rows = self._rows(
-            source, views, smiles, errors, names=names, computed=config.features
+            source, views, smiles, errors, names=names, computed=self.feature_kinds
         )
 
         def outputs(chosen: Sequence[Row], batch: Batch, blend: Blend) -> Tensor:
@@ -139,11 +144,12 @@ class Predictor:
 
         n_outputs = sum(target.n_outputs for target in targets)
         width = config.encoder.width
-        raw = self._run(rows, outputs, width + n_members * n_outputs, self._views(views))
+        raw = self._run(rows, outputs, width + n_networks * n_outputs, self._views(views))
         rows, raw = _finite(table, rows, raw, errors)
-        each = np.split(raw[:, width:], n_members, 1)
-        values = np.stack([unscale_outputs(member, targets) for member in each])
-        results = result_columns(values, targets, self.uncertainty, confidence)
+        each = np.split(raw[:, width:], n_networks, 1)
+        values = np.stack([unscale_outputs(network, targets) for network in each])
+        predicted = self._with_trees(values, rows)
+        results = result_columns(predicted, targets, self.uncertainty, confidence)
         if self.domain is not None:
             results |= domain_columns(self.domain, self._domain_scores(rows, raw[:, :width]))
         output = _with_results(table, rows, results, errors)
@@ -151,6 +157,14 @@ class Predictor:
             added = output.drop_columns(table.names)
             return with_columns(source, _kept(rows, errors), added)
         return output
+
+    def _with_trees(self, networks: Float64[np.ndarray, "m n o"], rows: list[Row]) -> MemberValues:
+        """Join the predictions of the trees to those of the networks."""
+        targets = self.model.config.targets
+        if not self.tree_models:
+            return MemberValues.of_networks(networks)
+        inputs = stack_features(rows, sum(FEATURES[kind] for kind in self.feature_kinds))
+        return MemberValues.of(networks, self.tree_models, inputs, self.feature_kinds, targets)
 
     def embed(
         self,
@@ -187,7 +201,8 @@ class Predictor:
 
         Arguments and errors as of `predict`.
         """
-        return *self._rows(source, views, smiles, "keep"), self._views(views)
+        rows = self._rows(source, views, smiles, "keep", computed=self.feature_kinds)
+        return *rows, self._views(views)
 
     def score_domain(self, rows: list[Row], views: ShownViews | None = None) -> DomainScores | None:
         """Score rows (of `read`) against the applicability domain; None if the file has none."""
@@ -271,7 +286,7 @@ class Predictor:
         rules = InputRules(
             views=used,
             max_atoms=config.max_atoms,
-            required=self.model.config.features,
+            required=self.feature_kinds if computed else self.model.config.features,
             computed=computed,
             has_fingerprint=self.domain is not None,
         )

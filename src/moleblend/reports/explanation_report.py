@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float64
 
+from moleblend.chem.descriptors import PROPERTY_NAMES
 from moleblend.chem.drawing import Arc, draw_contributions, full_colour
 from moleblend.chem.featurizer import element_symbols
 from moleblend.chem.molecule import Molecule, MoleculeError
@@ -23,6 +24,7 @@ from moleblend.reports.molecules import Drawing, NearestMolecule, nearest_molecu
 _MOST_ARCS, _MOST_ATOMS_NAMED = 4, 3
 
 _FRACTION_NAMED, _FRACTION_DRAWN = 0.1, 0.5
+_MOST_PROPERTIES = 4
 """Of the largest contribution of an atom, of a pair. Smaller ones are not named or drawn."""
 
 _MINUS = "−"
@@ -105,6 +107,8 @@ class TargetExplanation:
         raising: atoms that raise the prediction most, formatted.
         lowering: atoms that lower it most.
         pairs: pairs of atoms that contribute most.
+        whole: contribution of what belongs to no atom, formatted; empty without trees.
+        properties: properties of the molecule that contribute most to the trees.
     """
 
     name: str
@@ -118,6 +122,8 @@ class TargetExplanation:
     raising: list[str]
     lowering: list[str]
     pairs: list[str]
+    whole: str
+    properties: list[str]
 
 
 @dataclass(frozen=True)
@@ -271,6 +277,8 @@ def _target_explanation(
         raising=raising,
         lowering=lowering,
         pairs=_pairs(molecule, contributions, k, names),
+        whole=_signed(float(contributions.whole[k])) if contributions.trees.any() else "",
+        properties=_strong_properties(contributions, k),
     )
 
 
@@ -297,6 +305,10 @@ def _bars(contributions: Contributions, k: int) -> list[Bar]:
     """Lead from the training mean to the prediction, one bar for each contribution."""
     is_binary = contributions.targets[k].kind == "binary"
     steps = [float(contributions.unrelated_atoms[k]), *contributions.views[:, k].tolist()]
+    names = ["atoms, unrelated", *VIEW_GROUPS]
+    has_trees = bool(contributions.trees.any())
+    if has_trees:
+        steps, names = [*steps, float(contributions.trees[k])], [*names, "trees"]
     begin, end = float(contributions.base_value[k]), float(contributions.output[k])
     levels = (begin + np.cumsum([0.0, *steps])).tolist()
     lowest, highest = min(levels), max(levels)
@@ -308,8 +320,8 @@ def _bars(contributions: Contributions, k: int) -> list[Bar]:
     def level_bar(name: str, level: float, row: int) -> Bar:
         return Bar(name, _plain(level), x(level), row * _BAR_HEIGHT, 2.0, "currentColor")
 
-    bars = [level_bar("even odds" if is_binary else "training mean", begin, 0)]
-    names = ("atoms, unrelated", *VIEW_GROUPS)
+    start = "even odds" if is_binary else "training mean"
+    bars = [level_bar("base value" if has_trees else start, begin, 0)]
     for row, (name, step, level) in enumerate(zip(names, steps, levels, strict=False), 1):
         ends = x(level), x(level + step)
         width = max(abs(ends[1] - ends[0]), 1.0)
@@ -337,6 +349,18 @@ def _pairs(
         apart = "bonded" if n_bonds == 1 else apart
         pairs.append(f"{names[i]} and {names[j]} {_signed(value)} ({apart})")
     return pairs
+
+
+def _strong_properties(contributions: Contributions, k: int) -> list[str]:
+    """Format the properties of the molecule that contribute most."""
+    values = contributions.properties[:, k]
+    strongest = np.argsort(-np.abs(values))[:_MOST_PROPERTIES]
+    least = _FRACTION_NAMED * np.abs(values).max()
+    return [
+        f"{PROPERTY_NAMES[place]} {_signed(float(values[place]))}"
+        for place in strongest
+        if abs(values[place]) > max(least, 1e-9)
+    ]
 
 
 def _strong_atoms(contributions: Contributions, k: int) -> list[int]:

@@ -12,7 +12,7 @@ from moleblend.config import to_dict
 from moleblend.data.targets import Target, output_slices
 from moleblend.evaluation.baseline import describe_forest
 from moleblend.evaluation.comparison import summarise
-from moleblend.evaluation.metrics import Metrics
+from moleblend.evaluation.metrics import Metrics, main_metric
 from moleblend.finetuning.train import TrainResult
 from moleblend.model import checkpoint
 from moleblend.reports.data_section import data_section
@@ -115,6 +115,7 @@ def write_train_report(result: TrainResult, path: Path) -> Path:
         ),
         metrics=_metrics_table(result),
         prediction_plots=_prediction_plots(result),
+        members=_members_table(result),
         n_trees=baseline.forest.n_trees if baseline.forest.test else 0,
         comparisons=summarise(baseline.comparisons) if config.forest else [],
         forest_description=(
@@ -228,6 +229,23 @@ def _metrics_table(result: TrainResult) -> Table:
     return Table([*head, "constant baseline, test", "test labels"], rows)
 
 
+def _members_table(result: TrainResult) -> Table | None:
+    """Weight and test metric of each member alone, of the first targets; None for a network."""
+    if not result.tree_models:
+        return None
+    rows = []
+    for target in result.targets[:MOST_TARGETS_PLOTTED]:
+        metric = main_metric(target)
+        for member in result.members:
+            if target.name in member.test:
+                weight = f"{member.weights[target.name]:.2f}"
+                value = format_number(member.test[target.name].get(metric))
+                rows.append([target.name, member.name, weight, metric, value])
+        value = format_number(result.test[target.name].get(metric))
+        rows.append([target.name, "the model (average)", "", metric, value])
+    return Table(["target", "member", "weight", "metric", "test"], rows)
+
+
 def _constant_metrics(test: Metrics, regression: Metrics | None) -> Metrics:
     """Test metrics of the same prediction for every molecule, where they are known."""
     if regression is not None:
@@ -334,7 +352,9 @@ def _ranking_plots(
 @or_a_note
 def _training_plots(result: TrainResult) -> list[Plot]:
     """Plot the curves of the first run, and thin curves of all other runs and members."""
-    histories = [history.epochs for history in result.histories]
+    histories = [history.epochs for history in result.histories if history.epochs]
+    if not histories:
+        return []
     caption = f"The dotted line marks the kept epoch, {result.kept_epoch}."
     if len(histories) > 1:
         config = result.config

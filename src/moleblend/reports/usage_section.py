@@ -57,7 +57,7 @@ def usage_section(
     predict = f"moleblend predict {file} molecules.csv predictions.csv"
     shell = [predict, f"{predict} --confidence 0.8"] if has_intervals else [predict]
     not_explained = ""
-    if "descriptors" in config.extra_features:
+    if {"descriptors", "properties"} & set(config.extra_features):
         not_explained = "descriptors"
     elif any(target.kind == "multiclass" for target in targets):
         not_explained = "multiclass"

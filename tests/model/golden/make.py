@@ -23,8 +23,8 @@ from moleblend.evaluation.uncertainty import Uncertainty
 from moleblend.model import checkpoint
 from moleblend.model.encoder import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
-from moleblend.prediction.outputs import mean_over_members, std_over_members
 from moleblend.prediction.predictor import Predictor
+from moleblend.trees.averaging import MemberValues
 
 FOLDER = Path(__file__).parent
 SMILES = (
@@ -76,7 +76,8 @@ def write_second(path: Path) -> None:
     rng = np.random.default_rng(0)
     n, n_outputs = 60, sum(target.n_outputs for target in targets)
     each = np.stack([unscale_outputs(rng.normal(size=(n, n_outputs)), targets) for _ in members])
-    mean, std = mean_over_members(each, targets), std_over_members(each, targets)
+    members = MemberValues.of_networks(each)
+    mean, std = members.mean(targets), members.std(targets)
     labels = np.stack(
         [
             mean[:, 0] + rng.normal(size=n),

@@ -1,0 +1,1 @@
+"""Random forests as members of a model: training, storage, evaluation and averaging."""
