@@ -38,18 +38,23 @@ from moleblend.evaluation.metrics import binary_metrics, mean_metric, regression
 
 Protocol = Literal["U", "H"]
 ModelName = Literal[
+    *("default", "trees"),
     *("pretrained", "pretrained, first defaults"),
     *("random weights", "random weights, first defaults"),
-    *("random forest", "chemprop"),
+    *("random forest", "random forest, properties", "chemprop"),
 ]
 _FIRST_DEFAULTS = ("--features", "none", "--epochs", "40", "--patience", "10")
+_NETWORK = ("--forest", "0")
 OPTIONS: dict[str, tuple[str, ...]] = {
-    "pretrained": (),
-    "pretrained, first defaults": _FIRST_DEFAULTS,
-    "random weights": ("--from", "scratch"),
-    "random weights, first defaults": ("--from", "scratch", *_FIRST_DEFAULTS),
+    "default": (),
+    "trees": ("--members", "trees"),
+    "pretrained": _NETWORK,
+    "pretrained, first defaults": (*_NETWORK, *_FIRST_DEFAULTS),
+    "random weights": (*_NETWORK, "--from", "scratch"),
+    "random weights, first defaults": (*_NETWORK, "--from", "scratch", *_FIRST_DEFAULTS),
 }
-"""Command-line options of each moleblend model."""
+"""Command-line options of each moleblend model. `default` averages the pretrained network and
+trees; `pretrained` and `random weights` are networks alone."""
 SETS = ("freesolv", "esol", "bbbp", "bace", "clintox", "sider", "lipo")
 
 FIELDS = (
@@ -93,7 +98,10 @@ class Options:
 
     sets: tuple[str, ...] = SETS
     protocols: tuple[Protocol, ...] = ("U",)
-    models: tuple[ModelName, ...] = ("random forest", "pretrained", "random weights", "chemprop")
+    models: tuple[ModelName, ...] = (
+        *("random forest", "random forest, properties", "trees", "default"),
+        *("pretrained", "random weights", "chemprop"),
+    )
     seeds: tuple[int, ...] = (0, 1, 2)
     checkpoint: Path | None = None
     chemprop: Path | None = None
@@ -147,7 +155,7 @@ def main(options: Options) -> None:
                 for model in options.models:
                     if model == "chemprop" and options.chemprop is None:
                         continue
-                    is_pretrained = model.startswith("pretrained")
+                    is_pretrained = model.startswith(("pretrained", "default"))
                     used = _hash_of(options.checkpoint) if is_pretrained else ""
                     if (name, protocol, model, str(seed), used) in done:
                         continue
@@ -211,9 +219,10 @@ def train_and_predict(
     """Train one model; return minutes and peak MB of training, and the test predictions."""
     predicted = run.with_suffix(".predicted.csv")
     data, test, targets = str(task.data), str(task.test), list(task.targets)
-    if model == "random forest":
+    if model.startswith("random forest"):
         kind = "regression" if task.is_regression else "binary"
         command = [sys.executable, "-m", "benchmarks.accuracy.random_forest", data, str(predicted)]
+        command += ["--descriptors"] if "properties" in model else []
         minutes, peak_mb = _timed([*command, "--kind", kind, "--seed", str(seed)], run)
         names = targets
     elif model == "chemprop":
@@ -229,7 +238,7 @@ def train_and_predict(
         names = targets
     else:
         command = [sys.executable, "-m", "moleblend.cli.main"]
-        options = ["--split", "split", "--forest", "0", "--seed", str(seed), "--out", str(run)]
+        options = ["--split", "split", "--seed", str(seed), "--out", str(run)]
         options += flags
         train = [*command, "train", data, "--smiles", "smiles", "--target", *targets, *options]
         minutes, peak_mb = _timed(train, run)

@@ -17,7 +17,7 @@ from moleblend.chem.parsing import read_smiles
 from moleblend.data.datasets.catalogue import known_datasets, on_protocol_u
 from moleblend.data.datasets.fetch import read
 from moleblend.data.labels.cell_values import read_numbers
-from moleblend.data.splits import scaffolds
+from moleblend.data.splits import Split, scaffolds
 
 MOST_ROWS = 2_000
 MOST_TASKS = 20
@@ -41,6 +41,7 @@ class DevelopmentSet:
         labels: one column per task, NaN where unknown.
         has_classes: whether labels are classes 0 and 1, or values.
         splits: for each split, which rows are evaluated; the others train.
+        groups: number of the scaffold, and of the cluster, of each molecule; the splits take turns.
     """
 
     name: str
@@ -48,6 +49,14 @@ class DevelopmentSet:
     labels: Float64[np.ndarray, "n t"]
     has_classes: bool
     splits: tuple[Bool[np.ndarray, " n"], ...]
+    groups: tuple[Int64[np.ndarray, " n"], ...]
+
+    def split(self, number: int) -> Split:
+        """Return a split with a validation set: a ninth of the training rows, in whole groups."""
+        is_out, groups = self.splits[number], self.groups[number % len(self.groups)]
+        rest = np.flatnonzero(~is_out)
+        held_out = _held_out(groups[rest], np.random.default_rng(100 + number), 1 / 9)
+        return Split(rest[~held_out], rest[held_out], np.flatnonzero(is_out))
 
 
 def development_set(name: str) -> DevelopmentSet:
@@ -75,7 +84,10 @@ def development_set(name: str) -> DevelopmentSet:
         for seed in range(N_SPLITS // 2)
         for groups in (by_scaffold, by_cluster)
     ]
-    return DevelopmentSet(name, tuple(molecules), labels[kept], known.classes, tuple(splits))
+    groups = (by_scaffold, by_cluster)
+    return DevelopmentSet(
+        name, tuple(molecules), labels[kept], known.classes, tuple(splits), groups
+    )
 
 
 def development_sets(names: Sequence[str] = ()) -> list[DevelopmentSet]:
@@ -103,14 +115,16 @@ def _numbered(groups: Sequence[str]) -> Int64[np.ndarray, " n"]:
     return np.unique(names, return_inverse=True)[1]
 
 
-def _held_out(groups: Int64[np.ndarray, " n"], rng: np.random.Generator) -> Bool[np.ndarray, " n"]:
-    """Draw groups until a fifth of the rows is held out; a group above a tenth always trains."""
+def _held_out(
+    groups: Int64[np.ndarray, " n"], rng: np.random.Generator, share: float = 1 / 5
+) -> Bool[np.ndarray, " n"]:
+    """Draw groups until a share of the rows is held out; a group above half of it always trains."""
     sizes = np.bincount(groups)
     is_out, n_out = np.zeros(len(groups), bool), 0
     for group in rng.permutation(len(sizes)).tolist():
-        if n_out >= len(groups) / 5:
+        if n_out >= len(groups) * share:
             break
-        if 0 < sizes[group] <= len(groups) / 10:
+        if 0 < sizes[group] <= len(groups) * share / 2:
             is_out |= groups == group
             n_out += int(sizes[group])
     return is_out
