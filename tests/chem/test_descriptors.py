@@ -6,6 +6,7 @@ from rdkit.Chem import Crippen, Descriptors, rdMolDescriptors
 from moleblend.chem.descriptors import (
     DESCRIPTORS,
     FEATURES,
+    PROPERTY_NAMES,
     compute_descriptors,
     features_and_fingerprint,
     molecule_features,
@@ -21,12 +22,30 @@ ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
 def test_features_that_are_joined_to_a_model():
     found = molecule_features(["CCO", "*CC", "[Na+].[Cl-]"], ["descriptors", "ecfp4"])
     n = len(DESCRIPTORS)
-    assert found.shape == (3, n + 2048) == (3, sum(FEATURES.values()))
+    assert found.shape == (3, n + 2048)
+    assert sum(FEATURES.values()) == n + 2048 + N_DESCRIPTORS
     assert np.isfinite(found).all()
     assert found[0, DESCRIPTORS.index("MolWt")] == pytest.approx(46.069, abs=1e-3)
     assert found[0, DESCRIPTORS.index("NumHDonors")] == 1
     np.testing.assert_allclose(found[0, n:], np.log1p(count_ecfp4("CCO")), rtol=1e-6)
     assert molecule_features(["CCO"], []).shape == (1, 0)
+
+
+def test_properties_are_the_targets_of_pretraining_with_0_where_there_is_no_value() -> None:
+    smiles = [ASPIRIN, "[Na+].[Cl-]"]
+    expected = np.nan_to_num(compute_descriptors(smiles))
+    assert (molecule_features(smiles, ["properties"]) == expected).all()
+    assert len(PROPERTY_NAMES) == N_DESCRIPTORS
+    values = dict(zip(PROPERTY_NAMES, expected[0], strict=True))
+    molecule = Chem.MolFromSmiles(ASPIRIN)
+    for name in ("CrippenClogP", "tpsa"):
+        function = {"CrippenClogP": Crippen.MolLogP, "tpsa": Descriptors.TPSA}[name]
+        assert values[name] == pytest.approx(function(molecule), rel=1e-5)
+    for name in ("SlogP_VSA2", "SMR_VSA7", "PEOE_VSA1", "PEOE_VSA14"):
+        assert values[name] == pytest.approx(
+            getattr(Descriptors, name)(molecule), rel=1e-5, abs=1e-6
+        )
+    assert values["MQN1"] == rdMolDescriptors.MQNs_(molecule)[0]
 
 
 def test_a_molecule_is_described_by_what_rdkit_computes_one_by_one():

@@ -142,7 +142,7 @@ def test_from_a_table_to_predictions(folder: Path, capfd: pytest.CaptureFixture[
     table = pyarrow.csv.read_csv(folder / "results/out.csv")
     assert table.column_names == [
         *("id", "smiles", "status", "reason", "y_pred"),  # 3 validation molecules: no intervals
-        *("domain", "similarity", "nearest"),
+        *("y_members_std", "domain", "similarity", "nearest"),
     ]
     assert [value is None for value in table.column("y_pred").to_pylist()] == [False, True]
     do("predict fine/model.safetensors new.csv skipped.csv --errors skip")
@@ -517,6 +517,7 @@ def test_nobody_else_talks_to_the_terminal(folder: Path) -> None:
         "target",
         "note: ",
         "comparison: ",
+        "average  ",
     )
     others = [line for line in lines if not line.startswith(ours) and not line[0].isdigit()]
     assert others == []
