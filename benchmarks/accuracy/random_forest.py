@@ -2,7 +2,7 @@
 
 python -m benchmarks.accuracy.random_forest DATA.csv PREDICTED.csv --kind regression --seed 0
 
-The forest has scikit-learn's defaults and 500 trees. `--descriptors` adds the 121 properties of
+The forest has scikit-learn's defaults and 500 trees. `--descriptors` adds the 111 properties of
 RDKit that moleblend's trees read.
 """
 

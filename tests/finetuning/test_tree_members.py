@@ -106,7 +106,7 @@ def test_a_row_without_features_says_what_the_model_needs(tmp_path) -> None:
     predictor = Predictor(result.model)
     assert predictor.feature_kinds == ("ecfp4", "properties")
     x = molecule_features(CHAINS[:1], predictor.feature_kinds)
-    assert x.shape == (1, 2048 + 121)
+    assert x.shape == (1, 2048 + 111)
     together = np.array(predictor.predict(CHAINS)["y_pred"])
     alone = [predictor.predict([text])["y_pred"][0].as_py() for text in CHAINS]
     assert alone == pytest.approx(together, rel=1e-5)

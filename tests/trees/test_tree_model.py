@@ -111,7 +111,7 @@ def test_a_file_holds_several_models_and_refuses_damaged_ones() -> None:
     right[0] = 0  # a loop
     refused("damaged", right=right)
     feature = tensors["trees.feature"].copy()
-    feature[0] = 500  # there are 121 inputs
+    feature[0] = 500  # there are 111 inputs
     refused("damaged", feature=feature)
     refused("damaged", roots=tensors["trees.roots"] + 10_000_000)
     value = tensors["trees.value"].copy()

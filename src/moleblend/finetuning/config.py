@@ -49,7 +49,7 @@ class TrainConfig:
         readout: how atom vectors become a molecule vector, see `heads.ModelConfig`. `auto` is that
             of the source model.
         features: extra features for the property head: `ecfp4` (counts), `descriptors` (30 of
-            RDKit), `properties` (121 of RDKit), several of them, or `none`. `auto` is `ecfp4`, or
+            RDKit), `properties` (111 of RDKit), several of them, or `none`. `auto` is `ecfp4`, or
             `none` if the model sees 3D only or if RDKit cannot parse the SMILES of a usable row.
         freeze: train the property head only, on molecule vectors that are computed once.
         search: number of hyperparameter search trials. The best trial on the validation set is
