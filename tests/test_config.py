@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from moleblend.config import from_dict, read_recipe, to_dict
-from moleblend.model.encoder import EncoderConfig
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.heads import HeadsConfig
 from moleblend.pretraining.config import PretrainConfig
 

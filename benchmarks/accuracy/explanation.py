@@ -33,7 +33,7 @@ from moleblend.data.formats import read_table
 from moleblend.finetuning.train import TrainConfig, train
 from moleblend.model.batch import collate
 from moleblend.model.blending import Blend, show
-from moleblend.model.encoder import EncoderConfig
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.heads import Model
 from moleblend.prediction.explanation import contributions
 from moleblend.prediction.predictor import Predictor

@@ -63,7 +63,7 @@ from moleblend.evaluation.uncertainty import Uncertainty
 from moleblend.finetuning.train import TrainConfig
 from moleblend.model import checkpoint
 from moleblend.model.blending import BlendConfig
-from moleblend.model.encoder import EncoderConfig
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
 from moleblend.model.objectives import ObjectiveConfig
 from moleblend.prediction.predictor import Predictor

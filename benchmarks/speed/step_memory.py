@@ -20,7 +20,7 @@ from torch import nn
 from benchmarks.speed import naive_model
 from moleblend.model.batch import Batch
 from moleblend.model.blending import BlendConfig, ShownViews, draw_blend, show
-from moleblend.model.encoder import EncoderConfig
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
 from moleblend.model.objectives import ObjectiveConfig, blend_then_predict
 

@@ -15,6 +15,9 @@ from cattrs.cols import homogenous_tuple_structure_factory, mapping_structure_fa
 
 from moleblend.errors import MissingFileError, SettingError, SettingTypeError
 
+PACKAGED = "packaged"
+"""Name of the model that comes with the package, accepted in place of a path."""
+
 T = TypeVar("T")
 
 _LARGEST_INTEGER = 2**31

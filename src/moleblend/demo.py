@@ -27,7 +27,7 @@ from moleblend.finetuning.train import TrainConfig, TrainResult, train
 from moleblend.model import checkpoint
 from moleblend.model.batch import collate
 from moleblend.model.blending import draw_blend, show
-from moleblend.model.encoder import EncoderConfig
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.prediction.predictor import Predictor
 from moleblend.pretraining.config import PretrainConfig, ScheduleConfig
 from moleblend.pretraining.pretrain import PretrainResult, pretrain

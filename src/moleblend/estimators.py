@@ -18,18 +18,18 @@ from sklearn.utils import Tags, assert_all_finite, check_array, check_consistent
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
+from moleblend.config import PACKAGED
 from moleblend.data.dataframes import is_frame, smiles_list
 from moleblend.data.formats import write_table
 from moleblend.data.labels.cell_values import LARGEST_LABEL
 from moleblend.data.splits import Split, random_split, scaffold_split
 from moleblend.errors import MoleblendError, SettingError, TableError
 from moleblend.files import replacing
+from moleblend.finetuning.config import N_TREES
 from moleblend.finetuning.train import TrainConfig, train
 from moleblend.model.blending import ShownViews
-from moleblend.model.checkpoint import PACKAGED
-from moleblend.model.encoder import EncoderConfig
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.prediction.predictor import embed, open_predictor
-from moleblend.trees.training import N_TREES
 
 
 class _SmilesEstimator(BaseEstimator):

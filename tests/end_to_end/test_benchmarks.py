@@ -20,7 +20,8 @@ from moleblend.data.formats import read_table
 from moleblend.evaluation.conformal import IntervalCalibration
 from moleblend.model.batch import collate
 from moleblend.model.blending import BlendConfig, draw_blend
-from moleblend.model.encoder import EncoderConfig, initialise
+from moleblend.model.encoder import initialise
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
 from moleblend.model.objectives import ObjectiveConfig, blend_then_predict
 from tests.helpers.molecules import AWKWARD

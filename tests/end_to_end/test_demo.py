@@ -16,7 +16,7 @@ from moleblend.demo import DEFAULT_SMILES, DemoConfig, ask_molecule, demo, train
 from moleblend.model import checkpoint
 from moleblend.model.batch import collate
 from moleblend.model.blending import show
-from moleblend.model.encoder import EncoderConfig
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.pretraining.config import ScheduleConfig
 from tests.helpers.html import pictures, table_rows, words
 

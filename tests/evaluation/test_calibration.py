@@ -5,9 +5,16 @@ import pytest
 from scipy.special import expit, softmax
 from scipy.stats import norm
 from sklearn.isotonic import IsotonicRegression
+from sklearn.metrics import roc_auc_score
 
 from moleblend.config import from_dict, to_dict
-from moleblend.evaluation.calibration import Knots, ProbabilityCalibration, StdCalibration
+from moleblend.evaluation.calibration import (
+    Knots,
+    ProbabilityCalibration,
+    StdCalibration,
+    _fit_isotonic,
+    _fit_temperature,
+)
 
 NAN = np.nan
 
@@ -51,11 +58,27 @@ def test_isotonic_is_chosen_where_no_temperature_helps() -> None:
     assert calibration.method == "isotonic"
     assert np.abs(calibration.apply(right / 2) - right).mean() < 0.04
     assert 0 < calibration.apply(np.array([0.0]))[0] < calibration.apply(np.array([1.0]))[0] < 1
-    # the knots are those of scikit-learn
+    # it passes through the middle of each block of scikit-learn
     theirs = IsotonicRegression(y_min=1 / 3002, y_max=3001 / 3002, out_of_bounds="clip")
     theirs.fit(right / 2, label)
-    asked = np.linspace(0, 1, 50)
-    assert calibration.apply(asked) == pytest.approx(theirs.predict(asked))
+    given, value = theirs.X_thresholds_, theirs.y_thresholds_
+    middles = np.array([given[value == level].mean() for level in np.unique(value)])
+    assert calibration.apply(middles) == pytest.approx(theirs.predict(middles))
+
+
+def test_calibration_of_two_classes_never_changes_the_ranking() -> None:
+    """Isotonic regression alone would give 152 molecules about 20 different probabilities."""
+    rng = np.random.default_rng(2)
+    right = rng.random(152)
+    label = (rng.random(152) < right).astype(np.float64)
+    for classes in (right / 2, right**3):
+        for fit in (_fit_isotonic, _fit_temperature):
+            calibration = fit(np.stack([1 - classes, classes], 1), label.astype(np.int64))
+            after = calibration.apply(np.sort(classes))
+            assert (np.diff(after) > 0).all()
+            assert roc_auc_score(label, calibration.apply(classes)) == roc_auc_score(label, classes)
+    extremes = _fit_isotonic(np.eye(2)[np.arange(6) % 2], np.arange(6) % 2)  # sure and right
+    assert (np.diff(extremes.apply(np.array([0.0, 1e-9, 0.5, 1.0]))) > 0).all()
 
 
 def test_isotonic_of_several_classes_sums_to_one() -> None:

@@ -17,7 +17,7 @@ from moleblend.finetuning.loss import property_loss
 from moleblend.finetuning.trainer import fit
 from moleblend.finetuning.validation import mean_roc_auc, scaled_rmse, score_validation
 from moleblend.model.batch import Batch, collate
-from moleblend.model.encoder import EncoderConfig
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.heads import Model, ModelConfig
 
 NAN = float("nan")

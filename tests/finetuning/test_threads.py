@@ -16,7 +16,7 @@ from moleblend.data.targets import Target
 from moleblend.finetuning.lightning_module import FineTuning
 from moleblend.finetuning.train import TrainConfig, train
 from moleblend.model.batch import collate
-from moleblend.model.encoder import EncoderConfig
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.functional import (
     BernoulliDropout,
     drawing_from,

@@ -15,7 +15,7 @@ from moleblend.files import file_sha256
 from moleblend.finetuning.train import TrainConfig
 from moleblend.model import checkpoint
 from moleblend.model.checkpoint import Card
-from moleblend.model.encoder import EncoderConfig
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
 from tests.helpers.finetuning import are_same, check_saved_model, rows_of, run, weights
 from tests.helpers.molecules import CHAINS, N_CARBONS, PARTS, QM9

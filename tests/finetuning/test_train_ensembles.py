@@ -13,7 +13,7 @@ from moleblend.finetuning import run as runs
 from moleblend.finetuning.train import TrainConfig
 from moleblend.finetuning.trainer import TrainedModel
 from moleblend.model import checkpoint
-from moleblend.model.encoder import EncoderConfig
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.prediction.predictor import Predictor
 from tests.helpers.finetuning import are_same, check_saved_model, metric_of, run, weights
 from tests.helpers.molecules import CHAINS, HAS_OXYGEN, PARTS
@@ -81,3 +81,19 @@ def test_class_weights_are_kept_if_they_help_on_validation(
     assert result.settings.pos_weight
     assert "validation score by class weights: without" in output
     assert not run(replace(config, pos_weight="off"))[0].runs[0].uses_class_weights
+
+
+def test_class_weights_do_not_shift_the_probabilities(config, tmp_path: Path) -> None:
+    """With a weight of 19 on 5 % of the molecules, the mean probability would be near one half."""
+    smiles = [f"{'C' * (1 + k % 40)}{'O' if k % 20 == 0 else 'N'}" for k in range(400)]
+    labels = [float(k % 20 == 0) for k in range(400)]
+    sets = ["test" if k % 5 == 1 else "valid" if k % 5 == 2 else "train" for k in range(400)]
+    table = write(tmp_path / "rare.csv", smiles=smiles, t=labels, set=sets)
+    config = replace(config, data=str(table), target=("t",), features=("none",), epochs=3)
+    config = replace(config, learning_rate=1e-3)
+    shifted, _ = run(replace(config, pos_weight="on"))
+    plain, _ = run(replace(config, pos_weight="off"))
+    on, off = (one.predictions.uncalibrated.mean() for one in (shifted, plain))
+    assert off < 0.2
+    assert on < 0.2
+    assert shifted.runs[0].uses_class_weights

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from moleblend.finetuning.results import TrainResult
 from moleblend.finetuning.train import TrainConfig, train
-from moleblend.model.encoder import EncoderConfig
+from moleblend.model.encoder_config import EncoderConfig
 
 TINY = EncoderConfig(width=16, ffn_width=16, n_layers=1, n_heads=2, n_kernels=8)
 

@@ -29,7 +29,7 @@ from moleblend.model.checkpoint import (
     save_model,
     transfer,
 )
-from moleblend.model.encoder import EncoderConfig
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.heads import Model, ModelConfig
 
 ENCODER = EncoderConfig(width=8, ffn_width=12, n_layers=2, n_heads=2, n_kernels=4)

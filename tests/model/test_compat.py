@@ -23,7 +23,7 @@ from moleblend.model.compat import (
     upgrade_metrics,
     upgrade_pretrain_config,
 )
-from moleblend.model.encoder import EncoderConfig
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.heads import Model, ModelConfig
 from moleblend.prediction.predictor import Predictor
 

@@ -16,7 +16,8 @@ from moleblend.chem.molecule import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES
 from moleblend.chem.parsing import read_smiles
 from moleblend.model.batch import Packing, collate
 from moleblend.model.blending import BlendConfig, draw_blend, show
-from moleblend.model.encoder import Encoder, EncoderConfig, Layer, initialise
+from moleblend.model.encoder import Encoder, Layer, initialise
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.functional import Dropout, Gaussians, dropout, softmax
 from moleblend.model.relations import UNREACHABLE, bond_kinds
 

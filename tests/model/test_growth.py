@@ -10,7 +10,8 @@ from moleblend.chem.parsing import read_smiles
 from moleblend.model.batch import collate
 from moleblend.model.blending import BlendConfig, draw_blend
 from moleblend.model.checkpoint import transfer
-from moleblend.model.encoder import EncoderConfig, initialise
+from moleblend.model.encoder import initialise
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.heads import Model, ModelConfig
 
 SMALL = EncoderConfig(width=16, ffn_width=24, n_layers=2, n_heads=4, n_kernels=8)

@@ -11,7 +11,8 @@ from moleblend.chem.parsing import read_smiles
 from moleblend.data.targets import Target
 from moleblend.model.batch import collate
 from moleblend.model.blending import Blend, BlendConfig, draw_blend, show
-from moleblend.model.encoder import EncoderConfig, initialise
+from moleblend.model.encoder import initialise
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.heads import DescriptorHead, Model, ModelConfig
 from moleblend.model.pair_heads import Direction, Distance, HeadsConfig, OuterProduct, unit_vectors
 

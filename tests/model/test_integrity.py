@@ -17,7 +17,7 @@ from moleblend.evaluation.uncertainty import Uncertainty
 from moleblend.files import to_json
 from moleblend.model import checkpoint
 from moleblend.model.checkpoint import Card, read_model_file, save
-from moleblend.model.encoder import EncoderConfig
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.heads import Model, ModelConfig
 
 ENCODER = EncoderConfig(width=8, ffn_width=8, n_layers=1, n_heads=2, n_kernels=4)

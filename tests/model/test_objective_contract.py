@@ -12,7 +12,8 @@ from moleblend.chem.descriptors import compute_descriptors, fingerprint_bits
 from moleblend.chem.parsing import read_smiles
 from moleblend.model.batch import Batch, collate
 from moleblend.model.blending import Blend, BlendConfig, draw_blend, molecule_generators, show
-from moleblend.model.encoder import EncoderConfig, initialise
+from moleblend.model.encoder import initialise
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.heads import Model, ModelConfig
 from moleblend.model.objectives import (
     OBJECTIVES,

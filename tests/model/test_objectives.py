@@ -13,7 +13,8 @@ from moleblend.chem.parsing import read_smiles
 from moleblend.model import functional
 from moleblend.model.batch import collate
 from moleblend.model.blending import BlendConfig, draw_blend
-from moleblend.model.encoder import EncoderConfig, initialise
+from moleblend.model.encoder import initialise
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
 from moleblend.model.objectives import (
     ObjectiveConfig,

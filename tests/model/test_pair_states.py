@@ -11,7 +11,8 @@ from moleblend.chem.molecule import Molecule
 from moleblend.chem.parsing import read_smiles
 from moleblend.model.batch import Batch, collate
 from moleblend.model.blending import BlendConfig, draw_blend, show
-from moleblend.model.encoder import EncoderConfig, initialise
+from moleblend.model.encoder import initialise
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.functional import pair_vectors
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
 from moleblend.model.objectives import ObjectiveConfig, blend_then_predict

@@ -29,7 +29,7 @@ from moleblend.chem.parsing import read_smiles
 from moleblend.model.batch import collate
 from moleblend.model.blending import show
 from moleblend.model.checkpoint import convert, load, read_card
-from moleblend.model.encoder import EncoderConfig
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
 from moleblend.model.published_weights import (
     check_names,

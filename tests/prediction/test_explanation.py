@@ -14,7 +14,7 @@ from moleblend.data.targets import Target
 from moleblend.model import checkpoint
 from moleblend.model.batch import collate
 from moleblend.model.blending import show
-from moleblend.model.encoder import EncoderConfig
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
 from moleblend.prediction.explanation import Contributions, explain
 from moleblend.prediction.predictor import Predictor

@@ -22,7 +22,7 @@ from moleblend.data.table import Rejected, read_molecules
 from moleblend.data.targets import Target, unscale_outputs
 from moleblend.evaluation.applicability_domain import ApplicabilityDomain
 from moleblend.model import checkpoint
-from moleblend.model.encoder import EncoderConfig
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
 from moleblend.prediction import inference, inputs
 from moleblend.prediction.inputs import InputRules, prepare

@@ -17,7 +17,7 @@ from moleblend.data.targets import Target
 from moleblend.evaluation.applicability_domain import ApplicabilityDomain
 from moleblend.evaluation.uncertainty import Uncertainty
 from moleblend.model import checkpoint
-from moleblend.model.encoder import EncoderConfig
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.heads import Model, ModelConfig
 from moleblend.prediction import screening
 from moleblend.prediction.predictor import Predictor

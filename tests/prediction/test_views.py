@@ -7,7 +7,8 @@ import torch
 from moleblend.chem.geometry import add_positions
 from moleblend.chem.molecule import MoleculeError
 from moleblend.chem.parsing import read_smiles
-from moleblend.model.encoder import EncoderConfig, initialise
+from moleblend.model.encoder import initialise
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
 from moleblend.prediction.views import PredictedViews, predict_views
 

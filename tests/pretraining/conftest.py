@@ -7,7 +7,7 @@ import pytest
 from moleblend.chem.molecule import Molecule
 from moleblend.chem.parsing import read_smiles
 from moleblend.data.store import write_store
-from moleblend.model.encoder import EncoderConfig
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.heads import HeadsConfig
 from moleblend.pretraining.config import PretrainConfig, ScheduleConfig
 from tests.helpers import runs

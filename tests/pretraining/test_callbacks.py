@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from moleblend.model.encoder import EncoderConfig
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.heads import HeadsConfig
 from moleblend.pretraining.config import PretrainConfig, ScheduleConfig
 from moleblend.pretraining.csv_log import append, cut_after

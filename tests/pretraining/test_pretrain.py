@@ -13,7 +13,7 @@ import torch
 from moleblend.data.store import MoleculeStore, write_store
 from moleblend.model import checkpoint
 from moleblend.model.blending import BlendConfig
-from moleblend.model.encoder import EncoderConfig
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.heads import HeadsConfig
 from moleblend.model.objectives import ObjectiveConfig
 from moleblend.pretraining import pretrain, validator

@@ -29,7 +29,8 @@ from moleblend.data.table import read_molecules
 from moleblend.model import checkpoint
 from moleblend.model.batch import collate
 from moleblend.model.blending import BlendConfig, draw_blend
-from moleblend.model.encoder import EncoderConfig, Layer
+from moleblend.model.encoder import Layer
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
 from moleblend.model.objectives import CombinedObjective, ObjectiveConfig, blend_then_predict
 from moleblend.pretraining import pretrain

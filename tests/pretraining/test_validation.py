@@ -10,7 +10,7 @@ from moleblend.chem.descriptors import compute_descriptors
 from moleblend.chem.parsing import read_smiles
 from moleblend.model.batch import collate
 from moleblend.model.blending import BlendConfig, show
-from moleblend.model.encoder import EncoderConfig
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.functional import pair_vectors
 from moleblend.model.heads import Model, ModelConfig
 from moleblend.model.objectives import bond_classes, path_classes

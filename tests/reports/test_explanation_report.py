@@ -14,7 +14,7 @@ from moleblend.data.formats import read_table
 from moleblend.data.targets import Target
 from moleblend.evaluation.applicability_domain import BORDERLINE, DomainScores
 from moleblend.model import checkpoint
-from moleblend.model.encoder import EncoderConfig
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.heads import Model, ModelConfig
 from moleblend.prediction.explanation import Contributions, explain
 from moleblend.prediction.predictor import Predictor

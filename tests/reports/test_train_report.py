@@ -23,7 +23,7 @@ from moleblend.finetuning.results import (
 from moleblend.finetuning.run import Evaluation
 from moleblend.finetuning.train import TrainConfig, TrainResult
 from moleblend.model import checkpoint
-from moleblend.model.encoder import EncoderConfig
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.heads import Model, ModelConfig
 from moleblend.prediction.inputs import Row
 from moleblend.reports.train_report import write_train_report

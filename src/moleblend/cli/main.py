@@ -21,6 +21,7 @@ from moleblend.cli.terminal import (
     say,
     unknown_command,
 )
+from moleblend.config import PACKAGED
 from moleblend.environment import VERSION
 from moleblend.errors import MoleblendError, OutputError, SettingError
 from moleblend.parallel import Engine
@@ -80,8 +81,6 @@ def main(arguments: list[str] | None = None) -> int:
 def _pretrain(arguments: list[str]) -> None:
     from moleblend.config import read_recipe
     from moleblend.pretraining.config import PretrainConfig
-    from moleblend.pretraining.pretrain import pretrain
-    from moleblend.reports.pretrain_report import write_pretrain_report
 
     @dataclass(frozen=True)
     class Run:
@@ -104,6 +103,9 @@ def _pretrain(arguments: list[str]) -> None:
         recipe = read_recipe(PretrainConfig, Path(arguments[0]))
         arguments = arguments[1:]
     run = parse(Run, "pretrain", arguments, default=Run(recipe))
+    from moleblend.pretraining.pretrain import pretrain
+    from moleblend.reports.pretrain_report import write_pretrain_report
+
     if run.dry_run:
         from moleblend.pretraining.dry_run import dry_run
 
@@ -120,10 +122,7 @@ def _pretrain(arguments: list[str]) -> None:
 
 
 def _train(arguments: list[str]) -> None:
-    from moleblend.evaluation.comparison import summarise
-    from moleblend.finetuning.train import TrainConfig, train
-    from moleblend.finetuning.tree_members import describe_members
-    from moleblend.reports.train_report import write_train_report
+    from moleblend.finetuning.config import TrainConfig
 
     @dataclass(frozen=True)
     class Run:
@@ -138,6 +137,12 @@ def _train(arguments: list[str]) -> None:
         resume: bool = False
 
     run = parse(Run, "train", arguments)
+    # These imports take seconds, which --help and wrong arguments do not need.
+    from moleblend.evaluation.comparison import summarise
+    from moleblend.finetuning.train import train
+    from moleblend.finetuning.tree_members import describe_members
+    from moleblend.reports.train_report import write_train_report
+
     if "--log-scale" in arguments and not run.config.log_scale:
         raise SettingError("--log-scale: got no value, expected names of targets")
     result = train(run.config, resume=run.resume, console=CONSOLE)
@@ -186,7 +191,6 @@ class _Screening:
 
 def _predict(arguments: list[str]) -> None:
     from moleblend.evaluation.uncertainty import CONFIDENCE
-    from moleblend.prediction.screening import predict_file
 
     def run(
         model: Annotated[Argument[Path], tyro.conf.arg(metavar="MODEL")],
@@ -204,6 +208,8 @@ def _predict(arguments: list[str]) -> None:
             options: options of the prediction.
             confidence: confidence of the intervals NAME_low to NAME_high and the sets NAME_set.
         """
+        from moleblend.prediction.screening import predict_file
+
         check_out(out, source, (".csv", ".tsv", ".parquet"))
         _screen(partial(predict_file, confidence=confidence), model, source, out, options)
 
@@ -211,9 +217,6 @@ def _predict(arguments: list[str]) -> None:
 
 
 def _embed(arguments: list[str]) -> None:
-    from moleblend.model.checkpoint import PACKAGED
-    from moleblend.prediction.screening import embed_file
-
     def run(
         files: Annotated[Argument[tuple[Path, ...]], tyro.conf.arg(metavar="[MODEL] IN OUT")],
         options: Annotated[_Screening, tyro.conf.arg(name="")] = _Screening(),
@@ -228,6 +231,8 @@ def _embed(arguments: list[str]) -> None:
             files: model file (optional), input and output.
             options: options of the embedding.
         """
+        from moleblend.prediction.screening import embed_file
+
         if len(files) not in (2, 3):
             raise SettingError(f"got {len(files)} file names, expected [MODEL] IN OUT")
         *model, source, out = files
@@ -262,8 +267,6 @@ def _screen(
 
 
 def _export(arguments: list[str]) -> None:
-    from moleblend.prediction.export import export
-
     def run(
         model: Annotated[Argument[Path], tyro.conf.arg(metavar="MODEL")],
         out: Annotated[Argument[Path], tyro.conf.arg(metavar="OUT")],
@@ -276,6 +279,8 @@ def _export(arguments: list[str]) -> None:
             out: .pt2 for torch, or .onnx (pip install 'moleblend[export]').
             views: what the model sees of each molecule. The default is that of its training.
         """
+        from moleblend.prediction.export import export
+
         say(f"exported to {export(model, out, views)}")
 
     call(run, "export", arguments)

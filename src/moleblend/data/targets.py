@@ -8,11 +8,12 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int8, Num
-from scipy.special import expit, softmax
 
 from moleblend.errors import TableError
 
 Kind = Literal["regression", "binary", "multiclass"]
+Task = Literal["auto", "regression", "binary", "multiclass"]
+"""What a user asks for; `auto` is decided by the labels."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,8 @@ class Target:
             Values in the label's unit; for a binary target the probability of class 1; for a
             multi-class target the probability of each class.
         """
+        from scipy.special import expit, softmax  # takes 0.3 s, which no help needs
+
         values = outputs.astype(np.float64)
         if self.kind == "binary":
             return expit(values)

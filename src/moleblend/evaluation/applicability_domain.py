@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Float16, Float32, Float64, Int64, UInt8
-from sklearn.neighbors import NearestNeighbors
 
 from moleblend.chem.fingerprints import is_readable, nearest_packed, packed_ecfp4
 from moleblend.chem.molecule import MoleculeError
@@ -37,6 +36,8 @@ _BORDERLINE_QUANTILE, _OUT_OF_DOMAIN_QUANTILE = 0.9, 0.99
 _ARRAYS = ("embeddings", "fingerprints", "rows")
 _KINDS = (np.float16, np.uint8, np.int64)
 _N_BYTES = 256
+_DISTANCES_AT_ONCE = 2_000_000
+_MORE_CANDIDATES = 3
 
 
 @dataclass(frozen=True)
@@ -297,12 +298,20 @@ def _mean_distance(
     queries: Float[np.ndarray, "n d"], training: Float16[np.ndarray, "m d"]
 ) -> Float64[np.ndarray, " n"]:
     """Mean Euclidean distance to the `N_NEIGHBOURS` nearest training molecules (or all, if few)."""
-    if not len(queries):
-        return np.zeros(0)
-    search = NearestNeighbors(n_neighbors=min(N_NEIGHBOURS, len(training)), algorithm="brute")
-    search.fit(training.astype(np.float32))
-    distance, _ = search.kneighbors(queries.astype(np.float32))
-    return distance.mean(1).astype(np.float64)
+    known = training.astype(np.float32)
+    squares, mean = (known**2).sum(1), np.zeros(len(queries))
+    n_nearest = min(N_NEIGHBOURS, len(known))
+    n_candidates = min(n_nearest + _MORE_CANDIDATES, len(known))
+    step = max(_DISTANCES_AT_ONCE // len(known), 1)
+    for start in range(0, len(queries), step):
+        query = queries[start : start + step].astype(np.float32)
+        # By the squares, up to rounding and to the square of the query; then exactly.
+        order = squares - 2 * query @ known.T
+        candidates = np.argpartition(order, n_candidates - 1, axis=1)[:, :n_candidates]
+        difference = query[:, None].astype(np.float64) - known[candidates]
+        distance = np.sort(np.sqrt((difference**2).sum(2)), 1)[:, :n_nearest]
+        mean[start : start + step] = distance.astype(np.float32).mean(1)
+    return mean
 
 
 def domain_scores(

@@ -12,10 +12,6 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
-from sklearn.isotonic import IsotonicRegression
-from sklearn.model_selection import RepeatedStratifiedKFold
 
 from moleblend.errors import SettingError, TableError
 
@@ -144,6 +140,8 @@ class ProbabilityCalibration:
         Raises:
             SettingError: the number of classes differs from that in `fit`.
         """
+        from scipy.special import softmax  # takes 0.3 s, which no help needs
+
         classes = by_class(probability)
         if self.method == "temperature":
             classes = softmax(_logits(classes) / self.temperature, axis=1)
@@ -272,6 +270,9 @@ def _fit_temperature(
     classes: Float64[np.ndarray, "n c"], label: Int64[np.ndarray, " n"], reason: str = ""
 ) -> ProbabilityCalibration:
     """Find the temperature with the greatest likelihood of the labels."""
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
+
     logits = _logits(classes)
 
     def loss(log_temperature: float) -> float:
@@ -285,15 +286,40 @@ def _fit_temperature(
 def _fit_isotonic(
     classes: Float64[np.ndarray, "n c"], label: Int64[np.ndarray, " n"], reason: str = ""
 ) -> ProbabilityCalibration:
-    """Fit isotonic functions with values in [1 / (n + 2), (n + 1) / (n + 2)], so never 0 or 1."""
+    """Fit isotonic functions with values in [1 / (n + 2), (n + 1) / (n + 2)], so never 0 or 1.
+
+    An isotonic function is constant on blocks, which would give equal probabilities to molecules
+    that the model ranks. The functions are therefore made strictly rising: they pass through the
+    middle of each block and are linear in between.
+    """
+    from sklearn.isotonic import IsotonicRegression  # scikit-learn takes 2 s
+
     n, n_classes = classes.shape
     knots = []
     for k in [1] if n_classes == 2 else range(n_classes):
         regression = IsotonicRegression(y_min=1 / (n + 2), y_max=(n + 1) / (n + 2))
         regression.fit(classes[:, k], (label == k).astype(np.float64))
-        given, value = regression.X_thresholds_, regression.y_thresholds_
+        given, value = _through_blocks(regression.X_thresholds_, regression.y_thresholds_)
         knots.append(Knots(tuple(given.tolist()), tuple(value.tolist())))
     return ProbabilityCalibration("isotonic", reason, knots=tuple(knots))
+
+
+def _through_blocks(
+    given: Float64[np.ndarray, " k"], value: Float64[np.ndarray, " k"]
+) -> tuple[Float64[np.ndarray, " j"], Float64[np.ndarray, " j"]]:
+    """Return knots of a strictly rising function through the middle of each block.
+
+    Below the first middle it falls to half of the first value at 0, above the last one the distance
+    to 1 falls to half at 1.
+    """
+    levels = np.unique(value)
+    middles = np.array([given[value == level].mean() for level in levels])
+    first, last = levels[0] / 2, (1 + levels[-1]) / 2
+    inside = (middles > 0) & (middles < 1)
+    return (
+        np.concatenate([[0.0], middles[inside], [1.0]]),
+        np.concatenate([[first], levels[inside], [last]]),
+    )
 
 
 _Fit = Callable[..., ProbabilityCalibration]
@@ -308,6 +334,8 @@ def _cross_validated(
     fit: _Fit, classes: Float64[np.ndarray, "n c"], label: Int64[np.ndarray, " n"]
 ) -> Float64[np.ndarray, " n"]:
     """Cross-validated Brier score of each molecule, mean over the repeats."""
+    from sklearn.model_selection import RepeatedStratifiedKFold
+
     one_hot = np.eye(classes.shape[1])[label]
     total = np.zeros(len(label))
     folds = RepeatedStratifiedKFold(n_splits=_N_FOLDS, n_repeats=_N_REPEATS, random_state=0)

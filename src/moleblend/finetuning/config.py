@@ -6,12 +6,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from moleblend.config import check_fields, check_finite
-from moleblend.data.labels.label_column import Task
+from moleblend.config import PACKAGED, check_fields, check_finite
+from moleblend.data.targets import Task
 from moleblend.errors import SettingError
-from moleblend.model.checkpoint import PACKAGED
-from moleblend.model.encoder import EncoderConfig
-from moleblend.trees.training import N_TREES
+from moleblend.model.encoder_config import EncoderConfig
+
+N_TREES = 200
+"""Default number of trees of each tree model."""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from moleblend.finetuning.run import Start
 from moleblend.finetuning.tree_members import TREE_KINDS
 from moleblend.model import checkpoint
 from moleblend.model.blending import ShownViews
-from moleblend.model.encoder import EncoderConfig
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.prediction.inputs import InputRules, Row, prepare
 from moleblend.prediction.outputs import check_names
 from moleblend.trees.averaging import feature_columns

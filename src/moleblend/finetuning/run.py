@@ -43,7 +43,7 @@ from moleblend.finetuning.tree_members import (
 )
 from moleblend.model import checkpoint
 from moleblend.model.blending import ShownViews
-from moleblend.model.encoder import EncoderConfig
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.functional import seeded
 from moleblend.model.heads import Model, ModelConfig, Readout
 from moleblend.trees.averaging import MemberValues
@@ -321,21 +321,41 @@ def train_model(
     if config.device != "cpu" and torch.cuda.is_available():
         torch.cuda.manual_seed_all(seed)
     _scale_features(model, training, config)
+    weights = _class_weights(training, targets) if with_class_weights else None
     module = FineTuning(
         model,
         config,
         start.views,
         training,
         seed=seed,
-        weights=_class_weights(training, targets) if with_class_weights else None,
+        weights=weights,
         vectors=start.vectors if source else None,
         generator=generator,
     )
     if config.members == "trees" and should_continue is None:
         return TrainedModel(module, EpochHistory((), 0, 0.0))
     if start.finished is None or should_continue is not None:  # trials of a search are not kept
-        return fit(module, validation, console, should_continue)
-    return start.finished.get(module, lambda: fit(module, validation, console))
+        trained = fit(module, validation, console, should_continue)
+    else:
+        trained = start.finished.get(module, lambda: fit(module, validation, console))
+    if weights is not None:
+        _remove_prior_shift(trained.module.model, weights)
+    return trained
+
+
+@torch.no_grad()
+def _remove_prior_shift(model: Model, weights: torch.Tensor) -> None:
+    """Subtract the logarithm of the class weights from the log-odds.
+
+    Training with weight w on class 1 multiplies the odds by w. Without this, probabilities would be
+    those of a set in which class 1 is w times as frequent. The ranking does not change.
+
+    Reference:
+        Elkan, IJCAI 2001, theorem 2.
+    """
+    assert model.property_head is not None
+    for k, where in enumerate(output_slices(model.config.targets)):
+        model.property_head.out.bias[where] -= weights[k].log().to(model.property_head.out.bias)
 
 
 def _readout(config: TrainConfig, source: Model | None) -> Readout:
@@ -403,15 +423,17 @@ def _score_calibrated(
     calibrated: Float64[np.ndarray, "m o"],
     dataset: MoleculeDataset,
 ) -> dict[str, Metrics]:
-    """Compute metrics of calibrated predictions; areas under curves are of uncalibrated ones.
+    """Compute metrics of calibrated predictions.
 
-    Isotonic regression makes ties. It was fitted to the validation set, where it would improve the
-    areas.
+    Areas under curves of several classes are those of uncalibrated predictions: their calibration
+    is divided by its sum, which changes the ranking. That of two classes does not change it.
     """
     metrics = metrics_by_target(targets, calibrated, dataset)
     before = metrics_by_target(targets, uncalibrated, dataset)
-    for name, of_target in metrics.items():
-        of_target |= {key: value for key, value in before[name].items() if "AUC" in key}
+    for target in targets:
+        if target.kind == "multiclass":
+            areas = {key: value for key, value in before[target.name].items() if "AUC" in key}
+            metrics[target.name] |= areas
     return metrics
 
 

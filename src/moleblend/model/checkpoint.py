@@ -13,13 +13,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from moleblend.chem.descriptors import FEATURES
-from moleblend.config import check_type, from_dict, shown_value, to_dict
+from moleblend.config import PACKAGED, check_type, from_dict, shown_value, to_dict
 from moleblend.errors import MissingFileError, ModelFileError, OutputError, SettingTypeError
 from moleblend.evaluation.applicability_domain import PREFIX, ApplicabilityDomain, Thresholds
 from moleblend.evaluation.uncertainty import Uncertainty
 from moleblend.files import check_outputs, file_sha256, replacing, to_json
 from moleblend.model.compat import upgrade_card, upgrade_header
-from moleblend.model.encoder import EncoderConfig
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.functional import seeded
 from moleblend.model.growth import GROWING, copy_encoder
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
@@ -55,9 +55,6 @@ T = TypeVar("T")
 
 FORMAT_VERSION = 1
 """Increased when earlier files can no longer be read, not even by `compat`."""
-
-PACKAGED = "packaged"
-"""Name of the model that comes with the package, accepted in place of a path."""
 
 _PREFIXES = (PREFIX, TREE_PREFIX)
 """Prefixes of the tensors that are not weights."""

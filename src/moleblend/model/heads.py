@@ -15,7 +15,8 @@ from moleblend.data.targets import Target
 from moleblend.errors import SettingError
 from moleblend.model.batch import Batch
 from moleblend.model.blending import Blend
-from moleblend.model.encoder import Encoded, Encoder, EncoderConfig, initialise
+from moleblend.model.encoder import Encoded, Encoder, initialise
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.functional import BernoulliDropout
 from moleblend.model.pair_heads import HeadsConfig, PairHeads, ViewPredictions
 

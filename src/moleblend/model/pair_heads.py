@@ -12,7 +12,8 @@ from moleblend.config import check_at_least, check_fields, check_finite, check_r
 from moleblend.errors import SettingError
 from moleblend.model.batch import Batch
 from moleblend.model.blending import Blend
-from moleblend.model.encoder import Encoded, EncoderConfig, initialise
+from moleblend.model.encoder import Encoded, initialise
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.functional import Dropout, pair_vectors, softmax
 from moleblend.model.pair_states import PairReader
 from moleblend.model.relations import N_HOPS

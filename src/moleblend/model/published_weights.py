@@ -15,7 +15,7 @@ from torch import Tensor
 
 from moleblend.chem.molecule import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES
 from moleblend.errors import MissingFileError, ModelFileError
-from moleblend.model.encoder import EncoderConfig
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
 from moleblend.model.relations import N_HOPS
 

@@ -8,7 +8,7 @@ import tyro
 from moleblend.config import check_fields, check_finite
 from moleblend.errors import SettingError
 from moleblend.model.blending import BlendConfig
-from moleblend.model.encoder import EncoderConfig
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Readout
 from moleblend.model.objectives import ObjectiveConfig
 from moleblend.training import warmup_cosine

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64
-from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_expit, log_softmax, softmax
 
 from moleblend.chem.descriptors import FEATURES
@@ -179,6 +178,8 @@ def fit_weights(
         Breiman, Machine Learning 1996, doi:10.1007/BF00117832 (stacked regressions); Guo et al.,
         ICML 2017, arXiv:1706.04599 (temperature).
     """
+    from scipy.optimize import minimize  # takes 0.1 s, which predicting does not need
+
     is_known = ~np.isnan(label) & ~np.isnan(values).any((0, 2))
     if is_known.sum() < _MIN_LABELS or len(values) == 1:
         return prior
@@ -229,6 +230,8 @@ def _temperature(
     scaled: Float64[np.ndarray, "n c"], label: Float64[np.ndarray, " n"], target: Target
 ) -> float:
     """Fit the temperature of one member by its cross-entropy, drawn to 1."""
+    from scipy.optimize import minimize_scalar
+
     loss = _loss_of(scaled[None], label, target)
 
     def objective(logarithm: float) -> float:

@@ -23,7 +23,8 @@ from moleblend.data.targets import Kind, Target
 from moleblend.errors import SettingError
 from moleblend.trees.tree_model import TreeModel
 
-N_TREES = 200
+_STEPS = 200
+"""Steps of boosting at a learning rate of 0.05; with fewer steps the rate is higher."""
 
 MAX_MOLECULES = 50_000
 """Largest training set for trees; the inputs of one molecule take 9 KB."""
@@ -140,7 +141,7 @@ def train_tree_model(
     labels: Float64[np.ndarray, " n"],
     censoring: Int8[np.ndarray, " n"],
     *,
-    n_trees: int = N_TREES,
+    n_trees: int,
     seed: int = 0,
 ) -> TreeModel:
     """Train trees for one target; their weight is 0.
@@ -180,7 +181,7 @@ def train_tree_model(
         boosting = GradientBoostingRegressor if is_regression else GradientBoostingClassifier
         model = boosting(
             n_estimators=n_trees,
-            learning_rate=min(0.05 * N_TREES / n_trees, 0.2),
+            learning_rate=min(0.05 * _STEPS / n_trees, 0.2),
             max_depth=4,
             subsample=0.5 if len(y) >= _FEWEST_TO_SAMPLE else 1.0,
             max_features=0.1,

@@ -14,10 +14,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64, Int16, Int32, Int64
 from scipy.special import expit, softmax
-from sklearn.ensemble import (
-    GradientBoostingClassifier,
-    GradientBoostingRegressor,
-)
 
 from moleblend.chem.descriptors import FEATURES
 from moleblend.data.targets import Target
@@ -118,7 +114,7 @@ class TreeModel:
             target: that it predicts.
             inputs: kinds of features that it was trained on.
         """
-        is_boosted = isinstance(trained, GradientBoostingRegressor | GradientBoostingClassifier)
+        is_boosted = hasattr(trained, "init_")  # what boosting starts from
         trees = [one.tree_ for one in np.ravel(trained.estimators_)]
         classes = np.asarray(getattr(trained, "classes_", ()), float)
         per_step = np.shape(trained.estimators_)[1] if is_boosted else 1

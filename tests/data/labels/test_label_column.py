@@ -5,8 +5,9 @@ import pyarrow as pa
 import pytest
 
 from moleblend.data.labels.cell_values import TableCells
-from moleblend.data.labels.label_column import LabelColumn, Task, read_label_column
+from moleblend.data.labels.label_column import LabelColumn, read_label_column
 from moleblend.data.table import Table
+from moleblend.data.targets import Task
 
 NAN = np.nan
 

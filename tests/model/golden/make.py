@@ -21,7 +21,7 @@ from moleblend.data.targets import Target, unscale_outputs
 from moleblend.evaluation.applicability_domain import ApplicabilityDomain
 from moleblend.evaluation.uncertainty import Uncertainty
 from moleblend.model import checkpoint
-from moleblend.model.encoder import EncoderConfig
+from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.heads import HeadsConfig, Model, ModelConfig
 from moleblend.prediction.predictor import Predictor
 from moleblend.trees.averaging import MemberValues

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int8
@@ -17,10 +16,8 @@ from moleblend.data.labels.cell_values import (
     read_number,
 )
 from moleblend.data.table import Table
-from moleblend.data.targets import Kind
+from moleblend.data.targets import Kind, Task
 from moleblend.errors import TableError
-
-Task = Literal["auto", "regression", "binary", "multiclass"]
 
 _SMALLEST_RANGE = 1e-100
 
