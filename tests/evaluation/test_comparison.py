@@ -80,6 +80,8 @@ def test_the_interval_is_that_of_scipy(target) -> None:
             return roc_auc_score(label, model) - roc_auc_score(label, forest)
         return root_mean_squared_error(label, forest) - root_mean_squared_error(label, model)
 
+    n = 50 if target is VALUE else 25  # molecules, or those of the smaller class
+    tail = scipy.stats.norm.cdf(scipy.stats.t.ppf(0.025, n - 1) * np.sqrt(n / (n - 1)))
     expected = scipy.stats.bootstrap(
         (model, forest, label),
         improvement,
@@ -87,6 +89,7 @@ def test_the_interval_is_that_of_scipy(target) -> None:
         paired=True,
         vectorized=False,
         method="percentile",
+        confidence_level=1 - 2 * tail,
         rng=np.random.default_rng(0),
     ).confidence_interval
     comparison = compared(target, model, forest, label)
@@ -162,3 +165,25 @@ def test_many_targets_are_summarised_in_one_sentence() -> None:
     )
     assert "; mean ROC-AUC 0.3333 (model), 0.6667 (forest)" in summary.text
     assert summary.is_baseline_better
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "n_positive"), [(25, 0), (60, 0), (60, 12), (100, 30)])
+def test_two_equally_good_models_are_rarely_called_different(n: int, n_positive: int) -> None:
+    """The nominal rate is 5 %; the bound allows for 600 trials and for small sets."""
+    rng, n_different, n_trials = np.random.default_rng(5), 0, 600
+    target = TOXIC if n_positive else VALUE
+    for _ in range(n_trials):
+        label = (np.arange(n) < n_positive).astype(float) if n_positive else rng.normal(size=n)
+        model, forest = (label + rng.normal(size=n) for _ in range(2))
+        n_different += compared(target, model, forest, label).is_significant
+    assert n_different / n_trials < 0.08
+
+
+def test_few_molecules_of_a_class_have_no_interval() -> None:
+    label = (np.arange(60) < 9).astype(float)
+    few = compared(TOXIC, label, 1 - label, label)
+    assert few.low is None
+    assert "10 of each class" in few.sentence()
+    enough = (np.arange(60) < 10).astype(float)
+    assert compared(TOXIC, enough, 1 - enough, enough).is_significant
