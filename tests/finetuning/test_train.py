@@ -33,6 +33,7 @@ def test_what_a_run_leaves_behind(config: TrainConfig, table: Path) -> None:
         "environment.json",
         "log.csv",
         "rows.csv",
+        "predictions.csv",
     }
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics == {

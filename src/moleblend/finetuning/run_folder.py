@@ -18,6 +18,7 @@ from moleblend.data.targets import Target, output_slices
 from moleblend.evaluation.comparison import baseline_record
 from moleblend.evaluation.metrics import undefined_reasons
 from moleblend.files import alone_with, file_sha256, write_json
+from moleblend.finetuning.prediction_table import prediction_table
 from moleblend.finetuning.results import TrainResult
 from moleblend.model import checkpoint
 from moleblend.model.blending import ShownViews
@@ -29,7 +30,7 @@ _PRIVATE_SETTINGS = ("duplicates", "notes")
 
 RUN_FILES = (
     *("model.safetensors", "config.json", "metrics.json", "environment.json", "log.csv"),
-    *("rows.csv", "report.html", "search.csv", "search.json"),
+    *("rows.csv", "predictions.csv", "report.html", "search.csv", "search.json"),
 )
 """Files of a run folder; the last three are not in every one."""
 
@@ -124,6 +125,8 @@ def _write_files(
     write_json(out / "environment.json", dict(environment) | made, indent=2)
     write_table(pa.Table.from_pylist(_log(result)), out / "log.csv")
     write_table(_row_table(result, target_columns), out / "rows.csv", "row")
+    predicted = prediction_table(result, _set_names(result))
+    write_table(predicted, out / "predictions.csv", "row")
 
 
 def _metrics(result: TrainResult) -> dict[str, Any]:
