@@ -52,6 +52,7 @@ def test_what_a_run_leaves_behind(config: TrainConfig, table: Path) -> None:
             for member in result.members
         },
         "model_sha256": file_sha256(result.model),
+        "refit": None,
         "std": {"over": "seeds", "n": 1},
         "settings": json.loads(json.dumps(result.settings.to_dict())),
     }

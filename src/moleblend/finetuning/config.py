@@ -66,6 +66,9 @@ class TrainConfig:
         members: what the prediction averages: the network and the trees (`both`), with weights
             fitted to the validation set; or one of them, `network` or `trees`. The trees are then
             only a baseline, or the network is not trained.
+        refit: after the test set has been evaluated, train the model of the file again on all
+            labelled rows, with the same settings. The metrics are those of the model before. Not
+            the default, since the metrics could then not be computed from the file.
         epochs: number of training epochs; the maximum if patience is set.
         patience: number of epochs without a better validation score after which training stops and
             the best epoch is kept. 0 trains all epochs and keeps the last one.
@@ -107,6 +110,7 @@ class TrainConfig:
     keep_training_smiles: bool = True
     forest: int = N_TREES
     members: Literal["both", "network", "trees"] = "both"
+    refit: bool = False
     epochs: int = 30
     patience: int = 0
     batch_size: int = 32
@@ -130,6 +134,11 @@ class TrainConfig:
             raise SettingError(
                 f"got folds={self.folds} and seeds={self.seeds}, expected at least 3 folds and one "
                 "seed"
+            )
+        if self.folds and self.refit:
+            raise SettingError(
+                f"got folds={self.folds} and refit: they cannot be combined; the models of all "
+                "folds together have seen every row"
             )
         if self.folds and self.search:
             raise SettingError(

@@ -29,6 +29,7 @@ from moleblend.finetuning.callbacks import EpochHistory
 from moleblend.finetuning.config import TrainConfig
 from moleblend.finetuning.hyperparameter_search import Search
 from moleblend.finetuning.preparation import PreparedRun
+from moleblend.finetuning.refit import Refitted
 from moleblend.finetuning.resolved_settings import ResolvedSettings, UncertaintySettings
 from moleblend.finetuning.run import Evaluation, Run, with_thresholds
 from moleblend.finetuning.tree_members import MemberEvaluation
@@ -126,6 +127,8 @@ class TrainResult:
         members: networks and trees, each alone; weights and metrics are means over folds.
         runs: one for each seed or fold.
         search: the hyperparameter search; None without one.
+        refitted: the model of the file, if it was trained again on all rows; everything else is of
+            the model before.
     """
 
     config: TrainConfig
@@ -145,6 +148,7 @@ class TrainResult:
     members: tuple[MemberEvaluation, ...] = ()
     runs: tuple[Run, ...] = ()
     search: Search | None = None
+    refitted: Refitted | None = None
 
     @property
     def validation(self) -> dict[str, Metrics]:

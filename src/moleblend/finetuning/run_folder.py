@@ -111,13 +111,14 @@ def _write_files(
         },
     )
     model = out / result.model.name
+    kept = result.refitted or result
     checkpoint.save(
         _kept_models(result),
         model,
         card,
         uncertainty=result.uncertainty,
-        domain=result.domain,
-        tree_models=result.tree_models,
+        domain=kept.domain,
+        tree_models=kept.tree_models,
     )
     made = {"model_sha256": file_sha256(model)}
     write_json(out / "config.json", to_dict(config) | {"settings": settings} | made, indent=2)
@@ -157,6 +158,7 @@ def _metrics(result: TrainResult) -> dict[str, Any]:
             member.name: {"weights": member.weights, "test": member.test}
             for member in result.members
         },
+        "refit": None if result.refitted is None else {"n": result.refitted.n_molecules},
         "std": {
             "over": "folds" if result.config.folds else "seeds",
             "n": len(result.runs),
@@ -208,6 +210,8 @@ def _set_names(result: TrainResult) -> list[str]:
 
 def _kept_models(result: TrainResult) -> list[Model]:
     """Return the models of the file: those of the first seed, or of all folds with one scaling."""
+    if result.refitted is not None:
+        return result.refitted.models
     if not result.config.folds:
         return [member.model for member in result.runs[0].members]
     models = []

@@ -35,6 +35,7 @@ from moleblend.finetuning.hyperparameter_search import (
     search,
 )
 from moleblend.finetuning.preparation import PreparedRun, prepare_run
+from moleblend.finetuning.refit import Refitted, refit
 from moleblend.finetuning.results import TrainResult, aggregate_runs
 from moleblend.finetuning.run import Run, train_and_test, train_model
 from moleblend.finetuning.run_folder import RUN_FILES, reserved, write_run_folder
@@ -107,6 +108,9 @@ def train(
         result = replace(
             aggregate_runs(config, settings, runs, prepared, data), search=search_result
         )
+        if config.refit:
+            result = replace(result, refitted=_refit(started_from, config, runs[0], data, console))
+            say(f"the model of the file is trained again on all {len(data):,} labelled molecules")
         assert result.settings.uncertainty is not None
         for note in result.settings.uncertainty.notes:
             say(f"note: {note}")
@@ -126,6 +130,17 @@ def train(
         if search_result is not None:
             finish(config.folder)
     return result
+
+
+def _refit(
+    prepared: PreparedRun, config: TrainConfig, run: Run, data: MoleculeDataset, console: Console
+) -> Refitted:
+    """Train the model again on all usable rows; the rows of its domain count in the table."""
+    refitted = refit(config, run, prepared.start, data, prepared.tree_plan, console)
+    if refitted.domain is None:
+        return refitted
+    domain = replace(refitted.domain, rows=prepared.usable[refitted.domain.rows])
+    return replace(refitted, domain=domain)
 
 
 def _not_written(error: OSError, finished: FinishedMembers, result: TrainResult) -> OutputError:

@@ -116,6 +116,7 @@ def write_train_report(result: TrainResult, path: Path) -> Path:
         metrics=_metrics_table(result),
         prediction_plots=_prediction_plots(result),
         members=_members_table(result),
+        n_refitted=0 if result.refitted is None else result.refitted.n_molecules,
         n_trees=baseline.forest.n_trees if baseline.forest.test else 0,
         comparisons=summarise(baseline.comparisons) if config.forest else [],
         forest_description=(
