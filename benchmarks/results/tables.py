@@ -4,6 +4,7 @@ python -m benchmarks.results.tables          # rewrites the tables between their
 python -m benchmarks.results.tables --check  # checks the tables; exits with 1 if one is outdated
 """
 
+import math
 import statistics
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import get_args
 
 from benchmarks.accuracy.model_comparison import SETS, ModelName
+from benchmarks.development.members import BETTER_FOREST
 from benchmarks.results.csv_files import REPOSITORY, RESULTS, read_rows
 from moleblend.data.datasets.catalogue import Counts, known_datasets
 from moleblend.data.datasets.integrity import defects
@@ -27,6 +29,8 @@ def main(is_check: bool) -> int:
         README: {"properties": properties("U", is_short=True)},
         DOCS / "benchmarks.md": {
             "properties": properties("U"),
+            "paired": paired(),
+            "members": members(),
             "own splits": properties("H"),
             "costs": costs(),
             "uncertainty": uncertainty(),
@@ -122,6 +126,44 @@ def properties(protocol: str, *, is_short: bool = False) -> str:
     if is_short:
         rows = [row for row in rows if not row["model"].endswith("first defaults")]
     return _by_set_and_model(rows, _metric)
+
+
+def paired() -> str:
+    """Tabulate paired differences on protocol U: metric of both, difference and 95 % interval."""
+    lines = [
+        "| | default | other model | advantage of the default (95 % interval) | seeds |",
+        "|---|---|---|---|---|",
+    ]
+    for row in read_rows(RESULTS / "paired.csv"):
+        low, high = float(row["low"]), float(row["high"])
+        interval = f"{float(row['advantage']):+.3f} ({low:+.3f} to {high:+.3f})"
+        interval = f"**{interval}**" if low * high > 0 else interval
+        lines.append(
+            f"| {row['dataset'].upper()} ({row['metric']}) | {float(row['value']):.3f} | "
+            f"{row['other']} {float(row['value_of_other']):.3f} | {interval} | {row['seeds']} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def members() -> str:
+    """Tabulate the errors of members and averages on development splits, by the better forest's."""
+    of_splits: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
+    for row in read_rows(RESULTS / "members.csv"):
+        place = (row["set"], row["split"])
+        of_splits.setdefault((row["setting"], row["member"]), {})[place] = float(row["error"])
+    lines = [
+        "| network | member | error, by that of the better random forest | lower on |",
+        "|---|---|---|---|",
+    ]
+    for (setting, member), errors in of_splits.items():
+        forest = of_splits[setting, BETTER_FOREST]
+        if member == BETTER_FOREST:
+            continue
+        logs = [math.log(errors[place] / forest[place]) for place in forest]
+        n_lower = sum(log < 0 for log in logs)
+        ratio = math.exp(statistics.mean(logs))
+        lines.append(f"| {setting} | {member} | {ratio:.3f} | {n_lower} of {len(logs)} splits |")
+    return "\n".join(lines) + "\n"
 
 
 def costs() -> str:
