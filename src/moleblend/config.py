@@ -1,8 +1,9 @@
 """Configurations: frozen dataclasses from TOML or JSON; unknown names and types are errors."""
 
+import difflib
 import math
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import is_dataclass
 from functools import lru_cache
 from numbers import Integral, Real
@@ -19,6 +20,13 @@ PACKAGED = "packaged"
 """Name of the model that comes with the package, accepted in place of a path."""
 
 T = TypeVar("T")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ` (did you mean 'NAME'?)` for the closest known name; empty if none is close."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
 
 _LARGEST_INTEGER = 2**31
 _MOST_SHOWN = 200

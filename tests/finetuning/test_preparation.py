@@ -147,3 +147,14 @@ def test_targets_without_labels_in_training_are_left_out(tmp_path):
     assert [column.name for column in prepared.start.target_columns.label_columns] == ["a"]
     assert prepared.data.labels.shape == (30, 1)
     assert "1 column is left out: 'b' has no label in the training set" in messages
+
+
+def test_a_misspelt_split_or_column_names_the_closest_one(config: TrainConfig) -> None:
+    with pytest.raises(
+        ValueError, match=r"split='scafold' \(did you mean 'scaffold'\?\), expected"
+    ):
+        read(replace(config, split="scafold"))
+    with pytest.raises(ValueError, match=r"split='part', expected one of"):  # nothing is close
+        read(replace(config, split="part"))
+    with pytest.raises(ValueError, match=r"no column 'smile' \(did you mean 'smiles'\?\)"):
+        read(replace(config, smiles="smile"))

@@ -1,6 +1,5 @@
 """The terminal: argument parsing, progress and messages."""
 
-import difflib
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial, wraps
@@ -11,6 +10,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from moleblend.config import did_you_mean
 from moleblend.errors import SettingError
 from moleblend.files import check_outputs
 
@@ -55,8 +55,7 @@ def print_commands(program: str, commands: Mapping[str, str]) -> None:
 def unknown_command(name: str, available: Iterable[str]) -> ValueError:
     """Make the error for an unknown command; it names the closest one and lists all."""
     commands = list(available)
-    close = difflib.get_close_matches(name.rpartition(" ")[2], commands, n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    hint = did_you_mean(name.rpartition(" ")[2], commands)
     return SettingError(f"unknown command {name!r}{hint}; available: {', '.join(commands)}")
 
 

@@ -14,6 +14,7 @@ from moleblend.chem.molecule import ATOM_FEATURE_SIZES, FeatureVersion, Molecule
 from moleblend.chem.parse_errors import rdkit_refusals
 from moleblend.chem.parsing import count_atoms, read_mol_block, read_smiles
 from moleblend.chem.xyz import read_xyz
+from moleblend.config import did_you_mean
 from moleblend.errors import TableError, TooLargeError
 
 COORDINATE_NAMES = (
@@ -74,7 +75,8 @@ class Table:
             )
         if n_columns == 0:
             raise TableError(
-                f"{self.source}: there is no column {name!r}; available: {self._column_list()}"
+                f"{self.source}: there is no column {name!r}{did_you_mean(name, self.names)}; "
+                f"available: {self.column_list()}"
             )
         return self.columns.column(name)
 
@@ -101,7 +103,8 @@ class Table:
             share_read=self.share_read,
         )
 
-    def _column_list(self) -> str:
+    def column_list(self) -> str:
+        """List the names of the columns, for messages."""
         return ", ".join(map(repr, self.names))
 
 
@@ -189,7 +192,7 @@ def find_smiles_column(table: Table) -> str:
     hint = f"; by its content it may be {' or '.join(map(repr, likely))}" if likely else ""
     raise TableError(
         f"{table.source}: no column is called 'smiles', choose one ({_HOW_TO_NAME_IT}){hint}; "
-        f"available: {table._column_list()}"
+        f"available: {table.column_list()}"
     )
 
 

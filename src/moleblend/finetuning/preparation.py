@@ -11,7 +11,7 @@ from jaxtyping import Int64
 from moleblend.chem.descriptors import molecule_features
 from moleblend.chem.fingerprints import is_readable
 from moleblend.chem.molecule import Molecule, MoleculeError
-from moleblend.config import check_choice
+from moleblend.config import check_choice, did_you_mean
 from moleblend.data.dataset import MoleculeDataset
 from moleblend.data.duplicates import Duplicates, find_duplicates
 from moleblend.data.formats import read_table
@@ -411,6 +411,12 @@ def _make_splits(
 
 def _read_set_names(table: Table, usable: Int64[np.ndarray, " n"], column: str) -> list[str]:
     """Read the set of each usable row from a column."""
+    if column not in table.columns.column_names:
+        hint = did_you_mean(column, [*SPLITS, *table.columns.column_names])
+        raise SettingError(
+            f"{table.source}: got split={column!r}{hint}, expected one of {', '.join(SPLITS)}, or "
+            f"the name of a column; available: {table.column_list()}"
+        )
     cells = table.column(column).to_pylist()
     names = []
     for row in usable:
