@@ -15,9 +15,8 @@ def of_forest(result, name, smiles, labels, rows, asked):
     """Predict as the random forest of this name."""
     inputs = tuple(name.removeprefix("random forest on ").split(" and "))
     (method,) = [one for one in METHODS if one.inputs == inputs and not one.is_boosted]
-    x, exact = molecule_features(smiles, inputs), np.zeros(len(rows), np.int8)
-    target = result.targets[0]
-    trees = train_tree_model(target, method, x[rows], labels[rows], exact, n_trees=10)
+    x, target = molecule_features(smiles, inputs), result.targets[0]
+    trees = train_tree_model(target, method, x[rows], labels[rows], n_trees=10)
     return trees.predict(x[asked], target)
 
 

@@ -111,3 +111,14 @@ def test_a_row_without_features_says_what_the_model_needs(tmp_path) -> None:
     alone = [predictor.predict([text])["y_pred"][0].as_py() for text in CHAINS]
     assert alone == pytest.approx(together, rel=1e-5)
     assert len(read_table(tmp_path / "table.csv")) == len(CHAINS)
+
+
+def test_censored_labels_count_as_their_limits_in_trees(tmp_path) -> None:
+    """Without them, nothing would tell the trees that long chains have large values."""
+    values = [f">{n}" if n > 8 else str(n) for n in N_CARBONS]
+    write(tmp_path / "table.csv", smiles=CHAINS, y=values, set=PARTS)
+    result, _, _ = trained(tmp_path, split="set", target=("y",), members="trees")
+    output = Predictor(result.model).predict(["C" * 12, "C" * 3])
+    long, short = output["y_pred"].to_pylist()
+    assert long > 8
+    assert short < 6

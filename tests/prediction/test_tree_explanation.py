@@ -28,13 +28,12 @@ N = np.array([float(len(text)) for text in SMILES])
 VALUE = Target("value", "regression", "eV", mean=7.0, scale=2.0)
 LOG = Target("dose", "regression", "nM", mean=1.0, scale=0.5, log10=True)
 BINARY = Target("toxic", "binary")
-EXACT = np.zeros(len(SMILES), np.int8)
 
 
 def trained(target: Target, labels: np.ndarray, weights: tuple[float, ...]) -> list[TreeModel]:
     return [
         train_tree_model(
-            target, method, molecule_features(SMILES, method.inputs), labels, EXACT, n_trees=8
+            target, method, molecule_features(SMILES, method.inputs), labels, n_trees=8
         ).with_weight(weight)
         for method, weight in zip(METHODS, weights, strict=False)
     ]

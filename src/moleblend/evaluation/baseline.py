@@ -24,8 +24,8 @@ class BaselineResult:
         test: test metrics of the targets that have a forest.
         chosen: for each of these targets what its forest reads, such as `forest on ecfp4`.
         not_trained: for each other target the reason why it has no forest.
-        n_censored: training labels that were left out because they are censored; with folds, of all
-            folds together.
+        n_censored: censored training labels, which count as their limits; with folds, of all folds
+            together.
     """
 
     n_trees: int = 0
@@ -44,7 +44,7 @@ def describe_forest(targets: Sequence[Target], baseline: BaselineResult) -> str:
         "validation set, on the same test set."
     )
     if baseline.n_censored:
-        text += " Censored labels are left out of its training."
+        text += " Censored labels count as their limits in its training."
     if any(target.kind == "binary" for target in targets):
         text += " Its classification threshold is chosen on the validation set."
     if any(target.kind != "regression" for target in targets):

@@ -33,7 +33,7 @@ class TrainedTrees:
     Attributes:
         models: all of them; their weights in the average of the model are 0 until they are fitted.
         not_trained: for each target without trees the reason.
-        n_censored: training labels that were left out because they are censored.
+        n_censored: censored training labels, which count as their limits.
     """
 
     models: tuple[TreeModel, ...] = ()
@@ -63,11 +63,9 @@ def train_trees(
         reason = ""
         for method in plan.methods:
             x = inputs_of(training, method.inputs)
-            labels, censoring = training.labels[:, k], training.censoring[:, k]
+            labels = training.labels[:, k]
             try:
-                model = train_tree_model(
-                    target, method, x, labels, censoring, n_trees=plan.n_trees, seed=seed
-                )
+                model = train_tree_model(target, method, x, labels, n_trees=plan.n_trees, seed=seed)
             except ValueError as error:
                 reason = str(error)
                 continue

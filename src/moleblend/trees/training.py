@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int8
+from jaxtyping import Float32, Float64
 from sklearn.ensemble import (
     GradientBoostingClassifier,
     GradientBoostingRegressor,
@@ -139,15 +139,15 @@ def train_tree_model(
     method: TreeMethod,
     x: Float32[np.ndarray, "n f"],
     labels: Float64[np.ndarray, " n"],
-    censoring: Int8[np.ndarray, " n"],
     *,
     n_trees: int,
     seed: int = 0,
 ) -> TreeModel:
     """Train trees for one target; their weight is 0.
 
-    Missing and censored labels are left out. Where the model is trained on log10 of the labels, so
-    are the trees.
+    Missing labels are left out. Censored labels count as their limits: without them, predictions
+    would be pulled away from the censored side. Where the model is trained on log10 of the labels,
+    so are the trees.
 
     Args:
         target: gives name, kind, classes and `log10`; its mean and scale are not used.
@@ -155,12 +155,11 @@ def train_tree_model(
         x: features of the training molecules, of the kinds that the method reads.
         labels: of the training molecules, in the unit of the file or as class numbers; NaN where
             missing.
-        censoring: of these labels: +1 true value at least the label, -1 at most, 0 exact.
         n_trees: trees of a forest, or steps of boosting.
         seed: of the trees.
 
     Raises:
-        SettingError: there is no exact label, or boosting lacks a class.
+        SettingError: there is no label, or boosting lacks a class.
 
     Reference:
         Breiman, Machine Learning 2001, doi:10.1023/A:1010933404324 (random forests); Friedman,
@@ -168,11 +167,9 @@ def train_tree_model(
         boosting).
     """
     assert x.shape[1] == sum(FEATURES[kind] for kind in method.inputs)
-    is_known = ~np.isnan(labels) & (censoring == 0)
+    is_known = ~np.isnan(labels)
     if not is_known.any():
-        raise SettingError(
-            "none of its training labels is exact, and trees cannot use censored labels"
-        )
+        raise SettingError("it has no training labels")
     is_regression = target.kind == "regression"
     y = target.to_training_scale(labels[is_known])
     if method.is_boosted:
