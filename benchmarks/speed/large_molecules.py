@@ -22,6 +22,7 @@ from moleblend.finetuning.config import TrainConfig
 from moleblend.finetuning.lightning_module import FineTuning
 from moleblend.model import checkpoint
 from moleblend.model.batch import collate
+from moleblend.model.growth import transfer
 from moleblend.model.heads import ModelConfig
 
 OUT = RESULTS / "large_molecules.csv"
@@ -36,7 +37,7 @@ def steps(method: str, n_atoms: int, n_molecules: int) -> None:
     molecules = [read_smiles("C" * n_atoms)] * n_molecules
     labels, censoring = np.zeros((n_molecules, 1)), np.zeros((n_molecules, 1), np.int8)
     data = MoleculeDataset(molecules, labels, censoring, np.zeros((n_molecules, 0), np.float32))
-    model = checkpoint.transfer(source, config).train()
+    model = transfer(source, config).train()
     limit = {"max_pairs": sys.maxsize} if method == "one pass" else {}
     run = FineTuning(model, TrainConfig("x"), "2d", data, seed=0, **limit)
     arrays = (data.features, labels.astype(np.float32), censoring)

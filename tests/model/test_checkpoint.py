@@ -27,9 +27,9 @@ from moleblend.model.checkpoint import (
     read_card,
     save,
     save_model,
-    transfer,
 )
 from moleblend.model.encoder_config import EncoderConfig
+from moleblend.model.growth import transfer
 from moleblend.model.heads import Model, ModelConfig
 
 ENCODER = EncoderConfig(width=8, ffn_width=12, n_layers=2, n_heads=2, n_kernels=4)

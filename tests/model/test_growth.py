@@ -9,9 +9,9 @@ from moleblend.chem.geometry import add_positions
 from moleblend.chem.parsing import read_smiles
 from moleblend.model.batch import collate
 from moleblend.model.blending import BlendConfig, draw_blend
-from moleblend.model.checkpoint import transfer
 from moleblend.model.encoder import initialise
 from moleblend.model.encoder_config import EncoderConfig
+from moleblend.model.growth import transfer
 from moleblend.model.heads import Model, ModelConfig
 
 SMALL = EncoderConfig(width=16, ffn_width=24, n_layers=2, n_heads=4, n_kernels=8)

@@ -1,6 +1,5 @@
 """One training run: a model, or the members of an ensemble, trained and tested on one split."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -8,13 +7,11 @@ import torch
 from jaxtyping import Float32, Float64
 from rich.console import Console
 
-from moleblend.chem.descriptors import FEATURES
 from moleblend.chem.molecule import Molecule
 from moleblend.data.dataset import MoleculeDataset
 from moleblend.data.labels.target_detection import TargetColumns
 from moleblend.data.splits import Split
 from moleblend.data.targets import Target, output_slices, unscale_outputs
-from moleblend.errors import SettingError
 from moleblend.evaluation.applicability_domain import (
     ApplicabilityDomain,
     DomainScores,
@@ -33,6 +30,12 @@ from moleblend.finetuning.callbacks import EpochHistory, ShouldContinue
 from moleblend.finetuning.config import TrainConfig
 from moleblend.finetuning.finished_members import FinishedMembers
 from moleblend.finetuning.lightning_module import FineTuning
+from moleblend.finetuning.scaling import (
+    class_weights,
+    remove_prior_shift,
+    scale_features,
+    scale_targets,
+)
 from moleblend.finetuning.trainer import TrainedModel, fit
 from moleblend.finetuning.tree_members import (
     TREE_KINDS,
@@ -41,16 +44,14 @@ from moleblend.finetuning.tree_members import (
     train_trees,
     weigh,
 )
-from moleblend.model import checkpoint
 from moleblend.model.blending import ShownViews
 from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.functional import seeded
+from moleblend.model.growth import transfer
 from moleblend.model.heads import Model, ModelConfig, Readout
 from moleblend.trees.averaging import MemberValues
 from moleblend.trees.training import TreePlan
 from moleblend.trees.tree_model import TreeModel
-
-_MAX_CLASS_WEIGHT = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -306,7 +307,7 @@ def train_model(
     If the model has trees alone, it is not trained: it gives the vectors of the applicability
     domain.
     """
-    source, targets = start.source, _scale_targets(training, start.target_columns, config)
+    source, targets = start.source, scale_targets(training, start.target_columns, config)
     model_config = ModelConfig(
         encoder=start.encoder,
         heads=None,
@@ -317,11 +318,11 @@ def train_model(
         n_features=training.features.shape[1],
     )
     with seeded(seed) as generator:
-        model = checkpoint.transfer(source, model_config) if source else Model(model_config)
+        model = transfer(source, model_config) if source else Model(model_config)
     if config.device != "cpu" and torch.cuda.is_available():
         torch.cuda.manual_seed_all(seed)
-    _scale_features(model, training, config)
-    weights = _class_weights(training, targets) if with_class_weights else None
+    scale_features(model, training, config)
+    weights = class_weights(training, targets) if with_class_weights else None
     module = FineTuning(
         model,
         config,
@@ -339,82 +340,14 @@ def train_model(
     else:
         trained = start.finished.get(module, lambda: fit(module, validation, console))
     if weights is not None:
-        _remove_prior_shift(trained.module.model, weights)
+        remove_prior_shift(trained.module.model, weights)
     return trained
-
-
-@torch.no_grad()
-def _remove_prior_shift(model: Model, weights: torch.Tensor) -> None:
-    """Subtract the logarithm of the class weights from the log-odds.
-
-    Training with weight w on class 1 multiplies the odds by w. Without this, probabilities would be
-    those of a set in which class 1 is w times as frequent. The ranking does not change.
-
-    Reference:
-        Elkan, IJCAI 2001, theorem 2.
-    """
-    assert model.property_head is not None
-    for k, where in enumerate(output_slices(model.config.targets)):
-        model.property_head.out.bias[where] -= weights[k].log().to(model.property_head.out.bias)
 
 
 def _readout(config: TrainConfig, source: Model | None) -> Readout:
     if config.readout != "auto":
         return config.readout
     return source.config.readout if source else "mean"
-
-
-def _scale_targets(
-    training: MoleculeDataset, target_columns: TargetColumns, config: TrainConfig
-) -> tuple[Target, ...]:
-    """Scale regression targets by the exact training labels, or by all if the exact are equal."""
-    targets = []
-    for k, (label_column, unit) in enumerate(
-        zip(target_columns.label_columns, target_columns.units, strict=True)
-    ):
-        labels, is_exact = training.labels[:, k], training.censoring[:, k] == 0
-        known = labels[~np.isnan(labels)]
-        if not len(known):
-            raise SettingError(
-                f"{config.data}: target {label_column.name!r} has no label in the training set"
-            )
-        if label_column.kind != "regression":
-            targets.append(
-                Target(label_column.name, label_column.kind, classes=label_column.classes)
-            )
-            continue
-        exact = labels[~np.isnan(labels) & is_exact]
-        used = exact if len(exact) and np.ptp(exact) > 0 else known
-        log10 = label_column.name in config.log_scale
-        used = np.log10(used) if log10 else used
-        mean, std = float(used.mean()), float(used.std())
-        scale = std if std > 0 and np.ptp(used) > 0 else 1.0
-        target = Target(label_column.name, "regression", unit, mean, scale, log10)
-        targets.append(target)
-    return tuple(targets)
-
-
-def _class_weights(training: MoleculeDataset, targets: Sequence[Target]) -> torch.Tensor:
-    """Compute the ratio of negatives to positives of each binary target; 1 for other targets."""
-    weights = np.ones(len(targets), np.float32)
-    for k, target in enumerate(targets):
-        n_positive = np.nansum(training.labels[:, k] == 1)
-        if target.kind == "binary" and n_positive:
-            ratio = np.nansum(training.labels[:, k] == 0) / n_positive
-            weights[k] = min(ratio, _MAX_CLASS_WEIGHT)
-    return torch.from_numpy(weights)
-
-
-def _scale_features(model: Model, training: MoleculeDataset, config: TrainConfig) -> None:
-    """Standardise all features but fingerprint counts by the training set."""
-    start = 0
-    for kind in config.extra_features:
-        columns = slice(start, start := start + FEATURES[kind])
-        if kind != "ecfp4" and model.property_head is not None:
-            descriptors = torch.from_numpy(training.features[:, columns])
-            std = descriptors.std(0, correction=0)
-            model.property_head.feature_mean[columns] = descriptors.mean(0)
-            model.property_head.feature_scale[columns] = torch.where(std > 0, std, 1)
 
 
 def _score_calibrated(

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,10 +19,8 @@ from moleblend.evaluation.applicability_domain import PREFIX, ApplicabilityDomai
 from moleblend.evaluation.uncertainty import Uncertainty
 from moleblend.files import check_outputs, file_sha256, replacing, to_json
 from moleblend.model.compat import upgrade_card, upgrade_header
-from moleblend.model.encoder_config import EncoderConfig
 from moleblend.model.functional import seeded
-from moleblend.model.growth import GROWING, copy_encoder
-from moleblend.model.heads import HeadsConfig, Model, ModelConfig
+from moleblend.model.heads import Model, ModelConfig
 from moleblend.model.integrity import HASH, UNKNOWN_HASH, check_hash, check_tensors, read_json, seal
 from moleblend.model.published_weights import check_names, from_reference, read_published
 from moleblend.trees.averaging import check_trees, count_members
@@ -48,7 +46,6 @@ __all__ = [
     "save",
     "save_model",
     "sha256",
-    "transfer",
 ]
 
 T = TypeVar("T")
@@ -60,17 +57,6 @@ _PREFIXES = (PREFIX, TREE_PREFIX)
 """Prefixes of the tensors that are not weights."""
 
 _ASSETS = Path(__file__).parents[1] / "assets"
-
-_MAY_CHANGE = {
-    "dropout",
-    "attention_dropout",
-    "activation_dropout",
-    "stochastic_depth",
-    "depth_drops",
-    "kernel_start",
-    "max_atoms",
-}
-"""Fields of `EncoderConfig` that do not change the meaning of the weights."""
 
 
 @dataclass(frozen=True)
@@ -369,54 +355,6 @@ def convert(source: Path | str, out: Path | str) -> Model:
     }
     save(model, out, Card(trained_by="convert", licence="as published", notes=notes))
     return model.eval()
-
-
-def transfer(source: Model, config: ModelConfig) -> Model:
-    """Build a model with another configuration from the weights of a trained model.
-
-    Args:
-        source: its encoder is copied, and its pretraining heads where both models have the same.
-        config: of the new model; its encoder may differ from the source's in dropout and limits,
-            and may have pair states or masked features that the source's does not have.
-
-    Returns:
-        The new model; its other heads are initialised at random.
-
-    Raises:
-        ValueError: the weights would not fit, or would have another meaning; the message names
-            each field that must not differ.
-    """
-    wanted, given = config.encoder, source.config.encoder
-    differing = [
-        f"got {name}={getattr(given, name)!r}, expected {getattr(wanted, name)!r}"
-        for name in (field.name for field in fields(EncoderConfig))
-        if name not in _MAY_CHANGE
-        and getattr(wanted, name) != getattr(given, name)
-        and not (name in GROWING and not getattr(given, name))
-    ]
-    if differing:
-        raise ModelFileError(f"the trained encoder does not fit: {'; '.join(differing)}")
-    model = Model(config)
-    copy_encoder(source.encoder, model.encoder)
-    if _have_the_same_pair_heads(config.heads, source.config.heads):
-        _copy(source.pair_heads, model.pair_heads)
-    _copy(source.descriptor_head, model.descriptor_head)
-    _copy(source.atom_head, model.atom_head)
-    return model
-
-
-def _have_the_same_pair_heads(ours: HeadsConfig | None, theirs: HeadsConfig | None) -> bool:
-    if not (ours and theirs):
-        return False
-    free = {
-        name: getattr(ours, name) for name in ("descriptors", "atom_features", "denoising_dropout")
-    }
-    return ours == replace(theirs, **free)
-
-
-def _copy(source: torch.nn.Module | None, target: torch.nn.Module | None) -> None:
-    if source and target:
-        target.load_state_dict(source.state_dict())
 
 
 def count_parameters(model: torch.nn.Module) -> int:

@@ -1,11 +1,76 @@
-"""Growth: copy the weights of an encoder into one that also has pair states or masked features."""
+"""Growth: start a model from the weights of another, which may have fewer parts."""
+
+from dataclasses import fields, replace
 
 import torch
 
+from moleblend.errors import ModelFileError
 from moleblend.model.encoder import Encoder, Layer
+from moleblend.model.encoder_config import EncoderConfig
+from moleblend.model.heads import HeadsConfig, Model, ModelConfig
 
 GROWING = ("pair_width", "masks_features")
 """Fields of `EncoderConfig` that may be 0 or false in the source and are not in the target."""
+
+
+_MAY_CHANGE = {
+    "dropout",
+    "attention_dropout",
+    "activation_dropout",
+    "stochastic_depth",
+    "depth_drops",
+    "kernel_start",
+    "max_atoms",
+}
+"""Fields of `EncoderConfig` that do not change the meaning of the weights."""
+
+
+def transfer(source: Model, config: ModelConfig) -> Model:
+    """Build a model with another configuration from the weights of a trained model.
+
+    Args:
+        source: its encoder is copied, and its pretraining heads where both models have the same.
+        config: of the new model; its encoder may differ from the source's in dropout and limits,
+            and may have pair states or masked features that the source's does not have.
+
+    Returns:
+        The new model; its other heads are initialised at random.
+
+    Raises:
+        ValueError: the weights would not fit, or would have another meaning; the message names
+            each field that must not differ.
+    """
+    wanted, given = config.encoder, source.config.encoder
+    differing = [
+        f"got {name}={getattr(given, name)!r}, expected {getattr(wanted, name)!r}"
+        for name in (field.name for field in fields(EncoderConfig))
+        if name not in _MAY_CHANGE
+        and getattr(wanted, name) != getattr(given, name)
+        and not (name in GROWING and not getattr(given, name))
+    ]
+    if differing:
+        raise ModelFileError(f"the trained encoder does not fit: {'; '.join(differing)}")
+    model = Model(config)
+    copy_encoder(source.encoder, model.encoder)
+    if _have_the_same_pair_heads(config.heads, source.config.heads):
+        _copy(source.pair_heads, model.pair_heads)
+    _copy(source.descriptor_head, model.descriptor_head)
+    _copy(source.atom_head, model.atom_head)
+    return model
+
+
+def _have_the_same_pair_heads(ours: HeadsConfig | None, theirs: HeadsConfig | None) -> bool:
+    if not (ours and theirs):
+        return False
+    free = {
+        name: getattr(ours, name) for name in ("descriptors", "atom_features", "denoising_dropout")
+    }
+    return ours == replace(theirs, **free)
+
+
+def _copy(source: torch.nn.Module | None, target: torch.nn.Module | None) -> None:
+    if source and target:
+        target.load_state_dict(source.state_dict())
 
 
 @torch.no_grad()

@@ -29,6 +29,7 @@ from moleblend.model import checkpoint
 from moleblend.model.batch import Batch
 from moleblend.model.blending import Blend
 from moleblend.model.compat import upgrade_pretrain_config
+from moleblend.model.growth import transfer
 from moleblend.model.heads import Model, ModelConfig
 from moleblend.model.objectives import CombinedObjective, Loss, MoleculeTargets, constant_losses
 from moleblend.pretraining.callbacks import TrainingCallback
@@ -376,7 +377,7 @@ def new_model(config: PretrainConfig) -> Model:
     torch.manual_seed(config.seed)
     wanted = ModelConfig(encoder=config.encoder, heads=config.heads, readout=config.readout)
     source = checkpoint.load(checkpoint.locate(config.source)) if config.source else None
-    return checkpoint.transfer(source, wanted) if source else Model(wanted)
+    return transfer(source, wanted) if source else Model(wanted)
 
 
 def new_objective(config: PretrainConfig, labels: LabelTable | None) -> CombinedObjective:
